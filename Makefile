@@ -1,0 +1,48 @@
+# The two commands of the README, and those of a developer. `make` alone lists them.
+PYTHON ?= python3
+DATA ?= $(or $(MMM4REC_DATA),data)
+BIN := .venv/bin
+
+.PHONY: help setup demo ui test soak check format lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+# Stamped by the files that decide what is installed, so a second make installs nothing.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: .venv/installed ## make .venv and install everything
+
+demo: setup ## write the sample catalogue and run the whole job on it
+	@$(BIN)/mmm4rec sample --data $(DATA)
+	@$(BIN)/mmm4rec run --data $(DATA)
+	@$(BIN)/mmm4rec report --data $(DATA)
+
+ui: setup ## Dagster's UI on 127.0.0.1 over the same data
+	@$(BIN)/mmm4rec ui --data $(DATA)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+soak: setup ## run the full-size campaigns
+	$(BIN)/python -m pytest -m soak
+
+check: setup ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## take the versions installed now as constraints
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean: ## remove the environment and the data folder
+	rm -rf .venv $(DATA)

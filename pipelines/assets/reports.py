@@ -1,0 +1,58 @@
+"""Layer reports: how good each model is, and what the best of a domain recommends."""
+
+from pathlib import Path
+from typing import Any
+
+from mmm4rec.evaluation import evaluate_models, recommend
+from pipelines.assets.models import DATA, domain_data, has_sources, is_target
+from pipelines.settings import House
+from pipelines.step import Job, Ref, same_domain, step
+from warehouse.store import ALL
+
+TOP_K = 10
+
+
+def models_of(house: House, domain: str) -> list[Ref]:
+    """The models a domain is judged by, the one that recommends last.
+
+    A target domain has one from scratch and, where there are sources, the fine-tuned; a source domain has the
+    pre-trained one.
+    """
+    if not is_target(house, domain):
+        return [("models/pretrained", ALL)]
+    finetuned = [("models/finetuned", domain)] if has_sources(house, domain) else []
+    return [("models/scratch", domain), *finetuned]
+
+
+def _refs(house: House, domain: str) -> list[Ref]:
+    return [*same_domain(*DATA)(house, domain), *models_of(house, domain)]
+
+
+def _checkpoints(job: Job) -> dict[str, Path]:
+    return {key.split("/")[1]: job.input(key).path for key, _ in models_of(job.house, job.domain)}
+
+
+@step(
+    "reports/metrics",
+    evaluate_models,
+    upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
+    refs=_refs,
+    kinds=["pytorch", "parquet"],
+)
+def metrics(job: Job) -> Any:
+    """HR and NDCG of popularity and of every model of the domain, ranked over all its items."""
+    return evaluate_models(domain_data(job, job.domain), _checkpoints(job), job.out, progress=job.progress)
+
+
+@step(
+    "reports/recommendations",
+    recommend,
+    upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
+    refs=_refs,
+    parameters=lambda house, domain: {"k": TOP_K},
+    kinds=["pytorch", "parquet"],
+)
+def recommendations(job: Job) -> Any:
+    """The ten items each user is most likely to want next, without those already bought."""
+    best = list(_checkpoints(job).values())[-1]
+    return recommend(domain_data(job, job.domain), best, job.out, k=TOP_K, progress=job.progress)

@@ -1,0 +1,59 @@
+"""Layer warehouse: what people open. The analysts' catalogue over everything that is current, and the report."""
+
+from typing import Any
+
+from features.item_images import read_pictures
+from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.tables import TABLES as MODEL_TABLES
+from pipelines.report import build_report
+from pipelines.settings import CATALOGUE, REPORT, House
+from pipelines.step import STEPS, Job, Ref, step
+from warehouse.catalogue import build_catalogue
+from warehouse.store import ALL
+from warehouse.tables import TABLES as CORE_TABLES
+
+_EVERYTHING = tuple(STEPS)
+"""The steps declared before this module: all that makes tables."""
+
+
+@step(
+    "warehouse/catalogue",
+    build_catalogue,
+    upstream=_EVERYTHING,
+    refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _EVERYTHING],
+    per_domain=False,
+    collects=True,
+    exposed=CATALOGUE,
+    identity="recipe",
+    kinds=["duckdb"],
+)
+def catalogue(job: Job) -> Any:
+    """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
+    return build_catalogue(
+        job.inputs, job.out / CATALOGUE, comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES}
+    )
+
+
+def _pictures(house: House) -> list[Ref]:
+    return [(a.key, a.domain) for a in house.store.all_current() if a.key == "features/item_images"]
+
+
+@step(
+    "warehouse/report",
+    build_report,
+    upstream=["warehouse/catalogue", "features/item_images"],
+    refs=lambda house, domain: [("warehouse/catalogue", ALL), *_pictures(house)],
+    per_domain=False,
+    collects=True,
+    exposed=REPORT,
+    identity="recipe",
+    kinds=["html"],
+)
+def report(job: Job) -> Any:
+    """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""
+    shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
+    return build_report(
+        job.input("warehouse/catalogue").path / CATALOGUE,
+        lambda domain, ids: read_pictures(shards[domain], ids),
+        job.out / REPORT,
+    )

@@ -1,0 +1,303 @@
+"""The command line. Every command takes `--data`, prints for people, and with `--json` for programs.
+
+Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage. Imports that take seconds (Dagster,
+torch) happen inside the commands that need them.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
+)
+out = Console()
+err = Console(stderr=True)
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Data folder; else MMM4REC_DATA, else ./data.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _house(data: Path | None) -> Any:
+    """The data folder, made known to Dagster through its environment variables."""
+    from pipelines.settings import DATA_VARIABLE, House, data_folder
+
+    folder = data_folder(data)
+    os.environ[DATA_VARIABLE] = str(folder)
+    os.environ["MMM4REC_DAGSTER"] = str(folder / ".dagster")
+    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).parent.parent))
+    return House(folder)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def _fail(message: str) -> NoReturn:
+    """End with an error of the house."""
+    from warehouse.errors import WarehouseError
+
+    raise WarehouseError(message)
+
+
+def _catalogue(house: Any) -> Path:
+    """The catalogue file; absence is an error."""
+    path: Path = house.catalogue
+    if not path.is_file():
+        _fail(f"there is no catalogue at {path}; `mmm4rec run` builds it")
+    return path
+
+
+def _ask(house: Any, name: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one of the shipped queries."""
+    from warehouse.query import query
+
+    rows: list[dict[str, Any]] = query(
+        _catalogue(house), (Path(__file__).parent / "sql" / name).read_text(), bound
+    ).to_pylist()
+    return rows
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(table)
+
+
+@app.command(epilog="Example: `mmm4rec sample --data data`")
+def sample(
+    data: Data = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another catalogue.")] = 0,
+    size: Annotated[str, typer.Option(help="demo, or tiny for a look in seconds.")] = "demo",
+    as_json: Json = False,
+) -> None:
+    """Write the sample catalogue: raw files of three source and two target domains, and their settings."""
+    from pipelines.sample import write
+
+    house = _house(data)
+    summary, written = write(house.data, seed, size)
+    if as_json:
+        _print_json({**summary, "written": written})
+    else:
+        what = "wrote" if written else "found"
+        out.print(f"{what} {len(summary['domains'])} domains below {house.data}; next: [bold]mmm4rec run[/bold]")
+
+
+@app.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
+def run(
+    domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all with raw files.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this asset (layer/noun); repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is stale and build nothing.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Build what is stale: of the domains named, what they need, and what spans all domains."""
+    house = _house(data)
+    from pipelines import definitions, progress, runs
+
+    asked = domains or house.present()
+    if not asked:
+        _fail(f"no raw files in {house.raw_folder}: put some there, or `mmm4rec sample`")
+    stages = runs.plan(house, asked, only or [])
+    if dry_run:
+        planned = [{"domain": stage.domain, "assets": [s.key for s in stage.steps]} for stage in stages]
+        if as_json:
+            _print_json(planned)
+        else:
+            _table(["domain", "stale"], [(p["domain"], ", ".join(p["assets"])) for p in planned])
+        return
+    outcomes = []
+    if stages:
+        import dagster as dg
+
+        Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
+        job = definitions.defs.resolve_implicit_global_asset_job_def()
+        with dg.DagsterInstance.get() as instance, progress.bars():
+            outcomes = list(runs.execute(house, stages, instance, job))
+    failures = [o for o in outcomes if o.errors or o.waited_for]
+    for outcome in failures:
+        if outcome.waited_for:
+            key, domain = outcome.waited_for
+            err.print(f"{outcome.stage.domain}: skipped, because {key} of {domain} failed", style="yellow")
+        for key, message in outcome.errors.items():
+            err.print(f"[red]{outcome.stage.domain}: {key}:[/red] {message}", highlight=False)
+    if as_json:
+        _print_json(
+            {
+                "runs": [{"domain": o.stage.domain, "run_id": o.run_id, "errors": o.errors} for o in outcomes],
+                "failed": len(failures),
+            }
+        )
+    elif not stages:
+        out.print("nothing to do: everything is up to date")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command(name="domains", epilog="Example: `mmm4rec domains --json`")
+def list_domains(data: Data = None, as_json: Json = False) -> None:
+    """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
+    house = _house(data)
+    from pipelines.runs import survey
+
+    rows = survey(house)
+    if as_json:
+        _print_json(rows)
+        return
+    _table(list(rows[0]) if rows else ["domain"], (row.values() for row in rows))
+    out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
+
+
+@app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user U00012 -k 5`")
+def recommend(
+    domain: Annotated[str, typer.Argument(help="The domain.")],
+    user: Annotated[str, typer.Option(help="A user id of the raw file.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many; the report keeps ten.")] = 10,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a user is recommended, with titles and scores."""
+    house = _house(data)
+    house.settings.domain(domain)
+    rows = _ask(house, "recommendations.sql", {"domain": domain, "user": user, "k": k})
+    if not rows:
+        _fail(f"{domain} has no recommendations for user {user!r}: not a user of its k-core")
+    if as_json:
+        _print_json(rows)
+    else:
+        _table(["", "item", "title", "score"], ((r["rank"], r["item_id"], r["title"], f"{r['score']:.3f}") for r in rows))
+
+
+@app.command(
+    epilog="Examples: `mmm4rec search --domain Sample_Toys --text 'striped red robot'` · `mmm4rec search --domain D --image mug.jpg`"
+)
+def search(
+    domain: Annotated[str, typer.Option(help="The domain to search.")],
+    text: Annotated[str | None, typer.Option(help="Words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
+    item: Annotated[str | None, typer.Option(help="An item id: more like this.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    sheet: Annotated[Path | None, typer.Option(help="Also write the hits as a picture sheet (PNG).")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Find the items nearest to words, to a picture or to an item, by their vectors."""
+    if sum(given is not None for given in (text, image, item)) != 1:
+        raise typer.BadParameter("give one of --text, --image and --item")
+    house = _house(data)
+    from pipelines.search import find
+
+    hits = find(house, domain, text=text, image=image, item=item, k=k, sheet=sheet)
+    if as_json:
+        _print_json(hits)
+    else:
+        _table(["", "item", "title", "score"], ((n, h["item_id"], h["title"], f"{h['score']:.3f}") for n, h in enumerate(hits, 1)))
+
+
+@app.command(epilog="Example: `mmm4rec sql \"SELECT domain, users, items FROM domains\"`")
+def sql(
+    statement: Annotated[str, typer.Argument(help="One SQL query.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the analysts' catalogue, read-only."""
+    house = _house(data)
+    from warehouse.query import query
+
+    answer = query(_catalogue(house), statement)
+    if as_json:
+        _print_json(answer.to_pylist())
+    else:
+        _table(answer.column_names, (row.values() for row in answer.to_pylist()))
+
+
+@app.command(epilog="Example: `mmm4rec report`")
+def report(data: Data = None, as_json: Json = False) -> None:
+    """Print the results of every domain, and where the report and the warehouse are."""
+    house = _house(data)
+    from pipelines.report import MODELS, results_table
+
+    catalogue = _catalogue(house)
+    rows = results_table(catalogue)
+    places = {"report": str(house.report), "warehouse": str(catalogue)}
+    if as_json:
+        _print_json({"results": rows, **places})
+        return
+    table = Table(title="HR@10 / NDCG@10 on each user's held-out last purchase", title_justify="left")
+    table.add_column("domain")
+    table.add_column("role")
+    for name in ("users", "items", "interactions", *MODELS, "epochs to best"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        scores = [
+            "–" if row[f"{m}_hr"] is None else f"{row[f'{m}_hr']:.4f} / {row[f'{m}_ndcg']:.4f}" for m in MODELS
+        ]
+        epochs = [row["scratch_epochs"], row["finetuned_epochs"]]
+        counts = [f"{row[c]:,}" for c in ("users", "items", "interactions")]
+        table.add_row(row["domain"], row["role"], *counts, *scores, " → ".join(str(e) for e in epochs if e is not None))
+    out.print(table)
+    out.print(f"report     {places['report']}\nwarehouse  {places['warehouse']}", soft_wrap=True, highlight=False)
+    out.print("UI         [bold]make ui[/bold]  (or: mmm4rec ui)")
+
+
+@app.command(
+    name="check-parity", epilog="Example: `mmm4rec check-parity with_id_1layer.safetensors`"
+)
+def check_parity(
+    files: Annotated[list[Path], typer.Argument(help="Tensors computed with the published model.")],
+    as_json: Json = False,
+) -> None:
+    """Hold the model against reference tensors: user vectors, scores, loss and gradients. Exit 1 outside tolerance."""
+    from mmm4rec.parity import check
+
+    reports = [(path, check(path)) for path in files]
+    if as_json:
+        _print_json([{"file": str(path), **report.as_dict()} for path, report in reports])
+    else:
+        for path, report in reports:
+            _table(
+                ["", "largest difference", "tolerance", ""],
+                ((r.what, f"{r.difference:.2e}", f"{r.tolerance:.0e}", "ok" if r.passed else "FAILED") for r in report.rows),
+                title=str(path),
+            )
+    if not all(report.passed for _, report in reports):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `mmm4rec ui --port 3000`")
+def ui(
+    data: Data = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C."""
+    _house(data)
+    Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1"]
+    os.chdir(os.environ["DAGSTER_HOME"])
+    os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself
+
+
+def main() -> None:
+    """Run the command line; errors of the house become one message and exit code 1."""
+    from features.errors import FeatureError
+    from mmm4rec.errors import ModelError
+    from warehouse.errors import WarehouseError
+
+    try:
+        app(prog_name="mmm4rec")
+    except (WarehouseError, FeatureError, ModelError) as error:
+        err.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,66 @@
+"""Progress: how far a long build is, as a bar in a terminal or as lines in Dagster's log."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+_bars: Bars | None = None
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """Within it, `show` draws bars on the terminal instead of logging."""
+    global _bars
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<44}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    # Dagster captures a step's stderr into its log; bars are for the terminal, so they keep a descriptor of their own.
+    with (
+        os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal,
+        Bars(*columns, console=Console(file=terminal)) as _bars,
+    ):
+        try:
+            yield
+        finally:
+            _bars = None
+
+
+@contextmanager
+def show(what: str) -> Iterator[Progress]:
+    """Show the progress of one build, named `what`."""
+    if _bars is None:
+        yield _logged(what)
+        return
+    shown = _bars
+    task = shown.add_task(what, total=None)
+    try:
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+    finally:
+        # A bar that was never told its total is one unit of work, now done.
+        total = shown.tasks[shown.task_ids.index(task)].total or 1
+        shown.update(task, completed=total, total=total)
+        shown.stop_task(task)
+
+
+def _logged(what: str) -> Progress:
+    """A line at every tenth of the way."""
+    log = logging.getLogger("mmm4rec")
+    last = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // max(total, 1)
+        if tenth != last:
+            last = tenth
+            log.info("%s: %d of %d", what, done, total)
+
+    return progress

@@ -1,0 +1,101 @@
+"""The report: one HTML page, openable without a server, made from the catalogue and the items' pictures."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from warehouse.query import query
+
+MODELS = ("popularity", "pretrained", "scratch", "finetuned")
+"""The columns of the results table, weakest first."""
+
+_HERE = Path(__file__).parent
+_USERS, _BOUGHT, _RECOMMENDED = 3, 6, 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows."""
+
+    domains: int
+    users_shown: int
+
+
+def build_report(
+    catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path
+) -> Report:
+    """Write the page to `out`.
+
+    `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
+    the template escapes them.
+    """
+    results = results_table(catalogue)
+    shelves = _shelves(catalogue, pictures)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+    shown = [model for model in MODELS if any(row[f"{model}_hr"] is not None for row in results)]
+    page = environment.get_template("report.html").render(
+        results=results, models=shown, curves=_curves(catalogue), shelves=shelves
+    )
+    out.write_text(page, encoding="utf-8")
+    return Report(domains=len(results), users_shown=len(shelves))
+
+
+def results_table(catalogue: Path) -> list[dict[str, Any]]:
+    """A row a domain: role, counts, test HR@10 and NDCG@10 of each model, epochs to best; None where there is none."""
+    rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain").to_pylist()
+    for row in rows:
+        row["best"] = max((row[f"{m}_ndcg"] for m in MODELS if row[f"{m}_ndcg"] is not None), default=None)
+    return rows
+
+
+def _shelves(
+    catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
+) -> list[dict[str, Any]]:
+    """Some users of each domain with titles and pictures of what they bought and are recommended."""
+    sql = (_HERE / "sql" / "report_shelves.sql").read_text()
+    bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}
+    rows: list[dict[str, Any]] = query(catalogue, sql, bound).to_pylist()
+    for domain in {row["domain"] for row in rows}:
+        items = [item for r in rows if r["domain"] == domain for item in (*r["bought"], *r["next"])]
+        found = pictures(domain, sorted({item["item_id"] for item in items}))
+        for item in items:
+            content = found.get(item["item_id"])
+            item["picture"] = content and _data_uri(content)
+            item["title"] = item["title"] or item["item_id"]
+    return rows
+
+
+def _curves(catalogue: Path) -> list[str]:
+    """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    sql = (_HERE / "sql" / "report_curves.sql").read_text()
+    rows: list[dict[str, Any]] = query(catalogue, sql).to_pylist()
+    drawn = []
+    for domain in sorted({row["domain"] for row in rows}):
+        # Fixed ids and no date: the same curves are the same bytes.
+        with mpl.rc_context({"svg.hashsalt": domain, "font.size": 9}):
+            figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+            axes = figure.subplots()
+            for model, label in (("scratch", "from scratch"), ("finetuned", "pre-trained, then fine-tuned")):
+                points = [(r["epoch"], r["ndcg_10"]) for r in rows if (r["domain"], r["model"]) == (domain, model)]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1.6)
+            axes.set(title=domain, xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+            axes.grid(alpha=0.25)
+            axes.legend(frameon=False)
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        drawn.append(svg.getvalue()[svg.getvalue().index("<svg") :])
+    return drawn
+
+
+def _data_uri(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "gif" if content.startswith(b"GIF8") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

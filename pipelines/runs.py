@@ -1,0 +1,149 @@
+"""Runs: what is stale, and building it through Dagster.
+
+`plan` compares recipes and runs nothing. `execute` starts Dagster runs in this process, one for each domain and
+stage, over the same instance and assets as the UI, so both leave the same trace.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from pipelines.settings import House
+from pipelines.step import DOMAINS, STEPS, Ref, Step
+from warehouse.errors import WarehouseError
+from warehouse.store import ALL
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of one domain (or of ALL) that one Dagster run builds."""
+
+    domain: str
+    steps: tuple[Step, ...]
+
+    @property
+    def refs(self) -> set[Ref]:
+        """What this stage makes."""
+        return {(step.key, self.domain) for step in self.steps}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for."""
+
+    stage: Stage
+    run_id: str | None
+    errors: dict[str, str]
+    waited_for: Ref | None = None
+
+
+def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
+    """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
+
+    `only` restricts it to these asset keys. A step is stale if an input is, or if its recipe is not the one its
+    current version was built by. Nothing stale: an empty list.
+    """
+    unknown = sorted(set(only) - set(STEPS))
+    if unknown:
+        raise WarehouseError(f"there is no asset {unknown[0]!r}; known: {', '.join(STEPS)}")
+    stale: dict[Ref, Step] = {}
+    for (key, domain), step in _wanted(house, domains, only).items():
+        if _is_stale(house, step, domain, stale):
+            stale[key, domain] = step
+    stages: dict[tuple[int, str], list[Step]] = {}
+    for (_, domain), step in stale.items():
+        stages.setdefault((_level(step), domain), []).append(step)
+    return [Stage(domain, tuple(steps)) for (_, domain), steps in sorted(stages.items(), key=lambda s: s[0])]
+
+
+def execute(
+    house: House, stages: Sequence[Stage], instance: dg.DagsterInstance, job: dg.JobDefinition
+) -> Iterator[Outcome]:
+    """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
+    failed: set[Ref] = set()
+    for stage in stages:
+        needed = {r for s in stage.steps if not s.collects for r in s.refs(house, stage.domain)} - stage.refs
+        lost = sorted(failed & needed)
+        if lost:
+            failed |= stage.refs
+            yield Outcome(stage, None, {}, waited_for=lost[0])
+            continue
+        outcome = _run(stage, instance, job)
+        failed |= {(key, stage.domain) for key in outcome.errors}
+        yield outcome
+
+
+def survey(house: House) -> list[dict[str, Any]]:
+    """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
+    rows = []
+    present = house.present()
+    for name, domain in sorted(house.settings.domains.items()):
+        built = house.store.current("core/sequences", name)
+        counts = built.manifest["summary"] if built else {}
+        known = domain.published
+        stale = sum(len(s.steps) for s in plan(house, [name]) if s.domain == name) if name in present else None
+        rows.append(
+            {
+                "domain": name,
+                "role": domain.role,
+                "raw files": "yes" if name in present else "missing",
+                **{count: counts.get(count) for count in ("users", "items", "interactions")},
+                "published": f"{known.users} / {known.items} / {known.interactions}" if known else None,
+                "stale assets": stale,
+            }
+        )
+    return rows
+
+
+def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> Outcome:
+    partition = None if stage.domain == ALL else stage.domain
+    if partition:
+        instance.add_dynamic_partitions(str(DOMAINS.name), [partition])
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=partition,
+        asset_selection=[dg.AssetKey(step.key.split("/")) for step in stage.steps],
+        raise_on_error=False,
+        # The event log keeps everything; the terminal belongs to the progress bars.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={"mmm4rec/domain": stage.domain},
+    )
+    events = result.get_asset_materialization_events()
+    built = {"/".join(event.asset_key.path) for event in events if event.asset_key}
+    errors = {key: "not reached" for key, _ in sorted(stage.refs) if key not in built}
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        key = str(event.step_key).replace("__", "/", 1)
+        if error:
+            errors[key] = (error.cause or error).message.strip()
+    return Outcome(stage, result.run_id, errors)
+
+
+def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
+    """Every step of the domains and of ALL, with whatever those read, in the order of STEPS."""
+    chosen = [step for step in STEPS.values() if not only or step.key in only]
+    wanted = {(step.key, domain) for step in chosen for domain in step.domains(house, domains)}
+    pending = [] if only else list(wanted)
+    while pending:
+        key, domain = pending.pop()
+        if not STEPS[key].collects:
+            new = set(STEPS[key].refs(house, domain)) - wanted
+            wanted |= new
+            pending.extend(new)
+    order = {key: position for position, key in enumerate(STEPS)}
+    return {ref: STEPS[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
+
+
+def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> bool:
+    if (step.collects and stale) or any(ref in stale for ref in step.refs(house, domain)):
+        return True
+    current = house.store.current(step.key, domain)
+    return current is None or current.manifest["recipe"] != step.recipe(house, domain).digest
+
+
+def _level(step: Step) -> int:
+    """How often the way down to `step` changes between one domain and all of them."""
+    levels = (_level(STEPS[key]) + (STEPS[key].per_domain != step.per_domain) for key in step.upstream)
+    return max(levels, default=0)

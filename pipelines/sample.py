@@ -1,0 +1,40 @@
+"""The sample catalogue in a data folder: raw files from the generator, and the settings that suit its size."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from features.sample import write_sample
+from pipelines.code_version import code_version
+from warehouse.errors import WarehouseError
+from warehouse.store import write_durably
+
+_MARK = "sample.json"
+
+
+def write(data: Path, seed: int, size: str) -> tuple[dict[str, Any], bool]:
+    """Write the catalogue unless the same one is there; return its summary and whether it was written.
+
+    Settings the user has changed are kept. A raw folder with files that are not the sample's is an error.
+    """
+    raw = data / "raw_files"
+    mark = raw / _MARK
+    made_by = {"seed": seed, "size": size, "code_version": code_version(write_sample)}
+    if mark.exists():
+        known: dict[str, Any] = json.loads(mark.read_text())
+        if known["made_by"] == made_by:
+            return known["summary"], False
+    elif raw.exists() and any(raw.iterdir()):
+        raise WarehouseError(
+            f"{raw} holds other files; the sample wants a data folder of its own: `mmm4rec sample --data FOLDER`"
+        )
+    raw.mkdir(parents=True, exist_ok=True)
+    # Written last, removed first: a mark stands for a whole catalogue.
+    mark.unlink(missing_ok=True)
+    summary = dataclasses.asdict(write_sample(raw, seed=seed, size=size))
+    settings = data / "domains.yaml"
+    if not settings.exists():
+        settings.write_text((Path(__file__).parent / "sample.yaml").read_text())
+    write_durably(mark, json.dumps({"made_by": made_by, "summary": summary}, indent=1))
+    return summary, True

@@ -1,0 +1,6 @@
+-- What one user is recommended, best first.
+SELECT rank, item_id, coalesce(nullif(title, ''), item_id) AS title, score
+FROM reports.recommendations
+JOIN core.items USING (domain, item_id)
+WHERE domain = $domain AND user_id = $user AND rank <= $k
+ORDER BY rank

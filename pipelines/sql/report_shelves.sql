@@ -1,0 +1,30 @@
+-- A few users of every domain: what they bought last and what they are recommended, oldest and best first.
+WITH user_sample AS (
+    SELECT domain, user_id
+    FROM reports.recommendations
+    WHERE rank = 1
+    QUALIFY row_number() OVER (PARTITION BY domain ORDER BY md5(user_id)) <= $users
+),
+bought AS (
+    SELECT domain, user_id, list({item_id: item_id, title: title} ORDER BY step) AS items
+    FROM (
+        SELECT i.domain, i.user_id, i.item_id, i.step, c.title
+        FROM core.sequences_interactions i
+        JOIN user_sample USING (domain, user_id)
+        JOIN core.items c USING (domain, item_id)
+        QUALIFY row_number() OVER (PARTITION BY i.domain, i.user_id ORDER BY i.step DESC) <= $bought
+    )
+    GROUP BY ALL
+),
+recommended AS (
+    SELECT domain, user_id, list({item_id: item_id, title: title} ORDER BY rank) AS items
+    FROM reports.recommendations
+    JOIN user_sample USING (domain, user_id)
+    JOIN core.items USING (domain, item_id)
+    WHERE rank <= $recommended
+    GROUP BY ALL
+)
+SELECT domain, user_id AS user, bought.items AS bought, recommended.items AS next
+FROM bought
+JOIN recommended USING (domain, user_id)
+ORDER BY domain, user

@@ -1,0 +1,192 @@
+"""Steps: what an asset is made of, stated before it runs, and its form as a Dagster asset.
+
+A step names its inputs, sources, parameters and the one function that builds it. From that follow its recipe (so
+that `mmm4rec run` can tell what is stale without running anything), its code version, its data version and its
+lineage. `@step` turns such a statement into a Dagster asset and keeps it in `STEPS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+
+from pipelines.code_version import code_version
+from pipelines.progress import Progress, show
+from pipelines.settings import House, data_folder
+from warehouse.errors import WarehouseError
+from warehouse.store import ALL, Artifact, Recipe, recipe
+
+DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
+
+Ref = tuple[str, str]
+"""(key, domain) of an input."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to.
+
+    `previous` is the folder of the version that is current until now, for builds that reuse unchanged rows.
+    """
+
+    house: House
+    domain: str
+    inputs: Sequence[Artifact]
+    previous: Path | None
+    out: Path
+    progress: Progress
+
+    def input(self, key: str) -> Artifact:
+        """The input of that key (of this domain or of all)."""
+        return next(artifact for artifact in self.inputs if artifact.key == key)
+
+    def table(self, key: str, stem: str | None = None) -> Path:
+        """The path of an input's table: the main one, or another by its stem."""
+        artifact = self.input(key)
+        return artifact.path / f"{stem}.parquet" if stem else artifact.main
+
+
+@dataclass(frozen=True)
+class Step:
+    """The statement of one asset."""
+
+    key: str
+    function: Callable[..., Any]
+    build: Callable[[Job], Any]
+    refs: Callable[[House, str], Sequence[Ref]]
+    sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]
+    parameters: Callable[[House, str], Mapping[str, Any]]
+    applies: Callable[[House, str], bool]
+    upstream: tuple[str, ...]
+    per_domain: bool
+    collects: bool
+    exposed: str | None
+    identity: Literal["content", "recipe"]
+
+    @property
+    def code_version(self) -> str:
+        """Hash of the code behind `function`."""
+        return code_version(self.function)
+
+    def domains(self, house: House, asked: Sequence[str]) -> list[str]:
+        """Those of the `asked` domains that this step is for; the one name ALL if it spans them."""
+        names = asked if self.per_domain else [ALL]
+        return [domain for domain in names if self.applies(house, domain)]
+
+    def recipe(self, house: House, domain: str) -> Recipe:
+        """The recipe over the inputs as they stand; a missing input is an error."""
+        inputs = self.inputs(house, domain)
+        sources = self.sources(house, domain, inputs)
+        parameters = self.parameters(house, domain)
+        return recipe(self.key, domain, self.code_version, inputs, sources, parameters)
+
+    def inputs(self, house: House, domain: str) -> list[Artifact]:
+        """The current artifacts this step reads."""
+        return [house.store.require(key, of) for key, of in self.refs(house, domain)]
+
+    def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
+        """Build and publish, unless a version of the same recipe is there already."""
+        if not self.applies(house, domain):
+            raise WarehouseError(
+                f"{self.key} is not made for {domain}: fine-tuned models are for target domains, pre-trained ones "
+                "need a source domain with raw files; domains.yaml gives the roles"
+            )
+        inputs = self.inputs(house, domain)
+
+        def build(out: Path) -> Mapping[str, Any]:
+            current = house.store.current(self.key, domain)
+            with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
+                job = Job(house, domain, inputs, current.path if current else None, out, progress)
+                summary = self.build(job)
+            return dataclasses.asdict(summary)
+
+        artifact, built = house.store.publish(self.recipe(house, domain), build, self.identity)
+        if self.exposed:
+            house.store.expose(artifact, self.exposed)
+        return artifact, built
+
+
+STEPS: dict[str, Step] = {}
+"""Every step by its key, upstream first."""
+
+
+def same_domain(*keys: str) -> Callable[[House, str], Sequence[Ref]]:
+    """Inputs of the same domain."""
+    return lambda house, domain: [(key, domain) for key in keys]
+
+
+def step(
+    key: str,
+    function: Callable[..., Any],
+    *,
+    upstream: Sequence[str] = (),
+    refs: Callable[[House, str], Sequence[Ref]] | None = None,
+    sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]] = lambda house, domain, inputs: {},
+    parameters: Callable[[House, str], Mapping[str, Any]] = lambda house, domain: {},
+    applies: Callable[[House, str], bool] = lambda house, domain: True,
+    per_domain: bool = True,
+    collects: bool = False,
+    exposed: str | None = None,
+    identity: Literal["content", "recipe"] = "content",
+    kinds: Sequence[str] = (),
+) -> Callable[[Callable[[Job], Any]], dg.AssetsDefinition]:
+    """Declare a step and its Dagster asset; the decorated function calls `function` and returns its summary.
+
+    `upstream` are the keys it reads; `refs` says of which domains, where that is not simply the same one; `applies`
+    says for which domains the step is made at all. A step that `collects` reads whatever is current of its inputs, so
+    a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands at the
+    top of the data folder.
+    """
+
+    def declare(build: Callable[[Job], Any]) -> dg.AssetsDefinition:
+        layer, noun = key.split("/")
+        stated = Step(
+            key, function, build, refs or same_domain(*upstream), sources, parameters, applies,
+            tuple(upstream), per_domain, collects, exposed, identity,
+        )  # fmt: skip
+        STEPS[key] = stated
+
+        @dg.asset(
+            key=[layer, noun],
+            group_name=layer,
+            deps=[dg.AssetKey(other.split("/")) for other in upstream],
+            partitions_def=DOMAINS if per_domain else None,
+            code_version=stated.code_version,
+            kinds=set(kinds),
+            description=(build.__doc__ or "").strip(),
+            op_tags={"layer": layer},
+        )
+        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+            domain = context.partition_key if per_domain else ALL
+            artifact, built = stated.publish(House(data_folder()), domain)
+            context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built)
+            )
+
+        return asset
+
+    return declare
+
+
+def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
+    """What Dagster's UI shows of an artifact: counts, schema, where it lies, what it was made from."""
+    shown: dict[str, Any] = {
+        "built": built,
+        "path": dg.MetadataValue.path(artifact.path),
+        "recipe": artifact.manifest["recipe"],
+        "inputs": dg.MetadataValue.json(artifact.manifest["inputs"]),
+        "sources": dg.MetadataValue.json(artifact.manifest["sources"]),
+        "parameters": dg.MetadataValue.json(artifact.manifest["parameters"]),
+    }
+    main = artifact.manifest["files"].get(artifact.main.name)
+    if main:
+        shown["dagster/row_count"] = main["rows"]
+        columns = [dg.TableColumn(name, kind) for name, kind in main["columns"].items()]
+        shown["dagster/column_schema"] = dg.TableSchema(columns)
+    for name, value in artifact.manifest["summary"].items():
+        shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+    return shown
