@@ -1,0 +1,6 @@
+"""The feature store: what an item says and looks like, once, as vectors with an identity.
+
+Item text, pictures in WebDataset shards, encoders, embeddings as Parquet, nearest-item search.
+Everything here works on files whose layout :mod:`features.tables` declares; SQL, orchestration and the
+recommendation model live elsewhere. torch is imported by the encoders only, when one is opened.
+"""

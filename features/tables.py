@@ -1,0 +1,133 @@
+"""Layouts of the tables that the feature store accepts and produces, and how it reads and writes them.
+
+A vector column is declared here without its width, which is the encoder's; in the files it is a
+fixed-size list (:func:`embedding_schema`).
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features.errors import FeatureError
+
+ROW_GROUP = 8192
+"""Rows in a row group of every file written here."""
+
+
+def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
+
+
+def embedding_schema(width: int | None = None) -> pa.Schema:
+    """Schema of text_embeddings and image_embeddings; key item_id, sorted by it bytewise.
+
+    Args:
+        width: length of every vector; None declares "any width".
+    """
+    vector = pa.list_(pa.float32()) if width is None else pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            _field("item_id", pa.string(), "Key: the item, as in core/sequences."),
+            _field("vector", vector, "Embedding; zeros where present is false."),
+            _field("present", pa.bool_(), "Whether the item has this modality: the mask of the vector."),
+            _field(
+                "content_sha256",
+                pa.string(),
+                "sha256 of what was encoded: the text, the picture's bytes or the ready vector.",
+                nullable=True,
+            ),
+        ]
+    )
+
+
+CORE_ITEMS = pa.schema(
+    [
+        _field("item_id", pa.string(), "Key: the item."),
+        _field("title", pa.string(), "Title without tags and entities.", nullable=True),
+        _field("title_raw", pa.string(), "Title as published.", nullable=True),
+        _field("brand", pa.string(), "Brand.", nullable=True),
+        _field("description", pa.string(), "Description, fragments joined.", nullable=True),
+        _field("image_urls", pa.list_(pa.string()), "Picture addresses, the best first.", nullable=True),
+    ]
+)
+SEQUENCE_ITEMS = pa.schema([_field("item_id", pa.string(), "Key: an item that the k-core kept.")])
+
+ITEM_TEXT = pa.schema(
+    [
+        _field("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
+        _field("text", pa.string(), "Published form: Title: ... ; Brand: ... ; Description: ... ; ", True),
+        _field("text_clean", pa.string(), "Title, brand and description as plain sentences.", True),
+        _field("content_sha256", pa.string(), "sha256 of text_clean in UTF-8.", True),
+        _field("present", pa.bool_(), "Whether the item has any text; without, both texts are null."),
+    ]
+)
+
+ITEM_IMAGES = pa.schema(
+    [
+        _field("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
+        _field("status", pa.string(), "ok, or why there is no picture: see features.item_images.STATUSES."),
+        _field("url", pa.string(), "Address of the picture used; else the first address tried.", True),
+        _field("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
+        _field("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
+        _field("height", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
+        _field("bytes", pa.int64(), "Size of the original bytes.", True),
+        _field("shard", pa.string(), "Tar file that holds the original bytes.", True),
+        _field("detail", pa.string(), "What went wrong, address by address.", True),
+        _field("offset", pa.int64(), "Where the original bytes begin in the shard.", True),
+    ]
+)
+
+ACCEPTS: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequences/items": SEQUENCE_ITEMS}
+"""Tables read; their files may hold further columns."""
+
+TABLES: dict[str, pa.Schema] = {
+    "features/item_text/item_text": ITEM_TEXT,
+    "features/item_images/item_images": ITEM_IMAGES,
+    "features/text_embeddings/text_embeddings": embedding_schema(),
+    "features/image_embeddings/image_embeddings": embedding_schema(),
+}
+"""Tables produced, keyed layer/noun/file stem."""
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read the columns of `schema` from a Parquet file, cast to their declared types.
+
+    Raises:
+        FeatureError: the file is missing, is not Parquet, or lacks a column.
+    """
+    try:
+        present = set(pq.read_schema(path).names)
+        missing = [name for name in schema.names if name not in present]
+        if missing:
+            raise FeatureError(
+                f"{path}: no column {', '.join(missing)} (found {', '.join(sorted(present))}); "
+                "rebuild the artifact that holds this file"
+            )
+        return pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
+    except (OSError, pa.ArrowException) as error:
+        raise FeatureError(
+            f"{path}: cannot be read as Parquet ({error}); rebuild the artifact that holds this file"
+        ) from error
+
+
+def read_catalogue(items: Path, sequence_items: Path, columns: list[str]) -> pa.Table:
+    """Columns of core/items for exactly the items of core/sequences, sorted by item_id bytewise.
+
+    An item that core/items does not know has nulls in every other column.
+    """
+    kept = read_table(sequence_items, SEQUENCE_ITEMS)
+    known = read_table(items, pa.schema([CORE_ITEMS.field(name) for name in ["item_id", *columns]]))
+    for path, ids in ((sequence_items, kept["item_id"]), (items, known["item_id"])):
+        if len(ids.unique()) != len(ids):
+            raise FeatureError(f"{path}: an item_id occurs twice; rebuild the artifact that holds this file")
+    # Arrow joins carry no list columns, so rows are looked up by position of the key instead.
+    rows = pc.index_in(kept["item_id"], known["item_id"].combine_chunks())
+    table = known.drop_columns("item_id").take(rows).add_column(0, "item_id", kept["item_id"])
+    return table.sort_by("item_id")
+
+
+def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
+    """Write a Parquet file whose bytes depend on nothing but the rows."""
+    pq.write_table(table.cast(schema), path, row_group_size=ROW_GROUP, compression="zstd")

@@ -1,0 +1,214 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from features.embeddings import embed_images, embed_texts, read_embeddings
+from features.encoders import EncoderIdentity, EncoderSettings, open_encoder
+from features.errors import FeatureError
+from features.item_images import collect_images
+from features.item_text import build_item_text
+from features.tables import TABLES
+from tests.features.conftest import png
+
+SHAPES = ["text", "image"]
+
+
+@pytest.fixture
+def domain(catalogue, folder):
+    """Builds item_text and item_images of some titles and colours; every call makes new folders."""
+    calls = iter(range(100))
+
+    def build(items: dict[str, tuple[str | None, str | None]]) -> tuple[Path, Path]:
+        number = next(calls)
+        root = folder(f"root {number}")
+        rows = []
+        for item_id, (title, colour) in items.items():
+            if colour:
+                (root / f"{item_id}.png").write_bytes(png(colour))
+            rows.append(
+                {"item_id": item_id, "title": title, "image_urls": [f"{item_id}.png"] if colour else []}
+            )
+        paths = catalogue(rows)
+        text, images = folder(f"text {number}"), folder(f"images {number}")
+        build_item_text(*paths, text)
+        collect_images(*paths, root, images, shard_bytes=4096)
+        return text, images
+
+    return build
+
+
+ITEMS = {
+    "a": ("red mug", "red"),
+    "b": ("blue lamp", None),
+    "c": (None, "blue"),
+    "d": ("striped mug", "green"),
+    "e": (None, None),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_vectors_stand_beside_their_item(domain, folder, tiny_clip: Path, shape: str) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    text, images = domain(ITEMS)
+    out, seen = folder("out"), []
+    embed, source = (embed_texts, text) if shape == "text" else (embed_images, images)
+    summary = embed(source, encoder, out, batch_size=2, progress=lambda *step: seen.append(step))
+    table = read_embeddings(out, f"{shape}_embeddings")
+    assert table.item_ids == list("abcde")
+    has = [fields[SHAPES.index(shape)] for fields in ITEMS.values()]
+    assert table.present.tolist() == [one is not None for one in has]
+    for vector, one in zip(table.vectors, has, strict=True):
+        expected = np.zeros(12, np.float32)
+        if one and shape == "text":
+            expected = encoder.encode_texts([one])[0]
+        elif one:
+            expected = encoder.encode_images([Image.new("RGB", (40, 60), one)])[0]
+        assert np.allclose(vector, expected, atol=1e-5)
+    assert (summary.items, summary.encoded, summary.reused, summary.missing) == (5, 3, 0, 2)
+    assert seen == [(2, 3), (3, 3)]
+    assert EncoderIdentity(**json.loads((out / "encoder.json").read_text())) == encoder.identity
+    schema = pq.read_schema(out / f"{shape}_embeddings.parquet")
+    declared = TABLES[f"features/{shape}_embeddings/{shape}_embeddings"]
+    assert schema.names == declared.names
+    assert schema.field("vector").type.list_size == 12
+    assert schema.field("present").metadata == declared.field("present").metadata
+    json.dumps(asdict(summary))
+
+
+def test_the_same_inputs_give_the_same_bytes(domain, folder, tiny_clip: Path) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    text, images = domain(ITEMS)
+    outs = [folder(name) for name in ("t1", "t2", "i1", "i2")]
+    for out in outs[:2]:
+        embed_texts(text, encoder, out)
+    for out in outs[2:]:
+        embed_images(images, encoder, out)
+    files = [{path.name: path.read_bytes() for path in out.iterdir()} for out in outs]
+    assert files[0] == files[1]
+    assert files[2] == files[3]
+
+
+def test_only_new_content_is_encoded(domain, folder, tiny_clip: Path) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    text, images = domain(ITEMS)
+    t1, i1, t2, i2, t3 = (folder(name) for name in ("t1", "i1", "t2", "i2", "t3"))
+    embed_texts(text, encoder, t1)
+    embed_images(images, encoder, i1)
+    # a keeps both; b is gone; c gets a title and a new picture; d's content moves to f; g is new.
+    changed = {
+        "a": ("red mug", "red"),
+        "c": ("blue mug", "black"),
+        "f": ("striped mug", "green"),
+        "g": (None, "white"),
+    }
+    text, images = domain(changed)
+    texts = embed_texts(text, encoder, t2, previous=t1)
+    pictures = embed_images(images, encoder, i2, previous=i1)
+    assert (texts.encoded, texts.reused, texts.missing) == (1, 2, 1)
+    assert (pictures.encoded, pictures.reused, pictures.missing) == (2, 2, 0)
+    full = folder("full")
+    embed_texts(text, encoder, full)
+    fresh, mixed = (read_embeddings(path, "text_embeddings") for path in (full, t2))
+    assert np.allclose(fresh.vectors, mixed.vectors, atol=1e-6)
+    assert fresh.content == mixed.content
+    assert embed_texts(text, encoder, t3, previous=t2).encoded == 0
+    published = embed_texts(text, encoder, folder("published"), form="published", previous=t2)
+    assert published.encoded == 3
+
+
+def test_another_encoder_reuses_nothing(domain, folder, tiny_clip: Path, minilm: Path) -> None:
+    text, _ = domain(ITEMS)
+    first, second = folder("first"), folder("second")
+    embed_texts(text, open_encoder(EncoderSettings(model=str(tiny_clip))), first)
+    summary = embed_texts(text, open_encoder(EncoderSettings(model=str(minilm))), second, previous=first)
+    assert (summary.encoded, summary.reused) == (3, 0)
+    assert read_embeddings(second, "text_embeddings").vectors.shape == (5, 384)
+
+
+def test_nothing_to_encode_opens_no_shard(domain, folder, tiny_clip: Path) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    _, images = domain(ITEMS)
+    first = folder("first")
+    embed_images(images, encoder, first)
+    for shard in images.glob("*.tar"):
+        shard.unlink()
+    assert embed_images(images, encoder, folder("second"), previous=first).reused == 3
+    with pytest.raises(FeatureError, match=r"images-000000\.tar: not a readable shard"):
+        embed_images(images, encoder, folder("third"))
+
+
+def test_shards_that_are_not_those_of_the_table(domain, folder, tiny_clip: Path) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    _, images = domain(ITEMS)
+    _, others = domain(ITEMS | {"a": ("red mug", "pink")})
+    (images / "images-000000.tar").write_bytes((others / "images-000000.tar").read_bytes())
+    with pytest.raises(FeatureError, match="disagree at item 'a'; rebuild item_images"):
+        embed_images(images, encoder, folder("out"))
+
+
+def test_a_vector_that_is_not_finite_is_an_error(domain, folder) -> None:
+    class Broken:
+        identity = EncoderIdentity(
+            model="broken",
+            weights_sha256="",
+            preprocessing="",
+            precision="float32",
+            architecture="",
+            normalised=False,
+            width=3,
+        )
+
+        def encode_texts(self, texts):
+            return np.array([[1, 2, np.inf if text == "blue lamp" else 3] for text in texts], np.float32)
+
+        def encode_images(self, images):
+            raise NotImplementedError
+
+    text, _ = domain(ITEMS)
+    out = folder("out")
+    with pytest.raises(FeatureError, match="item 'b' a vector that is not finite"):
+        embed_texts(text, Broken(), out)
+    assert not list(out.iterdir())
+
+
+def test_no_encoder_leaves_all_missing(domain, folder) -> None:
+    text, images = domain(ITEMS)
+    encoder = open_encoder(EncoderSettings(kind="none"))
+    for embed, source, noun in ((embed_texts, text, "text"), (embed_images, images, "image")):
+        out = folder(noun)
+        assert embed(source, encoder, out).missing == 5
+        table = read_embeddings(out, f"{noun}_embeddings")
+        assert not table.present.any()
+        assert table.vectors.shape == (5, 1)
+
+
+def test_an_empty_domain(catalogue, folder, tiny_clip: Path) -> None:
+    paths = catalogue([])
+    text, images, t, i = (folder(name) for name in ("text", "images", "t", "i"))
+    build_item_text(*paths, text)
+    collect_images(*paths, None, images)
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    assert embed_texts(text, encoder, t).items == 0
+    assert embed_images(images, encoder, i).items == 0
+    assert read_embeddings(i, "image_embeddings").vectors.shape == (0, 12)
+
+
+@pytest.mark.parametrize(("column", "width"), [("text", 384), ("image", 1280)])
+def test_ready_vectors_of_the_movies(shared: Path, catalogue, folder, column: str, width: int) -> None:
+    path = shared / "data" / "movies" / "features_Movies_Source.parquet"
+    original = pq.read_table(path, columns=["asin", column])
+    ids = original["asin"].to_pylist()
+    text, out = folder("text"), folder("out")
+    build_item_text(*catalogue([{"item_id": one, "title": one} for one in [*ids, "unknown"]]), text)
+    encoder = open_encoder(EncoderSettings(kind="vectors", path=str(path), column=column))
+    summary = embed_texts(text, encoder, out)
+    assert (summary.imported, summary.missing) == (834, 1)
+    table = read_embeddings(out, "text_embeddings")
+    assert table.vectors.shape == (835, width)
+    expected = np.array(original[column].to_pylist(), np.float32)[ids.index("M000002")]
+    assert np.array_equal(table.vectors[table.item_ids.index("M000002")], expected)
