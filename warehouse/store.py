@@ -176,9 +176,7 @@ class Store:
         """Describe, flush and rename a staged directory into place."""
         described = {path.name: describe_file(path) for path in sorted(files.iterdir())}
         content = json.dumps([[name, facts["sha256"]] for name, facts in described.items()])
-        version = (
-            recipe.digest if identity == "recipe" else hashlib.sha256(content.encode()).hexdigest()[:16]
-        )
+        version = recipe.digest if identity == "recipe" else hashlib.sha256(content.encode()).hexdigest()[:16]
         manifest = {
             "key": recipe.key,
             "domain": recipe.domain,

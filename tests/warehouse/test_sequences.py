@@ -1,0 +1,216 @@
+"""core/interactions and core/sequences: the recipe against a plain-Python twin, and its exact figures."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from warehouse.duck import Engine
+from warehouse.errors import WarehouseError
+from warehouse.interactions import build_interactions
+from warehouse.parquet import ROW_GROUP
+from warehouse.sequences import build_sequences
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+Stage = Callable[[], Path]
+Interaction = tuple[int, str, str, float, int]
+"""position, user, item, rating, time"""
+
+
+def write_interactions(path: Path, rows: Iterable[Interaction]) -> Path:
+    """Rows of core/interactions as a Parquet file."""
+    schema = TABLES["core/interactions/interactions"]
+    pq.write_table(pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema), path)
+    return path
+
+
+def twin(rows: list[Interaction], k: int) -> dict[str, list[Interaction]]:
+    """The recipe in plain Python: the k-core, one row removed at a time, then each user's rows in order."""
+    rows = list(rows)
+    while True:
+        users, items = Counter(row[1] for row in rows), Counter(row[2] for row in rows)
+        weak = next((row for row in rows if users[row[1]] < k or items[row[2]] < k), None)
+        if weak is None:
+            break
+        rows.remove(weak)
+    sequences = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row[4], row[0])):
+        sequences[row[1]].append(row)
+    return {user: sequences[user] for user in sorted(sequences, key=str.encode)}
+
+
+_ids = st.sampled_from(["a", "B", "b", "é", "a1", "\U0001f600", "z'"])
+_interactions = st.lists(
+    st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), st.integers(0, 6)), min_size=5, max_size=80
+).map(lambda rows: [(position * 3 + 1, *row) for position, row in enumerate(rows)])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_interactions, st.sampled_from([3, 4, 5]))
+def test_the_recipe_is_the_plain_one(stage: Stage, rows: list[Interaction], k: int) -> None:
+    expected = twin(rows, k)
+    out = stage()
+    source = write_interactions(out.with_suffix(".parquet"), rows)
+    if not expected:
+        with pytest.raises(WarehouseError, match="lower k"):
+            build_sequences(source, out, k, Engine(threads=2))
+        return
+    summary = build_sequences(source, out, k, Engine(threads=2))
+    tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("sequences", "users", "items", "interactions")}
+    for name, table in tables.items():
+        assert table.schema.equals(TABLES[f"core/sequences/{name}"])
+    items = {row["item_index"]: row for row in tables["items"].to_pylist()}
+    names = sorted({row[2] for sequence in expected.values() for row in sequence}, key=str.encode)
+    assert {index: row["item_id"] for index, row in items.items()} == dict(enumerate(names, 1))
+
+    # One row a user.
+    assert tables["users"].to_pylist() == [{"user_index": n, "user_id": user} for n, user in enumerate(expected, 1)]
+    for row, (user, sequence) in zip(tables["sequences"].to_pylist(), expected.items(), strict=True):
+        assert row["user_id"] == user
+        assert [items[index]["item_id"] for index in row["items"]] == [part[2] for part in sequence]
+        assert row["times"] == [part[4] for part in sequence]
+        assert row["ratings"] == [part[3] for part in sequence]
+
+    # One row an interaction: the same order, and the last two are not for training.
+    flat = [
+        (user, step, row[2], row[4], row[3], _split(step, len(sequence)))
+        for user, sequence in expected.items()
+        for step, row in enumerate(sequence, 1)
+    ]
+    columns = ("user_id", "step", "item_id", "time", "rating", "split")
+    assert [tuple(row[name] for name in columns) for row in tables["interactions"].to_pylist()] == flat
+    training = Counter(row[2] for row in flat if row[5] == "train")
+    everything = Counter(row[2] for row in flat)
+    assert {row["item_id"]: row["interactions"] for row in items.values()} == everything
+    assert {row["item_id"]: row["training_interactions"] for row in items.values()} == {
+        name: training[name] for name in everything
+    }
+    assert (summary.users, summary.items, summary.interactions) == (len(expected), len(names), len(flat))
+    assert summary.interactions + summary.dropped_interactions == len(rows)
+    assert summary.split_sha256 == _plain_split_sha256(flat)
+
+
+def _split(step: int, length: int) -> str:
+    return {length: "test", length - 1: "validation"}.get(step, "train")
+
+
+def _plain_split_sha256(flat: list[tuple[Any, ...]]) -> str:
+    users, items = (sorted({row[column] for row in flat}, key=str.encode) for column in (0, 2))
+    digest = hashlib.sha256("".join(f"{name}\n" for name in [*users, *items]).encode())
+    digest.update(b"".join(users.index(row[0]).to_bytes(4, "little") for row in flat))
+    digest.update(b"".join(items.index(row[2]).to_bytes(4, "little") for row in flat))
+    digest.update(b"".join(row[3].to_bytes(8, "little") for row in flat))
+    digest.update(bytes(("train", "validation", "test").index(row[5]) for row in flat))
+    return digest.hexdigest()
+
+
+def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage: Stage) -> None:
+    folder, out = stage(), stage()
+    ratings = [
+        (1, "B1", "A", 5.0, 7),
+        (2, "B1", "A", 5.0, 7),  # the same again
+        (3, "B1", "A", 4.0, 7),  # another rating
+        (4, "B1", "A", 5.0, 8),  # another time
+        (6, "B9", "A", 5.0, 7),  # no metadata
+        (7, "B9", "A", 5.0, 7),  # the same again: the first reason that holds is given
+        (9, "B1", "A", 5.0, 7),
+    ]
+    schema = TABLES["raw/ratings/ratings"]
+    rows = [dict(zip(schema.names, row, strict=True)) for row in ratings]
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "ratings.parquet")
+    pq.write_table(pa.table({"item_id": ["B0", "B1"]}), folder / "items.parquet")
+    summary = build_interactions(folder / "ratings.parquet", folder / "items.parquet", out)
+    assert (summary.ratings, summary.interactions) == (7, 3)
+    assert summary.rejected == {"exact_duplicate": 3, "no_metadata": 1}
+    assert pq.read_table(out / "interactions.parquet")["position"].to_pylist() == [1, 3, 4]
+    rejected = pq.read_table(out / "rejected.parquet")
+    assert dict(zip(rejected["line"].to_pylist(), rejected["reason"].to_pylist(), strict=True)) == {
+        2: "exact_duplicate",
+        6: "no_metadata",
+        7: "exact_duplicate",
+        9: "exact_duplicate",
+    }
+    pq.write_table(pa.table({"item_id": ["other"]}), folder / "items.parquet")
+    with pytest.raises(WarehouseError, match="same category"):
+        build_interactions(folder / "ratings.parquet", folder / "items.parquet", stage())
+
+
+def test_k_below_three_is_refused(stage: Stage) -> None:
+    source = write_interactions(stage() / "i.parquet", [(1, "a", "b", 1.0, 1)])
+    with pytest.raises(WarehouseError, match="set k to 3 or more"):
+        build_sequences(source, stage(), 2)
+
+
+def test_threads_and_memory_change_no_byte(stage: Stage) -> None:
+    """Enough rows for several row groups, so that threads have borders to disagree about."""
+    generator = np.random.default_rng(7)
+    size = 3 * ROW_GROUP
+    users, items = (
+        (generator.random(size) ** 2 * 40_000).astype(int),
+        (generator.random(size) ** 2 * 3_000).astype(int),
+    )
+    schema = TABLES["raw/ratings/ratings"]
+    folder = stage()
+    columns = [
+        np.arange(1, size + 1),
+        pa.array([f"B{item}" for item in items]),
+        pa.array([f"A{user}" for user in users]),
+        generator.integers(1, 6, size).astype(np.float32),
+        generator.integers(0, 500, size) * 86_400,
+    ]
+    pq.write_table(pa.table(dict(zip(schema.names, columns, strict=True))), folder / "ratings.parquet")
+    pq.write_table(pa.table({"item_id": [f"B{item}" for item in range(2_900)]}), folder / "items.parquet")
+
+    def hashes(engine: Engine) -> dict[str, str]:
+        first, second = stage(), stage()
+        build_interactions(folder / "ratings.parquet", folder / "items.parquet", first, engine)
+        build_sequences(first / "interactions.parquet", second, 5, engine)
+        files = sorted([*first.iterdir(), *second.iterdir()])
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    expected = hashes(Engine(threads=1))
+    assert len(expected) == 5  # interactions.parquet of both artifacts share a name; nothing else is left behind
+    assert hashes(Engine(threads=2)) == expected
+    assert hashes(Engine(threads=7, memory="200MB")) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "k", "figures"),
+    [
+        ("amazon_2018", "Magazine_Subscriptions", 3, (2373, 518, 9636)),
+        ("amazon_2018", "Magazine_Subscriptions", 5, (284, 126, 1950)),
+        ("movies", "Movies_Source", 5, (942, 684, 49454)),
+        ("movies", "Movies_Target", 5, (943, 658, 49668)),
+    ],
+)
+def test_real_domains_give_the_published_figures(
+    shared: Path,
+    tmp_path: Path,
+    materialise: Callable[..., Any],
+    folder: str,
+    name: str,
+    k: int,
+    figures: tuple[int, int, int],
+) -> None:
+    data = shared / "data" / folder
+    domain = materialise(Store(tmp_path), name, data / f"{name}.csv", data / f"meta_{name}.json.gz", k)
+    assert (domain.sequences.users, domain.sequences.items, domain.sequences.interactions) == figures
+    assert domain.ratings.quarantined == domain.metadata.quarantined == 0
+    if name == "Magazine_Subscriptions":
+        assert domain.ratings.rows - domain.interactions.rejected["exact_duplicate"] == 88_468
+        assert domain.interactions.interactions == 84_139
+        assert (domain.items.metadata_rows, domain.items.items, domain.items.with_image_url) == (
+            3385,
+            2320,
+            863,
+        )
+        assert domain.items.titles_without_text == 2163

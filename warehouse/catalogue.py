@@ -1,0 +1,195 @@
+"""warehouse.duckdb, the analysts' catalogue: views over the current version of everything, lineage as tables.
+
+It holds no data that the Parquet files do not hold, so it is never updated: a new file is built, checked by
+opening it, and swapped in. Whoever has the old one open keeps it, and views in it keep their versions.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from warehouse.duck import attach, create, execute, identifier, literal, pattern, table
+from warehouse.errors import WarehouseError
+from warehouse.store import ALL, Artifact, check_domain
+from warehouse.tables import CATALOGUE, TABLES
+
+__all__ = ["CatalogueSummary", "build_catalogue", "publish_catalogue"]
+
+_PARTITION = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
+_STATISTICS_NEED = {"core.sequences", "core.sequences_items", "core.items"}
+
+
+@dataclass(frozen=True)
+class CatalogueSummary:
+    """What the catalogue shows."""
+
+    artifacts: int
+    domains: int
+    views: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """One table of the store: its name in SQL, its key among the table declarations, its files."""
+
+    schema: str
+    name: str
+    key: str
+    paths: tuple[Path, ...]
+
+
+def build_catalogue(
+    artifacts: Sequence[Artifact], out_file: Path, comments: Mapping[str, pa.Schema] | None = None
+) -> CatalogueSummary:
+    """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
+
+    A schema a layer; a view a table: the noun for an artifact's main file, ``noun_stem`` for the others,
+    over all domains, with the columns `domain` and `v`. Then ``lineage.artifacts``, ``inputs``, ``sources``
+    and ``files``, and ``main.domains`` once a domain has sequences. A layer that has not been built has no
+    views.
+
+    Args:
+        artifacts: what the views shall show, usually `Store.all_current()`. out_file: the new file; it must
+        not exist. comments: declared tables of other packages, by ``layer/noun/file stem``; their schema
+        and field metadata
+            ``comment`` become comments in the catalogue.
+
+    Raises:
+        WarehouseError: a file's name cannot name a view, a file is missing, or domains disagree about a
+        column.
+    """
+    if out_file.exists():
+        raise WarehouseError(f"{out_file} exists: build the catalogue as a new file, then publish it")
+    declared = TABLES | CATALOGUE | dict(comments or {})
+    views = _views(artifacts)
+    try:
+        with create(out_file) as connection:
+            for name, rows in _lineage(artifacts).items():
+                _create_table(connection, name, rows)
+            for view in views:
+                paths = ", ".join(literal(pattern(path)) for path in view.paths)
+                execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
+                names = {"schema": identifier(view.schema), "view": identifier(view.name)}
+                execute(connection, "catalogue_view", fragments=names | {"paths": paths})
+            if {f"{view.schema}.{view.name}" for view in views} >= _STATISTICS_NEED:
+                execute(connection, "domains")
+            _comment(connection, {(view.schema, view.name): view.key for view in views}, declared)
+        _check(out_file)
+    except duckdb.Error as error:
+        raise WarehouseError(
+            f"the catalogue cannot be built: {str(error).splitlines()[0]}; "
+            "verify the store, or run again the domain that this names"
+        ) from error
+    return CatalogueSummary(len(artifacts), len({a.domain for a in artifacts} - {ALL}), len(views))
+
+
+def publish_catalogue(built: Path, final: Path) -> None:
+    """Put a built catalogue in the place of the published one, in one step. Both lie in one file system."""
+    for path in (built, built.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    built.replace(final)
+
+
+def _views(artifacts: Sequence[Artifact]) -> list[_View]:
+    paths: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
+    for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
+        check_domain(artifact.domain)
+        layer, noun = artifact.key.split("/")
+        for file in sorted(artifact.manifest["files"]):
+            if file.endswith(".parquet"):
+                stem = file.removesuffix(".parquet")
+                name = noun if stem == noun else f"{noun}_{stem}"
+                identifier(name)
+                paths[layer, name, f"{artifact.key}/{stem}"].append(artifact.path.absolute() / file)
+    views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(paths.items())]
+    by_name: dict[tuple[str, str], str] = {}
+    for view in views:
+        other = by_name.setdefault((view.schema, view.name), view.key)
+        if other != view.key:
+            raise WarehouseError(
+                f"{other} and {view.key} would both be the view {view.schema}.{view.name}: rename one of the files"
+            )
+    return views
+
+
+def _lineage(artifacts: Sequence[Artifact]) -> dict[str, list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CATALOGUE if name.startswith("lineage/")}
+    for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
+        manifest = artifact.manifest
+        which = {"key": artifact.key, "domain": artifact.domain, "version": artifact.version}
+        rows["lineage/artifacts"].append(
+            which
+            | {name: manifest[name] for name in ("created", "recipe", "code_version")}
+            | {name: json.dumps(manifest[name], sort_keys=True) for name in ("parameters", "summary")}
+            | {"path": str(artifact.path.absolute())}
+        )
+        for reference, version in manifest["inputs"].items():
+            key, domain = reference.split("@")
+            rows["lineage/inputs"].append(which | {"input_key": key, "input_domain": domain, "input_version": version})
+        for source, sha256 in manifest["sources"].items():
+            rows["lineage/sources"].append(which | {"source": source, "sha256": sha256})
+        for name, facts in manifest["files"].items():
+            rows["lineage/files"].append(which | {"name": name, "rows": None} | facts)
+    return rows
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str, Any]]) -> None:
+    schema, noun = name.split("/")
+    connection.register("catalogue_rows", pa.Table.from_pylist(rows, CATALOGUE[name]))
+    execute(connection, "catalogue_schema", fragments={"schema": identifier(schema)})
+    names = {"schema": identifier(schema), "table": identifier(noun)}
+    execute(connection, "catalogue_table", fragments=names)
+    connection.unregister("catalogue_rows")
+
+
+def _comment(
+    connection: duckdb.DuckDBPyConnection,
+    keys: Mapping[tuple[str, str], str],
+    declared: Mapping[str, pa.Schema],
+) -> None:
+    """Comment what is declared. `keys` leads from a view's name to its declaration."""
+    views = {(row["schema"], row["name"]) for row in table(connection, "catalogue_views").to_pylist()}
+    for row in table(connection, "catalogue_columns").to_pylist():
+        schema, name = row["schema"], row["name"]
+        declaration = declared.get(keys.get((schema, name), f"{schema}/{name}"))
+        quoted = f"{identifier(schema)}.{identifier(name)}"
+        kind = "VIEW" if (schema, name) in views else "TABLE"
+        for target, comment in _comments(declaration, row["columns"]):
+            fragments = (
+                {"kind": "COLUMN", "name": f"{quoted}.{identifier(target)}"}
+                if target
+                else {"kind": kind, "name": quoted}
+            )
+            execute(connection, "catalogue_comment", fragments=fragments | {"comment": literal(comment)})
+
+
+def _comments(declaration: pa.Schema | None, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(column, comment) pairs; the empty column name stands for the table itself."""
+    if declaration is not None and declaration.metadata and b"comment" in declaration.metadata:
+        yield "", declaration.metadata[b"comment"].decode()
+    for column in columns:
+        if declaration is not None and column in declaration.names:
+            comment = (declaration.field(column).metadata or {}).get(b"comment")
+            if comment:
+                yield column, comment.decode()
+        elif column in _PARTITION:
+            yield column, _PARTITION[column]
+
+
+def _check(file: Path) -> None:
+    """Open the file as an analyst does and read from every view."""
+    with attach(file) as connection:
+        for view in table(connection, "catalogue_views").to_pylist():
+            names = {"schema": identifier(view["schema"]), "view": identifier(view["name"])}
+            execute(connection, "catalogue_probe", fragments=names)

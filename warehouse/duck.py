@@ -1,0 +1,180 @@
+"""DuckDB as a calculator: a private engine with stated limits, statements from ``sql/``, Parquet out.
+
+Every word of SQL that Python itself speaks is in this module; all else is in ``sql/*.sql``, one statement a
+file, values bound as parameters. Identifiers, which no parameter can carry, pass `identifier`.
+"""
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from warehouse.errors import WarehouseError
+from warehouse.parquet import ROW_GROUP, ParquetSink
+
+__all__ = [
+    "Engine",
+    "attach",
+    "confine",
+    "connect",
+    "create",
+    "execute",
+    "identifier",
+    "literal",
+    "load_sql",
+    "pattern",
+    "table",
+    "write_parquet",
+]
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def _available_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a build may use. Nothing here changes a byte of the result."""
+
+    threads: int = field(default_factory=_available_threads)
+    memory: str = "3GB"
+    """DuckDB's own limit; beyond it, it spills to disk."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or not re.fullmatch(r"[1-9][0-9]*(MB|GB|MiB|GiB)", self.memory):
+            raise WarehouseError(f"{self}: give 1 thread or more and a memory limit such as 3GB")
+
+
+@contextmanager
+def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A private in-memory database that spills into a folder below `out`, removed at the end."""
+    spill = out / ".spill"
+    spill.mkdir()
+    connection = duckdb.connect(config=_config(engine) | {"temp_directory": str(spill)})
+    try:
+        yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise WarehouseError(
+            f"DuckDB ran out of its {engine.memory} ({str(error).splitlines()[0]}): raise the memory limit, "
+            f"lower the {engine.threads} threads, or free disk below {out}"
+        ) from error
+    finally:
+        connection.close()
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+@contextmanager
+def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A new DuckDB file, open for writing; flushed and closed at the end."""
+    connection = duckdb.connect(path, config=_config(Engine()))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def attach(path: Path, engine: Engine | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB file, read-only.
+
+    Attached to a private in-memory database, because DuckDB would hand a second connection to the same
+    path the first one's file, also after a new file has taken its place.
+    """
+    connection = duckdb.connect(config=_config(engine or Engine()))
+    try:
+        connection.execute(f"ATTACH {literal(str(path.absolute()))} AS warehouse (READ_ONLY)")
+        connection.execute("USE warehouse")
+        yield connection
+    finally:
+        connection.close()
+
+
+def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[str]) -> None:
+    """From now on the connection reads no files but those in `folders`, and no setting can be changed."""
+    # DuckDB asks for the path as the view spells it, and again for the file it leads to.
+    spellings = sorted({spelling for folder in folders for spelling in (folder, glob.escape(folder))})
+    allowed = ", ".join(map(literal, spellings))
+    connection.execute(f"SET allowed_directories = [{allowed}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _config(engine: Engine) -> dict[str, str | bool | int | float | list[str]]:
+    return {
+        "threads": engine.threads,
+        "memory_limit": engine.memory,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        # A table name in SQL is never a variable of the calling Python.
+        "python_enable_replacements": False,
+    }
+
+
+@cache
+def load_sql(name: str) -> str:
+    """The statement in ``sql/<name>.sql``."""
+    return (files("warehouse") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def identifier(name: str) -> str:
+    """`name`, if it may stand in SQL unquoted-safe as a schema, table or column name, in double quotes.
+
+    Raises:
+        WarehouseError: it holds anything but letters, digits and underscores.
+    """
+    if not _IDENTIFIER.fullmatch(name):
+        raise WarehouseError(f"{name!r} cannot name a table: use letters, digits and underscores")
+    return f'"{name}"'
+
+
+def literal(text: str) -> str:
+    """`text` as an SQL string, for the statements that take no parameters (views, comments)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def pattern(path: Path) -> str:
+    """A path for DuckDB's readers, which would expand ``*?[`` in it."""
+    return glob.escape(str(path.absolute()))
+
+
+def execute(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    fragments: Mapping[str, str] | None = None,
+) -> None:
+    """Run ``sql/<name>.sql``; `fragments` fill its $-names with text made by `identifier` and `literal`."""
+    statement = load_sql(name)
+    connection.execute(Template(statement).substitute(fragments) if fragments else statement, parameters)
+
+
+def table(connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+    """The result of ``sql/<name>.sql`` in memory."""
+    return connection.sql(load_sql(name), params=parameters).to_arrow_table()
+
+
+def write_parquet(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    path: Path,
+    schema: pa.Schema,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Stream the result of ``sql/<name>.sql``, in a total order, to Parquet; returns the rows."""
+    reader = connection.sql(load_sql(name), params=parameters).to_arrow_reader(ROW_GROUP)
+    with ParquetSink(path, schema) as sink:
+        sink.write_all(reader)
+    return sink.rows

@@ -1,0 +1,94 @@
+"""core/items: one row an item, its text cleaned.
+
+An item may have several metadata rows with different content. The one with the most filled fields is kept
+(of title, brand, description, categories and pictures, after cleaning); of equals, the first in the file.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse.duck import Engine, connect, execute, pattern, table, write_parquet
+from warehouse.parquet import ParquetSink, rows_of
+from warehouse.tables import TABLES
+
+__all__ = ["ItemsSummary", "build_items", "clean"]
+
+_SCRIPT: Final = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
+_TAG: Final = re.compile(r"<[a-zA-Z/!][^<>]*(?:>|$)")
+_CONTROL_AND_SPACE: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u200b\ufeff\s]+")
+_BATCH: Final = 8192
+
+
+@dataclass(frozen=True)
+class ItemsSummary:
+    """What became of the metadata rows: metadata_rows = items + duplicate_asin."""
+
+    metadata_rows: int
+    items: int
+    duplicate_asin: int
+    titles_without_text: int
+    """Items whose title was nothing but HTML."""
+    with_title: int
+    with_brand: int
+    with_description: int
+    with_image_url: int
+
+
+def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> ItemsSummary:
+    """From ``raw/metadata`` (a Parquet file) to ``items.parquet``, by item_id, and ``rejected.parquet``."""
+    with connect(engine or Engine(), out) as connection:
+        cleaned = out / ".spill" / "cleaned.parquet"
+        with ParquetSink(cleaned, TABLES["core/items/items"]) as sink:
+            sink.write_all(_cleaned(metadata))
+        parameters = {"cleaned": pattern(cleaned)}
+        execute(connection, "kept_lines", parameters)
+        items = write_parquet(connection, "items", out / "items.parquet", TABLES["core/items/items"], parameters)
+        rejected = write_parquet(
+            connection, "items_rejected", out / "rejected.parquet", TABLES["core/items/rejected"], parameters
+        )
+        (counts,) = table(connection, "items_counts", {"items": pattern(out / "items.parquet")}).to_pylist()
+    return ItemsSummary(rows_of(metadata), items, rejected, **counts)
+
+
+def clean(text: str) -> str:
+    """Text without entities, tags, scripts and control characters, white space collapsed.
+
+    Entities go first, since scraped text holds escaped tags; up to three layers of either. A tag that is
+    never closed, as in ``<span class="a-size-medium``, goes with all that follows. A bare ``<`` as in ``a <
+    b`` stays.
+    """
+    for _ in range(3):
+        before = text
+        if "&" in text:
+            text = html.unescape(text)
+        if "<" in text:
+            text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
+        if text == before:
+            break
+    return _CONTROL_AND_SPACE.sub(" ", text).strip()
+
+
+def _cleaned(metadata: Path) -> Iterator[pa.RecordBatch]:
+    for batch in pq.ParquetFile(metadata).iter_batches(_BATCH):
+        rows = batch.to_pydict()
+        yield pa.RecordBatch.from_pydict(
+            {
+                "item_id": batch["item_id"],
+                "title": [clean(title) for title in rows["title"]],
+                "title_raw": batch["title"],
+                "brand": [clean(brand) for brand in rows["brand"]],
+                "description": [clean(" ".join(fragments)) for fragments in rows["description"]],
+                "description_raw": batch["description"],
+                "categories": [list(filter(None, map(clean, path))) for path in rows["categories"]],
+                "image_urls": batch["image_urls"],
+                "line": batch["line"],
+            },
+            schema=TABLES["core/items/items"],
+        )

@@ -1,0 +1,198 @@
+"""raw/ratings: the ratings file of a category, line by line, as a table.
+
+A line is ``item,user,rating,unix time``, without a header and without quoting. Arrow reads blocks of lines
+at once; a block that it refuses is halved until what remains is small, and that is read line by line by
+`read_line`, the plain statement of what a rating is. So a dirty line costs a little time and nothing else,
+and every line of the file ends up either in the table or, with a reason, in the quarantine.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from warehouse.errors import WarehouseError
+from warehouse.parquet import ParquetSink
+from warehouse.raw import Block, Progress, Quarantine, blocks
+from warehouse.tables import TABLES
+
+__all__ = ["RatingsSummary", "ingest_ratings"]
+
+LONGEST_LINE: Final = 64 << 10
+LONGEST_ID: Final = 255
+LATEST_TIME: Final = 4_102_444_800
+"""2100-01-01: later "seconds" are milliseconds or noise."""
+
+_TABLE: Final = TABLES["raw/ratings/ratings"]
+_LINE_BY_LINE_BYTES: Final = 32 << 10
+_NUMBER: Final = re.compile(r"[ \t]*[-+.0-9eE]+[ \t]*")
+
+
+@dataclass(frozen=True)
+class RatingsSummary:
+    """What became of the lines of a ratings file: lines = rows + quarantined."""
+
+    lines: int
+    rows: int
+    quarantined: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Rating(NamedTuple):
+    """One line of a ratings file; the rating as rounded to float32."""
+
+    item_id: str
+    user_id: str
+    rating: float
+    time: int
+
+
+def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
+    """Turn ``CATEGORY.csv`` (plain or gzip) into ``ratings.parquet`` and ``quarantine.parquet``.
+
+    Both are sorted by line. Streams: memory does not grow with the file.
+
+    Raises:
+        WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a rating.
+    """
+    with (
+        ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
+        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"]) as quarantine,
+    ):
+        for block in blocks(source, LONGEST_LINE, progress):
+            _read(block, ratings, quarantine)
+        if not ratings.rows:
+            raise WarehouseError(
+                f"{source}: none of its {quarantine.total:,} lines is a rating ({quarantine.reasons}); "
+                "a ratings file has the columns item,user,rating,unix time and no header: point to that file"
+            )
+        return RatingsSummary(
+            ratings.rows + quarantine.total,
+            ratings.rows,
+            quarantine.total,
+            dict(sorted(quarantine.reasons.items())),
+        )
+
+
+def read_line(line: bytes) -> Rating | str:
+    """One line, without its end, as a rating; or the reason why it is none."""
+    if len(line) > LONGEST_LINE:
+        return "line is too long"
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    if any(code < 32 for code in line):
+        return "control character"
+    fields = text.split(",")
+    if len(fields) != 4:
+        return "wrong number of fields"
+    item_id, user_id, rating_text, time_text = fields
+    if not item_id or not user_id:
+        return "empty id"
+    if max(len(item_id.encode()), len(user_id.encode())) > LONGEST_ID:
+        return "id is too long"
+    rating, time = _as_float32(_number(rating_text)), _number(time_text)
+    if not math.isfinite(rating):
+        return "rating is not a finite number"
+    if not time.is_integer():
+        return "time is not a whole number"
+    if not 0 <= time <= LATEST_TIME:
+        return "time is out of range"
+    return Rating(item_id, user_id, rating, int(time))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text) if _NUMBER.fullmatch(text) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _as_float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _read(block: Block, ratings: ParquetSink, quarantine: Quarantine) -> None:
+    batch = _read_at_once(block)
+    if batch is not None:
+        ratings.write(batch)
+        return
+    middle = block.data.rfind(b"\n", 0, len(block.data) // 2) + 1
+    if len(block.data) > _LINE_BY_LINE_BYTES and middle:
+        first, second = block.data[:middle], block.data[middle:]
+        _read(Block(block.first_line, first), ratings, quarantine)
+        _read(Block(block.first_line + first.count(b"\n"), second), ratings, quarantine)
+    else:
+        _read_line_by_line(block, ratings, quarantine)
+
+
+def _read_line_by_line(block: Block, ratings: ParquetSink, quarantine: Quarantine) -> None:
+    rows: list[tuple[int, str, str, float, int]] = []
+    for number, line in enumerate(block.data.removesuffix(b"\n").split(b"\n"), block.first_line):
+        match read_line(line):
+            case str(reason):
+                quarantine.add(number, reason, line)
+            case rating:
+                rows.append((number, *rating))
+    if rows:
+        columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _TABLE.types, strict=True)]
+        ratings.write(pa.RecordBatch.from_arrays(columns, schema=_TABLE))
+
+
+def _read_at_once(block: Block) -> pa.RecordBatch | None:
+    """The block's rows, or None if a line might not be a rating. Never accepts what `read_line` refuses."""
+    data = block.data
+    bytes_ = np.frombuffer(data, np.uint8)
+    # A line feed is the only control character of a clean block; Arrow would take a carriage return for a
+    # line end and drop a byte order mark. A line that is too long leaves a window of half its length
+    # without a line feed.
+    window = LONGEST_LINE // 2
+    if (
+        np.count_nonzero(bytes_ < 32) != data.count(b"\n")
+        or data.startswith(b"\xef\xbb\xbf")
+        or any(data.find(b"\n", start, start + window) < 0 for start in range(0, len(data) - window, window))
+    ):
+        return None
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(data),
+            pa.csv.ReadOptions(column_names=["item_id", "user_id", "rating", "time"], block_size=1 << 20),
+            pa.csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
+            pa.csv.ConvertOptions(
+                # Both numbers as float64: exact for every time in range, and Arrow's integers would take
+                # "0x1F".
+                column_types={
+                    "item_id": "string",
+                    "user_id": "string",
+                    "rating": "float64",
+                    "time": "float64",
+                },
+                null_values=[],
+                check_utf8=True,
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    for name in ("item_id", "user_id"):
+        lengths = pc.min_max(pc.binary_length(table[name])).as_py()
+        if lengths["min"] == 0 or lengths["max"] > LONGEST_ID:
+            return None
+    time = table["time"].to_numpy()
+    with np.errstate(over="ignore"):
+        rating = table["rating"].to_numpy().astype(np.float32)
+    if not (np.isfinite(rating).all() and (time >= 0).all() and (time <= LATEST_TIME).all()):
+        return None
+    seconds = time.astype(np.int64)
+    if not (seconds == time).all():
+        return None
+    lines = np.arange(block.first_line, block.first_line + table.num_rows, dtype=np.int64)
+    ids = (table[name].combine_chunks() for name in ("item_id", "user_id"))
+    return pa.RecordBatch.from_arrays([pa.array(lines), *ids, pa.array(rating), pa.array(seconds)], schema=_TABLE)

@@ -1,0 +1,138 @@
+"""Reading raw files: plain or gzip, in blocks of whole lines, in bounded memory; and the quarantine.
+
+What lives elsewhere: what a line means (`warehouse.ratings`, `warehouse.metadata`).
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, NamedTuple, Self, cast
+
+import pyarrow as pa
+
+from warehouse.errors import WarehouseError
+from warehouse.parquet import ParquetSink
+
+__all__ = ["Block", "Progress", "Quarantine", "blocks"]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total): bytes of the raw file."""
+
+_BLOCK_BYTES: Final = 8 << 20
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Block(NamedTuple):
+    """Whole lines of a file: the number of the first, from 1, and the bytes with their line feeds.
+
+    Every line ends in a line feed, except perhaps the last of the file. A carriage return before it is
+    removed.
+    """
+
+    first_line: int
+    data: bytes
+
+
+def blocks(source: Path, longest_line: int, progress: Progress | None = None) -> Iterator[Block]:
+    """The lines of a file, in blocks of some 8 MiB. Gzip is told by its first bytes, not by the file's name.
+
+    Of a line with more than `longest_line` bytes, at least the first `longest_line` + 1 are given, so that
+    memory stays bounded and the reader of the lines still sees that it is too long.
+
+    Raises:
+        WarehouseError: the file is missing, empty, or a gzip stream that is cut or damaged.
+    """
+    line = 1
+    for data in _cut_at_lines(_chunks(source, progress), longest_line):
+        if line == 1:
+            data = data.removeprefix(_UTF8_BOM)
+        data = data.replace(b"\r\n", b"\n")
+        yield Block(line, data)
+        line += data.count(b"\n") + (not data.endswith(b"\n"))
+    if line == 1:
+        raise WarehouseError(f"{source} holds no lines: it is empty; download it again")
+
+
+def _chunks(source: Path, progress: Progress | None) -> Iterator[bytes]:
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise WarehouseError(
+            f"{source} cannot be opened ({error.strerror}): put the raw file there or correct its path"
+        ) from error
+    with file:
+        total = source.stat().st_size
+        magic = file.read(2)
+        file.seek(0)
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == b"\x1f\x8b" else file
+        try:
+            while chunk := stream.read(_BLOCK_BYTES):
+                yield chunk
+                if progress:
+                    progress(file.tell(), total)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise WarehouseError(
+                f"{source} is cut or damaged: its gzip stream breaks off near byte {file.tell():,} "
+                f"of {total:,} ({error}); download it again"
+            ) from error
+
+
+def _cut_at_lines(chunks: Iterator[bytes], longest_line: int) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        if len(rest) > longest_line:  # an unfinished line that is too long already: wait for its end
+            chunk = chunk[chunk.find(b"\n") :] if b"\n" in chunk else b""
+        data = rest + chunk
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield data[:end]
+        rest = data[end:]
+        if len(rest) > longest_line:
+            rest = rest[: longest_line + 1]
+    if rest:
+        yield rest
+
+
+class Quarantine:
+    """The lines of a raw file that could not be read. A context manager around its Parquet file."""
+
+    _FLUSH: Final = 8192
+    _RAW_CHARACTERS: Final = 500
+    _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.reasons: dict[str, int] = {}
+        self._rows: list[tuple[int, str, str]] = []
+        self._sink = ParquetSink(path, schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._sink.__exit__(kind, error, trace)
+
+    def add(self, line: int, reason: str, raw: bytes) -> None:
+        """Set a line aside; its bytes are kept as text, cut, with unprintable ones escaped."""
+        text = raw[: 4 * self._RAW_CHARACTERS].decode("utf-8", "backslashreplace").translate(self._ESCAPES)
+        self._rows.append((line, reason, text[: self._RAW_CHARACTERS]))
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        if len(self._rows) >= self._FLUSH:
+            self._flush()
+
+    @property
+    def total(self) -> int:
+        """Lines set aside so far."""
+        return sum(self.reasons.values())
+
+    def _flush(self) -> None:
+        columns = [list(column) for column in zip(*self._rows, strict=True)] or [[], [], []]
+        self._sink.write(
+            pa.RecordBatch.from_arrays(list(map(pa.array, columns, self._sink.schema.types)), schema=self._sink.schema)
+        )
+        self._rows.clear()

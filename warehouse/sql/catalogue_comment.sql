@@ -1,0 +1,1 @@
+COMMENT ON $kind $name IS $comment

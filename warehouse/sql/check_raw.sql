@@ -1,0 +1,10 @@
+-- Every line of a raw file is a row or in quarantine, and never both.
+WITH lines AS (
+    SELECT line FROM read_parquet($rows)
+    UNION ALL
+    SELECT line FROM read_parquet($quarantine)
+)
+SELECT
+    abs(count(*) - $lines) AS lines_lost_or_invented,
+    count(*) - count(DISTINCT line) AS lines_counted_twice
+FROM lines

@@ -1,0 +1,14 @@
+-- Every item of the sequences has one row of vectors; a vector is finite, and zero if and only if it is missing.
+WITH vectors AS (
+    SELECT item_id, present, list_sum(list_transform(vector::FLOAT[], lambda x: x * x)) AS squared_length
+    FROM read_parquet($vectors)
+),
+items AS (
+    SELECT item_id FROM read_parquet($items)
+)
+SELECT
+    (SELECT count(*) FROM items ANTI JOIN vectors USING (item_id)) AS items_without_row,
+    (SELECT count(*) FROM vectors ANTI JOIN items USING (item_id)) AS rows_without_item,
+    (SELECT count(*) - count(DISTINCT item_id) FROM vectors) AS items_twice,
+    (SELECT count(*) FROM vectors WHERE NOT isfinite(squared_length)) AS vectors_not_finite,
+    (SELECT count(*) FROM vectors WHERE present <> (squared_length > 0)) AS mask_disagrees

@@ -1,0 +1,3 @@
+-- The bare graph, in any order.
+SELECT user_code, item_code
+FROM edges

@@ -1,0 +1,8 @@
+-- How much of the catalogue has text and pictures.
+SELECT
+    count(*) FILTER (title = '' AND title_raw <> '') AS titles_without_text,
+    count(*) FILTER (title <> '') AS with_title,
+    count(*) FILTER (brand <> '') AS with_brand,
+    count(*) FILTER (description <> '') AS with_description,
+    count(*) FILTER (len(image_urls) > 0) AS with_image_url
+FROM read_parquet($items)
