@@ -1,0 +1,26 @@
+"""MMM4Rec: multi-modal Mamba for sequential recommendation. The model, its training, evaluation and
+checkpoints.
+
+Needs torch, numpy, pyarrow and safetensors; `training.fit` also needs lightning-fabric and imports it when it
+starts. Only settings and errors are imported here; the rest by module:
+
+    data        load_domain, merge_domains: Parquet -> DomainData
+    model       MMM4Rec; beneath it ssd, gaps, losses, and compat (where published and default mode differ)
+    training    pretrain, fit
+    checkpoint  load_model, transfer
+    evaluation  evaluate, recommend, write_metrics; baselines.popularity
+    parity      check: comparison with tensors of the published model
+"""
+
+from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config
+from mmm4rec.errors import ConfigError, ModelError
+
+__all__ = [
+    "FINETUNING",
+    "PRETRAINING",
+    "ConfigError",
+    "ModelConfig",
+    "ModelError",
+    "TrainConfig",
+    "read_config",
+]

@@ -1,0 +1,1 @@
+"""Recommenders to measure the model against, evaluated by the same ranking."""

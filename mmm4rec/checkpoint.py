@@ -1,0 +1,224 @@
+"""Checkpoints: weights as safetensors with everything needed to load them, and transfer to another domain.
+
+A checkpoint holds the trainable parameters, never the features. Its metadata (one JSON value, so that equal
+weights are equal bytes) holds the config, the number of items and the feature widths; the item ids lie beside
+it in `items.parquet` where there are per-item weights. Loading is strict; what a transfer leaves out or
+starts afresh is listed, with the reason.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmm4rec.config import ModelConfig, SSDForm
+from mmm4rec.data import DomainData
+from mmm4rec.errors import ModelError
+from mmm4rec.model import MMM4Rec
+from mmm4rec.tables import write_table
+
+FORMAT = "mmm4rec 1"
+_ITEM_WEIGHTS = ("text_item", "image_item")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    path: Path
+    config: ModelConfig
+    text_width: int
+    image_width: int
+    weights: dict[str, Tensor]
+    item_ids: list[str] | None
+    """[N] owner of each row of the per-item weights (row 0 is padding); None where there are none."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a fine-tuning took from a checkpoint, by parameter name."""
+
+    taken: list[str]
+    left_out: dict[str, str]
+    """In the checkpoint only: name and reason."""
+    fresh: dict[str, str]
+    """In the model only, so they keep their initial values: name and reason."""
+
+
+def has_item_weights(config: ModelConfig) -> bool:
+    """Whether some parameters have one row per item."""
+    return config.with_id or config.fusion == "dynamic_instance"
+
+
+def save(model: MMM4Rec, domain: DomainData, weights: dict[str, Tensor], out: Path) -> None:
+    """Write `model.safetensors`, and `items.parquet` where there are per-item weights, into `out`."""
+    description = {
+        "format": FORMAT,
+        "config": asdict(model.config),
+        "text_width": domain.text.width,
+        "image_width": domain.image.width,
+        "items": domain.item_count,
+    }
+    tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    save_file(tensors, out / "model.safetensors", {"mmm4rec": json.dumps(description, sort_keys=True)})
+    if has_item_weights(model.config):
+        rows = [{"item_index": n, "item_id": item} for n, item in enumerate(domain.item_ids, start=1)]
+        write_table(rows, "models/finetuned/items", out / "items.parquet")
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint: its folder, or the `model.safetensors` in it.
+
+    Raises:
+        ModelError: no such file, a corrupt one, one of another kind, or one without its `items.parquet`.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such checkpoint; train the model first") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: not a readable safetensors file ({error}); train the model again") from None
+    try:
+        description: dict[str, Any] = json.loads(metadata["mmm4rec"])
+        found = description["format"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ModelError(f"{file}: no metadata of this package: this is no checkpoint of it") from None
+    if found != FORMAT:
+        raise ModelError(f"{file}: format {found!r}, this version reads {FORMAT!r}; train the model again")
+    config = ModelConfig.from_dict(description["config"], f"{file}: config")
+    return Checkpoint(
+        path=file,
+        config=config,
+        text_width=description["text_width"],
+        image_width=description["image_width"],
+        weights=weights,
+        item_ids=_item_ids(file, description["items"]) if has_item_weights(config) else None,
+    )
+
+
+def _item_ids(file: Path, count: int) -> list[str]:
+    items = file.with_name("items.parquet")
+    try:
+        ids: list[str] = pq.ParquetFile(items).read(["item_id"])["item_id"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ModelError(
+            f"{items}: cannot be read ({error}); it says whose the per-item weights are: restore it"
+        ) from None
+    if len(ids) != count:
+        raise ModelError(f"{items}: {len(ids)} items, but {file.name} has {count}; restore the pair together")
+    return ids
+
+
+def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> MMM4Rec:
+    """The trained model over the catalogue of `domain`, in eval mode.
+
+    A model without per-item weights serves any domain with features of its widths; one with them only its own
+    items.
+
+    Raises:
+        ModelError: as `load`; or other widths, other items, or tensors that do not fit the config.
+    """
+    checkpoint = load(path)
+    _check_widths(checkpoint, domain)
+    if checkpoint.item_ids is not None and checkpoint.item_ids != domain.item_ids:
+        raise ModelError(
+            f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
+            f"the {domain.item_count} of {domain.name}; fine-tune it on this domain instead"
+        )
+    model = MMM4Rec(checkpoint.config, domain, ssd_form)
+    ours = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    theirs = {name: list(weight.shape) for name, weight in checkpoint.weights.items()}
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        raise ModelError(
+            f"{checkpoint.path}: {len(differing)} tensors do not fit its own config, such as {differing[0]}: "
+            "the file is damaged; train the model again"
+        )
+    model.load_state_dict(checkpoint.weights, strict=True)
+    return model.eval()
+
+
+def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Transfer:
+    """Start `model` from `checkpoint`: everything but per-item weights and layers that it does not have.
+
+    Raises:
+        ModelError: another L, other widths or sizes, fewer layers: whatever could not be taken over in full.
+    """
+    ours, theirs = model.config, checkpoint.config
+    _check_widths(checkpoint, domain)
+    if ours.use_time and theirs.use_time and ours.length != theirs.length:
+        raise ModelError(
+            f"{checkpoint.path}: trained with length {theirs.length}, the model has {ours.length}; the time path "
+            f"is made for one length: set length to {theirs.length}, or pre-train again"
+        )
+    if ours.layers > theirs.layers:
+        raise ModelError(
+            f"{checkpoint.path}: {theirs.layers} layers, the model has {ours.layers}: set layers to "
+            f"{theirs.layers}, or pre-train again"
+        )
+    parameters = dict(model.named_parameters())
+    taken, left_out, fresh = [], {}, {}
+    for name, weight in sorted(checkpoint.weights.items()):
+        reason = _reason_left_out(name, ours, theirs)
+        if reason:
+            left_out[name] = reason
+        elif name not in parameters:
+            raise ModelError(
+                f"{checkpoint.path}: {name} has no place in the model; {_settings_that_differ(ours, theirs)}"
+            )
+        elif parameters[name].shape != weight.shape:
+            raise ModelError(
+                f"{checkpoint.path}: {name} is {list(weight.shape)}, the model's is "
+                f"{list(parameters[name].shape)}; {_settings_that_differ(ours, theirs)}"
+            )
+        else:
+            taken.append(name)
+    for name in parameters.keys() - set(taken):
+        if name in _ITEM_WEIGHTS or (name == "fusion" and ours.fusion == "dynamic_instance"):
+            fresh[name] = "one row per item: learned in each domain"
+        elif name == "absent" and theirs.compat == "published":
+            fresh[name] = "the published mode has no such vector"
+        else:
+            raise ModelError(f"{checkpoint.path}: it lacks {name}; {_settings_that_differ(ours, theirs)}")
+    with torch.no_grad():
+        for name in taken:
+            parameters[name].copy_(checkpoint.weights[name])
+    return Transfer(taken, left_out, dict(sorted(fresh.items())))
+
+
+def _reason_left_out(name: str, ours: ModelConfig, theirs: ModelConfig) -> str | None:
+    if name in _ITEM_WEIGHTS or (name == "fusion" and theirs.fusion == "dynamic_instance"):
+        return "one row per item: other items here"
+    if name.startswith("layers.") and int(name.split(".")[1]) >= ours.layers:
+        return f"the model has {ours.layers} of its {theirs.layers} layers"
+    if name == "absent" and ours.compat == "published":
+        return "the published mode has no such vector"
+    return None
+
+
+def _settings_that_differ(ours: ModelConfig, theirs: ModelConfig) -> str:
+    mine, other = asdict(ours), asdict(theirs)
+    differing = [f"{name} {other[name]} there, {mine[name]} here" for name in mine if mine[name] != other[name]]
+    return f"settings that differ: {'; '.join(differing) or 'none'}"
+
+
+def _check_widths(checkpoint: Checkpoint, domain: DomainData) -> None:
+    for name, there, here in (
+        ("text", checkpoint.text_width, domain.text.width),
+        ("image", checkpoint.image_width, domain.image.width),
+    ):
+        if there != here:
+            raise ModelError(
+                f"{checkpoint.path}: trained on {name} vectors {there} wide, {domain.name} has {here}; "
+                f"use the same {name} encoder for both"
+            )

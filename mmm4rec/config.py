@@ -1,0 +1,272 @@
+"""Settings of the model and of its training, and the strict reader that fills them.
+
+The defaults are the published sizes and the published fine-tuning; `PRETRAINING` holds the published pre-
+training. Nothing here knows about files: `read_config` takes a mapping (parsed YAML, JSON) and serves any
+frozen dataclass.
+"""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from mmm4rec.errors import ConfigError
+
+T = TypeVar("T")
+
+CUTOFFS = (10, 20, 50)
+"""The k of HR@k and NDCG@k."""
+
+Compat = Literal["default", "published"]
+Fusion = Literal["static", "dynamic_shared", "dynamic_instance"]
+SSDForm = Literal["auto", "quadratic", "sequential"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and variants of MMM4Rec. Feature widths and the number of items come from the data."""
+
+    hidden: int = 256
+    """Width H of item and user vectors."""
+    inner: int = 256
+    """Width between the two linear maps of a feed-forward network."""
+    layers: int = 1
+    state: int = 64
+    """SSM state size S."""
+    head_width: int = 64
+    """Width P of one SSM head; there are `expand * hidden / head_width` heads."""
+    groups: int | None = None
+    """B and C are shared by the heads of a group. None: one group per head, as published."""
+    expand: int = 2
+    conv_width: int = 4
+    dropout_embedding: float = 0.4
+    dropout_hidden: float = 0.4
+    dropout_time: float = 0.4
+    norm_eps: float = 1e-12
+    length: int = 20
+    """The number L of last interactions the model sees."""
+    temperature: float = 0.8
+    use_time: bool = True
+    use_ffn: bool = True
+    with_id: bool = True
+    """Whether every item has a trainable vector beside its frozen features."""
+    fusion: Fusion = "static"
+    compat: Compat = "default"
+    """`published` keeps the defects of the published implementation; see `mmm4rec.compat`."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden", "inner", "layers", "state", "head_width", "expand", "conv_width", "length")
+        _positive(self, "norm_eps", "temperature")
+        for name in ("dropout_embedding", "dropout_hidden", "dropout_time"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give a share of at least 0 and below 1")
+        if self.inner_width % self.head_width:
+            raise ConfigError(
+                f"head_width {self.head_width} does not divide expand * hidden = {self.inner_width}: "
+                "choose a divisor of it"
+            )
+        if self.groups is not None and (self.groups < 1 or self.heads % self.groups):
+            raise ConfigError(
+                f"groups {self.groups} does not divide the {self.heads} heads: choose a divisor, "
+                "or null for one group per head"
+            )
+
+    @property
+    def inner_width(self) -> int:
+        """Din = expand * hidden, the width inside the SSM."""
+        return self.expand * self.hidden
+
+    @property
+    def heads(self) -> int:
+        """K, the number of SSM heads."""
+        return self.inner_width // self.head_width
+
+    @property
+    def group_count(self) -> int:
+        """G, the number of groups."""
+        return self.heads if self.groups is None else self.groups
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, object], where: str = "model") -> Self:
+        """Strictly read `mapping`; a key left out keeps its default."""
+        return read_config(cls, mapping, where)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The defaults are the published fine-tuning."""
+
+    epochs: int = 100
+    """Cap on the number of passes over the training examples."""
+    patience: int | None = 10
+    """Stop after this many validations without a better `metric`. None: never."""
+    metric: str = "NDCG@10"
+    """The validation metric that decides which weights are best: HR@k or NDCG@k, k in 10, 20, 50."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights to write: the best on `metric`, or those of the last epoch."""
+    validate_every: int = 1
+    """Epochs from one validation to the next; 0 never validates (then `keep` must be `last`)."""
+    loss: Literal["full", "in_batch"] = "full"
+    """Cross-entropy over all items, or over the labels of the batch."""
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.005
+    """L2 on every parameter."""
+    batch_size: int = 1024
+    accumulate: int = 8
+    """Batches whose gradients are summed for one optimiser step."""
+    seed: int = 2020
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    ssd_form: SSDForm = "auto"
+    """Overrides the choice of `mmm4rec.ssd.choose`."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "learning_rate", "batch_size", "accumulate")
+        if self.patience is not None:
+            _positive(self, "patience")
+        if self.weight_decay < 0 or self.validate_every < 0 or self.seed < 0:
+            raise ConfigError("weight_decay, validate_every and seed must not be negative")
+        known = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
+        if self.metric not in known:
+            raise ConfigError(f"metric is {self.metric!r}{_nearest(self.metric, known)}; known: {', '.join(known)}")
+        if self.validate_every == 0 and self.keep == "best":
+            raise ConfigError("keep is 'best' but validate_every is 0: validate, or set keep to 'last'")
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, object], where: str = "training") -> Self:
+        """Strictly read `mapping`; a key left out keeps its default."""
+        return read_config(cls, mapping, where)
+
+
+def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", base: T | None = None) -> T:
+    """Fill the dataclass `cls` from `mapping`, checking every key and every type.
+
+    Understands int, float, bool, str, Path, Literal, unions, list, tuple[X, ...], dict[str, X] and nested
+    dataclasses. `where` prefixes the names in messages (`domains.Arts.model`). A key left out keeps the value
+    of `base`, else the field's default.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing key, a wrong type or a refused
+            value.
+    """
+    if not is_dataclass(cls):
+        raise TypeError(f"{cls!r} is not a dataclass")
+    place = where or cls.__name__
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{place}: expected a mapping of settings, found {_shown(mapping)}")
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field for field in fields(cls) if field.init}
+    for key in mapping:
+        if key not in known:
+            raise ConfigError(
+                f"{place}: unknown setting {key!r}{_nearest(str(key), list(known))}; known: {', '.join(known)}"
+            )
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name in mapping:
+            values[name] = _read(hints[name], mapping[name], f"{where}.{name}" if where else name)
+        elif base is not None:
+            values[name] = getattr(base, name)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{place}: the setting {name!r} is missing: add it")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, or a ConfigError that names `where`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or kind is object:
+        return value
+    if origin is typing.Annotated:
+        return _read(arguments[0], value, where)
+    if origin is Literal:
+        # `True in (1,)` holds in Python, hence the comparison of types.
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+        choices = [str(choice) for choice in arguments]
+        raise ConfigError(f"{where}: {value!r} is unknown{_nearest(str(value), choices)}; known: {', '.join(choices)}")
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(arguments, value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return value if isinstance(value, kind) else read_config(kind, value, where)
+    if origin in (list, tuple, Sequence) and isinstance(value, (list, tuple)):
+        if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+            if len(value) != len(arguments):
+                raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
+            return tuple(_read(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        read = [_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return read if origin is list else tuple(read)
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {_read(arguments[0], k, where): _read(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"{where}: {value} is not a finite number")
+        return float(value)
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if kind is None or kind is types.NoneType:
+        if value is None:
+            return None
+    elif kind in (bool, int, str) and type(value) is kind:
+        return value
+    hint = ""
+    if kind is float and isinstance(value, str) and _is_number(value):
+        hint = f": YAML reads {value} as text, write {float(value):.1e}"
+    raise ConfigError(f"{where}: expected {_name(kind)}, found {_shown(value)}{hint}")
+
+
+def _read_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and types.NoneType in members:
+        return None
+    real = [member for member in members if member is not types.NoneType]
+    errors = []
+    for member in real:
+        try:
+            return _read(member, value, where)
+        except ConfigError as error:
+            errors.append(error)
+    if len(real) == 1:
+        raise errors[0]
+    raise ConfigError(f"{where}: expected {' or '.join(_name(m) for m in members)}, found {_shown(value)}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _name(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "null"
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {value!r}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}: it must be greater than 0")
+
+
+FINETUNING = TrainConfig()
+PRETRAINING = TrainConfig(
+    epochs=40, patience=None, keep="last", validate_every=0, loss="in_batch", learning_rate=2.5e-4
+)

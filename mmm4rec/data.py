@@ -1,0 +1,327 @@
+"""A domain in memory: interactions, item features, and the examples cut from them.
+
+Everything is joined by item id, never by position. Sequences stay flat (one tensor of items, one of times,
+one of user offsets) and examples are pairs of positions in it, so that 12M prefixes cost 12M x 3 integers and
+a batch is one gather. Reading Parquet happens here and nowhere else in the package; the model sees only
+`Batch`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from mmm4rec.errors import ModelError
+from mmm4rec.tables import read_table
+
+Split = Literal["training", "validation", "test", "everything"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frozen vectors of one modality."""
+
+    vectors: Tensor
+    """[N+1, D] float32; row 0 (padding) and rows of missing items are zero."""
+    present: Tensor
+    """[N+1] bool; false for padding and for items that lack this modality."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.vectors.shape[1]
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """Users, items, interactions and features of one domain (or of several, merged)."""
+
+    name: str
+    user_ids: list[str]
+    """[U], in the order of user_index."""
+    item_ids: list[str]
+    """[N]; item n has index n+1, index 0 is padding."""
+    offsets: Tensor
+    """[U+1] int64: user u owns the flat positions offsets[u] .. offsets[u+1]."""
+    items: Tensor
+    """[M] int64 item indices, oldest first within a user."""
+    times: Tensor
+    """[M] int64 unix seconds."""
+    text: Features
+    image: Features
+
+    @property
+    def item_count(self) -> int:
+        """N, padding not counted."""
+        return len(self.item_ids)
+
+    @property
+    def user_count(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    def training_counts(self) -> Tensor:
+        """[N+1] int64: training interactions of each item (validation and test items are not counted)."""
+        stop = self.offsets[1:]
+        held_out = torch.cat([position[position >= self.offsets[:-1]] for position in (stop - 1, stop - 2)])
+        counts = torch.bincount(self.items, minlength=self.item_count + 1)
+        return counts - torch.bincount(self.items[held_out], minlength=self.item_count + 1)
+
+    def examples(self, split: Split, length: int) -> "Examples":
+        """The examples of a split; each sees at most the last `length` interactions.
+
+        training: every prefix of a user's training items, labelled with the training item that follows.
+        validation: all but the last two interactions, labelled with the last but one.
+        test: all but the last, labelled with the last.
+        everything: the whole history, without label, for every user (what to recommend next).
+        Users too short for a split are not in it; `Examples.users` says who is.
+        """
+        first, stop = self.offsets[:-1], self.offsets[1:]
+        users = torch.arange(self.user_count)
+        if split == "training":
+            # Labels are the flat positions first+1 .. stop-3 of each user.
+            counts = (stop - first - 3).clamp(min=0)
+            users = torch.repeat_interleave(users, counts)
+            rank = torch.arange(len(users)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            label = first[users] + 1 + rank
+        else:
+            label = stop - {"validation": 2, "test": 1, "everything": 0}[split]
+            keep = label > first
+            users, label = users[keep], label[keep]
+        return Examples(
+            items=self.items,
+            times=self.times,
+            users=users,
+            first=first[users],
+            label=label,
+            length=length,
+            labelled=split != "everything",
+        )
+
+
+class Batch(NamedTuple):
+    """Input of the model."""
+
+    items: Tensor
+    """[B, T] int64, oldest first, padded with 0 on the right; T is the longest sequence of the batch."""
+    times: Tensor
+    """[B, L] int64 unix seconds, 0 where there is none."""
+    lengths: Tensor
+    """[B] int64, at least 1."""
+    labels: Tensor | None
+    """[B] int64, the next item, where there is one."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples as positions in the flat sequences; `batch` gathers them."""
+
+    items: Tensor
+    times: Tensor
+    users: Tensor
+    """[E] int64, index 0..U-1 of each example's user."""
+    first: Tensor
+    """[E] int64, flat position of the user's first interaction."""
+    label: Tensor
+    """[E] int64, flat position of the label; the input ends just before it."""
+    length: int
+    labelled: bool
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[E] int64, number of input positions, 1..L."""
+        return (self.label - self.first).clamp(max=self.length)
+
+    def to(self, device: torch.device) -> Self:
+        """The same examples on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("items", "times", "users", "first", "label")}
+        return type(self)(**moved, length=self.length, labelled=self.labelled)
+
+    def batch(self, index: Tensor, longest: int, label_time_is_input: bool = False) -> Batch:
+        """Gather the examples `index` [B], of which none is longer than `longest`.
+
+        `label_time_is_input` reproduces the published data handling: where history and label together fit
+        into L positions, the label's time stays in the time input.
+        """
+        label, lengths = self.label[index], self.lengths[index]
+        start = label - lengths
+        step = torch.arange(self.length, device=index.device)
+        timed = lengths
+        if label_time_is_input and self.labelled:
+            timed = torch.where(label - self.first[index] < self.length, lengths + 1, lengths)
+        # Positions beyond the flat end are masked afterwards.
+        position = (start[:, None] + step).clamp(max=len(self.items) - 1)
+        items = torch.where(step[:longest] < lengths[:, None], self.items[position[:, :longest]], 0)
+        times = torch.where(step < timed[:, None], self.times[position], 0)
+        return Batch(items, times, lengths, self.items[label] if self.labelled else None)
+
+    def shuffled(self, batch_size: int, seed: int, chunk: int = 32) -> Iterator[tuple[Tensor, int]]:
+        """Random batches of similar lengths: (index [B], longest).
+
+        The examples are shuffled, cut into chunks of `chunk` batches, sorted by length within a chunk and cut
+        into batches, which are shuffled again. Every example comes once; `seed` fixes the order.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        device = self.label.device
+        order = torch.randperm(len(self), generator=generator)
+        lengths = self.lengths.cpu()
+        batches: list[Tensor] = []
+        for part in torch.split(order, batch_size * chunk):
+            part = part[torch.sort(lengths[part], stable=True).indices]
+            batches.extend(torch.split(part, batch_size))
+        for b in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[b].to(device), int(lengths[batches[b]].max())
+
+    def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, int]]:
+        """All examples from short to long: (index [B], longest)."""
+        lengths = self.lengths
+        order = torch.sort(lengths, stable=True).indices
+        for index in torch.split(order, batch_size):
+            yield index, int(lengths[index[-1]])
+
+
+def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") -> DomainData:
+    """Read a domain from Parquet.
+
+    Args:
+        sequences: folder with `sequences.parquet` and `items.parquet` (core/sequences).
+        text: Parquet of text vectors, keyed by item_id; more items than the domain's are allowed.
+        image: Parquet of image vectors, likewise.
+        name: prefix of ids when domains are merged, and name in messages.
+
+    Raises:
+        ModelError: a missing file or column, duplicate or missing ids, indices out of range, non-finite
+            vectors.
+    """
+    catalogue = read_table(sequences / "items.parquet", "core/sequences/items").sort_by("item_index")
+    table = read_table(sequences / "sequences.parquet", "core/sequences/sequences").sort_by("user_index")
+    item_ids, user_ids = catalogue["item_id"].combine_chunks(), table["user_id"].combine_chunks()
+    if not len(item_ids) or not len(user_ids):
+        raise ModelError(f"{sequences}: no users or no items; lower k of the k-core, or give more interactions")
+    _unique(item_ids, f"{sequences / 'items.parquet'}: item_id")
+    _unique(user_ids, f"{sequences / 'sequences.parquet'}: user_id")
+    index = catalogue["item_index"].to_numpy()
+    if not np.array_equal(index, np.arange(1, len(index) + 1)):
+        raise ModelError(
+            f"{sequences / 'items.parquet'}: item_index is not 1..{len(index)}; build core/sequences again"
+        )
+    items, times = table["items"].combine_chunks(), table["times"].combine_chunks()
+    counts = items.value_lengths().to_numpy()
+    if not np.array_equal(counts, times.value_lengths().to_numpy()):
+        raise ModelError(f"{sequences / 'sequences.parquet'}: lists of items and times differ in length")
+    if counts.min() == 0:
+        raise ModelError(f"{sequences / 'sequences.parquet'}: a user without interactions: leave such users out")
+    flat_items, flat_times = items.flatten(), times.flatten()
+    if flat_items.null_count or flat_times.null_count:
+        raise ModelError(f"{sequences / 'sequences.parquet'}: nulls within items or times; build core/sequences again")
+    flat = torch.from_numpy(flat_items.to_numpy().astype(np.int64))
+    if flat.min() < 1 or flat.max() > len(item_ids):
+        raise ModelError(
+            f"{sequences / 'sequences.parquet'}: items run from {flat.min()} to {flat.max()}, but item_index "
+            f"is 1..{len(item_ids)}; build core/sequences again"
+        )
+    return DomainData(
+        name=name,
+        user_ids=user_ids.to_pylist(),
+        item_ids=item_ids.to_pylist(),
+        offsets=torch.from_numpy(np.concatenate([[0], counts.cumsum()]).astype(np.int64)),
+        items=flat,
+        times=torch.from_numpy(flat_times.to_numpy().astype(np.int64)),
+        text=_load_features(text, item_ids, "text"),
+        image=_load_features(image, item_ids, "image"),
+    )
+
+
+def merge_domains(domains: Sequence[DomainData], name: str = "merged") -> DomainData:
+    """Several domains as one catalogue; user and item ids become `domain:id`.
+
+    Raises:
+        ModelError: no domain, two of one name, or feature widths that differ.
+    """
+    if not domains:
+        raise ModelError("no domain to merge: give at least one source domain")
+    if len({domain.name for domain in domains}) < len(domains):
+        raise ModelError(f"domains of one name cannot be merged: {', '.join(d.name for d in domains)}")
+    offsets, items, shift, taken = [torch.zeros(1, dtype=torch.int64)], [], 0, 0
+    for domain in domains:
+        offsets.append(domain.offsets[1:] + taken)
+        items.append(domain.items + shift)
+        shift += domain.item_count
+        taken += len(domain.items)
+    return DomainData(
+        name=name,
+        user_ids=[f"{domain.name}:{user}" for domain in domains for user in domain.user_ids],
+        item_ids=[f"{domain.name}:{item}" for domain in domains for item in domain.item_ids],
+        offsets=torch.cat(offsets),
+        items=torch.cat(items),
+        times=torch.cat([domain.times for domain in domains]),
+        text=_merge_features([domain.text for domain in domains], domains, "text"),
+        image=_merge_features([domain.image for domain in domains], domains, "image"),
+    )
+
+
+def _merge_features(features: Sequence[Features], domains: Sequence[DomainData], modality: str) -> Features:
+    widths = {domain.name: feature.width for domain, feature in zip(domains, features, strict=True)}
+    if len(set(widths.values())) > 1:
+        raise ModelError(
+            f"{modality} vectors of the domains differ in width: "
+            + ", ".join(f"{name} {width}" for name, width in widths.items())
+            + "; use one encoder for all"
+        )
+    first = features[0]
+    return Features(
+        vectors=torch.cat([first.vectors[:1], *(feature.vectors[1:] for feature in features)]),
+        present=torch.cat([first.present[:1], *(feature.present[1:] for feature in features)]),
+    )
+
+
+def _load_features(path: Path, item_ids: pa.Array, modality: str) -> Features:
+    """The vectors of `item_ids`, in that order, behind a zero row for padding."""
+    table = read_table(path, f"features/{modality}_embeddings/{modality}_embeddings")
+    found = table["item_id"].combine_chunks()
+    _unique(found, f"{path}: item_id")
+    rows = pc.index_in(item_ids, value_set=found)
+    if rows.null_count:
+        missing = item_ids.filter(pc.is_null(rows))
+        raise ModelError(
+            f"{path}: {len(missing)} of {len(item_ids)} items have no row, such as {missing[0].as_py()!r}; "
+            f"build the {modality} embeddings of this domain again"
+        )
+    lists = table["vector"].combine_chunks()
+    widths = np.unique(pc.list_value_length(lists).to_numpy())
+    if len(widths) != 1 or widths[0] == 0:
+        raise ModelError(f"{path}: vectors of widths {widths.tolist()}; all must have one width above 0")
+    width = int(widths[0])
+    vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, width)
+    order = rows.to_numpy()
+    present = table["present"].to_numpy()[order]
+    vectors = np.where(present[:, None], vectors[order], np.float32(0))
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        name = item_ids[int(bad.argmax())].as_py()
+        raise ModelError(
+            f"{path}: {int(bad.sum())} {modality} vectors hold NaN or infinity, such as that of {name!r}; "
+            "encode them again, or mark them present=false"
+        )
+    return Features(
+        vectors=torch.from_numpy(np.concatenate([np.zeros((1, width), np.float32), vectors])),
+        present=torch.from_numpy(np.concatenate([[False], present])),
+    )
+
+
+def _unique(ids: pa.Array, where: str) -> None:
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise ModelError(
+            f"{where}: {len(repeated)} ids occur more than once, such as {repeated[0]['values'].as_py()!r}"
+        )

@@ -1,0 +1,308 @@
+"""MMM4Rec: two modalities through one state-space block, joined by a cross block, read at the last
+interaction.
+
+From bottom to top: `StateSpace` (what the two blocks share), `TimeAwareSSD` (text and image, one set of
+weights), `CrossSSD` (image asks, both answer), `Layer`, `MMM4Rec`. The equations are those of arXiv
+2506.02916 and of its public implementation; the parity tensors hold them. Symbols: B batch, T positions
+computed (the longest sequence of the batch), L positions of the time path, H hidden, K heads of width P, Din
+= K*P, G groups, S state, N items.
+
+No data loading, no optimiser and no file here.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmm4rec.compat import rules
+from mmm4rec.config import ModelConfig, SSDForm
+from mmm4rec.data import Batch, DomainData
+from mmm4rec.errors import ModelError
+from mmm4rec.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
+from mmm4rec.losses import full_cross_entropy, in_batch_cross_entropy
+from mmm4rec.ssd import ssd, widened
+
+RMS_EPS = 1e-12
+
+
+class StateSpace(nn.Module):
+    """The part that both blocks share: steps, SSD, skip, gate, norm, output map."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__()
+        self.heads, self.head_width = config.heads, config.head_width
+        self.groups, self.state = config.group_count, config.state
+        self.ssd_form = ssd_form
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.skip = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(config.inner_width, eps=RMS_EPS)
+        self.out = nn.Linear(config.inner_width, config.hidden)
+        with torch.no_grad():
+            self.A_log.uniform_(1, 16).log_()
+            step = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
+            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+    def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
+        """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
+        rows, length, _ = x.shape
+        if a is not None:
+            dt = dt * a[..., :length].transpose(1, 2)
+        delta = F.softplus(dt + self.dt_bias)
+        x = x.view(rows, length, self.heads, self.head_width)
+        B, C = (m.view(rows, length, self.groups, self.state) for m in (B, C))
+        y = ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form)
+        # The skip takes delta * x, where Mamba takes x.
+        y = y + (self.skip * delta)[..., None] * x
+        return cast(Tensor, self.out(self.norm(y.flatten(2) * F.silu(z))))
+
+
+class TimeAwareSSD(nn.Module):
+    """The block of the text and of the image branch (TiSSD)."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__()
+        inner, grouped = config.inner_width, config.group_count * config.state
+        self.widths = [inner, inner + 2 * grouped, config.heads]
+        self.split = [inner, grouped, grouped]
+        self.inputs = nn.Linear(config.hidden, sum(self.widths))
+        self.conv = CausalConv(self.widths[1], config.conv_width)
+        self.state_space = StateSpace(config, ssd_form)
+        self.use_time = config.use_time
+        if config.use_time:
+            self.step_scale = StepScale(config.length, config.heads, config.conv_width, config.dropout_time)
+            self.gap_gate = GapGate(config.length, config.norm_eps, config.dropout_time)
+
+    def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """u [B,T,H], D [B,K,L] -> out [B,T,H], the gap signal for the next block [B,K,L]."""
+        z, xBC, dt = torch.split(self.inputs(u), self.widths, dim=-1)
+        x, B, C = torch.split(F.silu(self.conv(xBC)), self.split, dim=-1)
+        if D is None:
+            return self.state_space(x, B, C, dt, z, None), None
+        a = self.step_scale(D)
+        return self.state_space(x, B, C, dt, z, a), self.gap_gate(D, a, real)
+
+
+class CrossSSD(nn.Module):
+    """The block that joins the branches: x and B from text, C from the image, the gate from both."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__()
+        inner, grouped = config.inner_width, config.group_count * config.state
+        self.widths = [inner + grouped, config.heads]
+        self.split = [inner, grouped]
+        self.content = nn.Linear(config.hidden, sum(self.widths))
+        self.query = nn.Linear(config.hidden, grouped)
+        self.gate = nn.Linear(config.hidden, inner)
+        self.content_conv = CausalConv(self.widths[0], config.conv_width)
+        self.query_conv = CausalConv(grouped, config.conv_width)
+        self.state_space = StateSpace(config, ssd_form)
+        if config.use_time:
+            self.step_scale = StepScale(config.length, config.heads, config.conv_width, config.dropout_time)
+
+    def forward(self, text: Tensor, image: Tensor, D: Tensor | None) -> Tensor:
+        """text, image [B,T,H], D [B,K,L] -> [B,T,H]."""
+        xB, dt = torch.split(self.content(text), self.widths, dim=-1)
+        x, B = torch.split(F.silu(self.content_conv(xB)), self.split, dim=-1)
+        C = F.silu(self.query_conv(self.query(image)))
+        a = None if D is None else self.step_scale(D)
+        return cast(Tensor, self.state_space(x, B, C, dt, self.gate(image + text), a))
+
+
+class FeedForward(nn.Module):
+    """LN(dropout(W2 dropout(hardswish(W1 x))) + x)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.widen = nn.Linear(config.hidden, config.inner)
+        self.narrow = nn.Linear(config.inner, config.hidden)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout_hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
+        inner = self.dropout(F.hardswish(self.widen(x)))
+        return cast(Tensor, self.norm(self.dropout(self.narrow(inner)) + x))
+
+
+class Layer(nn.Module):
+    """Both branches through one TimeAwareSSD, then the cross block."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__()
+
+        def norm() -> nn.LayerNorm:
+            return nn.LayerNorm(config.hidden, eps=config.norm_eps)
+
+        def feed_forward() -> nn.Module:
+            return FeedForward(config) if config.use_ffn else nn.Identity()
+
+        self.branches = TimeAwareSSD(config, ssd_form)
+        self.text_norm, self.image_norm, self.cross_norm = norm(), norm(), norm()
+        # The image branch has no feed-forward network in the published model, though the paper draws one.
+        self.text_ffn, self.cross_ffn = feed_forward(), feed_forward()
+        self.cross = CrossSSD(config, ssd_form)
+        self.dropout = nn.Dropout(config.dropout_hidden)
+        if config.use_time:
+            self.fourier = FourierMixing(config.length)
+
+    def forward(self, tokens: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """tokens [2B,T,H] (text, then image), D [2B,K,L] -> text [B,T,H], fused [B,T,H], D' [2B,K,L]."""
+        out, D = self.branches(tokens, D, real)
+        out_text, out_image = (self.dropout(out) + tokens).chunk(2)
+        text = self.text_ffn(self.text_norm(out_text))
+        image = self.image_norm(out_image)
+        joined = None if D is None else self.fourier(*D.chunk(2))
+        cross = self.cross(text, image, joined)
+        return text, self.cross_ffn(self.cross_norm(self.dropout(cross) + image + text)), D
+
+
+class MMM4Rec(nn.Module):
+    """The model over the catalogue of one domain: frozen features in buffers, everything else trainable."""
+
+    text_features: Tensor
+    image_features: Tensor
+    text_present: Tensor
+    image_present: Tensor
+
+    def __init__(self, config: ModelConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.rules = rules(config.compat)
+        rows = domain.item_count + 1
+        for name, features in (("text", domain.text), ("image", domain.image)):
+            self.register_buffer(f"{name}_features", features.vectors, persistent=False)
+            self.register_buffer(f"{name}_present", features.present, persistent=False)
+        self.text_adapter = nn.Linear(domain.text.width, config.hidden)
+        self.image_adapter = nn.Linear(domain.image.width, config.hidden)
+        self.text_norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
+        self.image_norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout_embedding)
+        if config.with_id:
+            self.text_item = nn.Parameter(torch.zeros(rows, config.hidden))
+            self.image_item = nn.Parameter(torch.zeros(rows, config.hidden))
+        if not self.rules.missing_modality_is_a_vector:
+            self.absent = nn.Parameter(torch.empty(2, config.hidden))
+        if config.fusion != "static":
+            self.fusion = nn.Parameter(torch.zeros((2,) if config.fusion == "dynamic_shared" else (rows, 2)))
+        if config.use_time:
+            self.gap_norm = GapNorm(config.length, eps=config.norm_eps)
+            self.gap_dropout = nn.Dropout(config.dropout_time)
+        self.layers = nn.ModuleList(Layer(config, ssd_form) for _ in range(config.layers))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        if not self.rules.missing_modality_is_a_vector:
+            nn.init.normal_(self.absent, std=0.02)
+        for module in self.modules():
+            if isinstance(module, (StepScale, FourierMixing)):
+                module.reset_parameters(self.rules)
+
+    @property
+    def item_count(self) -> int:
+        """N, padding not counted."""
+        return len(self.text_features) - 1
+
+    def item_vectors(self, index: Tensor | None = None) -> Tensor:
+        """E [2,n,H]: the text and the image vector of the items `index` [n] (None: all, padding included).
+
+        Default mode: an item without a modality has the learned vector `absent` in the place of its features.
+        """
+
+        def rows(table: Tensor) -> Tensor:
+            return table if index is None else table[index]
+
+        vectors = [self.text_adapter(rows(self.text_features)), self.image_adapter(rows(self.image_features))]
+        if not self.rules.missing_modality_is_a_vector:
+            masks = (rows(self.text_present), rows(self.image_present))
+            vectors = [
+                torch.where(m[:, None], v, self.absent[i]) for i, (m, v) in enumerate(zip(masks, vectors, strict=True))
+            ]
+        if self.config.with_id:
+            vectors = [vectors[0] + rows(self.text_item), vectors[1] + rows(self.image_item)]
+        return torch.stack(vectors)
+
+    def score_vectors(self, vectors: Tensor, index: Tensor | None = None) -> Tensor:
+        """The vectors [n,H] whose product with a user vector is the score of the items `index`; from E
+        [2,n,H].
+
+        The unit vectors of both modalities, weighted and summed, over the temperature: one matrix instead of
+        two. Default mode: a missing modality has weight 0 and the other one takes its share; an item that
+        lacks both is scored by what it has, the `absent` vectors.
+        """
+        weights = self._modality_weights(index)
+        unit = F.normalize(widened(vectors), dim=-1)
+        return (unit * weights.T[..., None]).sum(0) / self.config.temperature
+
+    def _modality_weights(self, index: Tensor | None) -> Tensor:
+        """[n,2] (or [1,2] where all items share them)."""
+        static = self.config.fusion == "static"
+        logits = self.text_features.new_zeros(1, 2) if static else self.fusion.view(-1, 2)
+        if index is not None and len(logits) > 1:
+            logits = logits[index]
+        if not self.rules.missing_modality_is_a_vector:
+            present = torch.stack([self.text_present, self.image_present], dim=1)
+            present = present if index is None else present[index]
+            present = present | ~present.any(dim=1, keepdim=True)
+            logits = logits.masked_fill(~present, -torch.inf)
+        # The published static score is a plain sum, hence 2 times the mean.
+        return logits.softmax(dim=-1) * (2 if static else 1)
+
+    def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:
+        """u [B,H], the output at the last interaction; rows [B,T] index the item vectors E [2,n,H]."""
+        tokens = torch.cat(
+            [
+                norm(self.dropout(F.embedding(rows, table)))
+                for norm, table in ((self.text_norm, vectors[0]), (self.image_norm, vectors[1]))
+            ]
+        )
+        D, real = self._gap_signals(batch)
+        for layer in self.layers:
+            text, fused, D = layer(tokens, D, real)
+            tokens = torch.cat([text, fused])
+        last: Tensor = fused[torch.arange(len(fused), device=fused.device), batch.lengths - 1]
+        return widened(last)
+
+    def _gap_signals(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """D [2B,K,L] for the text and the image branch (their dropout differs), and the mask [2B,1,L]."""
+        if not self.config.use_time:
+            return None, None
+        gaps, real = gap_inputs(batch.times, batch.lengths, self.rules, self.gap_norm.weight.dtype)
+        gaps = torch.cat([gaps, gaps])
+        real = None if real is None else torch.cat([real, real])
+        D = self.gap_norm(self.gap_dropout(gaps), real)
+        return D[:, None].expand(-1, self.config.heads, -1), None if real is None else real[:, None]
+
+    def forward(self, batch: Batch, in_batch: bool = False) -> Tensor:
+        """The training loss: cross-entropy over all items, or over the labels of the batch."""
+        if batch.labels is None:
+            raise ModelError("a batch without labels has no loss: use examples of training, validation or test")
+        if not in_batch:
+            vectors = self.item_vectors()
+            users = self.user_vectors(batch, vectors, batch.items)
+            return full_cross_entropy(self.scores(users, self.score_vectors(vectors)), batch.labels)
+        # Only the items of the batch pass the adapters.
+        used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
+        vectors = self.item_vectors(used)
+        items, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
+        users = self.user_vectors(batch, vectors, items)
+        candidates = self.score_vectors(vectors[:, labels], batch.labels)
+        return in_batch_cross_entropy(users @ candidates.T, batch.labels, self.rules)
+
+    def scores(self, users: Tensor, table: Tensor, first_item: int = 0) -> Tensor:
+        """[B,n] scores of users [B,H] over the items from `first_item` on; table [n,H] of `score_vectors`.
+
+        Padding (item 0) is at -inf, except in published mode, where it is a candidate.
+        """
+        scores = users @ table.T
+        if first_item > 0 or self.rules.padding_is_candidate:
+            return scores
+        padding = torch.arange(scores.shape[1], device=scores.device) == 0
+        return scores.masked_fill(padding, -torch.inf)

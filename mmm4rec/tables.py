@@ -1,0 +1,149 @@
+"""Layouts of the Parquet tables this package accepts and produces.
+
+`ACCEPTED` are read, `TABLES` are written; keys are `layer/noun/file stem`. Columns beyond those listed are
+ignored when a table is read.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmm4rec.errors import ModelError
+
+
+def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
+
+
+_EMBEDDINGS = pa.schema(
+    [
+        _field("item_id", pa.string(), "item, as in core/sequences"),
+        # The width is the encoder's; -1 stands for any.
+        _field(
+            "vector",
+            pa.list_(pa.float32()),
+            "feature vector; stored as fixed_size_list of the encoder's width",
+        ),
+        _field("present", pa.bool_(), "false where the item lacks this modality (the vector is then zero)"),
+    ]
+)
+
+ACCEPTED: dict[str, pa.Schema] = {
+    "core/sequences/sequences": pa.schema(
+        [
+            _field("user_index", pa.int32(), "1..U, by user_id ascending"),
+            _field("user_id", pa.string(), "user"),
+            _field("items", pa.list_(pa.int32()), "item_index of the user's interactions, oldest first"),
+            _field("times", pa.list_(pa.int64()), "their times, unix seconds"),
+        ]
+    ),
+    "core/sequences/items": pa.schema(
+        [
+            _field("item_index", pa.int32(), "1..N, by item_id ascending; 0 is padding"),
+            _field("item_id", pa.string(), "item"),
+        ]
+    ),
+    "features/text_embeddings/text_embeddings": _EMBEDDINGS,
+    "features/image_embeddings/image_embeddings": _EMBEDDINGS,
+}
+
+_HISTORY = pa.schema(
+    [
+        _field("epoch", pa.int32(), "0 is the state before training"),
+        _field("optimiser_steps", pa.int64(), "steps so far"),
+        _field("examples", pa.int64(), "training examples seen so far"),
+        _field("loss", pa.float64(), "mean training loss of the epoch; null at epoch 0", nullable=True),
+        *(
+            _field(
+                f"{name}_{k}",
+                pa.float64(),
+                f"validation {name.upper()}@{k}; null when not validated",
+                nullable=True,
+            )
+            for name in ("hr", "ndcg")
+            for k in (10, 20, 50)
+        ),
+    ]
+)
+_MODEL_ITEMS = pa.schema(
+    [
+        _field("item_index", pa.int32(), "row of the per-item weights, 1..N"),
+        _field("item_id", pa.string(), "item"),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
+    **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned")},
+    "reports/metrics/metrics": pa.schema(
+        [
+            _field("model", pa.string(), "popularity, scratch, finetuned or pretrained"),
+            _field("split", pa.string(), "validation or test"),
+            _field("metric", pa.string(), "HR or NDCG"),
+            _field("k", pa.int32(), "cut-off of the ranked list"),
+            _field("value", pa.float64(), "mean over users"),
+            _field("standard_error", pa.float64(), "binomial for HR, of the sample mean for NDCG"),
+            _field("users", pa.int64(), "users ranked"),
+        ]
+    ),
+    "reports/metrics/curves": pa.schema([_field("model", pa.string(), "as in metrics"), *_HISTORY]),
+    "reports/metrics/outcomes": pa.schema(
+        [
+            _field("model", pa.string(), "as in metrics"),
+            _field("best_epoch", pa.int32(), "epoch of the weights kept; 0 is before training", nullable=True),
+            _field("epochs", pa.int32(), "epochs run", nullable=True),
+            _field("optimiser_steps_to_best", pa.int64(), "optimiser steps up to best_epoch", nullable=True),
+            _field("examples_to_best", pa.int64(), "training examples seen up to best_epoch", nullable=True),
+            _field("parameters", pa.int64(), "trainable numbers"),
+        ]
+    ),
+    "reports/recommendations/recommendations": pa.schema(
+        [
+            _field("user_id", pa.string(), "user"),
+            _field("rank", pa.int32(), "1 is the best"),
+            _field("item_id", pa.string(), "item recommended"),
+            _field("score", pa.float32(), "dot product of user and item vectors over the temperature"),
+        ]
+    ),
+}
+
+
+def write_table(rows: Sequence[Mapping[str, object]], key: str, path: Path) -> None:
+    """Write `rows` in the layout `TABLES[key]` to `path`; the same rows give the same bytes."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[key]), path)
+
+
+def read_table(path: Path, key: str) -> pa.Table:
+    """The columns of `ACCEPTED[key]` from the Parquet file `path`, cast to the declared types.
+
+    Raises:
+        ModelError: the file is missing or unreadable, lacks a column, or holds nulls or another type.
+    """
+    schema = ACCEPTED[key]
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in schema.names if name not in file.schema_arrow.names]
+            if missing:
+                raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(schema.names)}")
+            table = file.read(columns=schema.names)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; it should hold {key}") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ModelError(f"{path}: not a readable Parquet file ({error}); build {key} again") from None
+    for field in schema:
+        column = table[field.name]
+        if column.null_count:
+            raise ModelError(f"{path}: {column.null_count} nulls in column {field.name}; {key} has none")
+        if pa.types.is_fixed_size_list(column.type) and pa.types.is_list(field.type):
+            continue
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowException:
+                raise ModelError(
+                    f"{path}: column {field.name} is {column.type}, expected {field.type}; build {key} again"
+                ) from None
+            table = table.set_column(table.schema.get_field_index(field.name), field.name, column)
+    return table

@@ -1,0 +1,167 @@
+"""Ranks, metrics and recommendations."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmm4rec import evaluation
+from mmm4rec.baselines import popularity
+from mmm4rec.config import ModelConfig
+from mmm4rec.data import DomainData
+from mmm4rec.errors import ModelError
+from mmm4rec.evaluation import (
+    Outcome,
+    evaluate,
+    metrics_of_ranks,
+    ranks_by_counting,
+    recommend,
+    write_metrics,
+    write_recommendations,
+)
+from mmm4rec.model import MMM4Rec
+
+
+def rank_by_sorting(scores: list[float], label: int) -> float:
+    """The mean place of the label's score among all, best first."""
+    order = sorted(scores, reverse=True)
+    places = [place for place, value in enumerate(order, start=1) if value == scores[label]]
+    return sum(places) / len(places)
+
+
+def from_table(table: torch.Tensor) -> evaluation.Score:
+    return lambda rows, low, high: table[rows, low:high]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 9), st.integers(0, 2**16), st.sampled_from([2, 3, 100]))
+def test_counting_is_sorting(users: int, rows: int, seed: int, block: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    table = torch.randint(0, 4, (users, rows), generator=random).float()  # many ties
+    labels = torch.randint(1, rows, (users,), generator=random)
+    table[:, 0] = -torch.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "ITEM_BLOCK", block)
+        patch.setattr(evaluation, "BLOCK_SCORES", 2 * block)
+        found = ranks_by_counting(from_table(table), labels, rows)
+    expected = [rank_by_sorting(row, label) for row, label in zip(table.tolist(), labels.tolist(), strict=True)]
+    assert found.tolist() == expected
+
+
+def test_a_constant_scorer_gets_the_middle() -> None:
+    table = torch.zeros(1, 12)
+    table[:, 0] = -torch.inf
+    assert ranks_by_counting(from_table(table), torch.tensor([5]), 12).tolist() == [6.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_score_that_ranks_nothing_is_an_error(value: float) -> None:
+    table = torch.zeros(2, 5)
+    table[1, 3] = value
+    with pytest.raises(ModelError, match=r"NaN|no candidate"):
+        ranks_by_counting(from_table(table), torch.tensor([3, 3]), 5)
+
+
+def test_metrics_are_the_formulas() -> None:
+    found = metrics_of_ranks(torch.tensor([1.0, 3.0, 10.0, 10.5]))
+    gains = torch.tensor([1.0, 0.5, 1 / torch.log2(torch.tensor(11.0)), 0.0], dtype=torch.float64)
+    assert found.hr[10] == 0.75
+    assert found.hr[20] == 1.0
+    assert found.value("NDCG@10") == pytest.approx(float(gains.mean()))
+    assert found.hr_error[10] == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert found.ndcg_error[10] == pytest.approx(float(gains.std()) / 2)
+    with pytest.raises(ModelError, match="no user"):
+        metrics_of_ranks(torch.zeros(0))
+
+
+def test_popularity_counts_training_interactions_only(domain: DomainData) -> None:
+    expected = torch.zeros(domain.item_count + 1, dtype=torch.int64)
+    for u in range(domain.user_count):
+        for item in domain.items[domain.offsets[u] : domain.offsets[u + 1]][:-2]:
+            expected[item] += 1
+    assert torch.equal(domain.training_counts(), expected)
+    ranks = []
+    for u in range(domain.user_count):
+        label = int(domain.items[domain.offsets[u + 1] - 1])
+        ranks.append(rank_by_sorting(expected[1:].tolist(), label - 1))
+    assert popularity.evaluate(domain, "test") == metrics_of_ranks(torch.tensor(ranks))
+
+
+def test_evaluation_equals_scoring_user_by_user(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    found = evaluate(model, domain, "test")
+    assert model.training
+    model.eval()
+    ranks = []
+    examples = domain.examples("test", 6)
+    table = model.score_vectors(model.item_vectors())
+    for e in range(len(examples)):
+        batch = examples.batch(torch.tensor([e]), 6)
+        scores = model.scores(model.user_vectors(batch, model.item_vectors(), batch.items), table)[0]
+        assert batch.labels is not None
+        ranks.append(float(1 + (scores > scores[batch.labels[0]]).sum()))
+    expected = metrics_of_ranks(torch.tensor(ranks))
+    assert found.hr[10] == pytest.approx(expected.hr[10])
+    assert found.ndcg[50] == pytest.approx(expected.ndcg[50], abs=1e-3)
+
+
+@pytest.mark.parametrize("compat", ["default", "published"])
+def test_recommendations(domain: DomainData, small: Callable[..., ModelConfig], compat: str) -> None:
+    torch.manual_seed(0)
+    model = MMM4Rec(small(compat=compat), domain)
+    table = recommend(model, domain, k=4)
+    seen = {
+        user: {domain.item_ids[i - 1] for i in domain.items[domain.offsets[u] : domain.offsets[u + 1]].tolist()}
+        for u, user in enumerate(domain.user_ids)
+    }
+    rows = table.to_pylist()
+    assert {row["user_id"] for row in rows} == set(domain.user_ids)
+    assert all(row["item_id"] not in seen[row["user_id"]] for row in rows)
+    for user in domain.user_ids:
+        mine = [row for row in rows if row["user_id"] == user]
+        assert [row["rank"] for row in mine] == list(range(1, len(mine) + 1))
+        assert len(mine) == min(4, domain.item_count - len(seen[user]))
+        assert [row["score"] for row in mine] == sorted((row["score"] for row in mine), reverse=True)
+    # Asked for everything, the padding item never comes.
+    everything = recommend(model, domain, k=100, exclude_seen=False).to_pylist()
+    assert len(everything) == domain.user_count * domain.item_count
+
+
+def test_the_whole_history_is_the_input(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    """The last (test) item changes what is recommended next."""
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    items = domain.items.clone()
+    last = int(domain.offsets[1]) - 1
+    items[last] = items[last] % domain.item_count + 1
+    before, after = (recommend(model, d, exclude_seen=False) for d in (domain, replace(domain, items=items)))
+    assert before.slice(0, 10)["score"] != after.slice(0, 10)["score"]
+    assert before.slice(10) == after.slice(10)
+
+
+def test_nan_weights_are_an_error(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    model = MMM4Rec(small(), domain)
+    model.text_adapter.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        evaluate(model, domain, "test")
+    with pytest.raises(ModelError, match="NaN"):
+        recommend(model, domain)
+
+
+def test_reports_are_written(domain: DomainData, small: Callable[..., ModelConfig], tmp_path: Path) -> None:
+    metrics = popularity.evaluate(domain, "test")
+    write_metrics({("popularity", "test"): metrics}, [Outcome("popularity", 0)], tmp_path)
+    rows = pq.read_table(tmp_path / "metrics.parquet").to_pylist()
+    assert len(rows) == 6
+    assert {"model": "popularity", "split": "test", "metric": "HR", "k": 10, "value": metrics.hr[10]}.items() <= rows[
+        0
+    ].items()
+    assert pq.read_table(tmp_path / "outcomes.parquet").to_pylist()[0]["best_epoch"] is None
+    write_recommendations(recommend(MMM4Rec(small(), domain), domain, k=1), tmp_path)
+    assert pq.read_table(tmp_path / "recommendations.parquet").num_rows <= domain.user_count
