@@ -142,9 +142,7 @@ def read_embeddings(folder: Path, noun: str) -> Embeddings:
     try:
         identity = EncoderIdentity(**json.loads((folder / "encoder.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise FeatureError(
-            f"{folder / 'encoder.json'}: no encoder identity ({error}); rebuild {noun}"
-        ) from error
+        raise FeatureError(f"{folder / 'encoder.json'}: no encoder identity ({error}); rebuild {noun}") from error
     table = read_table(path, embedding_schema(identity.width))
     vectors = table["vector"].combine_chunks().flatten().to_numpy()
     return Embeddings(
@@ -167,20 +165,14 @@ def _pictures(folder: Path, shards: list[str], expected: dict[str, str]) -> Iter
     for item_id, digest in expected.items():
         sample = next(samples, None)
         if sample is None or sample.item_id != item_id or sha256(sample.data).hexdigest() != digest:
-            raise FeatureError(
-                f"{folder}: shards and table disagree at item {item_id!r}; rebuild item_images"
-            )
+            raise FeatureError(f"{folder}: shards and table disagree at item {item_id!r}; rebuild item_images")
         try:
             yield bounded(decode(sample.data))
         except PictureError as problem:
-            raise FeatureError(
-                f"{folder}: picture of {item_id!r} is {problem}; rebuild item_images"
-            ) from problem
+            raise FeatureError(f"{folder}: picture of {item_id!r} is {problem}; rebuild item_images") from problem
 
 
-def _import(
-    ids: list[str], ready: ReadyVectors, out: Path, noun: str, progress: Progress
-) -> EmbeddingSummary:
+def _import(ids: list[str], ready: ReadyVectors, out: Path, noun: str, progress: Progress) -> EmbeddingSummary:
     """Ready vectors of the items; the content hash is that of the vector itself."""
     vectors, present = ready.look_up(ids)
     digests = [
@@ -230,9 +222,7 @@ def _embed(
         rows = fresh[done : done + len(batch)]
         if not np.isfinite(batch).all():
             culprit = ids[rows[int(np.flatnonzero(~np.isfinite(batch).all(axis=1))[0])]]
-            raise FeatureError(
-                f"{noun}: encoder {identity.model} gave item {culprit!r} a vector that is not finite"
-            )
+            raise FeatureError(f"{noun}: encoder {identity.model} gave item {culprit!r} a vector that is not finite")
         vectors[rows] = batch
         done += len(batch)
         if progress:

@@ -62,12 +62,9 @@ def build_item_text(items_parquet: Path, sequence_items_parquet: Path, out: Path
     Raises:
         FeatureError: an input cannot be read.
     """
-    catalogue = read_catalogue(
-        items_parquet, sequence_items_parquet, ["title", "title_raw", "brand", "description"]
-    )
+    catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["title", "title_raw", "brand", "description"])
     texts = [
-        item_texts(*fields)
-        for fields in zip(*(column.to_pylist() for column in catalogue.columns[1:]), strict=True)
+        item_texts(*fields) for fields in zip(*(column.to_pylist() for column in catalogue.columns[1:]), strict=True)
     ]
     columns = {
         "item_id": catalogue["item_id"],

@@ -56,9 +56,7 @@ class View:
         try:
             row = self.item_ids.index(item_id)
         except ValueError:
-            raise FeatureError(
-                f"no item {item_id!r} in this domain; ids look like {self.item_ids[:3]}"
-            ) from None
+            raise FeatureError(f"no item {item_id!r} in this domain; ids look like {self.item_ids[:3]}") from None
         return self.units[row] if self.present[row] else None
 
 
@@ -162,9 +160,7 @@ def find_pictures(item_images: Path, item_ids: Sequence[str]) -> dict[str, bytes
     }
 
 
-def contact_sheet(
-    samples: Iterable[tuple[str, bytes | None]], columns: int = 5, tile: int = 160
-) -> Image.Image:
+def contact_sheet(samples: Iterable[tuple[str, bytes | None]], columns: int = 5, tile: int = 160) -> Image.Image:
     """Pictures in a grid, each with its label below; an empty frame where there is none.
 
     Args:

@@ -130,9 +130,7 @@ def read_shards(folder: Path, names: Iterable[str] | None = None) -> Iterator[Sa
                     (data,) = (value for field, value in sample.items() if not field.startswith("__"))
                     yield Sample(meta["item_id"], data, meta)
         except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-            raise FeatureError(
-                f"{folder / name}: not a readable shard ({error!r}); rebuild item_images"
-            ) from error
+            raise FeatureError(f"{folder / name}: not a readable shard ({error!r}); rebuild item_images") from error
 
 
 def read_bytes(folder: Path, place: Place, size: int) -> bytes:

@@ -1,0 +1,1 @@
+"""Orchestration: settings, Dagster assets and checks, the command line. Wiring; arithmetic is below."""

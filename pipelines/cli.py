@@ -4,15 +4,18 @@ Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage
 torch) happen inside the commands that need them.
 """
 
+import atexit
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -71,9 +74,12 @@ def _ask(house: Any, name: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        # What comes from files is no markup.
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     out.print(table)
 
 
@@ -81,7 +87,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | N
 def sample(
     data: Data = None,
     seed: Annotated[int, typer.Option(help="Another seed is another catalogue.")] = 0,
-    size: Annotated[str, typer.Option(help="demo, or tiny for a look in seconds.")] = "demo",
+    size: Annotated[Literal["demo", "tiny"], typer.Option(help="tiny is for a look in seconds.")] = "demo",
     as_json: Json = False,
 ) -> None:
     """Write the sample catalogue: raw files of three source and two target domains, and their settings."""
@@ -106,7 +112,7 @@ def run(
 ) -> None:
     """Build what is stale: of the domains named, what they need, and what spans all domains."""
     house = _house(data)
-    from pipelines import definitions, progress, runs
+    from pipelines import progress, runs
 
     asked = domains or house.present()
     if not asked:
@@ -124,16 +130,15 @@ def run(
         import dagster as dg
 
         Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
-        job = definitions.defs.resolve_implicit_global_asset_job_def()
         with dg.DagsterInstance.get() as instance, progress.bars():
-            outcomes = list(runs.execute(house, stages, instance, job))
+            outcomes = list(runs.execute(house, stages, instance))
     failures = [o for o in outcomes if o.errors or o.waited_for]
     for outcome in failures:
         if outcome.waited_for:
             key, domain = outcome.waited_for
             err.print(f"{outcome.stage.domain}: skipped, because {key} of {domain} failed", style="yellow")
         for key, message in outcome.errors.items():
-            err.print(f"[red]{outcome.stage.domain}: {key}:[/red] {message}", highlight=False)
+            err.print(f"[red]{outcome.stage.domain}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     if as_json:
         _print_json(
             {
@@ -157,7 +162,7 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    _table(list(rows[0]) if rows else ["domain"], (row.values() for row in rows))
+    _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
     out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
 
 
@@ -178,11 +183,14 @@ def recommend(
     if as_json:
         _print_json(rows)
     else:
-        _table(["", "item", "title", "score"], ((r["rank"], r["item_id"], r["title"], f"{r['score']:.3f}") for r in rows))
+        _table(
+            ["", "item", "title", "score"], ((r["rank"], r["item_id"], r["title"], f"{r['score']:.3f}") for r in rows)
+        )
 
 
 @app.command(
-    epilog="Examples: `mmm4rec search --domain Sample_Toys --text 'striped red robot'` · `mmm4rec search --domain D --image mug.jpg`"
+    epilog="Examples: `mmm4rec search --domain Sample_Toys --text 'striped red robot'` · "
+    "`mmm4rec search --domain Sample_Toys --image robot.jpg`"
 )
 def search(
     domain: Annotated[str, typer.Option(help="The domain to search.")],
@@ -195,19 +203,25 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the items nearest to words, to a picture or to an item, by their vectors."""
-    if sum(given is not None for given in (text, image, item)) != 1:
+    asked: dict[Literal["text", "image", "item"], str | Path | None] = {"text": text, "image": image, "item": item}
+    given = [(by, query) for by, query in asked.items() if query is not None]
+    if len(given) != 1:
         raise typer.BadParameter("give one of --text, --image and --item")
     house = _house(data)
     from pipelines.search import find
 
-    hits = find(house, domain, text=text, image=image, item=item, k=k, sheet=sheet)
+    by, query = given[0]
+    hits = find(house, domain, query, by, k, sheet)
     if as_json:
         _print_json(hits)
     else:
-        _table(["", "item", "title", "score"], ((n, h["item_id"], h["title"], f"{h['score']:.3f}") for n, h in enumerate(hits, 1)))
+        _table(
+            ["", "item", "title", "score"],
+            ((n, h["item_id"], h["title"], f"{h['score']:.3f}") for n, h in enumerate(hits, 1)),
+        )
 
 
-@app.command(epilog="Example: `mmm4rec sql \"SELECT domain, users, items FROM domains\"`")
+@app.command(epilog='Example: `mmm4rec sql "SELECT domain, users, items FROM domains"`')
 def sql(
     statement: Annotated[str, typer.Argument(help="One SQL query.")],
     data: Data = None,
@@ -221,14 +235,14 @@ def sql(
     if as_json:
         _print_json(answer.to_pylist())
     else:
-        _table(answer.column_names, (row.values() for row in answer.to_pylist()))
+        _table(answer.column_names, (list(row.values()) for row in answer.to_pylist()))
 
 
 @app.command(epilog="Example: `mmm4rec report`")
 def report(data: Data = None, as_json: Json = False) -> None:
     """Print the results of every domain, and where the report and the warehouse are."""
     house = _house(data)
-    from pipelines.report import MODELS, results_table
+    from pipelines.report import results_table
 
     catalogue = _catalogue(house)
     rows = results_table(catalogue)
@@ -236,44 +250,63 @@ def report(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         _print_json({"results": rows, **places})
         return
-    table = Table(title="HR@10 / NDCG@10 on each user's held-out last purchase", title_justify="left")
-    table.add_column("domain")
-    table.add_column("role")
-    for name in ("users", "items", "interactions", *MODELS, "epochs to best"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="HR@10 and NDCG@10 on each user's held-out last purchase, all items ranked",
+        title_justify="left",
+        caption="A source domain is judged by the pre-trained model as it is.",
+        caption_justify="left",
+        box=None,  # so that it fits 80 columns
+        pad_edge=False,
+    )
+    table.add_column("domain", no_wrap=True)
+    headings = (
+        "users",
+        "items",
+        "inter-\nactions",
+        "popularity",
+        "from\nscratch",
+        "pre-trained,\nfine-tuned",
+        "epochs\nto best",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        scores = [
-            "–" if row[f"{m}_hr"] is None else f"{row[f'{m}_hr']:.4f} / {row[f'{m}_ndcg']:.4f}" for m in MODELS
-        ]
-        epochs = [row["scratch_epochs"], row["finetuned_epochs"]]
-        counts = [f"{row[c]:,}" for c in ("users", "items", "interactions")]
-        table.add_row(row["domain"], row["role"], *counts, *scores, " → ".join(str(e) for e in epochs if e is not None))
+        last = "finetuned" if row["role"] == "target" else "pretrained"
+        scores = (_score(row[f"{m}_hr"], row[f"{m}_ndcg"]) for m in ("popularity", "scratch", last))
+        epochs = [str(e) for e in (row["scratch_epochs"], row["finetuned_epochs"]) if e is not None]
+        counts = (f"{row[count]:,}" for count in ("users", "items", "interactions"))
+        table.add_row(row["domain"], *counts, *scores, ", ".join(epochs) or "–")
     out.print(table)
     out.print(f"report     {places['report']}\nwarehouse  {places['warehouse']}", soft_wrap=True, highlight=False)
     out.print("UI         [bold]make ui[/bold]  (or: mmm4rec ui)")
 
 
-@app.command(
-    name="check-parity", epilog="Example: `mmm4rec check-parity with_id_1layer.safetensors`"
-)
+def _score(hr: float | None, ndcg: float | None) -> str:
+    return "–" if hr is None or ndcg is None else f"{hr:.3f} {ndcg:.3f}"
+
+
+@app.command(name="check-parity", epilog="Example: `mmm4rec check-parity with_id_1layer.safetensors`")
 def check_parity(
     files: Annotated[list[Path], typer.Argument(help="Tensors computed with the published model.")],
     as_json: Json = False,
 ) -> None:
     """Hold the model against reference tensors: user vectors, scores, loss and gradients. Exit 1 outside tolerance."""
-    from mmm4rec.parity import check
+    from mmm4rec.parity import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, check
 
-    reports = [(path, check(path)) for path in files]
+    reports = [check(path) for path in files]
     if as_json:
-        _print_json([{"file": str(path), **report.as_dict()} for path, report in reports])
+        _print_json([{**dataclasses.asdict(r), "gradient": r.gradient, "ok": r.ok} for r in reports])
     else:
-        for path, report in reports:
-            _table(
-                ["", "largest difference", "tolerance", ""],
-                ((r.what, f"{r.difference:.2e}", f"{r.tolerance:.0e}", "ok" if r.passed else "FAILED") for r in report.rows),
-                title=str(path),
-            )
-    if not all(report.passed for _, report in reports):
+        for report in reports:
+            rows = [
+                *((what, getattr(report, what), OUTPUT_TOLERANCE) for what in ("user", "scores", "loss")),
+                *((f"gradient of {name}", d, GRADIENT_TOLERANCE) for name, d in list(report.gradients.items())[:3]),
+            ]
+            shown = ((what, f"{d:.1e}", f"{t:.0e}", "ok" if d <= t else "FAILED") for what, d, t in rows)
+            _table(["", "largest difference", "tolerance", ""], shown, title=report.file)
+            if report.unused:
+                out.print(f"not used by this variant: {', '.join(report.unused)}", style="dim")
+    if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 
@@ -290,14 +323,22 @@ def ui(
     os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; errors of the house become one message and exit code 1."""
     from features.errors import FeatureError
     from mmm4rec.errors import ModelError
     from warehouse.errors import WarehouseError
 
+    code = 0
     try:
         app(prog_name="mmm4rec")
     except (WarehouseError, FeatureError, ModelError) as error:
-        err.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        code = 1
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    # Dagster's caches keep DuckDB's objects alive, which its binding would report at length while Python shuts down.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

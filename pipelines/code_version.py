@@ -34,9 +34,9 @@ def code_version(*functions: Callable[..., Any]) -> str:
 
 def normalised_sql(text: str) -> str:
     """SQL without comments, with runs of blanks as one; what stands in quotes is kept as it is."""
-    pieces = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|\s+|[^'\"\s]", text, re.DOTALL)
-    blank = re.compile(r"--|/\*|\s")
-    return re.sub(r" +", " ", "".join(" " if blank.match(piece) else piece for piece in pieces)).strip()
+    quoted = r"'(?:[^']|'')*'|\"[^\"]*\""
+    blank = r"(?:--[^\n]*|/\*.*?\*/|\s)+"
+    return re.sub(f"({quoted})|{blank}", lambda m: m[1] or " ", text, flags=re.DOTALL).strip()
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-# Upstream first: the order of these modules is the order of the steps.
 from pipelines.assets import checks, core, features, models, raw, reports
 from pipelines.assets import warehouse as catalogue
 

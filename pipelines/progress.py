@@ -45,10 +45,11 @@ def show(what: str) -> Iterator[Progress]:
     try:
         yield lambda done, total: shown.update(task, completed=done, total=total)
     finally:
-        # A bar that was never told its total is one unit of work, now done.
-        total = shown.tasks[shown.task_ids.index(task)].total or 1
-        shown.update(task, completed=total, total=total)
-        shown.stop_task(task)
+        done = next(known for known in shown.tasks if known.id == task)
+        shown.remove_task(task)
+        # What took a moment needs no line of its own.
+        if (done.elapsed or 0) >= 1:
+            shown.console.print(f"{what:<40} {done.elapsed:6.1f} s", highlight=False)
 
 
 def _logged(what: str) -> Progress:

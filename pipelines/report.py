@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from warehouse.errors import WarehouseError
 from warehouse.query import query
 
 MODELS = ("popularity", "pretrained", "scratch", "finetuned")
@@ -26,9 +27,7 @@ class Report:
     users_shown: int
 
 
-def build_report(
-    catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path
-) -> Report:
+def build_report(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path) -> Report:
     """Write the page to `out`.
 
     `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
@@ -47,15 +46,16 @@ def build_report(
 
 def results_table(catalogue: Path) -> list[dict[str, Any]]:
     """A row a domain: role, counts, test HR@10 and NDCG@10 of each model, epochs to best; None where there is none."""
+    known = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"].to_pylist()
+    if "results" not in known:
+        raise WarehouseError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
     rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain").to_pylist()
     for row in rows:
         row["best"] = max((row[f"{m}_ndcg"] for m in MODELS if row[f"{m}_ndcg"] is not None), default=None)
     return rows
 
 
-def _shelves(
-    catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
-) -> list[dict[str, Any]]:
+def _shelves(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]) -> list[dict[str, Any]]:
     """Some users of each domain with titles and pictures of what they bought and are recommended."""
     sql = (_HERE / "sql" / "report_shelves.sql").read_text()
     bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}

@@ -4,16 +4,21 @@
 stage, over the same instance and assets as the UI, so both leave the same trace.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from pipelines.definitions import defs
 from pipelines.settings import House
-from pipelines.step import DOMAINS, STEPS, Ref, Step
+from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL
+
+# Dagster prefixes a message with its class; the house's own errors speak for themselves.
+_HOUSE_ERROR = re.compile(r"^(warehouse|features|mmm4rec)\.errors\.\w+: ")
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,9 @@ def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list
     return [Stage(domain, tuple(steps)) for (_, domain), steps in sorted(stages.items(), key=lambda s: s[0])]
 
 
-def execute(
-    house: House, stages: Sequence[Stage], instance: dg.DagsterInstance, job: dg.JobDefinition
-) -> Iterator[Outcome]:
+def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[Outcome]:
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
+    job = defs.resolve_implicit_global_asset_job_def()
     failed: set[Ref] = set()
     for stage in stages:
         needed = {r for s in stage.steps if not s.collects for r in s.refs(house, stage.domain)} - stage.refs
@@ -117,13 +121,14 @@ def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> O
         error = event.step_failure_data.error
         key = str(event.step_key).replace("__", "/", 1)
         if error:
-            errors[key] = (error.cause or error).message.strip()
+            errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
     return Outcome(stage, result.run_id, errors)
 
 
 def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
-    """Every step of the domains and of ALL, with whatever those read, in the order of STEPS."""
-    chosen = [step for step in STEPS.values() if not only or step.key in only]
+    """Every step of the domains and of ALL, with whatever those read; upstream first."""
+    steps = upstream_first()
+    chosen = [step for step in steps if not only or step.key in only]
     wanted = {(step.key, domain) for step in chosen for domain in step.domains(house, domains)}
     pending = [] if only else list(wanted)
     while pending:
@@ -132,7 +137,7 @@ def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[R
             new = set(STEPS[key].refs(house, domain)) - wanted
             wanted |= new
             pending.extend(new)
-    order = {key: position for position, key in enumerate(STEPS)}
+    order = {step.key: position for position, step in enumerate(steps)}
     return {ref: STEPS[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
 
 

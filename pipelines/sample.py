@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from features.sample import write_sample
+from features.sample import Size, write_sample
 from pipelines.code_version import code_version
 from warehouse.errors import WarehouseError
 from warehouse.store import write_durably
@@ -13,7 +13,7 @@ from warehouse.store import write_durably
 _MARK = "sample.json"
 
 
-def write(data: Path, seed: int, size: str) -> tuple[dict[str, Any], bool]:
+def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
     """Write the catalogue unless the same one is there; return its summary and whether it was written.
 
     Settings the user has changed are kept. A raw folder with files that are not the sample's is an error.

@@ -56,14 +56,15 @@ class Settings:
     model: ModelConfig
     pretraining: TrainConfig
     finetuning: TrainConfig
-    domains: Mapping[str, DomainSettings]
+    domains: dict[str, DomainSettings]
 
     def domain(self, name: str) -> DomainSettings:
         """The settings of a domain; an unknown one is an error that lists those known."""
         if name not in self.domains:
             raise WarehouseError(
                 f"there is no domain {name!r}; known: {', '.join(sorted(self.domains)) or 'none'}. "
-                "Put its raw files into the raw folder (`mmm4rec domains` names it) or `mmm4rec sample` for a catalogue to try"
+                "Put its raw files into the raw folder (`mmm4rec domains` names it), or write the sample "
+                "catalogue with `mmm4rec sample`"
             )
         return self.domains[name]
 

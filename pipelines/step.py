@@ -8,6 +8,7 @@ lineage. `@step` turns such a statement into a Dagster asset and keeps it in `ST
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +111,13 @@ class Step:
 
 
 STEPS: dict[str, Step] = {}
-"""Every step by its key, upstream first."""
+"""Every step by its key."""
+
+
+def upstream_first() -> list[Step]:
+    """Every step, each after all it reads."""
+    order = TopologicalSorter({key: STEPS[key].upstream for key in sorted(STEPS)})
+    return [STEPS[key] for key in order.static_order()]
 
 
 def same_domain(*keys: str) -> Callable[[House, str], Sequence[Ref]]:

@@ -23,7 +23,9 @@ from warehouse.tables import CATALOGUE, TABLES
 __all__ = ["CatalogueSummary", "build_catalogue", "publish_catalogue"]
 
 _PARTITION = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
-_STATISTICS_NEED = {"core.sequences", "core.sequences_items", "core.items"}
+_CORE = {"core.sequences", "core.sequences_items", "core.items"}
+_STATISTICS = {"domains": _CORE, "results": _CORE | {"reports.metrics", "reports.metrics_outcomes"}}
+"""Views of `main` by the views they are made from; sql/<name>.sql states each."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ def build_catalogue(
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
                 names = {"schema": identifier(view.schema), "view": identifier(view.name)}
                 execute(connection, "catalogue_view", fragments=names | {"paths": paths})
-            if {f"{view.schema}.{view.name}" for view in views} >= _STATISTICS_NEED:
-                execute(connection, "domains")
+            built = {f"{view.schema}.{view.name}" for view in views}
+            for statistic, needed in _STATISTICS.items():
+                if built >= needed:
+                    execute(connection, statistic)
             _comment(connection, {(view.schema, view.name): view.key for view in views}, declared)
         _check(out_file)
     except duckdb.Error as error:

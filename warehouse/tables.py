@@ -184,5 +184,25 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("text_coverage", pa.float64(), "Share of items with a title or a description after cleaning"),
         _column("picture_coverage", pa.float64(), "Share of items with a picture address"),
     ),
+    "main/results": _table(
+        "How good each model is on the test item of every user. Key: domain",
+        _domain,
+        _column("role", _string, "source: judged by the pre-trained model; target: by its own"),
+        _column("users", _int64, "Users"),
+        _column("items", _int64, "Items, all of them candidates"),
+        _column("interactions", _int64, "Interactions"),
+        *(
+            _column(f"{model}_{metric}", pa.float64(), f"{metric.upper()}@10 of {said}; null where there is none")
+            for model, said in (
+                ("popularity", "the items bought most in training"),
+                ("pretrained", "the model trained on all source domains, as it is"),
+                ("scratch", "the model trained on this domain alone"),
+                ("finetuned", "the pre-trained model fine-tuned on this domain"),
+            )
+            for metric in ("hr", "ndcg")
+        ),
+        _column("scratch_epochs", pa.int32(), "Epochs to the best weights from scratch"),
+        _column("finetuned_epochs", pa.int32(), "Epochs to the best weights of the fine-tuned model"),
+    ),
 }
 """Tables and views that exist only in the analysts' catalogue."""

@@ -90,9 +90,7 @@ def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
             raise FeatureError(f"{path}: column {column} is {kind}; write it as a fixed-size list of floats")
         table = pq.read_table(path, columns=[key, column])
     except (OSError, pa.ArrowException) as error:
-        raise FeatureError(
-            f"{path}: cannot be read as Parquet ({error}); check the encoder's path"
-        ) from error
+        raise FeatureError(f"{path}: cannot be read as Parquet ({error}); check the encoder's path") from error
     table = table.filter(table[column].is_valid())
     ids = table[key].cast(pa.string()).to_pylist()
     if None in ids or len(set(ids)) != len(ids):

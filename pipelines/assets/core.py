@@ -14,9 +14,7 @@ def items(job: Job) -> Any:
     return build_items(job.table("raw/metadata"), job.out)
 
 
-@step(
-    "core/interactions", build_interactions, upstream=["raw/ratings", "core/items"], kinds=["duckdb", "parquet"]
-)
+@step("core/interactions", build_interactions, upstream=["raw/ratings", "core/items"], kinds=["duckdb", "parquet"])
 def interactions(job: Job) -> Any:
     """Distinct ratings of items that have metadata."""
     return build_interactions(job.table("raw/ratings"), job.table("core/items"), job.out)

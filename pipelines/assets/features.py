@@ -1,9 +1,12 @@
 """Layer features: what an item says and looks like, and the vectors of both."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 from features.embeddings import embed_images, embed_texts
-from features.encoders import encoder_identity, open_encoder
+from features.encoders import EncoderSettings, encoder_identity, open_encoder
 from features.item_images import collect_images, image_fingerprint
 from features.item_text import build_item_text
 from pipelines.settings import House, as_parameters
@@ -23,9 +26,7 @@ def item_text(job: Job) -> Any:
     collect_images,
     upstream=_ITEMS,
     sources=lambda house, domain, inputs: {
-        "pictures": image_fingerprint(
-            inputs[0].main, inputs[1].path / "items.parquet", house.image_root(domain)
-        )
+        "pictures": image_fingerprint(inputs[0].main, inputs[1].path / "items.parquet", house.image_root(domain))
     },
     kinds=["webdataset", "parquet"],
 )
@@ -40,25 +41,44 @@ def item_images(job: Job) -> Any:
     )
 
 
-def _encoder(house: House, domain: str, modality: str) -> Any:
-    settings = getattr(house.settings.domain(domain), f"{modality}_encoder")
-    return settings.below(house.raw_folder)
+def encoder_settings(house: House, domain: str, modality: Literal["text", "image"]) -> EncoderSettings:
+    """The encoder settings of a domain, with its paths resolved: `path` and a `model` that starts with . or ~."""
+    named = house.settings.domain(domain)
+    settings = named.text_encoder if modality == "text" else named.image_encoder
+    if settings.path:
+        settings = replace(settings, path=str(house.raw_folder / Path(settings.path).expanduser()))
+    if settings.model.startswith((".", "~")):
+        settings = replace(settings, model=str(house.raw_folder / Path(settings.model).expanduser()))
+    return settings
+
+
+def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict[str, Any]]:
+    """The identity of a domain's encoder, weights and all, as parameters of a recipe."""
+
+    def parameters(house: House, domain: str) -> dict[str, Any]:
+        settings = encoder_settings(house, domain, modality)
+        identity = as_parameters(encoder_identity(settings))
+        return {**identity, "form": settings.text} if modality == "text" else identity
+
+    return parameters
 
 
 @step(
     "features/text_embeddings",
     embed_texts,
     upstream=["features/item_text"],
-    parameters=lambda house, domain: as_parameters(encoder_identity(_encoder(house, domain, "text"))),
+    parameters=_identity("text"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
 )
 def text_embeddings(job: Job) -> Any:
     """A vector for every item's text, with the identity of the encoder that made it."""
+    settings = encoder_settings(job.house, job.domain, "text")
     return embed_texts(
         job.input("features/item_text").path,
-        open_encoder(_encoder(job.house, job.domain, "text")),
+        open_encoder(settings),
         job.out,
+        form=settings.text,
         previous=job.previous,
         progress=job.progress,
     )
@@ -68,7 +88,7 @@ def text_embeddings(job: Job) -> Any:
     "features/image_embeddings",
     embed_images,
     upstream=["features/item_images"],
-    parameters=lambda house, domain: as_parameters(encoder_identity(_encoder(house, domain, "image"))),
+    parameters=_identity("image"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
 )
@@ -76,7 +96,7 @@ def image_embeddings(job: Job) -> Any:
     """A vector for every item's picture, with the identity of the encoder that made it."""
     return embed_images(
         job.input("features/item_images").path,
-        open_encoder(_encoder(job.house, job.domain, "image")),
+        open_encoder(encoder_settings(job.house, job.domain, "image")),
         job.out,
         previous=job.previous,
         progress=job.progress,

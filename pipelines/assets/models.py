@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mmm4rec.data import DomainData, load_domain, merge_domains
-from mmm4rec.training import train
+from mmm4rec.data import DomainData, load_domain
+from mmm4rec.training import fit, pretrain
 from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL
@@ -14,10 +14,8 @@ DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings
 
 def domain_data(job: Job, domain: str) -> DomainData:
     """The sequences and vectors of one domain among the inputs of `job`."""
-    sequences, texts, images = (
-        next(a for a in job.inputs if (a.key, a.domain) == (key, domain)) for key in DATA
-    )
-    return load_domain(sequences.path, texts.main, images.main)
+    sequences, texts, images = (next(a for a in job.inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
+    return load_domain(sequences.path, texts.main, images.main, name=domain)
 
 
 def versions(job: Job) -> dict[str, str]:
@@ -42,7 +40,7 @@ def is_finetuned(house: House, domain: str) -> bool:
 
 @step(
     "models/pretrained",
-    train,
+    pretrain,
     upstream=DATA,
     refs=lambda house, domain: [(key, source) for source in house.sources() for key in DATA],
     parameters=lambda house, domain: {
@@ -56,9 +54,13 @@ def is_finetuned(house: House, domain: str) -> bool:
 def pretrained(job: Job) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives."""
     settings = job.house.settings
-    merged = merge_domains({source: domain_data(job, source) for source in job.house.sources()})
-    return train(
-        merged, settings.model, settings.pretraining, job.out, data_versions=versions(job), progress=job.progress
+    return pretrain(
+        [domain_data(job, source) for source in job.house.sources()],
+        settings.model,
+        settings.pretraining,
+        job.out,
+        data_versions=versions(job),
+        progress=job.progress,
     )
 
 
@@ -71,7 +73,7 @@ def _finetuning(house: House, domain: str) -> dict[str, Any]:
 
 @step(
     "models/scratch",
-    train,
+    fit,
     upstream=DATA,
     parameters=_finetuning,
     applies=is_target,
@@ -80,7 +82,7 @@ def _finetuning(house: House, domain: str) -> dict[str, Any]:
 def scratch(job: Job) -> Any:
     """MMM4Rec trained on the domain alone: what pre-training is measured against."""
     settings = job.house.settings
-    return train(
+    return fit(
         domain_data(job, job.domain),
         settings.model,
         settings.finetuning,
@@ -96,7 +98,7 @@ def _with_pretrained(house: House, domain: str) -> list[Ref]:
 
 @step(
     "models/finetuned",
-    train,
+    fit,
     upstream=[*DATA, "models/pretrained"],
     refs=_with_pretrained,
     parameters=_finetuning,
@@ -106,7 +108,7 @@ def _with_pretrained(house: House, domain: str) -> list[Ref]:
 def finetuned(job: Job) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""
     settings = job.house.settings
-    return train(
+    return fit(
         domain_data(job, job.domain),
         settings.model,
         settings.finetuning,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mmm4rec.evaluation import evaluate_models, recommend
+from mmm4rec.reports import build_metrics, build_recommendations
 from pipelines.assets.models import DATA, domain_data, has_sources, is_target
 from pipelines.settings import House
 from pipelines.step import Job, Ref, same_domain, step
@@ -34,19 +34,19 @@ def _checkpoints(job: Job) -> dict[str, Path]:
 
 @step(
     "reports/metrics",
-    evaluate_models,
+    build_metrics,
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     kinds=["pytorch", "parquet"],
 )
 def metrics(job: Job) -> Any:
     """HR and NDCG of popularity and of every model of the domain, ranked over all its items."""
-    return evaluate_models(domain_data(job, job.domain), _checkpoints(job), job.out, progress=job.progress)
+    return build_metrics(domain_data(job, job.domain), _checkpoints(job), job.out, progress=job.progress)
 
 
 @step(
     "reports/recommendations",
-    recommend,
+    build_recommendations,
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     parameters=lambda house, domain: {"k": TOP_K},
@@ -54,5 +54,5 @@ def metrics(job: Job) -> Any:
 )
 def recommendations(job: Job) -> Any:
     """The ten items each user is most likely to want next, without those already bought."""
-    best = list(_checkpoints(job).values())[-1]
-    return recommend(domain_data(job, job.domain), best, job.out, k=TOP_K, progress=job.progress)
+    best = list(_checkpoints(job).items())[-1]
+    return build_recommendations(domain_data(job, job.domain), best, job.out, k=TOP_K, progress=job.progress)

@@ -84,9 +84,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bare, packed = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("models") / "tiny-clip"
     model.save_pretrained(bare)
     CLIPProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
         tokenizer=PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             bos_token="<start>",
@@ -96,9 +94,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model_max_length=16,
         ),
     ).save_pretrained(bare)
-    SentenceTransformer(modules=[Transformer(str(bare))], device="cpu").save(
-        str(packed), create_model_card=False
-    )
+    SentenceTransformer(modules=[Transformer(str(bare))], device="cpu").save(str(packed), create_model_card=False)
     return packed
 
 
@@ -131,7 +127,5 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def sample_clip() -> str:
     if not (SAMPLE_CLIP / "model.safetensors").is_file():
-        pytest.skip(
-            "the sample CLIP is not in this checkout; make it with features/encoders/train_sample_clip.py"
-        )
+        pytest.skip("the sample CLIP is not in this checkout; make it with features/encoders/train_sample_clip.py")
     return "sample-clip"

@@ -30,9 +30,7 @@ def domain(catalogue, folder):
         for item_id, (title, colour) in items.items():
             if colour:
                 (root / f"{item_id}.png").write_bytes(png(colour))
-            rows.append(
-                {"item_id": item_id, "title": title, "image_urls": [f"{item_id}.png"] if colour else []}
-            )
+            rows.append({"item_id": item_id, "title": title, "image_urls": [f"{item_id}.png"] if colour else []})
         paths = catalogue(rows)
         text, images = folder(f"text {number}"), folder(f"images {number}")
         build_item_text(*paths, text)

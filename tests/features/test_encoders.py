@@ -93,9 +93,7 @@ def test_identity_follows_weights_and_configuration(tiny_clip: Path, tmp_path: P
 def test_minilm_is_the_published_one(minilm: Path) -> None:
     encoder = open_encoder(EncoderSettings(model=str(minilm)))
     assert encoder.identity.architecture == "BertModel > Pooling > Normalize"
-    assert encoder.identity.weights_sha256 == (
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    )
+    assert encoder.identity.weights_sha256 == ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
     king, queen, mug = encoder.encode_texts(["a king", "a queen", "a striped coffee mug"])
     assert king @ queen > 0.5 > king @ mug
     with pytest.raises(FeatureError, match=r"cannot encode images, only text; use a CLIP"):

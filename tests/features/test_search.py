@@ -118,9 +118,7 @@ def test_from_files_to_a_sheet(catalogue, folder, tiny_clip: Path, tmp_path: Pat
     rows = []
     for number, (item_id, colour) in enumerate(items.items()):
         (root / f"{number}.png").write_bytes(png(colour or "black"))
-        rows.append(
-            {"item_id": item_id, "title": f"{colour} mug", "image_urls": [f"{number}.png"] if colour else []}
-        )
+        rows.append({"item_id": item_id, "title": f"{colour} mug", "image_urls": [f"{number}.png"] if colour else []})
     paths = catalogue(rows)
     text, images, texts, pictures = (folder(n) for n in ("text", "images", "texts", "pictures"))
     build_item_text(*paths, text)
@@ -143,9 +141,7 @@ def test_from_files_to_a_sheet(catalogue, folder, tiny_clip: Path, tmp_path: Pat
     found = find_pictures(images, list(items))
     assert found == {"a": png("red"), "b/.": png("blue"), "d": png("lime")}
     sheet = tmp_path / "sheet.png"
-    write_sheet(
-        [(Hit(item_id, 0.5), f"{colour} mug", found.get(item_id)) for item_id, colour in items.items()], sheet
-    )
+    write_sheet([(Hit(item_id, 0.5), f"{colour} mug", found.get(item_id)) for item_id, colour in items.items()], sheet)
     with Image.open(sheet) as picture:
         assert picture.getpixel((88, 88)) == (255, 0, 0)
         assert picture.getpixel((88 + 168, 88)) == (0, 0, 255)

@@ -84,9 +84,7 @@ def test_a_damaged_shard_is_named(folder) -> None:
         list(read_shards(out))
 
 
-@pytest.mark.parametrize(
-    "name", ["pipe:touch pwned", "../images-000000.tar", "http://x/images-000000.tar", "-"]
-)
+@pytest.mark.parametrize("name", ["pipe:touch pwned", "../images-000000.tar", "http://x/images-000000.tar", "-"])
 def test_only_shards_of_the_folder_are_opened(folder, name: str) -> None:
     with pytest.raises(FeatureError, match="not the name of a shard"):
         list(read_shards(folder("out"), [name]))

@@ -16,7 +16,14 @@ from warehouse.store import ALL, Recipe, Store, check_domain, recipe
 
 
 def _recipe(**changes: Any) -> Recipe:
-    fields = {"key": "core/items", "domain": "Toys", "code_version": "c1", "inputs": {}, "sources": {}, "parameters": {}}
+    fields = {
+        "key": "core/items",
+        "domain": "Toys",
+        "code_version": "c1",
+        "inputs": {},
+        "sources": {},
+        "parameters": {},
+    }
     return Recipe(**{**fields, **changes})
 
 
