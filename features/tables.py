@@ -79,14 +79,27 @@ ITEM_IMAGES = pa.schema(
     ]
 )
 
-ACCEPTS: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequences/items": SEQUENCE_ITEMS}
+ACCEPTED: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequences/items": SEQUENCE_ITEMS}
 """Tables read; their files may hold further columns."""
 
+
+def _said(schema: pa.Schema, comment: str) -> pa.Schema:
+    return schema.with_metadata({"comment": comment})
+
+
 TABLES: dict[str, pa.Schema] = {
-    "features/item_text/item_text": ITEM_TEXT,
-    "features/item_images/item_images": ITEM_IMAGES,
-    "features/text_embeddings/text_embeddings": embedding_schema(),
-    "features/image_embeddings/image_embeddings": embedding_schema(),
+    "features/item_text/item_text": _said(
+        ITEM_TEXT, "The text of every item of the sequences, as published and cleaned. Key: item_id, sorted"
+    ),
+    "features/item_images/item_images": _said(
+        ITEM_IMAGES, "What became of every item's picture, and where its bytes lie. Key: item_id, sorted"
+    ),
+    "features/text_embeddings/text_embeddings": _said(
+        embedding_schema(), "A vector for every item's text. Key: item_id, sorted"
+    ),
+    "features/image_embeddings/image_embeddings": _said(
+        embedding_schema(), "A vector for every item's picture. Key: item_id, sorted"
+    ),
 }
 """Tables produced, keyed layer/noun/file stem."""
 

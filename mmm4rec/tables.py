@@ -17,6 +17,10 @@ def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -
     return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
 
 
+def _table(comment: str, columns: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(columns, metadata={"comment": comment})
+
+
 _EMBEDDINGS = pa.schema(
     [
         _field("item_id", pa.string(), "item, as in core/sequences"),
@@ -49,7 +53,8 @@ ACCEPTED: dict[str, pa.Schema] = {
     "features/image_embeddings/image_embeddings": _EMBEDDINGS,
 }
 
-_HISTORY = pa.schema(
+_HISTORY = _table(
+    "Training of a model, epoch by epoch. Key: epoch, sorted",
     [
         _field("epoch", pa.int32(), "0 is the state before training"),
         _field("optimiser_steps", pa.int64(), "steps so far"),
@@ -65,19 +70,21 @@ _HISTORY = pa.schema(
             for name in ("hr", "ndcg")
             for k in (10, 20, 50)
         ),
-    ]
+    ],
 )
-_MODEL_ITEMS = pa.schema(
+_MODEL_ITEMS = _table(
+    "The items that the per-item weights belong to. Key: item_index, sorted",
     [
         _field("item_index", pa.int32(), "row of the per-item weights, 1..N"),
         _field("item_id", pa.string(), "item"),
-    ]
+    ],
 )
 
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
     **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned")},
-    "reports/metrics/metrics": pa.schema(
+    "reports/metrics/metrics": _table(
+        "HR and NDCG of popularity and every model of a domain. Key: (model, split, metric, k)",
         [
             _field("model", pa.string(), "popularity, scratch, finetuned or pretrained"),
             _field("split", pa.string(), "validation or test"),
@@ -86,10 +93,14 @@ TABLES: dict[str, pa.Schema] = {
             _field("value", pa.float64(), "mean over users"),
             _field("standard_error", pa.float64(), "binomial for HR, of the sample mean for NDCG"),
             _field("users", pa.int64(), "users ranked"),
-        ]
+        ],
     ),
-    "reports/metrics/curves": pa.schema([_field("model", pa.string(), "as in metrics"), *_HISTORY]),
-    "reports/metrics/outcomes": pa.schema(
+    "reports/metrics/curves": _table(
+        "The training of the models in metrics, epoch by epoch. Key: (model, epoch)",
+        [_field("model", pa.string(), "as in metrics"), *_HISTORY],
+    ),
+    "reports/metrics/outcomes": _table(
+        "What each model cost. Key: model",
         [
             _field("model", pa.string(), "as in metrics"),
             _field("best_epoch", pa.int32(), "epoch of the weights kept; 0 is before training", nullable=True),
@@ -97,15 +108,16 @@ TABLES: dict[str, pa.Schema] = {
             _field("optimiser_steps_to_best", pa.int64(), "optimiser steps up to best_epoch", nullable=True),
             _field("examples_to_best", pa.int64(), "training examples seen up to best_epoch", nullable=True),
             _field("parameters", pa.int64(), "trainable numbers"),
-        ]
+        ],
     ),
-    "reports/recommendations/recommendations": pa.schema(
+    "reports/recommendations/recommendations": _table(
+        "The best items for every user. Key: (user_id, rank), sorted by user",
         [
             _field("user_id", pa.string(), "user"),
             _field("rank", pa.int32(), "1 is the best"),
             _field("item_id", pa.string(), "item recommended"),
             _field("score", pa.float32(), "dot product of user and item vectors over the temperature"),
-        ]
+        ],
     ),
 }
 

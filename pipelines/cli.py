@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
 )
-out = Console()
+# A pipe has no width to fit into.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True)
 
 Data = Annotated[
@@ -74,9 +76,9 @@ def _ask(house: Any, name: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, no_wrap=number == 0)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("domain", "item"))
     for row in rows:
         # What comes from files is no markup.
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
@@ -255,7 +257,9 @@ def report(data: Data = None, as_json: Json = False) -> None:
         title_justify="left",
         caption="A source domain is judged by the pre-trained model as it is.",
         caption_justify="left",
-        box=None,  # so that it fits 80 columns
+        # No lines and one blank between columns, so that it fits 80 columns.
+        box=None,
+        collapse_padding=True,
         pad_edge=False,
     )
     table.add_column("domain", no_wrap=True)
@@ -300,10 +304,13 @@ def check_parity(
         for report in reports:
             rows = [
                 *((what, getattr(report, what), OUTPUT_TOLERANCE) for what in ("user", "scores", "loss")),
-                *((f"gradient of {name}", d, GRADIENT_TOLERANCE) for name, d in list(report.gradients.items())[:3]),
+                ("gradients", report.gradient, GRADIENT_TOLERANCE),
             ]
             shown = ((what, f"{d:.1e}", f"{t:.0e}", "ok" if d <= t else "FAILED") for what, d, t in rows)
             _table(["", "largest difference", "tolerance", ""], shown, title=report.file)
+            worst = next(iter(report.gradients), None)
+            if worst:
+                out.print(f"largest gradient difference at {worst}", style="dim")
             if report.unused:
                 out.print(f"not used by this variant: {', '.join(report.unused)}", style="dim")
     if not all(report.ok for report in reports):
