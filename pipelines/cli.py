@@ -121,7 +121,7 @@ def run(
         _fail(f"no raw files in {house.raw_folder}: put some there, or `mmm4rec sample`")
     stages = runs.plan(house, asked, only or [])
     if dry_run:
-        planned = [{"domain": stage.domain, "assets": [s.key for s in stage.steps]} for stage in stages]
+        planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         if as_json:
             _print_json(planned)
         else:
@@ -136,15 +136,16 @@ def run(
             outcomes = list(runs.execute(house, stages, instance))
     failures = [o for o in outcomes if o.errors or o.waited_for]
     for outcome in failures:
+        place = outcome.stage.name
         if outcome.waited_for:
             key, domain = outcome.waited_for
-            err.print(f"{outcome.stage.domain}: skipped, because {key} of {domain} failed", style="yellow")
+            err.print(f"{place}: skipped, because {key} of {domain} failed", style="yellow", soft_wrap=True)
         for key, message in outcome.errors.items():
-            err.print(f"[red]{outcome.stage.domain}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+            err.print(f"[red]{place}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     if as_json:
         _print_json(
             {
-                "runs": [{"domain": o.stage.domain, "run_id": o.run_id, "errors": o.errors} for o in outcomes],
+                "runs": [{"domain": o.stage.name, "run_id": o.run_id, "errors": o.errors} for o in outcomes],
                 "failed": len(failures),
             }
         )
@@ -275,8 +276,8 @@ def report(data: Data = None, as_json: Json = False) -> None:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        last = "finetuned" if row["role"] == "target" else "pretrained"
-        scores = (_score(row[f"{m}_hr"], row[f"{m}_ndcg"]) for m in ("popularity", "scratch", last))
+        models = ("popularity", "scratch", row["last_model"])
+        scores = (_score(row[f"{model}_hr"], row[f"{model}_ndcg"]) for model in models)
         epochs = [str(e) for e in (row["scratch_epochs"], row["finetuned_epochs"]) if e is not None]
         counts = (f"{row[count]:,}" for count in ("users", "items", "interactions"))
         table.add_row(row["domain"], *counts, *scores, ", ".join(epochs) or "–")

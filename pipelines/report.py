@@ -12,11 +12,8 @@ import jinja2
 from warehouse.errors import WarehouseError
 from warehouse.query import query
 
-MODELS = ("popularity", "pretrained", "scratch", "finetuned")
-"""The columns of the results table, weakest first."""
-
 _HERE = Path(__file__).parent
-_USERS, _BOUGHT, _RECOMMENDED = 3, 6, 5
+_USERS, _BOUGHT, _RECOMMENDED = 3, 5, 5
 
 
 @dataclass(frozen=True)
@@ -36,22 +33,21 @@ def build_report(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mappi
     results = results_table(catalogue)
     shelves = _shelves(catalogue, pictures)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
-    shown = [model for model in MODELS if any(row[f"{model}_hr"] is not None for row in results)]
-    page = environment.get_template("report.html").render(
-        results=results, models=shown, curves=_curves(catalogue), shelves=shelves
-    )
+    page = environment.get_template("report.html").render(results=results, curves=_curves(catalogue), shelves=shelves)
     out.write_text(page, encoding="utf-8")
     return Report(domains=len(results), users_shown=len(shelves))
 
 
 def results_table(catalogue: Path) -> list[dict[str, Any]]:
-    """A row a domain: role, counts, test HR@10 and NDCG@10 of each model, epochs to best; None where there is none."""
+    """A row a domain of the catalogue's `results`; with `last_model`, which recommends, and the `best` NDCG@10."""
     known = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"].to_pylist()
     if "results" not in known:
         raise WarehouseError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
     rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain").to_pylist()
     for row in rows:
-        row["best"] = max((row[f"{m}_ndcg"] for m in MODELS if row[f"{m}_ndcg"] is not None), default=None)
+        row["last_model"] = "finetuned" if row["role"] == "target" else "pretrained"
+        reached = (row[f"{model}_ndcg"] for model in ("popularity", "scratch", row["last_model"]))
+        row["best"] = max(value for value in reached if value is not None)
     return rows
 
 

@@ -29,6 +29,11 @@ class Stage:
     steps: tuple[Step, ...]
 
     @property
+    def name(self) -> str:
+        """The domain, for people."""
+        return "all domains" if self.domain == ALL else self.domain
+
+    @property
     def refs(self) -> set[Ref]:
         """What this stage makes."""
         return {(step.key, self.domain) for step in self.steps}
@@ -48,11 +53,14 @@ def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list
     """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
 
     `only` restricts it to these asset keys. A step is stale if an input is, or if its recipe is not the one its
-    current version was built by. Nothing stale: an empty list.
+    current version was built by. Nothing stale: an empty list. A domain without raw files is an error.
     """
     unknown = sorted(set(only) - set(STEPS))
     if unknown:
         raise WarehouseError(f"there is no asset {unknown[0]!r}; known: {', '.join(STEPS)}")
+    for domain in domains:
+        house.raw_file(domain, "ratings")
+        house.raw_file(domain, "metadata")
     stale: dict[Ref, Step] = {}
     for (key, domain), step in _wanted(house, domains, only).items():
         if _is_stale(house, step, domain, stale):

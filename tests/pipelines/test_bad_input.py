@@ -1,0 +1,149 @@
+"""Bad input: a clear error or a counted rejection, nothing half-written, and the other domains go on."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import House
+from tests.pipelines.conftest import Cli
+
+
+@pytest.fixture
+def tiny(cli: Cli) -> Cli:
+    """The tiny sample, without vectors and with next to no training."""
+    cli("sample", "--size", "tiny")
+    settings = (cli.data / "domains.yaml").read_text().replace("{model: sample-clip}", "{kind: none}")
+    (cli.data / "domains.yaml").write_text(
+        settings.replace("epochs: 24", "epochs: 1").replace("epochs: 40", "epochs: 1")
+    )
+    return cli
+
+
+def _whole(cli: Cli) -> None:
+    """Whatever was published is whole, and nothing else is there."""
+    for pointer in cli.data.glob("*/*/domain=*/CURRENT"):
+        version = pointer.parent / f"v={pointer.read_text()}"
+        manifest = json.loads((version / "manifest.json").read_text())
+        assert {path.name for path in version.iterdir()} == {*manifest["files"], "manifest.json"}
+    for folder in cli.data.glob("*/*/domain=*"):
+        assert (folder / "CURRENT").exists(), f"{folder} has versions and no CURRENT"
+    staging = cli.data / ".staging"
+    assert not staging.exists() or not any(staging.iterdir())
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _noise(path: Path) -> None:
+    path.write_bytes(b"\x00\xff\xfe no gzip\n" * 20)
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "asset", "said"),
+    [
+        ("Sample_Toys.csv", _zero, "raw/ratings", "empty"),
+        ("Sample_Toys.csv", _noise, "raw/ratings", "none of its"),
+        ("meta_Sample_Toys.json.gz", _zero, "raw/metadata", "empty"),
+        ("meta_Sample_Toys.json.gz", _cut, "raw/metadata", "cut"),
+        ("meta_Sample_Toys.json.gz", _noise, "raw/metadata", "gz"),
+    ],
+)
+def test_a_spoilt_raw_file(tiny: Cli, file: str, spoil: Callable[[Path], None], asset: str, said: str) -> None:
+    spoil(tiny.data / "raw_files" / file)
+    failed = tiny("run", "--only", asset, code=1)
+    assert file in failed.stderr.replace("\n", "")
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    store = House(tiny.data).store
+    assert store.current(asset, "Sample_Toys") is None
+    assert store.current(asset, "Sample_Garden") is not None
+    _whole(tiny)
+
+
+def test_a_missing_raw_file(tiny: Cli) -> None:
+    (tiny.data / "raw_files" / "Sample_Toys.csv").unlink()
+    failed = tiny("run", "Sample_Toys", code=1)
+    assert "Sample_Toys.csv" in failed.stderr.replace("\n", "")
+    assert "mmm4rec run Sample_Toys" in failed.stderr.replace("\n", " ")
+    assert House(tiny.data).store.all_current() == []
+
+
+def test_nothing_at_all(cli: Cli) -> None:
+    assert "mmm4rec sample" in cli("run", code=1).stderr
+    assert "mmm4rec run" in cli("report", code=1).stderr
+    assert "mmm4rec run" in cli("sql", "SELECT 1", code=1).stderr
+
+
+def test_a_core_that_leaves_nothing_holds_up_only_its_domain(tiny: Cli) -> None:
+    settings = tiny.data / "domains.yaml"
+    settings.write_text(
+        settings.read_text().replace("Sample_Toys: {role: target}", "Sample_Toys: {role: target, k: 500}")
+    )
+    failed = tiny("run", code=1)
+    said = " ".join(failed.stderr.split())
+    assert "Sample_Toys: core/sequences: no user and item" in said
+    assert "lower k" in said
+    store = House(tiny.data).store
+    assert store.current("core/sequences", "Sample_Toys") is None
+    assert store.require("core/interactions", "Sample_Toys")
+    assert store.require("reports/recommendations", "Sample_Office")
+    assert [row["domain"] for row in json.loads(tiny("report", "--json").stdout)["results"]] == [
+        "Sample_Garden",
+        "Sample_Kitchen",
+        "Sample_Sports",
+        "Sample_Office",
+    ]
+    _whole(tiny)
+    settings.write_text(settings.read_text().replace(", k: 500", ""))
+    tiny("run")
+    assert len(json.loads(tiny("report", "--json").stdout)["results"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("domains: {Toys: {rol: target}}", "role"),
+        ("modell: {}", "model"),
+        ("domains: {Toys: {k: five}}", "k"),
+        ("domains: {'../Toys': {role: target}}", "no domain name"),
+        ("finetuning: {metric: NDCG@11}", "NDCG@10"),
+        ("- a list", "mapping"),
+        ("{", "not YAML"),
+    ],
+)
+def test_settings_that_mean_nothing(cli: Cli, settings: str, said: str) -> None:
+    cli.data.mkdir()
+    (cli.data / "domains.yaml").write_text(settings)
+    failed = cli("domains", code=1)
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_hostile_category_never_becomes_a_path(cli: Cli) -> None:
+    raw = cli.data / "raw_files"
+    raw.mkdir(parents=True)
+    (raw / "a'; DROP TABLE x --.csv").write_text("i,u,5,1\n")
+    (raw / "meta_a'; DROP TABLE x --.json.gz").write_bytes(gzip.compress(b"{}\n"))
+    assert "no domain name" in cli("run", code=1).stderr
+
+
+def test_the_sample_keeps_out_of_a_folder_in_use(cli: Cli) -> None:
+    raw = cli.data / "raw_files"
+    raw.mkdir(parents=True)
+    (raw / "Mine.csv").write_text("i,u,5,1\n")
+    assert "other files" in cli("sample", code=1).stderr
+    assert [path.name for path in raw.iterdir()] == ["Mine.csv"]
+
+
+def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
+    cli("search", "--domain", "X", code=2)
+    cli("run", "--nonsense", code=2)
+    cli("recommend", "X", code=2)
