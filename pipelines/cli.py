@@ -41,8 +41,11 @@ def _house(data: Path | None) -> Any:
 
     folder = data_folder(data)
     os.environ[DATA_VARIABLE] = str(folder)
-    os.environ["MMM4REC_DAGSTER"] = str(folder / ".dagster")
-    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).parent.parent))
+    instance = folder / ".dagster"
+    os.environ["MMM4REC_DAGSTER"] = str(instance)
+    checkout = Path(__file__).parent.parent
+    # Installed without the checkout there is no dagster.yaml: then Dagster keeps its defaults, below the data folder.
+    os.environ.setdefault("DAGSTER_HOME", str(checkout if (checkout / "dagster.yaml").exists() else instance))
     return House(folder)
 
 
@@ -169,7 +172,7 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
 
 
-@app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user U00012 -k 5`")
+@app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
 def recommend(
     domain: Annotated[str, typer.Argument(help="The domain.")],
     user: Annotated[str, typer.Option(help="A user id of the raw file.")],

@@ -120,7 +120,6 @@ def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> O
         raise_on_error=False,
         # The event log keeps everything; the terminal belongs to the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={"mmm4rec/domain": stage.domain},
     )
     events = result.get_asset_materialization_events()
     built = {"/".join(event.asset_key.path) for event in events if event.asset_key}

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
 from pipelines.progress import Progress, show
@@ -192,8 +194,12 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
     main = artifact.manifest["files"].get(artifact.main.name)
     if main:
         shown["dagster/row_count"] = main["rows"]
-        columns = [dg.TableColumn(name, kind) for name, kind in main["columns"].items()]
-        shown["dagster/column_schema"] = dg.TableSchema(columns)
+        shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
     for name, value in artifact.manifest["summary"].items():
         shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
     return shown
+
+
+def _column(field: pa.Field) -> dg.TableColumn:
+    comment = (field.metadata or {}).get(b"comment", b"").decode()
+    return dg.TableColumn(field.name, str(field.type), description=comment or None)

@@ -1,0 +1,74 @@
+"""Settings: layered, complete, documented; domains found in the raw folder."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from features.encoders import EncoderSettings
+from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
+from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
+from tests.pipelines.conftest import REPOSITORY
+
+
+def _house(data: Path, settings: str = "", *categories: str) -> House:
+    raw = data / "raw_files"
+    raw.mkdir(parents=True, exist_ok=True)
+    for category in categories:
+        (raw / f"{category}.csv").touch()
+        (raw / f"meta_{category}.json.gz").touch()
+    (data / "domains.yaml").write_text(settings)
+    return House(data)
+
+
+def test_the_shipped_settings_are_the_published_ones(tmp_path: Path) -> None:
+    settings = _house(tmp_path).settings
+    assert settings.model == ModelConfig()
+    assert settings.pretraining == PRETRAINING
+    assert settings.finetuning == TrainConfig()
+    assert settings.domains == {}
+
+
+def test_published_domains_are_known_by_their_files(tmp_path: Path) -> None:
+    house = _house(tmp_path, "", "Industrial_and_Scientific", "Kindle_Store")
+    assert house.present() == ["Kindle", "Scientific"]
+    assert house.sources() == ["Kindle"]
+    assert house.settings.domain("Scientific").published == Statistics(8442, 4385, 59427)
+
+
+def test_an_unknown_category_is_a_target_with_defaults(tmp_path: Path) -> None:
+    house = _house(tmp_path, "defaults: {k: 7}", "Garden_Gnomes")
+    assert house.settings.domain("Garden_Gnomes").role == "target"
+    assert house.settings.domain("Garden_Gnomes").k == 7
+
+
+def test_a_ratings_file_alone_is_no_domain(tmp_path: Path) -> None:
+    house = _house(tmp_path)
+    (house.raw_folder / "Half.csv").touch()
+    assert House(tmp_path).present() == []
+
+
+def test_what_the_user_says_lies_on_top(tmp_path: Path) -> None:
+    house = _house(tmp_path, "domains: {Scientific: {k: 3}}\nfinetuning: {epochs: 2}", "Industrial_and_Scientific")
+    assert house.settings.domain("Scientific").k == 3
+    assert house.settings.domain("Scientific").category == "Industrial_and_Scientific"
+    assert house.settings.finetuning == dataclasses.replace(TrainConfig(), epochs=2)
+
+
+def test_the_data_folder_is_given_or_named_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MMM4REC_DATA", raising=False)
+    assert data_folder() == tmp_path / "data"
+    monkeypatch.setenv("MMM4REC_DATA", str(tmp_path / "named"))
+    assert data_folder() == tmp_path / "named"
+    assert data_folder(tmp_path / "given") == tmp_path / "given"
+
+
+@pytest.mark.parametrize("kind", [Settings, DomainSettings, EncoderSettings, ModelConfig, TrainConfig])
+def test_every_setting_is_documented(kind: type) -> None:
+    documented = set(
+        re.findall(r"`([a-z_]+)`|^([a-z_]+):", (REPOSITORY / "docs/settings.md").read_text(), re.MULTILINE)
+    )
+    names = {name for pair in documented for name in pair}
+    assert {field.name for field in dataclasses.fields(kind)} <= names
