@@ -25,8 +25,7 @@ sign."""
 def gap_inputs(
     times: Tensor, lengths: Tensor, rules: Rules, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor | None]:
-    """Time since the previous interaction [B,L] and the mask [B,L] of real positions (None: all
-    count).
+    """Time since the previous interaction [B,L] and the mask [B,L] of real positions (None: all count).
 
     Published: seconds, running on into the padding (0 - t_last). Default: log(1 + days) between real
     interactions, 0 for the first of them and for padding.

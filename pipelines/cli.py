@@ -4,14 +4,13 @@ Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage
 torch) happen inside the commands that need them.
 """
 
-import atexit
 import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich import box
@@ -19,11 +18,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from pipelines.settings import House
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
+    epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage. Data live below --data, else "
+    "MMM4REC_DATA, else ./data.",
 )
 # A pipe has no width to fit into.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
@@ -35,7 +39,7 @@ Data = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def _house(data: Path | None) -> Any:
+def _house(data: Path | None) -> "House":
     """The data folder, made known to Dagster through its environment variables."""
     from pipelines.settings import DATA_VARIABLE, House, data_folder
 
@@ -60,15 +64,15 @@ def _fail(message: str) -> NoReturn:
     raise WarehouseError(message)
 
 
-def _catalogue(house: Any) -> Path:
+def _catalogue(house: "House") -> Path:
     """The catalogue file; absence is an error."""
-    path: Path = house.catalogue
+    path = house.catalogue
     if not path.is_file():
         _fail(f"there is no catalogue at {path}; `mmm4rec run` builds it")
     return path
 
 
-def _ask(house: Any, name: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
+def _ask(house: "House", name: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of one of the shipped queries."""
     from warehouse.query import query
 
@@ -334,22 +338,14 @@ def ui(
     os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line; errors of the house become one message and exit code 1."""
     from features.errors import FeatureError
     from mmm4rec.errors import ModelError
     from warehouse.errors import WarehouseError
 
-    code = 0
     try:
         app(prog_name="mmm4rec")
     except (WarehouseError, FeatureError, ModelError) as error:
         err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        code = 1
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    # Dagster's caches keep DuckDB's objects alive, which its binding would report at length while Python shuts down.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        sys.exit(1)

@@ -5,12 +5,15 @@ stage, over the same instance and assets as the UI, so both leave the same trace
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from features.errors import FeatureError
+from mmm4rec.errors import ModelError
 from pipelines.definitions import defs
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
@@ -91,11 +94,13 @@ def survey(house: House) -> list[dict[str, Any]]:
     """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
     rows = []
     present = house.present()
+    stale = Counter(dict.fromkeys(present, 0))
+    for stage in plan(house, present):
+        stale[stage.domain] += len(stage.steps)
     for name, domain in sorted(house.settings.domains.items()):
         built = house.store.current("core/sequences", name)
         counts = built.manifest["summary"] if built else {}
         known = domain.published
-        stale = sum(len(s.steps) for s in plan(house, [name]) if s.domain == name) if name in present else None
         rows.append(
             {
                 "domain": name,
@@ -103,7 +108,7 @@ def survey(house: House) -> list[dict[str, Any]]:
                 "raw files": "yes" if name in present else "missing",
                 **{count: counts.get(count) for count in ("users", "items", "interactions")},
                 "published": f"{known.users} / {known.items} / {known.interactions}" if known else None,
-                "stale assets": stale,
+                "stale assets": stale.get(name),
             }
         )
     return rows
@@ -152,7 +157,13 @@ def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> 
     if (step.collects and stale) or any(ref in stale for ref in step.refs(house, domain)):
         return True
     current = house.store.current(step.key, domain)
-    return current is None or current.manifest["recipe"] != step.recipe(house, domain).digest
+    if current is None:
+        return True
+    try:
+        return bool(current.manifest["recipe"] != step.recipe(house, domain).digest)
+    except (WarehouseError, FeatureError, ModelError):
+        # Something it needs is gone: the run of this domain will say what, and the others go on.
+        return True
 
 
 def _level(step: Step) -> int:

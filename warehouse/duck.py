@@ -4,6 +4,9 @@ Every word of SQL that Python itself speaks is in this module; all else is in ``
 file, values bound as parameters. Identifiers, which no parameter can carry, pass `identifier`.
 """
 
+# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+from __future__ import annotations
+
 import glob
 import os
 import re

@@ -5,6 +5,9 @@ costs a few passes over memory. Leave-one-out: the last interaction of a user is
 one for validation.
 """
 
+# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

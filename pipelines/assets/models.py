@@ -1,11 +1,12 @@
 """Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned."""
 
+from pathlib import Path
 from typing import Any
 
 from mmm4rec.data import DomainData, load_domain
 from mmm4rec.training import fit, pretrain
 from pipelines.settings import House, as_parameters
-from pipelines.step import Job, Ref, same_domain, step
+from pipelines.step import Job, same_domain, step
 from warehouse.store import ALL
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
@@ -71,49 +72,34 @@ def _finetuning(house: House, domain: str) -> dict[str, Any]:
     }
 
 
-@step(
-    "models/scratch",
-    fit,
-    upstream=DATA,
-    parameters=_finetuning,
-    applies=is_target,
-    kinds=["pytorch"],
-)
-def scratch(job: Job) -> Any:
-    """MMM4Rec trained on the domain alone: what pre-training is measured against."""
+def _fit(job: Job, init: Path | None = None) -> Any:
     settings = job.house.settings
     return fit(
         domain_data(job, job.domain),
         settings.model,
         settings.finetuning,
         job.out,
+        init=init,
         data_versions=versions(job),
         progress=job.progress,
     )
 
 
-def _with_pretrained(house: House, domain: str) -> list[Ref]:
-    return [*same_domain(*DATA)(house, domain), ("models/pretrained", ALL)]
+@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"])
+def scratch(job: Job) -> Any:
+    """MMM4Rec trained on the domain alone: what pre-training is measured against."""
+    return _fit(job)
 
 
 @step(
     "models/finetuned",
     fit,
     upstream=[*DATA, "models/pretrained"],
-    refs=_with_pretrained,
+    refs=lambda house, domain: [*same_domain(*DATA)(house, domain), ("models/pretrained", ALL)],
     parameters=_finetuning,
     applies=is_finetuned,
     kinds=["pytorch"],
 )
 def finetuned(job: Job) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""
-    settings = job.house.settings
-    return fit(
-        domain_data(job, job.domain),
-        settings.model,
-        settings.finetuning,
-        job.out,
-        init=job.input("models/pretrained").path,
-        data_versions=versions(job),
-        progress=job.progress,
-    )
+    return _fit(job, init=job.input("models/pretrained").path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.settings import House
-from tests.pipelines.conftest import Cli
+from tests.conftest import Cli
 
 
 @pytest.fixture

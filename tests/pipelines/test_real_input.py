@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines.settings import House
-from tests.pipelines.conftest import Cli
+from tests.conftest import Cli
 
 SMALL_MODEL = {"hidden": 32, "inner": 32, "head_width": 16, "state": 8, "groups": 1, "length": 10}
 SMALL_MODEL |= {f"dropout_{what}": 0.1 for what in ("embedding", "hidden", "time")}

@@ -9,7 +9,7 @@ import pytest
 from features.encoders import EncoderSettings
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
-from tests.pipelines.conftest import REPOSITORY
+from tests.conftest import REPOSITORY
 
 
 def _house(data: Path, settings: str = "", *categories: str) -> House:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from warehouse.catalogue import build_catalogue, publish_catalogue
+from warehouse.catalogue import build_catalogue
 from warehouse.errors import WarehouseError
 from warehouse.query import query
 from warehouse.store import Recipe, Store
@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, materialise: Callable[..., A
 def catalogue(store: Store) -> Path:
     final = store.root / "warehouse.duckdb"
     summary = build_catalogue(store.all_current(), store.root / "next.duckdb")
-    publish_catalogue(store.root / "next.duckdb", final)
+    (store.root / "next.duckdb").replace(final)
     assert (summary.artifacts, summary.domains, summary.views) == (10, 2, 12)
     assert not (store.root / "next.duckdb").exists()
     return final
@@ -149,12 +149,12 @@ def test_a_swap_disturbs_no_reader(catalogue: Path, store: Store) -> None:
         for number in range(3):
             new = store.root / f"next-{number}.duckdb"
             build_catalogue([a for a in store.all_current() if a.domain == "Mugs"], new)
-            publish_catalogue(new, catalogue)
+            new.replace(catalogue)
             assert reader.sql(count).fetchall() == [(9,)]
             assert query(catalogue, count).to_pylist() == [{"count_star()": 4}]
         new = store.root / "last.duckdb"
         build_catalogue(store.all_current(), new)
-        publish_catalogue(new, catalogue)
+        new.replace(catalogue)
     assert query(catalogue, count).to_pylist() == [{"count_star()": 9}]
 
 

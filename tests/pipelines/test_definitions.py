@@ -1,0 +1,60 @@
+"""What Dagster sees: the assets, their layers, partitions and checks."""
+
+import dagster as dg
+
+from pipelines.definitions import defs
+from pipelines.runs import _level
+from pipelines.step import STEPS, upstream_first
+
+LAYERS = {
+    "raw": {"ratings", "metadata"},
+    "core": {"items", "interactions", "sequences"},
+    "features": {"item_text", "item_images", "text_embeddings", "image_embeddings"},
+    "models": {"pretrained", "scratch", "finetuned"},
+    "reports": {"metrics", "recommendations"},
+    "warehouse": {"catalogue", "report"},
+}
+SPANNING = {"models/pretrained", "warehouse/catalogue", "warehouse/report"}
+
+
+def test_the_definitions_load() -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_asset_is_a_noun_of_its_layer_and_says_what_it_is() -> None:
+    nodes = {node.key.to_user_string(): node for node in defs.resolve_asset_graph().asset_nodes}
+    assert set(nodes) == {f"{layer}/{noun}" for layer, nouns in LAYERS.items() for noun in nouns}
+    for key, node in nodes.items():
+        assert node.group_name == key.split("/")[0]
+        assert node.description
+        assert node.kinds
+        assert node.code_version == STEPS[key].code_version
+        assert (node.partitions_def is None) == (key in SPANNING)
+        if node.partitions_def:
+            assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
+
+
+def test_dagster_and_the_steps_know_the_same_dependencies() -> None:
+    graph = defs.resolve_asset_graph()
+    for key, step in STEPS.items():
+        parents = {parent.to_user_string() for parent in graph.get(dg.AssetKey(key.split("/"))).parent_keys}
+        assert parents == set(step.upstream), key
+
+
+def test_steps_come_after_what_they_read() -> None:
+    order = [step.key for step in upstream_first()]
+    for key, step in STEPS.items():
+        assert all(order.index(key) > order.index(other) for other in step.upstream)
+        assert all(_level(step) >= _level(STEPS[other]) for other in step.upstream)
+
+
+def test_structural_checks_block() -> None:
+    graph = defs.resolve_asset_graph()
+    blocking = {key.asset_key.to_user_string() for key in graph.asset_check_keys if graph.get_check_spec(key).blocking}
+    assert blocking == {
+        "raw/ratings",
+        "raw/metadata",
+        "core/sequences",
+        "features/text_embeddings",
+        "features/image_embeddings",
+    }
