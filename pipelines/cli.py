@@ -141,6 +141,11 @@ def run(
         Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
         with dg.DagsterInstance.get() as instance, progress.bars():
             outcomes = list(runs.execute(house, stages, instance))
+    for outcome in outcomes:
+        for check, found in outcome.warnings.items():
+            err.print(
+                f"[yellow]{outcome.stage.name}: {check}:[/yellow] {escape(found)}", highlight=False, soft_wrap=True
+            )
     failures = [o for o in outcomes if o.errors or o.waited_for]
     for outcome in failures:
         place = outcome.stage.name
@@ -152,7 +157,10 @@ def run(
     if as_json:
         _print_json(
             {
-                "runs": [{"domain": o.stage.name, "run_id": o.run_id, "errors": o.errors} for o in outcomes],
+                "runs": [
+                    {"domain": o.stage.name, "run_id": o.run_id, "errors": o.errors, "warnings": o.warnings}
+                    for o in outcomes
+                ],
                 "failed": len(failures),
             }
         )

@@ -7,7 +7,7 @@ stage, over the same instance and assets as the UI, so both leave the same trace
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
@@ -44,11 +44,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for."""
+    """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
+
+    `warnings` are the checks that failed without stopping anything, with what they found.
+    """
 
     stage: Stage
     run_id: str | None
     errors: dict[str, str]
+    warnings: dict[str, str] = field(default_factory=dict)
     waited_for: Ref | None = None
 
 
@@ -134,7 +138,14 @@ def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> O
         key = str(event.step_key).replace("__", "/", 1)
         if error:
             errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
-    return Outcome(stage, result.run_id, errors)
+    warnings = {
+        f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
+            f"{name} {value.value}" for name, value in sorted(check.metadata.items())
+        )
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    }
+    return Outcome(stage, result.run_id, errors, warnings)
 
 
 def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.settings import House, data_folder
+from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS
 from warehouse.checks import violations
 from warehouse.store import Artifact
@@ -63,3 +63,16 @@ def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCh
     return dg.AssetCheckResult(
         passed=best > ndcg["popularity"], severity=dg.AssetCheckSeverity.WARN, metadata=dict(ndcg)
     )
+
+
+@dg.asset_check(asset=dg.AssetKey(["core", "sequences"]), partitions_def=DOMAINS)
+def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """A published domain has the users, items and interactions that were published for it."""
+    house = House(data_folder())
+    published = house.settings.domain(context.partition_key).published
+    summary: dict[str, Any] = house.store.require("core/sequences", context.partition_key).manifest["summary"]
+    known = as_parameters(published) if published else {}
+    differing = {
+        name: f"{summary[name]} (published: {count})" for name, count in known.items() if summary[name] != count
+    }
+    return dg.AssetCheckResult(passed=not differing, severity=dg.AssetCheckSeverity.WARN, metadata=differing)

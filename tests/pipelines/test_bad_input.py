@@ -107,6 +107,17 @@ def test_a_core_that_leaves_nothing_holds_up_only_its_domain(tiny: Cli) -> None:
     assert len(json.loads(tiny("report", "--json").stdout)["results"]) == 5
 
 
+def test_other_counts_than_published_are_a_warning(tiny: Cli) -> None:
+    settings = tiny.data / "domains.yaml"
+    published = "{role: target, published: {users: 1, items: 2, interactions: 3}}"
+    settings.write_text(settings.read_text().replace("Sample_Toys: {role: target}", f"Sample_Toys: {published}"))
+    layers = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
+    said = tiny("run", "Sample_Toys", *(f"--only={asset}" for asset in layers)).stderr
+    summary = House(tiny.data).store.require("core/sequences", "Sample_Toys").manifest["summary"]
+    assert f"users {summary['users']} (published: 1)" in said
+    assert f"interactions {summary['interactions']} (published: 3)" in said
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
