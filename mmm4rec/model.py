@@ -246,7 +246,7 @@ class MMM4Rec(nn.Module):
         static = self.config.fusion == "static"
         logits = self.text_features.new_zeros(1, 2) if static else self.fusion.view(-1, 2)
         if index is not None and len(logits) > 1:
-            logits = logits[index]
+            logits = F.embedding(index, logits)
         if not self.rules.missing_modality_is_a_vector:
             present = torch.stack([self.text_present, self.image_present], dim=1)
             present = present if index is None else present[index]
@@ -293,7 +293,9 @@ class MMM4Rec(nn.Module):
         vectors = self.item_vectors(used)
         items, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
         users = self.user_vectors(batch, vectors, items)
-        candidates = self.score_vectors(vectors[:, labels], batch.labels)
+        # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
+        of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
+        candidates = self.score_vectors(of_labels, batch.labels)
         return in_batch_cross_entropy(users @ candidates.T, batch.labels, self.rules)
 
     def scores(self, users: Tensor, table: Tensor, first_item: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmm4rec.baselines import popularity
 from mmm4rec.checkpoint import load_model
-from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import evaluate
@@ -83,6 +83,28 @@ def test_two_runs_write_the_same_bytes(domain: DomainData, train) -> None:
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert (first / "model.safetensors").read_bytes() != (third / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("fusion", ["static", "dynamic_instance"])
+def test_pretraining_on_two_threads_writes_the_same_bytes(
+    make_domain: Callable[..., DomainData], tmp_path: Path, fusion: str
+) -> None:
+    """Labels repeat in a batch; on several threads their gradients must still be added in one order."""
+    domain = make_domain(users=600, items=20)
+    model = ModelConfig(hidden=64, inner=64, state=8, head_width=16, length=8, fusion=fusion)
+    training = replace(PRETRAINING, epochs=2, batch_size=512, accumulate=1, learning_rate=1e-3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        written = []
+        for attempt in range(4):
+            out = tmp_path / str(attempt)
+            out.mkdir()
+            pretrain([domain], model, training, out)
+            written.append((out / "model.safetensors").read_bytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(written)) == 1
 
 
 def test_gradients_of_a_step_are_summed(
