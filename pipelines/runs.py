@@ -171,7 +171,8 @@ def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> 
     if current is None:
         return True
     try:
-        return bool(current.manifest["recipe"] != step.recipe(house, domain).digest)
+        recipe = step.recipe(house, domain, step.inputs(house, domain))
+        return bool(current.manifest["recipe"] != recipe.digest)
     except (WarehouseError, FeatureError, ModelError):
         # Something it needs is gone: the run of this domain will say what, and the others go on.
         return True

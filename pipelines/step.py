@@ -79,15 +79,14 @@ class Step:
         names = asked if self.per_domain else [ALL]
         return [domain for domain in names if self.applies(house, domain)]
 
-    def recipe(self, house: House, domain: str) -> Recipe:
-        """The recipe over the inputs as they stand; a missing input is an error."""
-        inputs = self.inputs(house, domain)
+    def recipe(self, house: House, domain: str, inputs: Sequence[Artifact]) -> Recipe:
+        """The recipe over these inputs."""
         sources = self.sources(house, domain, inputs)
         parameters = self.parameters(house, domain)
         return recipe(self.key, domain, self.code_version, inputs, sources, parameters)
 
     def inputs(self, house: House, domain: str) -> list[Artifact]:
-        """The current artifacts this step reads."""
+        """The current artifacts this step reads; a missing one is an error."""
         return [house.store.require(key, of) for key, of in self.refs(house, domain)]
 
     def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
@@ -97,6 +96,7 @@ class Step:
                 f"{self.key} is not made for {domain}: fine-tuned models are for target domains, pre-trained ones "
                 "need a source domain with raw files; domains.yaml gives the roles"
             )
+        # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
         inputs = self.inputs(house, domain)
 
         def build(out: Path) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ class Step:
                 summary = self.build(job)
             return dataclasses.asdict(summary)
 
-        artifact, built = house.store.publish(self.recipe(house, domain), build, self.identity)
+        artifact, built = house.store.publish(self.recipe(house, domain, inputs), build, self.identity)
         if self.exposed:
             house.store.expose(artifact, self.exposed)
         return artifact, built
