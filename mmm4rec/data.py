@@ -53,6 +53,10 @@ class DomainData:
     """[M] int64 item indices, oldest first within a user."""
     times: Tensor
     """[M] int64 unix seconds."""
+    training: Tensor
+    """[U] int64: how many of a user's first interactions are for training."""
+    validation: Tensor
+    """[U] int64: how many after those are for validation; the rest is for testing."""
     text: Features
     image: Features
 
@@ -68,31 +72,35 @@ class DomainData:
 
     def training_counts(self) -> Tensor:
         """[N+1] int64: training interactions of each item (validation and test items are not counted)."""
-        stop = self.offsets[1:]
-        held_out = torch.cat([position[position >= self.offsets[:-1]] for position in (stop - 1, stop - 2)])
-        counts = torch.bincount(self.items, minlength=self.item_count + 1)
-        return counts - torch.bincount(self.items[held_out], minlength=self.item_count + 1)
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        place = torch.arange(len(self.items)) - torch.repeat_interleave(self.offsets[:-1], lengths)
+        trained = place < torch.repeat_interleave(self.training, lengths)
+        return torch.bincount(self.items[trained], minlength=self.item_count + 1)
 
     def examples(self, split: Split, length: int) -> "Examples":
         """The examples of a split; each sees at most the last `length` interactions.
 
         training: every prefix of a user's training items, labelled with the training item that follows.
-        validation: all but the last two interactions, labelled with the last but one.
-        test: all but the last, labelled with the last.
+        validation: a user's training items, labelled with the first validation item.
+        test: training and validation items, labelled with the first test item.
         everything: the whole history, without label, for every user (what to recommend next).
-        Users too short for a split are not in it; `Examples.users` says who is.
+        Users with no label or no item before it are not in a split; `Examples.users` says who is.
         """
         first, stop = self.offsets[:-1], self.offsets[1:]
         users = torch.arange(self.user_count)
         if split == "training":
-            # Labels are the flat positions first+1 .. stop-3 of each user.
-            counts = (stop - first - 3).clamp(min=0)
+            # Labels are the second to the last of each user's training items.
+            counts = (self.training - 1).clamp(min=0)
             users = torch.repeat_interleave(users, counts)
             rank = torch.arange(len(users)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
             label = first[users] + 1 + rank
         else:
-            label = stop - {"validation": 2, "test": 1, "everything": 0}[split]
-            keep = label > first
+            label, end = {
+                "validation": (first + self.training, first + self.training + self.validation),
+                "test": (first + self.training + self.validation, stop),
+                "everything": (stop, stop + 1),
+            }[split]
+            keep = (label > first) & (label < end)
             users, label = users[keep], label[keep]
         return Examples(
             items=self.items,
@@ -220,6 +228,11 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
         raise ModelError(f"{sequences / 'sequences.parquet'}: lists of items and times differ in length")
     if counts.min() == 0:
         raise ModelError(f"{sequences / 'sequences.parquet'}: a user without interactions: leave such users out")
+    training, validation = (table[name].to_numpy().astype(np.int64) for name in ("training", "validation"))
+    if min(training.min(), validation.min()) < 0 or (training + validation > counts).any():
+        raise ModelError(
+            f"{sequences / 'sequences.parquet'}: training and validation do not add up to at most a sequence"
+        )
     flat_items, flat_times = items.flatten(), times.flatten()
     if flat_items.null_count or flat_times.null_count:
         raise ModelError(f"{sequences / 'sequences.parquet'}: nulls within items or times; build core/sequences again")
@@ -236,6 +249,8 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
         offsets=torch.from_numpy(np.concatenate([[0], counts.cumsum()]).astype(np.int64)),
         items=flat,
         times=torch.from_numpy(flat_times.to_numpy().astype(np.int64)),
+        training=torch.from_numpy(training),
+        validation=torch.from_numpy(validation),
         text=_load_features(text, item_ids, "text"),
         image=_load_features(image, item_ids, "image"),
     )
@@ -264,6 +279,8 @@ def merge_domains(domains: Sequence[DomainData], name: str = "merged") -> Domain
         offsets=torch.cat(offsets),
         items=torch.cat(items),
         times=torch.cat([domain.times for domain in domains]),
+        training=torch.cat([domain.training for domain in domains]),
+        validation=torch.cat([domain.validation for domain in domains]),
         text=_merge_features([domain.text for domain in domains], domains, "text"),
         image=_merge_features([domain.image for domain in domains], domains, "image"),
     )

@@ -182,7 +182,7 @@ def _domain(file: Path, settings: PublishedConfig, tensors: dict[str, Tensor]) -
         features.append(Features(table, torch.ones(len(table), dtype=torch.bool)))
     none = torch.zeros(0, dtype=torch.int64)
     items = [str(item) for item in range(1, settings.item_num + 1)]
-    return DomainData("parity", [], items, torch.zeros(1, dtype=torch.int64), none, none, *features)
+    return DomainData("parity", [], items, torch.zeros(1, dtype=torch.int64), none, none, none, none, *features)
 
 
 def _batch(file: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple[Batch, Tensor]:

@@ -41,6 +41,8 @@ ACCEPTED: dict[str, pa.Schema] = {
             _field("user_id", pa.string(), "user"),
             _field("items", pa.list_(pa.int32()), "item_index of the user's interactions, oldest first"),
             _field("times", pa.list_(pa.int64()), "their times, unix seconds"),
+            _field("training", pa.int32(), "how many of the first are for training"),
+            _field("validation", pa.int32(), "how many after those are for validation; the rest is for testing"),
         ]
     ),
     "core/sequences/items": pa.schema(

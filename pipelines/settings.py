@@ -6,8 +6,10 @@ files for a category that neither names becomes a target domain with the default
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +19,16 @@ import yaml
 from features.encoders import EncoderSettings
 from mmm4rec.config import ModelConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
+from warehouse.interactions import Wanted
+from warehouse.sequences import GlobalTimeSplit
 from warehouse.store import Store, check_domain
 
 DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
-RATINGS = ("{}.csv", "{}.csv.gz")
+RATINGS = ("{}.csv", "{}.csv.gz", "{}_5.json.gz", "{}_5.json")  # all ratings before a 5-core: the k-core is ours to do
 METADATA = ("meta_{}.json.gz", "meta_{}.json")
+_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,56 @@ class Statistics:
 
 @dataclass(frozen=True)
 class DomainSettings:
-    """One domain. `category` is the stem of its raw files, `image_root` the folder its picture paths start from."""
+    """One domain. `category` is the stem of its raw files, `image_root` the folder its picture paths start from.
+
+    Dates read YYYY-MM-DD and mean midnight UTC; `since` is included, `until` is not.
+    """
 
     category: str
     role: Literal["source", "target"] = "target"
     k: int = 5
+    minimum_rating: float | None = None
+    since: str | None = None
+    until: str | None = None
+    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    validation_from: str | None = None
+    test_from: str | None = None
+    max_length: int | None = None
     image_root: str = "."
     text_encoder: EncoderSettings = field(default_factory=EncoderSettings)
     image_encoder: EncoderSettings = field(default_factory=EncoderSettings)
     published: Statistics | None = None
 
+    def __post_init__(self) -> None:
+        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
+        if self.split == "global_time" and None in dates.values():
+            raise WarehouseError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
+        if self.split != "global_time" and any(dates.values()):
+            raise WarehouseError(f"{self.category}: validation_from and test_from need split: global_time")
+        self.wanted, self.time_split  # noqa: B018 - a date that is none is said here, before anything runs
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which ratings the domain learns from."""
+        return Wanted(self.minimum_rating, _seconds("since", self.since), _seconds("until", self.until))
+
+    @property
+    def time_split(self) -> GlobalTimeSplit | None:
+        """The borders of a global time split; None for leave-one-out."""
+        validation_from = _seconds("validation_from", self.validation_from)
+        test_from = _seconds("test_from", self.test_from)
+        if validation_from is None or test_from is None:
+            return None
+        return GlobalTimeSplit(validation_from, test_from)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole, resolved. `raw_folder` is relative to the data folder unless absolute."""
+    """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
+    such a folder, from which `mmm4rec fetch` takes raw files."""
 
     raw_folder: str
+    location: str
     model: ModelConfig
     pretraining: TrainConfig
     finetuning: TrainConfig
@@ -79,8 +118,27 @@ class House:
     @cached_property
     def settings(self) -> Settings:
         """The settings as the files say now, with domains found in the raw folder."""
-        shipped = _read_yaml(Path(__file__).parent / "domains.yaml")
-        return resolve(shipped, _read_yaml(self.data / "domains.yaml"), self.data)
+        return resolve(*self._written, self.data)
+
+    @property
+    def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the shipped file says, and what the user's."""
+        return _read_yaml(Path(__file__).parent / "domains.yaml"), _read_yaml(self.data / "domains.yaml")
+
+    def category(self, name: str) -> str:
+        """The stem of the raw files of a known domain, at hand or not; any other name is a category itself.
+
+        Raises:
+            WarehouseError: it is no plain file name.
+        """
+        known = _overlay(*self._written).get("domains") or {}
+        category = str((known.get(name) or {}).get("category", name))
+        if not _CATEGORY.fullmatch(category):
+            raise WarehouseError(
+                f"{category!r} is no category: a letter or digit, then letters, digits and . _ - &; categories are "
+                "named as their files are, such as Magazine_Subscriptions"
+            )
+        return category
 
     @property
     def raw_folder(self) -> Path:
@@ -165,6 +223,26 @@ def as_parameters(settings: Any) -> dict[str, Any]:
     return asdict(settings)
 
 
+def _seconds(name: str, date: str | None) -> int | None:
+    """Midnight UTC of a date, Unix seconds."""
+    if date is None:
+        return None
+    try:
+        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise WarehouseError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which a date stays the text that it is."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, mapping by mapping."""
     merged = dict(base)
@@ -179,7 +257,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WarehouseError(f"{path} is not YAML: {error}") from error
     if content is not None and not isinstance(content, dict):

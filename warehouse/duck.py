@@ -33,10 +33,12 @@ __all__ = [
     "connect",
     "create",
     "execute",
+    "fill",
     "identifier",
     "literal",
     "load_sql",
     "pattern",
+    "stream",
     "table",
     "write_parquet",
 ]
@@ -160,8 +162,7 @@ def execute(
     fragments: Mapping[str, str] | None = None,
 ) -> None:
     """Run ``sql/<name>.sql``; `fragments` fill its $-names with text made by `identifier` and `literal`."""
-    statement = load_sql(name)
-    connection.execute(Template(statement).substitute(fragments) if fragments else statement, parameters)
+    connection.execute(fill(name, fragments) if fragments else load_sql(name), parameters)
 
 
 def table(connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
@@ -177,7 +178,18 @@ def write_parquet(
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Stream the result of ``sql/<name>.sql``, in a total order, to Parquet; returns the rows."""
-    reader = connection.sql(load_sql(name), params=parameters).to_arrow_reader(ROW_GROUP)
     with ParquetSink(path, schema) as sink:
-        sink.write_all(reader)
+        sink.write_all(stream(connection, name, parameters))
     return sink.rows
+
+
+def stream(
+    connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The result of ``sql/<name>.sql``, batch by batch."""
+    yield from connection.sql(load_sql(name), params=parameters).to_arrow_reader(ROW_GROUP)
+
+
+def fill(name: str, fragments: Mapping[str, str]) -> str:
+    """``sql/<name>.sql`` with its $-names filled by `fragments`, text made by `identifier`, `literal` and `fill`."""
+    return Template(load_sql(name)).substitute(fragments)

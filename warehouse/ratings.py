@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -93,12 +94,17 @@ def read_line(line: bytes) -> Rating | str:
     fields = text.split(",")
     if len(fields) != 4:
         return "wrong number of fields"
-    item_id, user_id, rating_text, time_text = fields
+    item_id, user_id, rating, time = fields
+    return checked(item_id, user_id, _number(rating), _number(time))
+
+
+def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | str:
+    """These values as a rating, or the reason why they are none, whatever file they come from."""
     if not item_id or not user_id:
         return "empty id"
     if max(len(item_id.encode()), len(user_id.encode())) > LONGEST_ID:
         return "id is too long"
-    rating, time = _as_float32(_number(rating_text)), _number(time_text)
+    rating = _as_float32(rating)
     if not math.isfinite(rating):
         return "rating is not a finite number"
     if not time.is_integer():
@@ -106,6 +112,28 @@ def read_line(line: bytes) -> Rating | str:
     if not 0 <= time <= LATEST_TIME:
         return "time is out of range"
     return Rating(item_id, user_id, rating, int(time))
+
+
+def checked_at_once(
+    lines: pa.Int64Array,
+    item_ids: pa.StringArray,
+    user_ids: pa.StringArray,
+    ratings: npt.NDArray[np.float64],
+    times: npt.NDArray[np.float64],
+) -> pa.RecordBatch | None:
+    """The same of columns; None if any of them holds what `checked` refuses."""
+    for ids in (item_ids, user_ids):
+        lengths = pc.min_max(pc.binary_length(ids)).as_py()
+        if lengths["min"] == 0 or lengths["max"] > LONGEST_ID:
+            return None
+    with np.errstate(over="ignore"):
+        rounded = ratings.astype(np.float32)
+    if not (np.isfinite(rounded).all() and (times >= 0).all() and (times <= LATEST_TIME).all()):
+        return None
+    seconds = times.astype(np.int64)
+    if not (seconds == times).all():
+        return None
+    return pa.RecordBatch.from_arrays([lines, item_ids, user_ids, pa.array(rounded), pa.array(seconds)], schema=_TABLE)
 
 
 def _number(text: str) -> float:
@@ -156,7 +184,7 @@ def _read_at_once(block: Block) -> pa.RecordBatch | None:
     # without a line feed.
     window = LONGEST_LINE // 2
     if (
-        np.count_nonzero(bytes_ < 32) != data.count(b"\n")
+        np.count_nonzero(bytes_ < 32) != np.count_nonzero(bytes_ == 10)
         or data.startswith(b"\xef\xbb\xbf")
         or any(data.find(b"\n", start, start + window) < 0 for start in range(0, len(data) - window, window))
     ):
@@ -181,18 +209,11 @@ def _read_at_once(block: Block) -> pa.RecordBatch | None:
         )
     except pa.ArrowInvalid:
         return None
-    for name in ("item_id", "user_id"):
-        lengths = pc.min_max(pc.binary_length(table[name])).as_py()
-        if lengths["min"] == 0 or lengths["max"] > LONGEST_ID:
-            return None
-    time = table["time"].to_numpy()
-    with np.errstate(over="ignore"):
-        rating = table["rating"].to_numpy().astype(np.float32)
-    if not (np.isfinite(rating).all() and (time >= 0).all() and (time <= LATEST_TIME).all()):
-        return None
-    seconds = time.astype(np.int64)
-    if not (seconds == time).all():
-        return None
     lines = np.arange(block.first_line, block.first_line + table.num_rows, dtype=np.int64)
-    ids = (table[name].combine_chunks() for name in ("item_id", "user_id"))
-    return pa.RecordBatch.from_arrays([pa.array(lines), *ids, pa.array(rating), pa.array(seconds)], schema=_TABLE)
+    return checked_at_once(
+        pa.array(lines),
+        table["item_id"].combine_chunks(),
+        table["user_id"].combine_chunks(),
+        table["rating"].to_numpy(),
+        table["time"].to_numpy(),
+    )

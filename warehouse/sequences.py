@@ -1,16 +1,18 @@
 """core/sequences: the k-core of the interactions, one sequence a user in the order of time, with splits.
 
-SQL numbers the ids, selects and sorts; the k-core itself is peeled on two integer arrays, where a round
-costs a few passes over memory. Leave-one-out: the last interaction of a user is for testing, the last but
-one for validation.
+SQL reads and hashes; ids become numbers once, the k-core is peeled and the sequences are put in order on arrays of
+these numbers, where a round costs a few passes over memory; ids return when the tables are written.
 """
 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +21,39 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from warehouse.duck import Engine, connect, execute, pattern, table
+from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ROW_GROUP, ParquetSink, rows_of
 from warehouse.tables import SPLITS, TABLES
 
-__all__ = ["SequencesSummary", "build_sequences", "k_core"]
+__all__ = ["GlobalTimeSplit", "SequencesSummary", "build_sequences", "k_core"]
 
 SMALLEST_K: Final = 3
 """A test item, a validation item and something to train on."""
+_PARTS: Final = 16
+"""Parts of the ids that are numbered each by itself (as the SQL says): a part's hash table stays in the cache."""
+_ROWS_AT_ONCE: Final = 64 << 20
+"""Ids held as text at a time."""
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GlobalTimeSplit:
+    """One border in time for all users, as in production: nothing is learned from what lies after it.
+
+    Interactions from `test_from` on are for testing, those from `validation_from` on and before that for validation,
+    the rest for training. Unix seconds.
+    """
+
+    validation_from: int
+    test_from: int
+
+    def __post_init__(self) -> None:
+        if not self.validation_from < self.test_from:
+            raise WarehouseError("validation_from must lie before test_from: swap them, or move one")
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,12 @@ class SequencesSummary:
     rounds: int
     """Rounds of removal until nothing changed."""
     dropped_interactions: int
+    """Those outside the k-core, and of long sequences those before the last `max_length`."""
+    split: str
+    """leave_one_out or global_time."""
+    validation_from: int | None
+    test_from: int | None
+    max_length: int | None
     split_sha256: str
     """Identity of the split: see `split_sha256`."""
 
@@ -63,82 +92,100 @@ class _Core:
     """0..U-1."""
     items: Codes
     """0..N-1."""
-    times: npt.NDArray[np.int64]
+    times: Longs
     ratings: npt.NDArray[np.float32]
-    starts: npt.NDArray[np.int64]
-    """U + 1 borders: user u has the interactions starts[u] to starts[u + 1]."""
 
     @property
-    def steps(self) -> Codes:
-        """Place of each interaction in its user's sequence, from 1."""
-        return (np.arange(len(self.users)) - self.starts[self.users] + 1).astype(np.int32)
-
-    @property
-    def splits(self) -> npt.NDArray[np.int8]:
-        """Part of each interaction, an index into SPLITS."""
-        splits = np.zeros(len(self.users), np.int8)
-        splits[self.starts[1:] - 2] = SPLITS.index("validation")
-        splits[self.starts[1:] - 1] = SPLITS.index("test")
-        return splits
+    def starts(self) -> Longs:
+        """U + 1 borders: user u has the interactions starts[u] to starts[u + 1]."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.users, minlength=len(self.user_ids)))])
 
 
-def build_sequences(interactions: Path, out: Path, k: int, engine: Engine | None = None) -> SequencesSummary:
+def build_sequences(
+    interactions: Path,
+    out: Path,
+    k: int,
+    split: GlobalTimeSplit | None = None,
+    max_length: int | None = None,
+    engine: Engine | None = None,
+) -> SequencesSummary:
     """From ``core/interactions`` (a Parquet file) to ``sequences``, ``users``, ``items``, ``interactions``.
+
+    Memory: some 10 bytes an interaction, some 40 an interaction of the k-core.
 
     Args:
         interactions: the file, with the columns of ``core/interactions/interactions``.
         out: an empty folder.
         k: users and items keep at least this many interactions, 3 or more.
+        split: None for leave-one-out: the last interaction of a user is for testing, the last but one for validation.
+        max_length: after the k-core, only the last so many interactions of a user stay (3 or more), and the items
+            that these leave.
         engine: threads and memory.
 
     Raises:
-        WarehouseError: k is below 3, or the k-core is empty.
+        WarehouseError: k or max_length is below 3, the k-core is empty, or nothing is left to train on.
     """
-    if k < SMALLEST_K:
-        raise WarehouseError(
-            f"k = {k}: a sequence needs a training, a validation and a test item; set k to {SMALLEST_K} or more"
-        )
+    for name, value in (("k", k), ("max_length", max_length)):
+        if value is not None and value < SMALLEST_K:
+            raise WarehouseError(
+                f"{name} = {value}: a sequence needs a training, a validation and a test item; "
+                f"set {name} to {SMALLEST_K} or more"
+            )
+    engine = engine or Engine()
+    total = rows_of(interactions)
     source = {"interactions": pattern(interactions)}
-    with connect(engine or Engine(), out) as connection:
-        execute(connection, "frequent_users", source | {"k": k})
-        execute(connection, "frequent_items", source | {"k": k})
-        execute(connection, "edges", source)
-        edges = table(connection, "edge_codes")
-        users, items = (edges[name].to_numpy() for name in ("user_code", "item_code"))
-        before, frequent = rows_of(interactions), len(users)
-        del edges
-        user_flags, item_flags, rounds = k_core(users, items, k)
-        del users, items
+    with connect(engine, out) as connection:
+        kept = _sieve(stream(connection, "user_hashes", source), total, k)
+        with ThreadPoolExecutor(engine.threads) as pool:
+            # Items are read while users are numbered.
+            numbered = [
+                _numbered(partial(stream, connection, name, source), kept, pool) for name in ("user_ids", "item_ids")
+            ]
+            (user_ids, users), (item_ids, items) = (finish() for finish in numbered)
+        rounds = int(len(users) < total)
+        user_flags, item_flags, more_rounds = k_core(users, items, k)
         if not user_flags.any():
             raise WarehouseError(
-                f"no user and item of the {before:,} interactions has {k} interactions with others "
+                f"no user and item of the {total:,} interactions has {k} interactions with others "
                 f"that do: the {k}-core is empty; lower k (at least {SMALLEST_K}) or bring more ratings"
             )
-        core = _ordered(connection, user_flags, item_flags)
-    splits = core.splits
-    training = splits == SPLITS.index("train")
-    lengths = np.diff(core.starts)
-    _write(out, core, splits, training)
-    size, user_count, item_count = len(core.users), len(core.user_ids), len(core.item_ids)
+        inside = user_flags[users]
+        inside &= item_flags[items]
+        users, items = users[inside], items[inside]
+        kept[kept] = inside
+        times, ratings = _chosen(connection, source, kept, len(users))
+        del kept, inside
+        user_ids, users = _ranked(connection, user_ids, users, user_flags)
+        item_ids, items = _ranked(connection, item_ids, items, item_flags)
+    order = _in_order(users, times, engine.threads)
+    core = _Core(user_ids, item_ids, users[order], items[order], times[order], ratings[order])
+    del users, items, times, ratings, order
+    if max_length:
+        core = _shortened(core, max_length)
+    parts = _parts(core, split)
     return SequencesSummary(
         k=k,
-        users=user_count,
-        items=item_count,
-        interactions=size,
-        training_interactions=int(training.sum()),
-        mean_length=size / user_count,
-        longest=int(lengths.max()),
-        sparsity=1 - size / (user_count * item_count),
-        rounds=rounds + (frequent < before),
-        dropped_interactions=before - size,
-        split_sha256=split_sha256(core.user_ids, core.item_ids, core.users, core.items, core.times, splits),
+        users=len(core.user_ids),
+        items=len(core.item_ids),
+        interactions=len(core.users),
+        training_interactions=_write(out, core, parts, engine.threads),
+        mean_length=len(core.users) / len(core.user_ids),
+        longest=int(np.diff(core.starts).max()),
+        sparsity=1 - len(core.users) / (len(core.user_ids) * len(core.item_ids)),
+        rounds=rounds + more_rounds,
+        dropped_interactions=total - len(core.users),
+        split="global_time" if split else "leave_one_out",
+        validation_from=split.validation_from if split else None,
+        test_from=split.test_from if split else None,
+        max_length=max_length,
+        split_sha256=split_sha256(core.user_ids, core.item_ids, core.users, core.items, core.times, parts),
     )
 
 
 def k_core(users: Codes, items: Codes, k: int) -> tuple[Flags, Flags, int]:
     """The largest set of edges in which every user and every item that occurs, occurs k times or more.
 
-    Removal goes in rounds until nothing changes; the end does not depend on the order of removal.
+    Removal goes in rounds, items first, until nothing changes; the end does not depend on the order of removal.
 
     Args:
         users: [E] user of each edge, from 0.
@@ -148,26 +195,25 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Flags, Flags, int]:
     Returns:
         a flag a user [U] and a flag an item [N], whether it is in the k-core, and the number of rounds.
     """
-    user_degrees, item_degrees = np.bincount(users), np.bincount(items)
+    user_count, item_count = (int(codes.max(initial=-1)) + 1 for codes in (users, items))
     rounds = 0
-    while len(users):
-        kept = (user_degrees >= k)[users] & (item_degrees >= k)[items]
-        if kept.all():
-            break
-        user_degrees -= np.bincount(users[~kept], minlength=len(user_degrees))
-        item_degrees -= np.bincount(items[~kept], minlength=len(item_degrees))
-        users, items = users[kept], items[kept]
+    while True:
+        edges = len(users)
+        item_flags = np.bincount(items, minlength=item_count) >= k
+        kept = item_flags[items]
+        if not kept.all():
+            users, items = users[kept], items[kept]
+        user_flags = np.bincount(users, minlength=user_count) >= k
+        kept = user_flags[users]
+        if not kept.all():
+            users, items = users[kept], items[kept]
+        if len(users) == edges:
+            return user_flags, item_flags, rounds
         rounds += 1
-    return user_degrees >= k, item_degrees >= k, rounds
 
 
 def split_sha256(
-    user_ids: pa.Array,
-    item_ids: pa.Array,
-    users: Codes,
-    items: Codes,
-    times: npt.NDArray[np.int64],
-    splits: npt.NDArray[np.int8],
+    user_ids: pa.Array, item_ids: pa.Array, users: Codes, items: Codes, times: Longs, parts: npt.NDArray[np.int8]
 ) -> str:
     """Who, what, when and in which part: one hash, shared by two data sets exactly if their splits are equal.
 
@@ -180,40 +226,171 @@ def split_sha256(
     for ids in (user_ids, item_ids):
         for start in range(0, len(ids), ROW_GROUP):
             digest.update("".join(f"{name}\n" for name in ids[start : start + ROW_GROUP].to_pylist()).encode())
-    for values, kind in ((users, "<i4"), (items, "<i4"), (times, "<i8"), (splits, "<i1")):
+    for values, kind in ((users, "<i4"), (items, "<i4"), (times, "<i8"), (parts, "<i1")):
         digest.update(np.ascontiguousarray(values, kind).data)
     return digest.hexdigest()
 
 
-def _ordered(connection: duckdb.DuckDBPyConnection, user_flags: Flags, item_flags: Flags) -> _Core:
-    connection.register("core_users", _codes("user_code", user_flags))
-    connection.register("core_items", _codes("item_code", item_flags))
-    edges = table(connection, "ordered_edges")
-    # Codes follow the order of the ids, so leaving out the ones outside the core keeps the order.
-    users = _renumbered(user_flags)[edges["user_code"].to_numpy()]
-    items = _renumbered(item_flags)[edges["item_code"].to_numpy()]
+def _sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int) -> Flags:
+    """Rows whose user may have k of them: most users have not, and to number their ids would be most of the work.
+
+    Rows are counted in buckets by a part of their user's hash. A bucket holds all rows of its users, so what is below
+    k goes for certain; a second part of the hash lets through few of those that the first did.
+    """
+    values = np.empty(rows, np.uint64)
+    end = 0
+    for batch in hashes:
+        start, end = end, end + batch.num_rows
+        values[start:end] = batch["hash"].to_numpy()
+    bits = min(max(rows.bit_length() - 1, 4), 27)
+    kept = _frequent(values >> np.uint64(64 - bits), bits, k)
+    kept[kept] = _frequent(values[kept] >> np.uint64(32 - bits) & np.uint64((1 << bits) - 1), bits, k)
+    return kept
+
+
+def _frequent(buckets: npt.NDArray[np.uint64], bits: int, k: int) -> Flags:
+    numbers = buckets.view(np.int64)
+    flags: Flags = (np.bincount(numbers, minlength=1 << bits) >= k)[numbers]
+    return flags
+
+
+def _numbered(
+    read: Callable[[], Iterator[pa.RecordBatch]], kept: Flags, pool: ThreadPoolExecutor
+) -> Callable[[], tuple[pa.Array, Codes]]:
+    """The ids of the kept rows, in no order, and for each of these rows the number of its id.
+
+    Reads now and numbers in `pool`; what is returned waits for it.
+    """
+    rows = int(np.count_nonzero(kept))
+    parts = np.empty(rows, np.uint8)
+    turns = max(1, min(_PARTS, -(-rows // _ROWS_AT_ONCE)))
+    encoded: list[Future[tuple[pa.Array, Codes]]] = []
+    for turn in range(turns):
+        wait(encoded)
+        mine = range(_PARTS * turn // turns, _PARTS * (turn + 1) // turns)
+        encoded += [pool.submit(_encoded, texts) for texts in _texts_by_part(read(), kept, parts, mine)]
+
+    def finish() -> tuple[pa.Array, Codes]:
+        codes = np.empty(rows, np.int32)
+        first = 0
+        for part, future in enumerate(encoded):
+            ids, numbers = future.result()
+            codes[parts == part] = numbers + np.int32(first)
+            first += len(ids)
+        return pa.concat_arrays([future.result()[0] for future in encoded]), codes
+
+    return finish
+
+
+def _texts_by_part(
+    batches: Iterator[pa.RecordBatch], kept: Flags, parts: npt.NDArray[np.uint8], mine: range
+) -> list[list[pa.Array]]:
+    """The ids of some parts, each part's in the order of the kept rows; fills `parts` for all of these."""
+    texts: list[list[pa.Array]] = [[] for _ in mine]
+    row = end = 0
+    for batch in batches:
+        here = np.flatnonzero(kept[row : row + batch.num_rows])
+        row, start, end = row + batch.num_rows, end, end + len(here)
+        part = batch["part"].to_numpy()[here]
+        parts[start:end] = part
+        order = np.argsort(part, kind="stable")
+        borders = np.searchsorted(part[order], [*mine, mine.stop])
+        taken = batch["id"].take(pa.array(here[order[borders[0] : borders[-1]]]))
+        for column, first, last in zip(texts, borders - borders[0], borders[1:] - borders[0], strict=False):
+            column.append(taken[first:last])
+    return texts
+
+
+def _encoded(texts: list[pa.Array]) -> tuple[pa.Array, Codes]:
+    """The different texts, and for each one its number among them."""
+    encoded = pa.chunked_array(texts, pa.string()).dictionary_encode()
+    texts.clear()
+    if not encoded.num_chunks:
+        return pa.array([], pa.string()), np.empty(0, np.int32)
+    # Arrow encodes all chunks with one table, so that the dictionary of any is that of all.
+    return encoded.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+
+
+def _chosen(
+    connection: duckdb.DuckDBPyConnection, source: dict[str, str], kept: Flags, size: int
+) -> tuple[Longs, npt.NDArray[np.float32]]:
+    """Times and ratings of the rows kept."""
+    times, ratings = np.empty(size, np.int64), np.empty(size, np.float32)
+    row = end = 0
+    for batch in stream(connection, "times_and_ratings", source):
+        here = kept[row : row + batch.num_rows]
+        row, start, end = row + batch.num_rows, end, end + int(np.count_nonzero(here))
+        times[start:end] = batch["time"].to_numpy()[here]
+        ratings[start:end] = batch["rating"].to_numpy()[here]
+    return times, ratings
+
+
+def _ranked(connection: duckdb.DuckDBPyConnection, ids: pa.Array, codes: Codes, flags: Flags) -> tuple[pa.Array, Codes]:
+    """The flagged ids in bytewise order, and the codes as places in that order."""
+    ids = ids.take(pa.array(np.flatnonzero(flags)))
+    connection.register("ids", pa.table({"id": ids, "place": np.arange(len(ids), dtype=np.int32)}))
+    places = table(connection, "ids_in_order")["place"].to_numpy()
+    rank = np.empty(len(ids), np.int32)
+    rank[places] = np.arange(len(ids), dtype=np.int32)
+    renumbered = np.zeros(len(flags), np.int32)
+    renumbered[flags] = rank
+    return ids.take(pa.array(places)), renumbered[codes]
+
+
+def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
+    """Rows by (user, time, row): two sorts of plain integers, of which each carries its row, beat one of pairs."""
+    rows = np.arange(len(users), dtype=np.int64)
+    low = (1 << 32) - 1
+    by_time = _sorted(times << 32 | rows, threads) & low
+    by_user = _sorted(users[by_time].astype(np.int64) << 32 | rows, threads) & low
+    return by_time[by_user]
+
+
+def _sorted(values: Longs, threads: int) -> Longs:
+    """Sorted in place, by several threads."""
+    if threads > 1 and len(values) > ROW_GROUP:
+        borders = [len(values) * part // threads for part in range(threads + 1)]
+        values.partition(borders[1:-1])
+        with ThreadPoolExecutor(threads) as pool:
+            wait([pool.submit(values[start:stop].sort) for start, stop in pairwise(borders)])
+    else:
+        values.sort()
+    return values
+
+
+def _shortened(core: _Core, max_length: int) -> _Core:
+    """The last `max_length` interactions of each user, and the items that occur in them."""
+    kept = np.arange(len(core.users)) >= core.starts[1:][core.users] - max_length
+    items = core.items[kept]
+    flags = np.bincount(items, minlength=len(core.item_ids)) > 0
     return _Core(
-        user_ids=table(connection, "core_users")["user_id"].combine_chunks(),
-        item_ids=table(connection, "core_items")["item_id"].combine_chunks(),
-        users=users,
-        items=items,
-        times=edges["time"].to_numpy(),
-        ratings=edges["rating"].to_numpy(),
-        starts=np.concatenate([[0], np.cumsum(np.bincount(users))]),
+        user_ids=core.user_ids,
+        item_ids=core.item_ids.filter(pa.array(flags)),
+        users=core.users[kept],
+        items=(np.cumsum(flags) - 1).astype(np.int32)[items],
+        times=core.times[kept],
+        ratings=core.ratings[kept],
     )
 
 
-def _codes(name: str, flags: Flags) -> pa.Table:
-    return pa.table({name: np.flatnonzero(flags).astype(np.int32)})
+def _parts(core: _Core, split: GlobalTimeSplit | None) -> npt.NDArray[np.int8]:
+    """Part of each interaction, an index into SPLITS."""
+    if split:
+        parts = (core.times >= split.validation_from).astype(np.int8) + (core.times >= split.test_from)
+        if not (parts == 0).any():
+            raise WarehouseError("no interaction lies before validation_from: nothing to train on; set a later date")
+        return parts
+    parts = np.zeros(len(core.users), np.int8)
+    last = core.starts[1:] - 1
+    parts[last - 1], parts[last] = SPLITS.index("validation"), SPLITS.index("test")
+    return parts
 
 
-def _renumbered(flags: Flags) -> Codes:
-    return (np.cumsum(flags) - 1).astype(np.int32)
-
-
-def _write(out: Path, core: _Core, splits: npt.NDArray[np.int8], training: Flags) -> None:
+def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], threads: int) -> int:
+    """Write the four tables; returns the number of training interactions."""
+    training = parts == SPLITS.index("train")
     tables = {
-        "sequences": _sequences(core),
+        "sequences": _sequences(core, parts),
         "users": iter([{"user_index": _indices(core.user_ids), "user_id": core.user_ids}]),
         "items": iter(
             [
@@ -225,21 +402,32 @@ def _write(out: Path, core: _Core, splits: npt.NDArray[np.int8], training: Flags
                 }
             ]
         ),
-        "interactions": _interactions(core, splits),
+        "interactions": _interactions(core, parts),
     }
-    for name, batches in tables.items():
+
+    def write(name: str) -> None:
         with ParquetSink(out / f"{name}.parquet", TABLES[f"core/sequences/{name}"]) as sink:
-            sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in batches)
+            sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in tables[name])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(write, tables):
+            pass
+    return int(np.count_nonzero(training))
 
 
 def _indices(ids: pa.Array) -> pa.Array:
     return pa.array(np.arange(1, len(ids) + 1, dtype=np.int32))
 
 
-def _sequences(core: _Core) -> Iterator[dict[str, pa.Array]]:
+def _sequences(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
+    counts = {
+        name: np.bincount(core.users[parts == SPLITS.index(part)], minlength=len(core.user_ids)).astype(np.int32)
+        for name, part in (("training", "train"), ("validation", "validation"))
+    }
+    all_starts = core.starts
     for first in range(0, len(core.user_ids), ROW_GROUP):
         ids = core.user_ids[first : first + ROW_GROUP]
-        starts = core.starts[first : first + len(ids) + 1]
+        starts = all_starts[first : first + len(ids) + 1]
         borders = pa.array((starts - starts[0]).astype(np.int32))
         rows = slice(starts[0], starts[-1])
         yield {
@@ -248,20 +436,22 @@ def _sequences(core: _Core) -> Iterator[dict[str, pa.Array]]:
             "items": pa.ListArray.from_arrays(borders, pa.array(core.items[rows] + np.int32(1))),
             "times": pa.ListArray.from_arrays(borders, pa.array(core.times[rows])),
             "ratings": pa.ListArray.from_arrays(borders, pa.array(core.ratings[rows])),
+            **{name: pa.array(count[first : first + len(ids)]) for name, count in counts.items()},
         }
 
 
-def _interactions(core: _Core, splits: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
-    steps, names = core.steps, pa.array(SPLITS)
+def _interactions(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
+    starts, names = core.starts, pa.array(SPLITS)
     for first in range(0, len(core.users), ROW_GROUP):
         rows = slice(first, first + ROW_GROUP)
+        users, items = core.users[rows], core.items[rows]
         yield {
-            "user_index": pa.array(core.users[rows] + np.int32(1)),
-            "user_id": core.user_ids.take(pa.array(core.users[rows])),
-            "step": pa.array(steps[rows]),
-            "item_index": pa.array(core.items[rows] + np.int32(1)),
-            "item_id": core.item_ids.take(pa.array(core.items[rows])),
+            "user_index": pa.array(users + np.int32(1)),
+            "user_id": core.user_ids.take(pa.array(users)),
+            "step": pa.array((np.arange(first, first + len(users)) - starts[users] + 1).astype(np.int32)),
+            "item_index": pa.array(items + np.int32(1)),
+            "item_id": core.item_ids.take(pa.array(items)),
             "time": pa.array(core.times[rows]),
             "rating": pa.array(core.ratings[rows]),
-            "split": names.take(pa.array(splits[rows])),
+            "split": names.take(pa.array(parts[rows])),
         }

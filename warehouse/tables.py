@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-__all__ = ["CATALOGUE", "SPLITS", "TABLES"]
+__all__ = ["SPLITS", "TABLES"]
 
 SPLITS: Final = ("train", "validation", "test")
 """The parts of a user's sequence, in the order of time."""
@@ -92,20 +92,23 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _time,
     ),
     "core/interactions/rejected": _table(
-        "Ratings not kept: exact duplicates of an earlier line, items without metadata; sorted by line",
+        "Ratings not kept: exact duplicates of an earlier line, items without metadata, what the domain's settings "
+        "exclude; sorted by line",
         _line,
         _user_id,
         _item_id,
         _reason,
     ),
     "core/sequences/sequences": _table(
-        "One row a user of the k-core; lists in the order of (time, position): the last entry is the test "
-        "item, the last but one the validation item, the rest is for training. Key: user_index, sorted",
+        "One row a user of the k-core; lists in the order of (time, position), first what is for training, then what "
+        "is for validation, then what is for testing. Key: user_index, sorted",
         _user_index,
         _user_id,
         _column("items", pa.list_(_int32), "item_index of what the user rated, oldest first"),
         _column("times", pa.list_(_int64), "Unix seconds UTC, beside items"),
         _column("ratings", pa.list_(_float), "Stars, beside items"),
+        _column("training", _int32, "How many of the first are for training"),
+        _column("validation", _int32, "How many after those are for validation; the rest is for testing"),
     ),
     "core/sequences/users": _table("The users of the k-core. Key: user_index, sorted", _user_index, _user_id),
     "core/sequences/items": _table(
@@ -124,85 +127,8 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _item_id,
         _time,
         _rating,
-        _column("split", _string, "train, validation (last but one) or test (last)"),
-    ),
-}
-
-_key = _column("key", _string, "layer/noun of the artifact")
-_domain = _column("domain", _string, "Domain; _all where an artifact spans all of them")
-_version = _column("version", _string, "Data version: the artifact's folder v=<version>")
-
-CATALOGUE: Final[dict[str, pa.Schema]] = {
-    "lineage/artifacts": _table(
-        "Every artifact that the views show, as its manifest describes it. Key: (key, domain)",
-        _key,
-        _domain,
-        _version,
-        _column("path", _string, "Absolute path of its folder"),
-        _column("created", _string, "When it was published, ISO 8601 UTC"),
-        _column("recipe", _string, "Hash of code version, inputs, sources and parameters"),
-        _column("code_version", _string, "Hash of the code that made it"),
-        _column("parameters", _string, "Its settings, JSON"),
-        _column("summary", _string, "Counts and figures of the build, JSON"),
-    ),
-    "lineage/inputs": _table(
-        "Which artifact was made from which. Key: (key, domain, input_key, input_domain)",
-        _key,
-        _domain,
-        _version,
-        _column("input_key", _string, "layer/noun of the input"),
-        _column("input_domain", _string, "Domain of the input"),
-        _column("input_version", _string, "Data version of the input that was read"),
-    ),
-    "lineage/sources": _table(
-        "Which artifact was made from which raw file. Key: (key, domain, source)",
-        _key,
-        _domain,
-        _version,
-        _column("source", _string, "Raw file"),
-        _column("sha256", _string, "Hash of its bytes"),
-    ),
-    "lineage/files": _table(
-        "The files of every artifact. Key: (key, domain, name)",
-        _key,
-        _domain,
-        _version,
-        _column("name", _string, "File in the artifact's folder"),
-        _column("sha256", _string, "Hash of its bytes"),
-        _column("bytes", _int64, "Size"),
-        _column("rows", _int64, "Rows, of a Parquet file", nullable=True),
-    ),
-    "main/domains": _table(
-        "Statistics of each domain after the k-core. Key: domain",
-        _domain,
-        _column("users", _int64, "Users"),
-        _column("items", _int64, "Items"),
-        _column("interactions", _int64, "Interactions"),
-        _column("sparsity", pa.float64(), "1 - interactions / (users * items)"),
-        _column("mean_length", pa.float64(), "Interactions of a user, mean"),
-        _column("longest", _int64, "Interactions of a user, most"),
-        _column("text_coverage", pa.float64(), "Share of items with a title or a description after cleaning"),
-        _column("picture_coverage", pa.float64(), "Share of items with a picture address"),
-    ),
-    "main/results": _table(
-        "How good each model is on the test item of every user. Key: domain",
-        _domain,
-        _column("role", _string, "source: judged by the pre-trained model; target: by its own"),
-        _column("users", _int64, "Users"),
-        _column("items", _int64, "Items, all of them candidates"),
-        _column("interactions", _int64, "Interactions"),
-        *(
-            _column(f"{model}_{metric}", pa.float64(), f"{metric.upper()}@10 of {said}; null where there is none")
-            for model, said in (
-                ("popularity", "the items bought most in training"),
-                ("pretrained", "the model trained on all source domains, as it is"),
-                ("scratch", "the model trained on this domain alone"),
-                ("finetuned", "the pre-trained model fine-tuned on this domain"),
-            )
-            for metric in ("hr", "ndcg")
+        _column(
+            "split", _string, "train, validation or test; leave-one-out: the last is test, the one before validation"
         ),
-        _column("scratch_epochs", pa.int32(), "Epochs to the best weights from scratch"),
-        _column("finetuned_epochs", pa.int32(), "Epochs to the best weights of the fine-tuned model"),
     ),
 }
-"""Tables and views that exist only in the analysts' catalogue."""

@@ -47,7 +47,13 @@ def _with_items(house: House, artifact: Artifact) -> dict[str, Path]:
 
 ratings_lines = _structural("raw/ratings", "every_line_accounted_for", "check_raw", _with_quarantine, lines="lines")
 metadata_lines = _structural("raw/metadata", "every_line_accounted_for", "check_raw", _with_quarantine, lines="lines")
-k_core = _structural("core/sequences", "k_core_order_and_splits", "check_sequences", _interactions, k="k")
+k_core = _structural(
+    "core/sequences",
+    "k_core_order_and_splits",
+    "check_sequences",
+    _interactions,
+    **{name: name for name in ("k", "max_length", "split", "validation_from", "test_from")},
+)
 text_vectors = _structural("features/text_embeddings", "every_item_once_and_finite", "check_vectors", _with_items)
 image_vectors = _structural("features/image_embeddings", "every_item_once_and_finite", "check_vectors", _with_items)
 

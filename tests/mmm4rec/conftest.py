@@ -57,6 +57,8 @@ def write_domain(
                 "user_id": user_ids,
                 "items": pa.array(sequences, pa.list_(pa.int32())),
                 "times": pa.array(times, pa.list_(pa.int64())),
+                "training": pa.array([max(len(walk) - 2, 0) for walk in sequences], pa.int32()),
+                "validation": pa.array([min(len(walk) - 1, 1) for walk in sequences], pa.int32()),
             }
         ),
         folder / "sequences.parquet",

@@ -144,6 +144,25 @@ def test_examples_are_the_prefixes(make_domain: Callable[..., DomainData]) -> No
         assert batch.times[~padding].all()
 
 
+def test_a_global_time_split_asks_for_the_first_item_after_the_border(make_domain: Callable[..., DomainData]) -> None:
+    """Users may have any number of items, also none, in each part."""
+    domain = make_domain(seed=5)
+    cuts = [torch.quantile(domain.times.double(), q) for q in (0.6, 0.8)]
+    owners = torch.repeat_interleave(torch.arange(domain.user_count), domain.offsets.diff())
+    before = [torch.bincount(owners[domain.times < cut], minlength=domain.user_count) for cut in cuts]
+    domain = replace(domain, training=before[0], validation=before[1] - before[0])
+    for split, cut in zip(("validation", "test"), cuts, strict=True):
+        examples = domain.examples(split, 30)  # type: ignore[arg-type]
+        batch = examples.batch(torch.arange(len(examples)), 30)
+        assert 0 < len(examples) < domain.user_count
+        assert (batch.times < cut).all()
+        assert (domain.times[examples.label] >= cut).all()
+        assert batch.labels is not None
+    training = domain.examples("training", 30)
+    assert (domain.times[training.label] < cuts[0]).all()
+    assert domain.training_counts().sum() == (domain.times < cuts[0]).sum()
+
+
 def test_the_time_of_the_label_is_no_input(domain: DomainData) -> None:
     """Published: where history and label fit into L, the label's time stays. Default: never."""
     examples = domain.examples("test", 6)

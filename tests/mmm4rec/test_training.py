@@ -268,6 +268,8 @@ def test_a_domain_too_small_is_refused(make_domain: Callable[..., DomainData], t
         offsets=torch.arange(domain.user_count + 1) * 3,
         items=domain.items[: domain.user_count * 3],
         times=domain.times[: domain.user_count * 3],
+        training=torch.ones(domain.user_count, dtype=torch.int64),
+        validation=torch.ones(domain.user_count, dtype=torch.int64),
     )
     with pytest.raises(ModelError, match="no training example"):
         train(short)

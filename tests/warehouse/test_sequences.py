@@ -1,7 +1,7 @@
 """core/interactions and core/sequences: the recipe against a plain-Python twin, and its exact figures."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,78 +13,86 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import plain_recipe
+from benchmarks.plain_recipe import Row
+from warehouse.checks import violations
 from warehouse.duck import Engine
 from warehouse.errors import WarehouseError
-from warehouse.interactions import build_interactions
+from warehouse.interactions import Wanted, build_interactions
 from warehouse.parquet import ROW_GROUP
-from warehouse.sequences import build_sequences
+from warehouse.sequences import GlobalTimeSplit, build_sequences
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
 Stage = Callable[[], Path]
-Interaction = tuple[int, str, str, float, int]
-"""position, user, item, rating, time"""
 
 
-def write_interactions(path: Path, rows: Iterable[Interaction]) -> Path:
+def write_interactions(path: Path, rows: Iterable[Row]) -> Path:
     """Rows of core/interactions as a Parquet file."""
     schema = TABLES["core/interactions/interactions"]
     pq.write_table(pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema), path)
     return path
 
 
-def twin(rows: list[Interaction], k: int) -> dict[str, list[Interaction]]:
-    """The recipe in plain Python: the k-core, one row removed at a time, then each user's rows in order."""
-    rows = list(rows)
-    while True:
-        users, items = Counter(row[1] for row in rows), Counter(row[2] for row in rows)
-        weak = next((row for row in rows if users[row[1]] < k or items[row[2]] < k), None)
-        if weak is None:
-            break
-        rows.remove(weak)
-    sequences = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row[4], row[0])):
-        sequences[row[1]].append(row)
-    return {user: sequences[user] for user in sorted(sequences, key=str.encode)}
+def write_ratings(path: Path, rows: Iterable[Row]) -> Path:
+    """Rows of raw/ratings as a Parquet file."""
+    schema = TABLES["raw/ratings/ratings"]
+    columns = [
+        {"line": r.position, "item_id": r.item, "user_id": r.user, "rating": r.rating, "time": r.time} for r in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(columns, schema), path)
+    return path
 
 
 _ids = st.sampled_from(["a", "B", "b", "é", "a1", "\U0001f600", "z'"])
-_interactions = st.lists(
+_rows = st.lists(
     st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), st.integers(0, 6)), min_size=5, max_size=80
-).map(lambda rows: [(position * 3 + 1, *row) for position, row in enumerate(rows)])
+).map(lambda rows: [Row(position * 3 + 1, *row) for position, row in enumerate(rows)])
+_borders = st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(_interactions, st.sampled_from([3, 4, 5]))
-def test_the_recipe_is_the_plain_one(stage: Stage, rows: list[Interaction], k: int) -> None:
-    expected = twin(rows, k)
+@given(
+    _rows,
+    st.sampled_from([3, 4, 5]),
+    st.none() | _borders.map(lambda pair: GlobalTimeSplit(*pair)),
+    st.none() | st.integers(3, 6),
+)
+def test_the_recipe_is_the_plain_one(
+    stage: Stage, rows: list[Row], k: int, split: GlobalTimeSplit | None, max_length: int | None
+) -> None:
+    core = plain_recipe.k_core(rows, k)
+    assert core == one_by_one(rows, k)
+    expected = plain_recipe.sequences(core, split, max_length)
     out = stage()
     source = write_interactions(out.with_suffix(".parquet"), rows)
-    if not expected:
-        with pytest.raises(WarehouseError, match="lower k"):
-            build_sequences(source, out, k, Engine(threads=2))
+    if not any(part == "train" for sequence in expected.values() for _, part in sequence):
+        with pytest.raises(WarehouseError, match="nothing to train on" if core else "lower k"):
+            build_sequences(source, out, k, split, max_length, Engine(threads=2))
         return
-    summary = build_sequences(source, out, k, Engine(threads=2))
+    summary = build_sequences(source, out, k, split, max_length, Engine(threads=2))
     tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("sequences", "users", "items", "interactions")}
     for name, table in tables.items():
         assert table.schema.equals(TABLES[f"core/sequences/{name}"])
     items = {row["item_index"]: row for row in tables["items"].to_pylist()}
-    names = sorted({row[2] for sequence in expected.values() for row in sequence}, key=str.encode)
+    names = sorted({row.item for sequence in expected.values() for row, _ in sequence}, key=str.encode)
     assert {index: row["item_id"] for index, row in items.items()} == dict(enumerate(names, 1))
 
     # One row a user.
     assert tables["users"].to_pylist() == [{"user_index": n, "user_id": user} for n, user in enumerate(expected, 1)]
-    for row, (user, sequence) in zip(tables["sequences"].to_pylist(), expected.items(), strict=True):
-        assert row["user_id"] == user
-        assert [items[index]["item_id"] for index in row["items"]] == [part[2] for part in sequence]
-        assert row["times"] == [part[4] for part in sequence]
-        assert row["ratings"] == [part[3] for part in sequence]
+    for found, (user, sequence) in zip(tables["sequences"].to_pylist(), expected.items(), strict=True):
+        assert found["user_id"] == user
+        assert [items[index]["item_id"] for index in found["items"]] == [row.item for row, _ in sequence]
+        assert found["times"] == [row.time for row, _ in sequence]
+        assert found["ratings"] == [row.rating for row, _ in sequence]
+        parts = Counter(part for _, part in sequence)
+        assert (found["training"], found["validation"]) == (parts["train"], parts["validation"])
 
-    # One row an interaction: the same order, and the last two are not for training.
+    # One row an interaction: the same order, in total.
     flat = [
-        (user, step, row[2], row[4], row[3], _split(step, len(sequence)))
+        (user, step, row.item, row.time, row.rating, part)
         for user, sequence in expected.items()
-        for step, row in enumerate(sequence, 1)
+        for step, (row, part) in enumerate(sequence, 1)
     ]
     columns = ("user_id", "step", "item_id", "time", "rating", "split")
     assert [tuple(row[name] for name in columns) for row in tables["interactions"].to_pylist()] == flat
@@ -95,12 +103,52 @@ def test_the_recipe_is_the_plain_one(stage: Stage, rows: list[Interaction], k: i
         name: training[name] for name in everything
     }
     assert (summary.users, summary.items, summary.interactions) == (len(expected), len(names), len(flat))
+    assert summary.training_interactions == sum(training.values())
     assert summary.interactions + summary.dropped_interactions == len(rows)
     assert summary.split_sha256 == _plain_split_sha256(flat)
+    bound = {name: getattr(summary, name) for name in ("k", "max_length", "split", "validation_from", "test_from")}
+    assert not any(violations("check_sequences", {"interactions": out / "interactions.parquet"}, **bound).values())
 
 
-def _split(step: int, length: int) -> str:
-    return {length: "test", length - 1: "validation"}.get(step, "train")
+def one_by_one(rows: list[Row], k: int) -> list[Row]:
+    """The k-core with one row removed at a time: that the fixed point is the same in any order of removal."""
+    rows = list(rows)
+    while True:
+        users, items = Counter(row.user for row in rows), Counter(row.item for row in rows)
+        weak = next((row for row in rows if users[row.user] < k or items[row.item] < k), None)
+        if weak is None:
+            return rows
+        rows.remove(weak)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    _rows,
+    st.sets(_ids, min_size=1),
+    st.builds(
+        Wanted,
+        st.none() | st.sampled_from([2.0, 2.5, 5.0]),
+        st.none() | st.integers(0, 5),
+        st.none() | st.integers(1, 7),
+    ),
+)
+def test_interactions_are_the_plain_ones(stage: Stage, rows: list[Row], known: set[str], wanted: Wanted) -> None:
+    kept, rejected = plain_recipe.interactions(rows, known, wanted)
+    folder, out = stage(), stage()
+    ratings = write_ratings(folder / "ratings.parquet", rows)
+    pq.write_table(pa.table({"item_id": sorted(known)}), folder / "items.parquet")
+    if not kept:
+        with pytest.raises(WarehouseError, match="same category"):
+            build_interactions(ratings, folder / "items.parquet", out, wanted)
+        return
+    summary = build_interactions(ratings, folder / "items.parquet", out, wanted, Engine(threads=2))
+    found = pq.read_table(out / "interactions.parquet").to_pylist()
+    names = ("position", "user_id", "item_id", "rating", "time")
+    assert [Row(*(row[name] for name in names)) for row in found] == kept
+    found = pq.read_table(out / "rejected.parquet").to_pylist()
+    assert [tuple(row.values()) for row in found] == [(r.position, r.user, r.item, why) for r, why in rejected]
+    assert {why: count for why, count in summary.rejected.items() if count} == Counter(why for _, why in rejected)
+    assert summary.ratings == summary.interactions + sum(summary.rejected.values()) == len(rows)
 
 
 def _plain_split_sha256(flat: list[tuple[Any, ...]]) -> str:
@@ -130,7 +178,12 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
     pq.write_table(pa.table({"item_id": ["B0", "B1"]}), folder / "items.parquet")
     summary = build_interactions(folder / "ratings.parquet", folder / "items.parquet", out)
     assert (summary.ratings, summary.interactions) == (7, 3)
-    assert summary.rejected == {"exact_duplicate": 3, "no_metadata": 1}
+    assert summary.rejected == {
+        "exact_duplicate": 3,
+        "no_metadata": 1,
+        "below_minimum_rating": 0,
+        "outside_time_window": 0,
+    }
     assert pq.read_table(out / "interactions.parquet")["position"].to_pylist() == [1, 3, 4]
     rejected = pq.read_table(out / "rejected.parquet")
     assert dict(zip(rejected["line"].to_pylist(), rejected["reason"].to_pylist(), strict=True)) == {
@@ -150,7 +203,7 @@ def test_k_below_three_is_refused(stage: Stage) -> None:
         build_sequences(source, stage(), 2)
 
 
-def test_threads_and_memory_change_no_byte(stage: Stage) -> None:
+def test_threads_and_memory_change_no_byte(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough rows for several row groups, so that threads have borders to disagree about."""
     generator = np.random.default_rng(7)
     size = 3 * ROW_GROUP
@@ -172,8 +225,8 @@ def test_threads_and_memory_change_no_byte(stage: Stage) -> None:
 
     def hashes(engine: Engine) -> dict[str, str]:
         first, second = stage(), stage()
-        build_interactions(folder / "ratings.parquet", folder / "items.parquet", first, engine)
-        build_sequences(first / "interactions.parquet", second, 5, engine)
+        build_interactions(folder / "ratings.parquet", folder / "items.parquet", first, engine=engine)
+        build_sequences(first / "interactions.parquet", second, 5, engine=engine)
         files = sorted([*first.iterdir(), *second.iterdir()])
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -181,6 +234,9 @@ def test_threads_and_memory_change_no_byte(stage: Stage) -> None:
     assert len(expected) == 5  # interactions.parquet of both artifacts share a name; nothing else is left behind
     assert hashes(Engine(threads=2)) == expected
     assert hashes(Engine(threads=7, memory="200MB")) == expected
+    # Ids in several turns, as of more ratings than are held at once.
+    monkeypatch.setattr("warehouse.sequences._ROWS_AT_ONCE", 100_000)
+    assert hashes(Engine(threads=2)) == expected
 
 
 @pytest.mark.parametrize(

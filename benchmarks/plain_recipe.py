@@ -1,0 +1,108 @@
+"""The recipe in plain Python: what the warehouse's tables must say, and what its speed is measured against.
+
+As somebody would write it who knows the recipe and the standard library, and no other tool.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from warehouse.interactions import Wanted
+from warehouse.ratings import read_line
+from warehouse.sequences import GlobalTimeSplit
+
+__all__ = ["Row", "interactions", "k_core", "run", "sequences"]
+
+
+class Row(NamedTuple):
+    """A rating; `position` is its line."""
+
+    position: int
+    user: str
+    item: str
+    rating: float
+    time: int
+
+
+def run(ratings: Path, items: Collection[str], out: Path, k: int = 5) -> dict[str, int]:
+    """From a ratings file to tables as JSON lines, the same tables that the warehouse writes."""
+    rows = []
+    with ratings.open("rb") as lines, (out / "ratings.jsonl").open("w") as table:
+        for number, line in enumerate(lines, 1):
+            rating = read_line(line.removesuffix(b"\n"))
+            if not isinstance(rating, str):
+                rows.append(Row(number, rating.user_id, rating.item_id, rating.rating, rating.time))
+                table.write(json.dumps(rows[-1]) + "\n")
+    kept, rejected = interactions(rows, items)
+    for name, part in (("interactions", kept), ("rejected", rejected)):
+        with (out / f"{name}.jsonl").open("w") as table:
+            table.writelines(json.dumps(row) + "\n" for row in part)
+    found = sequences(k_core(kept, k))
+    with (out / "sequences.jsonl").open("w") as table:
+        for user, sequence in found.items():
+            parts = [part for _, part in sequence]
+            table.write(json.dumps([user, [row for row, _ in sequence], parts]) + "\n")
+    return {"users": len(found), "interactions": sum(map(len, found.values()))}
+
+
+def interactions(
+    ratings: Iterable[Row], items: Collection[str], wanted: Wanted | None = None
+) -> tuple[list[Row], list[tuple[Row, str]]]:
+    """Distinct ratings of items with metadata that the domain asks for; and the others with the first reason."""
+    wanted = wanted or Wanted()
+    seen = set()
+    kept, rejected = [], []
+    for row in ratings:
+        if row[1:] in seen:
+            rejected.append((row, "exact_duplicate"))
+            continue
+        seen.add(row[1:])
+        if row.item not in items:
+            rejected.append((row, "no_metadata"))
+        elif wanted.minimum_rating is not None and row.rating < wanted.minimum_rating:
+            rejected.append((row, "below_minimum_rating"))
+        elif (wanted.since is not None and row.time < wanted.since) or (
+            wanted.until is not None and row.time >= wanted.until
+        ):
+            rejected.append((row, "outside_time_window"))
+        else:
+            kept.append(row)
+    return kept, rejected
+
+
+def k_core(rows: list[Row], k: int) -> list[Row]:
+    """Rows of users and items with k rows or more, until all have."""
+    while True:
+        users, items = Counter(row.user for row in rows), Counter(row.item for row in rows)
+        kept = [row for row in rows if users[row.user] >= k and items[row.item] >= k]
+        if len(kept) == len(rows):
+            return rows
+        rows = kept
+
+
+def sequences(
+    rows: Iterable[Row], split: GlobalTimeSplit | None = None, max_length: int | None = None
+) -> dict[str, list[tuple[Row, str]]]:
+    """Each user's rows in order of (time, position), each with its part; users in bytewise order."""
+    by_user: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_user[row.user].append(row)
+    found = {}
+    for user in sorted(by_user, key=str.encode):
+        sequence = sorted(by_user[user], key=lambda row: (row.time, row.position))
+        if max_length is not None:
+            sequence = sequence[-max_length:]
+        if split:
+            parts = [_part(row.time, split) for row in sequence]
+        else:
+            parts = ["train"] * (len(sequence) - 2) + ["validation", "test"]
+        found[user] = list(zip(sequence, parts, strict=True))
+    return found
+
+
+def _part(time: int, split: GlobalTimeSplit) -> str:
+    if time >= split.test_from:
+        return "test"
+    return "validation" if time >= split.validation_from else "train"

@@ -1,0 +1,4 @@
+-- The places of ids in their bytewise order.
+SELECT place
+FROM ids
+ORDER BY id

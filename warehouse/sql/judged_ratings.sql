@@ -1,0 +1,12 @@
+-- Every rating with a fingerprint of its content, and why by itself it is no interaction: a number of a reason, or 0.
+SELECT
+    ratings.line,
+    hash(ratings.user_id, ratings.item_id, ratings.rating, ratings.time) AS fingerprint,
+    CASE
+        WHEN items.item_id IS NULL THEN 2
+        WHEN ratings.rating < $minimum_rating THEN 3
+        WHEN ratings.time < $since OR ratings.time >= $until THEN 4
+        ELSE 0
+    END::UTINYINT AS reason
+FROM read_parquet($ratings) AS ratings
+LEFT JOIN read_parquet($items) AS items USING (item_id)
