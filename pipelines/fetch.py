@@ -1,0 +1,64 @@
+"""The raw files of categories: which there are and where they lie, wired for the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import progress
+from pipelines.settings import House
+from warehouse.errors import WarehouseError
+from warehouse.fetch import Fetched, MissingFileError, fetch_file
+
+_RATINGS = "categoryFilesSmall/{}.csv"
+_REVIEWS = "categoryFilesSmall/{}_5.json.gz"
+_METADATA = "metaFiles2/meta_{}.json.gz"
+
+
+def fetch_categories(
+    house: House,
+    names: Sequence[str],
+    origin: str | None = None,
+    *,
+    reviews: bool = False,
+    force: bool = False,
+    retries: int = 5,
+) -> tuple[list[Fetched], dict[str, str]]:
+    """Fetch interactions and metadata of each category or known domain from `origin`, else from the settings'
+    location; return the files and, by file or by name, what failed. A failure stops nothing else."""
+    place = _place(origin, Path.cwd()) if origin else _place(house.settings.location, house.data)
+    found: list[Fetched] = []
+    failures: dict[str, str] = {}
+    wanted: dict[str, None] = {}
+    for name in names:
+        try:
+            category = house.category(name)
+        except WarehouseError as error:
+            failures[name] = str(error)
+            continue
+        wanted |= dict.fromkeys(file.format(category) for file in (_REVIEWS if reviews else _RATINGS, _METADATA))
+    for file in wanted:
+        target = house.raw_folder / Path(file).name
+        try:
+            with progress.show(f"fetching {target.name}") as told:
+                found.append(_fetch_one(place, file, target, force, retries, told))
+        except WarehouseError as error:
+            failures[target.name] = str(error)
+    return found, failures
+
+
+def _fetch_one(place: str, file: str, target: Path, force: bool, retries: int, told: progress.Progress) -> Fetched:
+    """From the published folders, else from the top of `place`."""
+    try:
+        return fetch_file(place + file, target, force=force, retries=retries, progress=told)
+    except MissingFileError:
+        try:
+            return fetch_file(place + target.name, target, force=force, retries=retries, progress=told)
+        except MissingFileError:
+            pass
+        raise
+
+
+def _place(location: str, base: Path) -> str:
+    """A location as an address that ends in a slash."""
+    if "://" not in location:
+        location = f"file://{(base / Path(location).expanduser()).resolve()}"
+    return location if location.endswith("/") else f"{location}/"

@@ -1,0 +1,122 @@
+"""`mmm4rec fetch`, as a person calls it, from a real server and from folders."""
+
+import gzip
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import House
+from tests.conftest import REPOSITORY, Cli
+from tests.web import Fault, Site
+from warehouse.errors import WarehouseError
+
+RATINGS = b"B00005N7P0,AH2IFH762VY5U,5.0,1005177600\n" * 5000
+METADATA = gzip.compress(b'{"asin": "B00005N7P0"}\n', mtime=0)
+SCIENTIFIC = "/amazon/categoryFilesSmall/Industrial_and_Scientific.csv"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("NO_PROXY", "*")
+    files = {
+        SCIENTIFIC: RATINGS,
+        "/amazon/categoryFilesSmall/Industrial_and_Scientific_5.json.gz": METADATA,
+        "/amazon/metaFiles2/meta_Industrial_and_Scientific.json.gz": METADATA,
+        "/flat/Gift_Cards.csv": RATINGS,
+        "/flat/meta_Gift_Cards.json.gz": METADATA,
+    }
+    with Site(files) as site:
+        yield site
+
+
+def _settings(cli: Cli, text: str) -> None:
+    cli.data.mkdir(exist_ok=True)
+    (cli.data / "domains.yaml").write_text(text)
+
+
+def test_a_known_domain_from_the_location_of_the_settings(cli: Cli, site: Site) -> None:
+    _settings(cli, f"location: {site.url}/amazon")
+    shown = cli("fetch", "Scientific").stdout
+    assert "Industrial_and_Scientific.csv" in shown
+    assert f"{len(RATINGS):,}" in shown
+    raw = cli.data / "raw_files"
+    assert (raw / "Industrial_and_Scientific.csv").read_bytes() == RATINGS
+    assert (raw / "meta_Industrial_and_Scientific.json.gz").read_bytes() == METADATA
+    # What the fetch keeps for itself is no raw file.
+    assert House(cli.data).present() == ["Scientific"]
+    again = json.loads(cli("fetch", "Scientific", "Industrial_and_Scientific", "--reviews", "--json").stdout)
+    assert [(Path(file["path"]).name, file["kept"]) for file in again["files"]] == [
+        ("Industrial_and_Scientific_5.json.gz", False),
+        ("meta_Industrial_and_Scientific.json.gz", True),
+    ]
+    assert again["failures"] == {}
+    assert len(site.asked) == 3
+
+
+def test_one_that_fails_stops_no_other(cli: Cli, site: Site) -> None:
+    _settings(cli, "domains: {Escape: {category: ../../etc}}")
+    done = cli("fetch", "Nothing", "../up", "Escape", "Gift_Cards", "--from", f"{site.url}/flat/", "--json", code=1)
+    answer = json.loads(done.stdout)
+    assert [Path(file["path"]).name for file in answer["files"]] == ["Gift_Cards.csv", "meta_Gift_Cards.json.gz"]
+    assert set(answer["failures"]) == {"Nothing.csv", "meta_Nothing.json.gz", "../up", "Escape"}
+    assert f"{site.url}/flat/categoryFilesSmall/Nothing.csv is not there (404)" in done.stderr
+    assert "'../up' is no category" in done.stderr
+    assert "'../../etc' is no category" in done.stderr
+    assert sorted(path.name for path in (cli.data / "raw_files").iterdir()) == [
+        ".fetched",
+        "Gift_Cards.csv",
+        "meta_Gift_Cards.json.gz",
+    ]
+
+
+def test_folders_are_relative_to_the_data_folder_or_to_here(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = cli.data / "mirror"
+    mirror.mkdir(parents=True)
+    (mirror / "Gift_Cards.csv").write_bytes(RATINGS)
+    (mirror / "meta_Gift_Cards.json.gz").write_bytes(METADATA)
+    _settings(cli, "location: mirror\nraw_folder: one")
+    cli("fetch", "Gift_Cards")
+    assert (cli.data / "one" / "Gift_Cards.csv").read_bytes() == RATINGS
+    _settings(cli, "raw_folder: two")
+    monkeypatch.chdir(mirror)
+    cli("fetch", "Gift_Cards", "--from", ".")
+    assert (cli.data / "two" / "Gift_Cards.csv").read_bytes() == RATINGS
+
+
+def test_a_killed_command_goes_on(cli: Cli, site: Site) -> None:
+    site.faults = [Fault("stall", 131_072)]
+    command = ["fetch", "Scientific", "--from", f"{site.url}/amazon"]
+    killed = subprocess.Popen(
+        [REPOSITORY / ".venv/bin/mmm4rec", *command],
+        env={**os.environ, "MMM4REC_DATA": str(cli.data)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    part = cli.data / "raw_files" / "Industrial_and_Scientific.csv.part"
+    end = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size == 131_072):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert House(cli.data).present() == []
+    assert "went on from 131,072" in cli(*command).stdout
+    assert [asked.range for asked in site.asked if asked.path == SCIENTIFIC] == [None, "bytes=131072-"]
+    assert (cli.data / "raw_files" / "Industrial_and_Scientific.csv").read_bytes() == RATINGS
+
+
+def test_names_of_domains_and_of_categories(tmp_path: Path) -> None:
+    (tmp_path / "domains.yaml").write_text("domains: {Shop: {category: My-Shop.2024}, Arts: {k: 3}, Plain: }")
+    house = House(tmp_path)
+    assert house.category("Arts") == "Arts_Crafts_and_Sewing"
+    assert house.category("Food") == "Grocery_and_Gourmet_Food"
+    assert house.category("Shop") == "My-Shop.2024"
+    assert house.category("Plain") == "Plain"
+    for name in ("", ".", "..", "a/b", "a\\b", "a\n", "%2e%2e", "-x", "x" * 200):
+        with pytest.raises(WarehouseError, match="is no category"):
+            house.category(name)
