@@ -1,8 +1,9 @@
 """core/interactions: distinct ratings of items that have metadata, and of those the ones a domain asks for.
 
-Duplicates are found in two steps. Fingerprints of all lines, each with its line packed into the same 64 bits, are
-sorted as plain integers, which costs a fraction of grouping the rows themselves; lines that share a fingerprint are
-suspects, and only those are compared in full. So the answer is exact, whatever the hash does.
+Duplicates are found by fingerprints: all of them, each with its line packed into the same 64 bits, are sorted as
+plain integers, which costs a fraction of grouping the rows themselves. What the fingerprints say is written, and the
+rows that they accuse are compared in full on the way; should the hash have lied, all is written again. So the answer
+is exact, whatever the hash does.
 """
 
 from collections.abc import Iterator
@@ -73,10 +74,17 @@ def build_interactions(
             lines = batch["line"].to_numpy()
             reasons[lines] = batch["reason"].to_numpy()
             fingerprints.add(batch["fingerprint"].to_numpy(), lines)
-        connection.register("suspects", pa.table({"line": fingerprints.shared(engine.threads)}))
+        suspects, repeats = fingerprints.repeated(engine.threads)
         del fingerprints
-        reasons[table(connection, "duplicates", source)["line"].to_numpy()] = REASONS.index("exact_duplicate")
-        kept = _write(stream(connection, "ratings_in_order", source), reasons, out)
+        others = reasons[suspects]
+        while True:
+            reasons[suspects] = np.where(repeats, REASONS.index("exact_duplicate"), others)
+            kept, rows = _write(stream(connection, "ratings_in_order", source), reasons, suspects, out)
+            connection.register("suspects", rows)
+            found = np.isin(suspects, table(connection, "duplicates")["line"].to_numpy())
+            if (found == repeats).all():
+                break
+            repeats = found
     counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
     rejected = dict(zip(REASONS[1:], counts[1:], strict=True))
     if not kept:
@@ -90,26 +98,42 @@ def build_interactions(
 class _Fingerprints:
     """Fingerprints of lines, each in one integer with its line; in parts by their first bits, to be sorted apart."""
 
+    BITS = 64
     _PART_BITS: Final = 4
 
     def __init__(self, last_line: int) -> None:
         self._line = np.uint64((1 << last_line.bit_length()) - 1)
         self._parts: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(1 << self._PART_BITS)]
+        self._whole = np.empty(last_line + 1, np.uint64)
 
     def add(self, fingerprints: npt.NDArray[np.uint64], lines: Lines) -> None:
         """More lines, in any order."""
-        part = (fingerprints >> np.uint64(64 - self._PART_BITS)).astype(np.uint8)
+        fingerprints = fingerprints & np.uint64((1 << self.BITS) - 1)
+        self._whole[lines] = fingerprints
+        part = (fingerprints >> np.uint64(self.BITS - self._PART_BITS)).astype(np.uint8)
         packed = (fingerprints & ~self._line | lines.view(np.uint64))[np.argsort(part, kind="stable")]
         borders = np.cumsum(np.bincount(part, minlength=len(self._parts)))[:-1]
         for column, values in zip(self._parts, np.split(packed, borders), strict=True):
             column.append(values)
 
-    def shared(self, threads: int) -> Lines:
-        """Lines whose fingerprint, as far as it is kept, is also another's. Can be asked once."""
-        with ThreadPoolExecutor(threads) as pool:
-            return np.concatenate(list(pool.map(self._shared_in, self._parts)))
+    def repeated(self, threads: int) -> tuple[Lines, npt.NDArray[np.bool_]]:
+        """Lines whose fingerprint is also another's, ascending, and which of them repeat an earlier one.
 
-    def _shared_in(self, part: list[npt.NDArray[np.uint64]]) -> Lines:
+        Can be asked once.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            lines = np.sort(np.concatenate(list(pool.map(self._suspects, self._parts))))
+        # The line took bits from the fingerprint: now by all of it.
+        fingerprints = self._whole[lines]
+        order = np.argsort(fingerprints, kind="stable")
+        repeats = np.zeros(len(lines), np.bool_)
+        repeats[order[1:]] = fingerprints[order[1:]] == fingerprints[order[:-1]]
+        first = np.zeros(len(lines), np.bool_)
+        first[order[:-1]] = repeats[order[1:]]
+        accused = repeats | first
+        return lines[accused], repeats[accused]
+
+    def _suspects(self, part: list[npt.NDArray[np.uint64]]) -> Lines:
         packed = np.concatenate([np.empty(0, np.uint64), *part])
         part.clear()
         packed.sort()
@@ -120,16 +144,22 @@ class _Fingerprints:
         return (packed[suspect] & self._line).view(np.int64)
 
 
-def _write(ratings: Iterator[pa.RecordBatch], reasons: npt.NDArray[np.uint8], out: Path) -> int:
-    """Every rating into the one or the other file; returns the number of interactions."""
+def _write(
+    ratings: Iterator[pa.RecordBatch], reasons: npt.NDArray[np.uint8], suspects: Lines, out: Path
+) -> tuple[int, pa.Table]:
+    """Every rating into the one or the other file; returns the number of interactions, and the rows of `suspects`."""
     names = pa.array(REASONS)
+    rows = []
     with (
         ParquetSink(out / "interactions.parquet", TABLES["core/interactions/interactions"]) as interactions,
         ParquetSink(out / "rejected.parquet", TABLES["core/interactions/rejected"]) as rejected,
     ):
         for batch in ratings:
-            reason = reasons[batch["line"].to_numpy()]
+            lines = batch["line"].to_numpy()
+            accused = suspects[np.searchsorted(suspects, lines[0]) : np.searchsorted(suspects, lines[-1], "right")]
+            rows.append(batch.take(pa.array(np.searchsorted(lines, accused))))
+            reason = reasons[lines]
             gone = batch.filter(pa.array(reason > 0))
             rejected.write(gone.append_column("reason", names.take(pa.array(reason[reason > 0]))))
             interactions.write(batch.rename_columns({"line": "position"}).filter(pa.array(reason == 0)))
-    return interactions.rows
+    return interactions.rows, pa.Table.from_batches(rows)

@@ -242,7 +242,7 @@ def _sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int) -> Flags:
     for batch in hashes:
         start, end = end, end + batch.num_rows
         values[start:end] = batch["hash"].to_numpy()
-    bits = min(max(rows.bit_length() - 1, 4), 27)
+    bits = min(max(rows.bit_length() - 2, 4), 27)
     kept = _frequent(values >> np.uint64(64 - bits), bits, k)
     kept[kept] = _frequent(values[kept] >> np.uint64(32 - bits) & np.uint64((1 << bits) - 1), bits, k)
     return kept

@@ -18,7 +18,7 @@ from benchmarks.plain_recipe import Row
 from warehouse.checks import violations
 from warehouse.duck import Engine
 from warehouse.errors import WarehouseError
-from warehouse.interactions import Wanted, build_interactions
+from warehouse.interactions import Wanted, _Fingerprints, build_interactions
 from warehouse.parquet import ROW_GROUP
 from warehouse.sequences import GlobalTimeSplit, build_sequences
 from warehouse.store import Store
@@ -121,6 +121,7 @@ def one_by_one(rows: list[Row], k: int) -> list[Row]:
         rows.remove(weak)
 
 
+@pytest.mark.parametrize("bits", [64, 5])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     _rows,
@@ -132,7 +133,10 @@ def one_by_one(rows: list[Row], k: int) -> list[Row]:
         st.none() | st.integers(1, 7),
     ),
 )
-def test_interactions_are_the_plain_ones(stage: Stage, rows: list[Row], known: set[str], wanted: Wanted) -> None:
+def test_interactions_are_the_plain_ones(
+    stage: Stage, bits: int, rows: list[Row], known: set[str], wanted: Wanted
+) -> None:
+    """Also where fingerprints of different rows are mostly equal."""
     kept, rejected = plain_recipe.interactions(rows, known, wanted)
     folder, out = stage(), stage()
     ratings = write_ratings(folder / "ratings.parquet", rows)
@@ -141,7 +145,9 @@ def test_interactions_are_the_plain_ones(stage: Stage, rows: list[Row], known: s
         with pytest.raises(WarehouseError, match="same category"):
             build_interactions(ratings, folder / "items.parquet", out, wanted)
         return
-    summary = build_interactions(ratings, folder / "items.parquet", out, wanted, Engine(threads=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Fingerprints, "BITS", bits)
+        summary = build_interactions(ratings, folder / "items.parquet", out, wanted, Engine(threads=2))
     found = pq.read_table(out / "interactions.parquet").to_pylist()
     names = ("position", "user_id", "item_id", "rating", "time")
     assert [Row(*(row[name] for name in names)) for row in found] == kept

@@ -1,8 +1,7 @@
--- Lines that repeat an earlier line exactly, among the suspects: lines that share a fingerprint with another.
+-- Lines that repeat an earlier line exactly, among the suspects: rows that share a fingerprint with another.
 WITH copies AS (
     SELECT line, row_number() OVER (PARTITION BY user_id, item_id, rating, time ORDER BY line) AS copy
-    FROM read_parquet($ratings)
-    SEMI JOIN suspects USING (line)
+    FROM suspects
 )
 SELECT line
 FROM copies

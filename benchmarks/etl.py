@@ -1,0 +1,126 @@
+"""Raw ratings to sequences and splits: against plain Python, and against DuckDB's bare read of the same file.
+
+The ratings are synthetic (`benchmarks.synthetic`); the whole is ingest, interactions and sequences, each with its
+Parquet files, in one process as three steps of the pipeline do it. The bare read is DuckDB's ``read_csv`` with the
+column types given, into a table in memory, on as many threads.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from benchmarks import plain_recipe
+from benchmarks.measure import Measured, arguments, measured, median, show
+from benchmarks.synthetic import write_items, write_ratings
+from warehouse.duck import Engine
+from warehouse.interactions import build_interactions
+from warehouse.ratings import ingest_ratings
+from warehouse.sequences import build_sequences
+
+K = 5
+AGAINST_PYTHON = 2_000_000
+
+
+def main() -> None:
+    """Generate, measure, print."""
+    given = arguments(__doc__ or "", rows=45_700_000, repeat=3, folder="", memory="3GB")
+    rows = 200_000 if given.quick else given.rows
+    repeat = 1 if given.quick else given.repeat
+    with tempfile.TemporaryDirectory(dir=given.folder or None) as name:
+        folder = Path(name)
+        figures = _against_the_read(folder, rows, repeat, given.memory)
+        figures |= _against_python(folder, min(rows, AGAINST_PYTHON), repeat)
+    show(f"raw ratings to sequences, {rows:,} rows, {Engine().threads} threads", figures, given.json)
+
+
+def _against_the_read(folder: Path, rows: int, repeat: int, memory: str) -> dict[str, Any]:
+    source, items = _generate(folder, rows)
+    reads: list[Measured] = []
+    wholes: list[Measured] = []
+    for _ in range(repeat):
+        reads.append(measured(_read, source))
+        wholes.append(measured(_build, source, items, folder / "out", memory))
+    ratios = sorted(whole.seconds / read.seconds for read, whole in zip(reads, wholes, strict=True))
+    steps: list[dict[str, float]] = [whole.result for whole in wholes]
+    return {
+        "rows": rows,
+        "times_csv_read": ratios[len(ratios) // 2],
+        "times_csv_read_best": ratios[0],
+        "times_csv_read_worst": ratios[-1],
+        "rows_per_second": rows / median(wholes),
+        "peak_rss_gib": max(whole.peak_rss_gib for whole in wholes),
+        "seconds": median(wholes),
+        "csv_read_seconds": median(reads),
+        "csv_read_peak_rss_gib": max(read.peak_rss_gib for read in reads),
+        **{f"{step}_seconds": sorted(run[step] for run in steps)[len(steps) // 2] for step in steps[0]},
+    }
+
+
+def _against_python(folder: Path, rows: int, repeat: int) -> dict[str, Any]:
+    source, items = _generate(folder, rows)
+    ours = [measured(_build, source, items, folder / "out", "3GB") for _ in range(repeat)]
+    plain = [measured(_plain, source, items, folder / "plain") for _ in range(repeat)]
+    memory = max(run.peak_rss_bytes for run in ours) / max(run.peak_rss_bytes for run in plain)
+    return {
+        "speedup": median(plain) / median(ours),
+        "memory_ratio": memory,
+        "speedup_rows": rows,
+        "plain_python_seconds": median(plain),
+    }
+
+
+def _generate(folder: Path, rows: int) -> tuple[Path, Path]:
+    source, items = folder / f"{rows}.csv", folder / f"{rows}.parquet"
+    if not source.exists():
+        write_ratings(source, rows)
+        write_items(items, rows)
+    return source, items
+
+
+def _build(source: Path, items: Path, out: Path, memory: str) -> dict[str, float]:
+    """The whole, as the assets do it; seconds of each step."""
+    import time
+
+    shutil.rmtree(out, ignore_errors=True)
+    folders = [out / name for name in ("ratings", "interactions", "sequences")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    engine = Engine(memory=memory)
+    times = [time.perf_counter()]
+    ingest_ratings(source, folders[0])
+    times.append(time.perf_counter())
+    build_interactions(folders[0] / "ratings.parquet", items, folders[1], engine=engine)
+    times.append(time.perf_counter())
+    build_sequences(folders[1] / "interactions.parquet", folders[2], K, engine=engine)
+    times.append(time.perf_counter())
+    return {folder.name: end - start for folder, start, end in zip(folders, times, times[1:], strict=False)}
+
+
+def _plain(source: Path, items: Path, out: Path) -> dict[str, int]:
+    out.mkdir(exist_ok=True)
+    return plain_recipe.run(source, set(pq.read_table(items)["item_id"].to_pylist()), out, K)
+
+
+def _read(source: Path) -> int:
+    connection = duckdb.connect(config={"threads": Engine().threads})
+    (rows,) = connection.execute(
+        """
+        CREATE TABLE ratings AS
+        SELECT *
+        FROM read_csv(
+            $source,
+            header = false,
+            columns = {'item_id': 'VARCHAR', 'user_id': 'VARCHAR', 'rating': 'FLOAT', 'time': 'BIGINT'}
+        )
+        """,
+        {"source": str(source)},
+    ).fetchone() or (0,)
+    return int(rows)
+
+
+if __name__ == "__main__":
+    main()
