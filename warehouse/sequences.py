@@ -134,14 +134,14 @@ def build_sequences(
     engine = engine or Engine()
     total = rows_of(interactions)
     source = {"interactions": pattern(interactions)}
-    with connect(engine, out) as connection:
+    with connect(engine, out) as connection, ThreadPoolExecutor(engine.threads) as pool:
         kept = _sieve(stream(connection, "user_hashes", source), total, k)
-        with ThreadPoolExecutor(engine.threads) as pool:
-            # Items are read while users are numbered.
-            numbered = [
-                _numbered(partial(stream, connection, name, source), kept, pool) for name in ("user_ids", "item_ids")
-            ]
-            (user_ids, users), (item_ids, items) = (finish() for finish in numbered)
+        # Items are read while users are numbered, times while the k-core is peeled.
+        numbered = [
+            _numbered(partial(stream, connection, name, source), kept, pool) for name in ("user_ids", "item_ids")
+        ]
+        (user_ids, users), (item_ids, items) = (finish() for finish in numbered)
+        chosen = pool.submit(_chosen, stream(connection, "times_and_ratings", source), kept)
         rounds = int(len(users) < total)
         user_flags, item_flags, more_rounds = k_core(users, items, k)
         if not user_flags.any():
@@ -152,9 +152,9 @@ def build_sequences(
         inside = user_flags[users]
         inside &= item_flags[items]
         users, items = users[inside], items[inside]
-        kept[kept] = inside
-        times, ratings = _chosen(connection, source, kept, len(users))
-        del kept, inside
+        times, ratings = chosen.result()
+        times, ratings = times[inside], ratings[inside]
+        del kept, inside, chosen
         user_ids, users = _ranked(connection, user_ids, users, user_flags)
         item_ids, items = _ranked(connection, item_ids, items, item_flags)
     order = _in_order(users, times, engine.threads)
@@ -163,12 +163,17 @@ def build_sequences(
     if max_length:
         core = _shortened(core, max_length)
     parts = _parts(core, split)
+    with ThreadPoolExecutor(engine.threads) as pool:
+        writing = pool.map(lambda write: write(), _writers(out, core, parts))
+        sha256 = split_sha256(core.user_ids, core.item_ids, core.users, core.items, core.times, parts)
+        for _ in writing:
+            pass
     return SequencesSummary(
         k=k,
         users=len(core.user_ids),
         items=len(core.item_ids),
         interactions=len(core.users),
-        training_interactions=_write(out, core, parts, engine.threads),
+        training_interactions=int(np.count_nonzero(parts == SPLITS.index("train"))),
         mean_length=len(core.users) / len(core.user_ids),
         longest=int(np.diff(core.starts).max()),
         sparsity=1 - len(core.users) / (len(core.user_ids) * len(core.item_ids)),
@@ -178,7 +183,7 @@ def build_sequences(
         validation_from=split.validation_from if split else None,
         test_from=split.test_from if split else None,
         max_length=max_length,
-        split_sha256=split_sha256(core.user_ids, core.item_ids, core.users, core.items, core.times, parts),
+        split_sha256=sha256,
     )
 
 
@@ -311,13 +316,12 @@ def _encoded(texts: list[pa.Array]) -> tuple[pa.Array, Codes]:
     return encoded.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
 
 
-def _chosen(
-    connection: duckdb.DuckDBPyConnection, source: dict[str, str], kept: Flags, size: int
-) -> tuple[Longs, npt.NDArray[np.float32]]:
+def _chosen(batches: Iterator[pa.RecordBatch], kept: Flags) -> tuple[Longs, npt.NDArray[np.float32]]:
     """Times and ratings of the rows kept."""
+    size = int(np.count_nonzero(kept))
     times, ratings = np.empty(size, np.int64), np.empty(size, np.float32)
     row = end = 0
-    for batch in stream(connection, "times_and_ratings", source):
+    for batch in batches:
         here = kept[row : row + batch.num_rows]
         row, start, end = row + batch.num_rows, end, end + int(np.count_nonzero(here))
         times[start:end] = batch["time"].to_numpy()[here]
@@ -343,7 +347,8 @@ def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
     low = (1 << 32) - 1
     by_time = _sorted(times << 32 | rows, threads) & low
     by_user = _sorted(users[by_time].astype(np.int64) << 32 | rows, threads) & low
-    return by_time[by_user]
+    order: Longs = by_time[by_user]
+    return order
 
 
 def _sorted(values: Longs, threads: int) -> Longs:
@@ -386,33 +391,30 @@ def _parts(core: _Core, split: GlobalTimeSplit | None) -> npt.NDArray[np.int8]:
     return parts
 
 
-def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], threads: int) -> int:
-    """Write the four tables; returns the number of training interactions."""
-    training = parts == SPLITS.index("train")
+def _writers(out: Path, core: _Core, parts: npt.NDArray[np.int8]) -> list[Callable[[], None]]:
+    """What writes the four tables, the largest first; each can go in a thread of its own."""
     tables = {
-        "sequences": _sequences(core, parts),
-        "users": iter([{"user_index": _indices(core.user_ids), "user_id": core.user_ids}]),
-        "items": iter(
-            [
-                {
-                    "item_index": _indices(core.item_ids),
-                    "item_id": core.item_ids,
-                    "interactions": pa.array(np.bincount(core.items)),
-                    "training_interactions": pa.array(np.bincount(core.items[training], minlength=len(core.item_ids))),
-                }
-            ]
-        ),
         "interactions": _interactions(core, parts),
+        "sequences": _sequences(core, parts),
+        "items": _items(core, parts),
+        "users": iter([{"user_index": _indices(core.user_ids), "user_id": core.user_ids}]),
     }
 
     def write(name: str) -> None:
         with ParquetSink(out / f"{name}.parquet", TABLES[f"core/sequences/{name}"]) as sink:
             sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in tables[name])
 
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(write, tables):
-            pass
-    return int(np.count_nonzero(training))
+    return [partial(write, name) for name in tables]
+
+
+def _items(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
+    training = core.items[parts == SPLITS.index("train")]
+    yield {
+        "item_index": _indices(core.item_ids),
+        "item_id": core.item_ids,
+        "interactions": pa.array(np.bincount(core.items)),
+        "training_interactions": pa.array(np.bincount(training, minlength=len(core.item_ids))),
+    }
 
 
 def _indices(ids: pa.Array) -> pa.Array:
