@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
 
-.PHONY: help setup demo ui test soak check format lock clean
+.PHONY: help setup demo ui test soak check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ check: setup ## lint, format, types, import rules
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## write the data dictionary from the declarations
+	$(BIN)/python -m pipelines.dictionary > docs/data_dictionary.md
 
 lock: ## take the versions installed now as constraints
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

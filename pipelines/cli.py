@@ -19,7 +19,10 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipelines.settings import House
+    from warehouse.fetch import Fetched
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +114,47 @@ def sample(
         out.print(f"{what} {len(summary['domains'])} domains below {house.data}; next: [bold]mmm4rec run[/bold]")
 
 
+@app.command(epilog="Examples: `mmm4rec fetch Scientific` · `mmm4rec fetch Magazine_Subscriptions --from ~/Downloads`")
+def fetch(
+    categories: Annotated[list[str], typer.Argument(help="Categories, or known domains.", metavar="CATEGORY")],
+    origin: Annotated[
+        str | None, typer.Option("--from", help="Folder or address; else `location` of the settings.", metavar="URL")
+    ] = None,
+    reviews: Annotated[bool, typer.Option("--reviews", help="5-core reviews in place of the ratings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there.")] = False,
+    retries: Annotated[int, typer.Option(min=0, help="Tries more, of what can pass.")] = 5,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the raw files of categories; what broke off goes on where it stopped, what is there is kept."""
+    house = _house(data)
+    from pipelines import progress
+    from pipelines.fetch import fetch_categories
+
+    with progress.bars():
+        found, failures = fetch_categories(house, categories, origin, reviews=reviews, force=force, retries=retries)
+    if as_json:
+        files = [{**dataclasses.asdict(file), "path": str(file.path)} for file in found]
+        _print_json({"files": files, "failures": failures})
+    elif found:
+        rows = (
+            (file.path.name, f"{file.bytes:,}", _fetched_how(file), file.sha256[:16], file.url or "not recorded")
+            for file in found
+        )
+        _table(["file", "bytes", "", "sha256", "from"], rows)
+        out.print(f"in {house.raw_folder}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+    for name, message in failures.items():
+        err.print(f"[red]{escape(name)}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _fetched_how(file: "Fetched") -> str:
+    if file.kept:
+        return "was there"
+    return f"went on from {file.resumed_from:,}" if file.resumed_from else "fetched"
+
+
 @app.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
 def run(
     domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all with raw files.")] = None,
@@ -123,9 +167,10 @@ def run(
     house = _house(data)
     from pipelines import progress, runs
 
+    _say_left_out(house)
     asked = domains or house.present()
     if not asked:
-        _fail(f"no raw files in {house.raw_folder}: put some there, or `mmm4rec sample`")
+        _fail(f"no raw files in {house.raw_folder}: `mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`")
     stages = runs.plan(house, asked, only or [])
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
@@ -134,6 +179,7 @@ def run(
         else:
             _table(["domain", "stale"], [(p["domain"], ", ".join(p["assets"])) for p in planned])
         return
+    house.store.sweep()
     outcomes = []
     if stages:
         import dagster as dg
@@ -170,12 +216,19 @@ def run(
         raise typer.Exit(1)
 
 
+def _say_left_out(house: "House") -> None:
+    """Raw files that make no domain, since their name cannot name one."""
+    for name, reason in house.left_out().items():
+        err.print(f"[yellow]left out {escape(repr(name))}:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
+
+
 @app.command(name="domains", epilog="Example: `mmm4rec domains --json`")
 def list_domains(data: Data = None, as_json: Json = False) -> None:
     """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
     house = _house(data)
     from pipelines.runs import survey
 
+    _say_left_out(house)
     rows = survey(house)
     if as_json:
         _print_json(rows)
@@ -239,21 +292,66 @@ def search(
         )
 
 
-@app.command(epilog='Example: `mmm4rec sql "SELECT domain, users, items FROM domains"`')
+@app.command(
+    epilog='Examples: `mmm4rec sql "SELECT domain, users, items FROM domains"` · `mmm4rec sql < questions.sql` · '
+    "`mmm4rec sql --example popular_items --param top=5 --csv`"
+)
 def sql(
-    statement: Annotated[str, typer.Argument(help="One SQL query.")],
+    statement: Annotated[
+        str | None, typer.Argument(help="One SQL query; else a script from a pipe, or a prompt.")
+    ] = None,
+    example: Annotated[str | None, typer.Option(help="Run this example query.")] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Bind a $-name of the query; repeatable.", metavar="NAME=VALUE")
+    ] = None,
     data: Data = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line; lists as JSON.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the analysts' catalogue, read-only."""
-    house = _house(data)
-    from warehouse.query import query
+    """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt."""
+    if sum((statement is not None, example is not None, examples)) > 1:
+        raise typer.BadParameter("give one of a query, --example and --examples")
+    from pipelines import prompt
+    from warehouse import questions
+    from warehouse.query import Session
 
-    answer = query(_catalogue(house), statement)
-    if as_json:
+    form = "csv" if as_csv else "json" if as_json else "table"
+    if examples:
+        _show(prompt.example_table(), form)
+        return
+    given = prompt.parameters(param or [])
+    with Session(_catalogue(_house(data))) as session:
+        if example is not None:
+            asked = questions.example(example)
+            _show(prompt.ask(session, asked.sql, asked.bind(given)), form)
+        elif statement is not None:
+            _show(prompt.ask(session, statement, given), form)
+        elif sys.stdin.isatty():
+            prompt.Prompt(session, lambda answer: _show(answer, form), _say, _complain).run()
+        else:
+            for answer in prompt.answers(session, sys.stdin.read(), given):
+                _show(answer, form)
+
+
+def _show(answer: "pa.Table", form: str) -> None:
+    """An answer as a table, as JSON or as CSV."""
+    from pipelines import prompt
+
+    if form == "json":
         _print_json(answer.to_pylist())
+    elif form == "csv":
+        prompt.write_csv(answer, sys.stdout)
     else:
-        _table(answer.column_names, (list(row.values()) for row in answer.to_pylist()))
+        _table(answer.column_names, prompt.rows(answer))
+
+
+def _say(text: str) -> None:
+    out.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    err.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: `mmm4rec report`")
@@ -269,7 +367,7 @@ def report(data: Data = None, as_json: Json = False) -> None:
         _print_json({"results": rows, **places})
         return
     table = Table(
-        title="HR@10 and NDCG@10 on each user's held-out last purchase, all items ranked",
+        title="HR@10 and NDCG@10 on each user's held-out purchase, all items ranked",
         title_justify="left",
         caption="A source domain is judged by the pre-trained model as it is.",
         caption_justify="left",
@@ -355,5 +453,5 @@ def main() -> None:
     try:
         app(prog_name="mmm4rec")
     except (WarehouseError, FeatureError, ModelError) as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _complain(str(error))
         sys.exit(1)

@@ -54,6 +54,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return Cli(data)
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The command line over the tiny sample after a whole run, all assets built and the models hardly trained."""
+    tiny = Cli(tmp_path_factory.mktemp("tiny"))
+    tiny("sample", "--size", "tiny")
+    settings = tiny.data / "domains.yaml"
+    settings.write_text(settings.read_text().replace("epochs: 24", "epochs: 1").replace("epochs: 40", "epochs: 1"))
+    tiny("run")
+    return tiny
+
+
 def make_demo(data: Path) -> subprocess.CompletedProcess[str]:
     """`make demo` over a data folder."""
     return subprocess.run(

@@ -17,17 +17,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.duck import attach, create, execute, identifier, literal, pattern, table
+from warehouse.derived import create_derived, create_macros, sources
+from warehouse.duck import attach, create, execute, identifier, literal, pattern, qualified, table
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, check_domain
-from warehouse.tables import CATALOGUE, TABLES
+from warehouse.tables import TABLES
+from warehouse.views import CATALOGUE, MACROS, PARTITION
 
-__all__ = ["CatalogueSummary", "build_catalogue"]
-
-_PARTITION = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
-_CORE = {"core.sequences", "core.sequences_items", "core.items"}
-_STATISTICS = {"domains": _CORE, "results": _CORE | {"reports.metrics", "reports.metrics_outcomes"}}
-"""Views of `main` by the views they are made from; sql/<name>.sql states each."""
+__all__ = ["CatalogueSummary", "build_catalogue", "view_name"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ def build_catalogue(
 ) -> CatalogueSummary:
     """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
 
-    A schema a layer; a view a table: the noun for an artifact's main file, ``noun_stem`` for the others,
-    over all domains, with the columns `domain` and `v`. Then ``lineage.artifacts``, ``inputs``, ``sources``
-    and ``files``, and ``main.domains`` once a domain has sequences. A layer that has not been built has no
-    views.
+    A schema a layer; a view a table, over all domains, with the columns `domain` and `v` (see `view_name`). Then
+    ``lineage.artifacts``, ``inputs``, ``sources`` and ``files`` as tables, and the views and macros that
+    `warehouse.views` declares, each once the views are there that it needs. All views are lazy: whoever asks
+    pays, and a build takes seconds whatever the data. A layer that has not been built has no views.
 
     Args:
         artifacts: what the views shall show, usually `Store.all_current()`. out_file: the new file; it must
@@ -84,12 +81,12 @@ def build_catalogue(
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
                 names = {"schema": identifier(view.schema), "view": identifier(view.name)}
                 execute(connection, "catalogue_view", fragments=names | {"paths": paths})
-            built = {f"{view.schema}.{view.name}" for view in views}
-            for statistic, needed in _STATISTICS.items():
-                if built >= needed:
-                    execute(connection, statistic)
+            stored = [f"{view.schema}.{view.name}" for view in views]
+            derived = create_derived(connection, stored)
+            macros = create_macros(connection, stored)
             _comment(connection, {(view.schema, view.name): view.key for view in views}, declared)
-        _check(out_file)
+            _comment_macros(connection, macros)
+        _check(out_file, stored, [*derived, *macros])
     except duckdb.Error as error:
         raise WarehouseError(
             f"the catalogue cannot be built: {str(error).splitlines()[0]}; "
@@ -98,17 +95,26 @@ def build_catalogue(
     return CatalogueSummary(len(artifacts), len({a.domain for a in artifacts} - {ALL}), len(views))
 
 
+def view_name(key: str) -> tuple[str, str]:
+    """Schema and view of a table of the store, ``layer/noun/file stem``: the stem counts where it is not the noun.
+
+    Raises:
+        WarehouseError: the stem holds what a name in SQL may not.
+    """
+    layer, noun, stem = key.split("/")
+    name = noun if stem == noun else f"{noun}_{stem}"
+    identifier(name)
+    return layer, name
+
+
 def _views(artifacts: Sequence[Artifact]) -> list[_View]:
     paths: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
     for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
         check_domain(artifact.domain)
-        layer, noun = artifact.key.split("/")
         for file in sorted(artifact.manifest["files"]):
             if file.endswith(".parquet"):
-                stem = file.removesuffix(".parquet")
-                name = noun if stem == noun else f"{noun}_{stem}"
-                identifier(name)
-                paths[layer, name, f"{artifact.key}/{stem}"].append(artifact.path.absolute() / file)
+                table_key = f"{artifact.key}/{file.removesuffix('.parquet')}"
+                paths[*view_name(table_key), table_key].append(artifact.path.absolute() / file)
     views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(paths.items())]
     by_name: dict[tuple[str, str], str] = {}
     for view in views:
@@ -180,13 +186,22 @@ def _comments(declaration: pa.Schema | None, columns: Sequence[str]) -> Iterator
             comment = (declaration.field(column).metadata or {}).get(b"comment")
             if comment:
                 yield column, comment.decode()
-        elif column in _PARTITION:
-            yield column, _PARTITION[column]
+        elif column in PARTITION:
+            yield column, PARTITION[column]
 
 
-def _check(file: Path) -> None:
-    """Open the file as an analyst does and read from every view."""
+def _comment_macros(connection: duckdb.DuckDBPyConnection, macros: Sequence[str]) -> None:
+    for name in macros:
+        macro = MACROS[name.replace(".", "/")]
+        kind = "MACRO TABLE" if macro.columns.names else "MACRO"
+        fragments = {"kind": kind, "name": name, "comment": literal(macro.comment)}
+        execute(connection, "catalogue_comment", fragments=fragments)
+
+
+def _check(file: Path, stored: Sequence[str], derived: Sequence[str]) -> None:
+    """Open the file as an analyst does, read a row of every table of the store, and bind all that is made of them."""
     with attach(file) as connection:
-        for view in table(connection, "catalogue_views").to_pylist():
-            names = {"schema": identifier(view["schema"]), "view": identifier(view["name"])}
-            execute(connection, "catalogue_probe", fragments=names)
+        for view in stored:
+            execute(connection, "catalogue_probe", fragments={"view": qualified(view)})
+        for source in sources(derived):
+            execute(connection, "catalogue_bind", fragments={"source": source})

@@ -193,3 +193,8 @@ def stream(
 def fill(name: str, fragments: Mapping[str, str]) -> str:
     """``sql/<name>.sql`` with its $-names filled by `fragments`, text made by `identifier`, `literal` and `fill`."""
     return Template(load_sql(name)).substitute(fragments)
+
+
+def qualified(name: str) -> str:
+    """``schema.view`` as it may stand in SQL, whatever words the two are."""
+    return ".".join(map(identifier, name.split(".")))

@@ -1,4 +1,4 @@
 -- One row, to see that the view's files are there and agree on their columns.
 SELECT *
-FROM $schema.$view
+FROM $view
 LIMIT 1

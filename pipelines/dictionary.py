@@ -1,0 +1,116 @@
+"""The data dictionary, docs/data_dictionary.md: every table, view and macro of the catalogue, as declared.
+
+``python -m pipelines.dictionary`` prints it; `make docs` writes it. It reads declarations only, so it needs no data.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.tables import TABLES as MODEL_TABLES
+from warehouse.catalogue import view_name
+from warehouse.questions import examples
+from warehouse.tables import TABLES as CORE_TABLES
+from warehouse.views import CATALOGUE, MACROS, PARTITION, Macro
+
+__all__ = ["dictionary", "sql_type"]
+
+_LAYERS: Final = {
+    "raw": "The raw files as tables, line by line, unchanged.",
+    "core": "Cleaned items, distinct interactions, and the sequences of the k-core.",
+    "features": "Texts, pictures and vectors of the items.",
+    "models": "The training of the models. Their weights are safetensors beside these tables.",
+    "reports": "What the models achieve and recommend.",
+    "main": "Made from the others when asked: statistics, results, what was set aside.",
+    "lineage": "What was made from what; the manifests of all artifacts as tables.",
+}
+
+_HEAD: Final = f"""\
+# Data dictionary
+
+What `warehouse.duckdb` shows, made from the declarations in the code by `make docs`; change it there.
+[The catalogue](catalogue.md) says how to ask.
+
+A view of the layers `raw` to `reports` shows one Parquet table over the current versions of all domains. Beside the
+columns below it has `domain` ({PARTITION["domain"].lower()}) and `v` ({PARTITION["v"].lower()}); its key holds within a
+domain. Columns marked "null" can be null; the others are never null.
+"""
+
+
+def dictionary() -> str:
+    """The page, Markdown."""
+    return "\n".join([_HEAD, *_tables(), *_macros(), *_examples()])
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a declared type."""
+    if kinds.is_list(kind) or kinds.is_fixed_size_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    names = {
+        pa.string(): "VARCHAR",
+        pa.bool_(): "BOOLEAN",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float32(): "FLOAT",
+        pa.float64(): "DOUBLE",
+        pa.timestamp("us"): "TIMESTAMP",
+    }
+    return names[kind]
+
+
+def _tables() -> Iterator[str]:
+    shown = {view_name(key): (key, schema) for key, schema in (CORE_TABLES | FEATURE_TABLES | MODEL_TABLES).items()}
+    shown |= {(key.split("/")[0], key.split("/")[1]): ("", schema) for key, schema in CATALOGUE.items()}
+    for layer, meaning in _LAYERS.items():
+        yield f"## {layer}\n\n{meaning}\n"
+        for (schema, name), (key, columns) in sorted(shown.items()):
+            if schema == layer:
+                layer_noun, _, stem = key.rpartition("/")
+                place = f" Files: `{layer_noun}/domain=*/v=*/{stem}.parquet`." if key else ""
+                yield f"### {schema}.{name}\n\n{_comment(columns)}.{place}\n"
+                yield _columns(columns)
+
+
+def _macros() -> Iterator[str]:
+    yield "## Macros\n\nQuestions with parameters; one that has a default can be left out.\n"
+    for key, macro in MACROS.items():
+        yield f"### {key.replace('/', '.')}({', '.join(macro.parameters)})\n\n{_comment(macro.columns)}.\n"
+        yield _parameters(macro)
+        if macro.columns.names:
+            yield _columns(macro.columns)
+
+
+def _examples() -> Iterator[str]:
+    yield "## Example queries\n\n`mmm4rec sql --example NAME` runs one; they stand in `warehouse/examples/`.\n"
+    yield _grid(["name", "question"], [[f"`{found.name}`", found.question] for found in examples()])
+
+
+def _comment(schema: pa.Schema) -> str:
+    comment: str = schema.metadata[b"comment"].decode()
+    return comment
+
+
+def _columns(schema: pa.Schema) -> str:
+    rows = [
+        [f"`{field.name}`", sql_type(field.type), "null" if field.nullable else "", field.metadata[b"comment"].decode()]
+        for field in schema
+    ]
+    return _grid(["column", "type", "", "meaning"], rows)
+
+
+def _parameters(macro: Macro) -> str:
+    return _grid(["parameter", "meaning"], [[f"`{name}`", meaning] for name, meaning in macro.parameters.items()])
+
+
+def _grid(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(dictionary())

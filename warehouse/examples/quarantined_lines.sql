@@ -1,0 +1,6 @@
+-- What do the lines in quarantine look like?
+-- $each = 2: how many of each domain, file and reason
+SELECT domain, file, reason, line, raw[:60] AS raw
+FROM quarantine
+QUALIFY row_number() OVER (PARTITION BY domain, file, reason ORDER BY line) <= $each
+ORDER BY domain, file, reason, line

@@ -1,0 +1,12 @@
+-- How many ratings does each year have, and how many stars?
+-- $domain = null: one domain; all of them
+SELECT
+    domain,
+    year(make_timestamp(time * 1000000)) AS year,
+    count(*) AS ratings,
+    avg(rating) AS mean_stars,
+    avg((rating >= 4)::INTEGER) AS share_4_and_more
+FROM core.interactions
+WHERE domain = coalesce($domain, domain)
+GROUP BY ALL
+ORDER BY domain, year

@@ -1,0 +1,17 @@
+-- What the metadata say of the items of the k-core.
+SELECT domain, what, items, present
+FROM (
+    SELECT
+        core.sequences_items.domain,
+        count(*) AS items,
+        count(*) FILTER (title <> '') AS title,
+        count(*) FILTER (brand <> '') AS brand,
+        count(*) FILTER (description <> '') AS description,
+        count(*) FILTER (title <> '' OR description <> '') AS text,
+        count(*) FILTER (len(categories) > 0) AS categories,
+        count(*) FILTER (len(image_urls) > 0) AS picture_address
+    FROM core.sequences_items
+    LEFT JOIN core.items USING (domain, item_id)
+    GROUP BY core.sequences_items.domain
+)
+UNPIVOT (present FOR what IN (title, brand, description, text, categories, picture_address))

@@ -1,0 +1,4 @@
+-- Pictures that were read and kept.
+SELECT domain, 'picture' AS what, count(*) AS items, count(*) FILTER (status = 'ok') AS present
+FROM features.item_images
+GROUP BY domain

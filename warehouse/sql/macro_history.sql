@@ -1,0 +1,14 @@
+-- In a macro a bare name that is a parameter's is the parameter; columns carry their table's name.
+CREATE MACRO main.history(domain, user_id, as_of) AS TABLE
+SELECT
+    interactions.position,
+    interactions.item_id,
+    interactions.rating,
+    interactions.time,
+    make_timestamp(interactions.time * 1000000) AS rated_at
+FROM core.interactions AS interactions
+WHERE
+    interactions.domain = domain
+    AND interactions.user_id = user_id
+    AND interactions.time < unix_seconds(as_of)
+ORDER BY interactions.time, interactions.position

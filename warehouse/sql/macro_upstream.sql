@@ -1,0 +1,31 @@
+-- By version: what was read, also where a newer version has taken its place. A node is met once a way that leads to
+-- it; the longest way counts, so that everything lies deeper than what was made from it. No way is longer than there
+-- are artifacts: the bound ends the recursion whatever the rows say.
+CREATE MACRO lineage.upstream(key, domain := '_all') AS TABLE
+WITH RECURSIVE ways AS (
+    SELECT artifacts.key, artifacts.domain, artifacts.version, 0 AS depth
+    FROM lineage.artifacts AS artifacts
+    WHERE artifacts.key = key AND artifacts.domain = domain
+    UNION
+    SELECT inputs.input_key, inputs.input_domain, inputs.input_version, ways.depth + 1
+    FROM ways
+    JOIN lineage.inputs AS inputs USING (key, domain, version)
+    WHERE ways.depth < (SELECT count(*) FROM lineage.artifacts)
+),
+ancestors AS (
+    SELECT ways.key, ways.domain, ways.version, max(ways.depth) AS depth
+    FROM ways
+    GROUP BY ALL
+)
+SELECT
+    ancestors.depth,
+    ancestors.key,
+    ancestors.domain,
+    ancestors.version,
+    artifacts.key IS NOT NULL AS current,
+    sources.source,
+    sources.sha256
+FROM ancestors
+LEFT JOIN lineage.artifacts AS artifacts USING (key, domain, version)
+LEFT JOIN lineage.sources AS sources USING (key, domain, version)
+ORDER BY ancestors.depth, ancestors.key, ancestors.domain, sources.source

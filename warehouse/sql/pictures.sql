@@ -1,0 +1,10 @@
+-- What became of the items' pictures.
+CREATE VIEW main.pictures AS
+SELECT
+    domain,
+    status,
+    count(*) AS items,
+    count(*) / sum(count(*)) OVER (PARTITION BY domain) AS share
+FROM features.item_images
+GROUP BY domain, status
+ORDER BY domain, items DESC, status

@@ -1,0 +1,9 @@
+-- All that did not get from the raw files into the sequences, counted by the step that left it out and the reason.
+CREATE VIEW main.rejected AS
+WITH counts AS (
+$parts
+)
+SELECT domain, key, reason, rows
+FROM counts
+WHERE rows > 0
+ORDER BY domain, key, reason

@@ -1,0 +1,4 @@
+-- Lines that could not be read.
+SELECT domain, 'raw/' || file AS key, reason, count(*) AS rows
+FROM main.quarantine
+GROUP BY ALL

@@ -1,0 +1,4 @@
+-- Rows that one step set aside.
+SELECT domain, $key AS key, reason, count(*) AS rows
+FROM $rejected
+GROUP BY ALL
