@@ -8,7 +8,7 @@ these numbers, where a round costs a few passes over memory; ids return when the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -135,7 +135,7 @@ def build_sequences(
     total = rows_of(interactions)
     source = {"interactions": pattern(interactions)}
     with connect(engine, out) as connection, ThreadPoolExecutor(engine.threads) as pool:
-        kept = _sieve(stream(connection, "user_hashes", source), total, k)
+        kept = _sieve(stream(connection, "user_hashes", source), total, k, engine.threads)
         # Items are read while users are numbered, times while the k-core is peeled.
         numbered = [
             _numbered(partial(stream, connection, name, source), kept, pool) for name in ("user_ids", "item_ids")
@@ -143,7 +143,7 @@ def build_sequences(
         (user_ids, users), (item_ids, items) = (finish() for finish in numbered)
         chosen = pool.submit(_chosen, stream(connection, "times_and_ratings", source), kept)
         rounds = int(len(users) < total)
-        user_flags, item_flags, more_rounds = k_core(users, items, k)
+        user_flags, item_flags, more_rounds = k_core(users, items, k, engine.threads)
         if not user_flags.any():
             raise WarehouseError(
                 f"no user and item of the {total:,} interactions has {k} interactions with others "
@@ -157,9 +157,10 @@ def build_sequences(
         del kept, inside, chosen
         user_ids, users = _ranked(connection, user_ids, users, user_flags)
         item_ids, items = _ranked(connection, item_ids, items, item_flags)
-    order = _in_order(users, times, engine.threads)
-    core = _Core(user_ids, item_ids, users[order], items[order], times[order], ratings[order])
-    del users, items, times, ratings, order
+        order = _in_order(users, times, engine.threads)
+        users, items, times, ratings = pool.map(partial(np.take, indices=order), (users, items, times, ratings))
+        del order
+    core = _Core(user_ids, item_ids, users, items, times, ratings)
     if max_length:
         core = _shortened(core, max_length)
     parts = _parts(core, split)
@@ -187,7 +188,7 @@ def build_sequences(
     )
 
 
-def k_core(users: Codes, items: Codes, k: int) -> tuple[Flags, Flags, int]:
+def k_core(users: Codes, items: Codes, k: int, threads: int = 1) -> tuple[Flags, Flags, int]:
     """The largest set of edges in which every user and every item that occurs, occurs k times or more.
 
     Removal goes in rounds, items first, until nothing changes; the end does not depend on the order of removal.
@@ -196,25 +197,33 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Flags, Flags, int]:
         users: [E] user of each edge, from 0.
         items: [E] item of each edge, from 0.
         k: the least degree.
+        threads: among these the edges are shared out.
 
     Returns:
         a flag a user [U] and a flag an item [N], whether it is in the k-core, and the number of rounds.
     """
-    user_count, item_count = (int(codes.max(initial=-1)) + 1 for codes in (users, items))
+    ends = [users, items]
+    counts = [int(codes.max(initial=-1)) + 1 for codes in ends]
+    flags = [np.zeros(count, np.bool_) for count in counts]
+    shares = [np.array_split(codes, threads) for codes in ends]
     rounds = 0
-    while True:
-        edges = len(users)
-        item_flags = np.bincount(items, minlength=item_count) >= k
-        kept = item_flags[items]
-        if not kept.all():
-            users, items = users[kept], items[kept]
-        user_flags = np.bincount(users, minlength=user_count) >= k
-        kept = user_flags[users]
-        if not kept.all():
-            users, items = users[kept], items[kept]
-        if len(users) == edges:
-            return user_flags, item_flags, rounds
-        rounds += 1
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            edges = sum(map(len, shares[0]))
+            for end in (1, 0):
+                flags[end] = _occur(shares[end], counts[end], pool) >= k
+                kept = list(pool.map(flags[end].take, shares[end]))
+                if not all(here.all() for here in kept):
+                    shares = [list(pool.map(np.compress, kept, share)) for share in shares]
+            if sum(map(len, shares[0])) == edges:
+                return flags[0], flags[1], rounds
+            rounds += 1
+
+
+def _occur(shares: Iterable[npt.NDArray[np.integer]], count: int, pool: ThreadPoolExecutor) -> Longs:
+    """How often each of the numbers from 0 occurs in all shares."""
+    total: Longs = sum(pool.map(partial(np.bincount, minlength=count), shares), np.zeros(count, np.int64))
+    return total
 
 
 def split_sha256(
@@ -236,7 +245,7 @@ def split_sha256(
     return digest.hexdigest()
 
 
-def _sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int) -> Flags:
+def _sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int, threads: int) -> Flags:
     """Rows whose user may have k of them: most users have not, and to number their ids would be most of the work.
 
     Rows are counted in buckets by a part of their user's hash. A bucket holds all rows of its users, so what is below
@@ -248,15 +257,28 @@ def _sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int) -> Flags:
         start, end = end, end + batch.num_rows
         values[start:end] = batch["hash"].to_numpy()
     bits = min(max(rows.bit_length() - 2, 4), 27)
-    kept = _frequent(values >> np.uint64(64 - bits), bits, k)
-    kept[kept] = _frequent(values[kept] >> np.uint64(32 - bits) & np.uint64((1 << bits) - 1), bits, k)
-    return kept
+    with ThreadPoolExecutor(threads) as pool:
+        shares = np.array_split(values, threads)
+        del values
+        first = _frequent(shares, 0, bits, k, pool)
+        shares = list(pool.map(np.compress, first, shares))
+        for kept, still in zip(first, _frequent(shares, 32, bits, k, pool), strict=True):
+            kept[kept] = still
+    return np.concatenate(first)
 
 
-def _frequent(buckets: npt.NDArray[np.uint64], bits: int, k: int) -> Flags:
-    numbers = buckets.view(np.int64)
-    flags: Flags = (np.bincount(numbers, minlength=1 << bits) >= k)[numbers]
-    return flags
+def _frequent(
+    shares: Iterable[npt.NDArray[np.uint64]], first_bit: int, bits: int, k: int, pool: ThreadPoolExecutor
+) -> list[Flags]:
+    """Whether the bucket of each hash has k rows; its number are some bits of the hash."""
+
+    def number(hashes: npt.NDArray[np.uint64]) -> Longs:
+        buckets = hashes << np.uint64(first_bit)
+        buckets >>= np.uint64(64 - bits)
+        return buckets.view(np.int64)
+
+    buckets = list(pool.map(number, shares))
+    return list(pool.map((_occur(buckets, 1 << bits, pool) >= k).take, buckets))
 
 
 def _numbered(
