@@ -2,36 +2,38 @@
 
 A line is a JSON object or, in older files, a Python literal; fields may be missing, empty, a string where a
 list is usual, or a list of lists. Text stays as scraped: cleaning is the business of `warehouse.items`.
+
+`read_line` is the plain statement of what a product is. Most lines never meet it: they are decoded many at a time
+(`warehouse.records`) into `_Fields`, the usual shapes of the fields we keep, and become columns at once.
 """
 
-import ast
-import json
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from warehouse.errors import WarehouseError
-from warehouse.parquet import ParquetSink
-from warehouse.raw import Block, Progress, Quarantine, blocks
+from warehouse.parquet import ROW_GROUP, ParquetSink
+from warehouse.raw import Progress, Quarantine, blocks
+from warehouse.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
 from warehouse.tables import TABLES
 
 __all__ = ["MetadataSummary", "ingest_metadata"]
 
-LONGEST_LINE: Final = 4 << 20
 LONGEST_ID: Final = 255
-LONGEST_LITERAL: Final = 256 << 10
 DEEPEST: Final = 32
 
 _TABLE: Final = TABLES["raw/metadata/metadata"]
-_BATCH: Final = 8192
+_ROW_GROUP: Final = ROW_GROUP // 15
+"""Products take some kilobytes each, with a long description."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_BRACKET: Final = re.compile(rb"[\[{(]|[\]})]")
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,24 @@ class Product(NamedTuple):
     image_urls: list[str]
 
 
+class _Fields(msgspec.Struct, gc=False):
+    """The fields of a product in their usual shapes. What has another shape is left to `read_line`."""
+
+    asin: str
+    title: str | None = None
+    brand: str | None = None
+    description: str | list[str] | None = None
+    category: list[str] | None = None
+    categories: list[str] | None = None
+    imageURLHighRes: list[str] | None = None  # noqa: N815
+    imageURL: list[str] | None = None  # noqa: N815
+    image: list[str] | None = None
+    imUrl: str | None = None  # noqa: N815
+
+
+_DECODER: Final = msgspec.json.Decoder(_Fields)
+
+
 def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -> MetadataSummary:
     """Turn ``meta_CATEGORY.json`` (plain or gzip) into ``metadata.parquet`` and ``quarantine.parquet``.
 
@@ -66,27 +86,14 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
         WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a product.
     """
     with (
-        ParquetSink(out / "metadata.parquet", _TABLE) as metadata,
+        ParquetSink(out / "metadata.parquet", _TABLE, _ROW_GROUP) as metadata,
         Quarantine(out / "quarantine.parquet", TABLES["raw/metadata/quarantine"]) as quarantine,
-        warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in a Python literal
-        warnings.simplefilter("ignore", DeprecationWarning)  # the same, before Python 3.12
         literals = 0
         for block in blocks(source, LONGEST_LINE, progress):
-            for lines in _batches(block):
-                rows: list[tuple[int, *tuple[Any, ...]]] = []
-                for number, line in lines:
-                    match read_line(line):
-                        case str(reason):
-                            quarantine.add(number, reason, line)
-                        case product, is_literal:
-                            rows.append((number, *product))
-                            literals += is_literal
-                if rows:
-                    columns = zip(zip(*rows, strict=True), _TABLE.types, strict=True)
-                    arrays = [pa.array(column, kind) for column, kind in columns]
-                    metadata.write(pa.RecordBatch.from_arrays(arrays, schema=_TABLE))
+            for batch in decode(block, _DECODER):
+                literals += _read_the_rest(batch, quarantine)
+                metadata.write(_table(batch))
         if not metadata.rows:
             raise WarehouseError(
                 f"{source}: none of its {quarantine.total:,} lines is a product ({quarantine.reasons}); "
@@ -103,28 +110,14 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
 
 def read_line(line: bytes) -> tuple[Product, bool] | str:
     """One line as a product, and whether it was a Python literal; or the reason why it is none."""
-    if len(line) > LONGEST_LINE:
-        return "line is too long"
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    is_literal = False
-    try:
-        record = json.loads(text)
-    except RecursionError:
-        return "nested too deeply"
-    except ValueError:
-        record = _read_literal(line, text)
-        is_literal = True
-        if isinstance(record, str):
-            return record
-    if not isinstance(record, dict):
-        return "not an object"
+    read = read_record(line)
+    if isinstance(read, str):
+        return read
+    record, is_literal = read
     item_id = record.get("asin")
     if not isinstance(item_id, str) or not item_id:
         return "asin is missing or not text"
-    if _CONTROL.search(item_id) or _SURROGATE.search(item_id):
+    if _CONTROL.search(item_id) or SURROGATE.search(item_id):
         return "control character in the asin"
     if len(item_id.encode()) > LONGEST_ID:
         return "asin is too long"
@@ -139,32 +132,11 @@ def read_line(line: bytes) -> tuple[Product, bool] | str:
     ), is_literal
 
 
-def _read_literal(line: bytes, text: str) -> dict[Any, Any] | str:
-    """A line as a Python dictionary of literals, or the reason why it is none.
-
-    Length and nesting are bounded before Python's parser sees it.
-    """
-    if not (line.startswith(b"{") and line.rstrip().endswith(b"}")):
-        return "neither JSON nor a Python literal"
-    if len(line) > LONGEST_LITERAL:
-        return "Python literal is too long"
-    depth = 0
-    for bracket in _BRACKET.findall(line):  # those inside strings count too: they seldom open more than they close
-        depth += 1 if bracket in b"[{(" else -1
-        if depth > DEEPEST:
-            return "nested too deeply"
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return "neither JSON nor a Python literal"
-    return value if isinstance(value, dict) else "not an object"
-
-
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
     """The texts in a value of any shape, without blank ones; surrogates without a partner become U+FFFD."""
     if isinstance(value, str):
         if value and not value.isspace():
-            yield _SURROGATE.sub("\ufffd", value)
+            yield SURROGATE.sub("\ufffd", value)
     elif isinstance(value, list | tuple) and depth < DEEPEST:
         for part in value:
             yield from _texts(part, depth + 1)
@@ -172,7 +144,79 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
         yield str(value)  # a title such as 1984; NaN and what no title can be are left out
 
 
-def _batches(block: Block) -> Iterator[list[tuple[int, bytes]]]:
-    lines = block.data.removesuffix(b"\n").split(b"\n")
-    for start in range(0, len(lines), _BATCH):
-        yield list(enumerate(lines[start : start + _BATCH], block.first_line + start))
+def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
+    """Let `read_line` say what the undecoded lines are: fill in the products, set the others aside; count literals."""
+    if None not in batch.records and usual_ids([fields.asin for fields in batch.records if fields]):
+        return 0
+    literals = 0
+    places = [n for n, fields in enumerate(batch.records) if fields is None or not usual_ids([fields.asin])]
+    lines = batch.lines()
+    for place in places:
+        line = lines[place]
+        match read_line(line):
+            case str(reason):
+                quarantine.add(batch.first_line + place, reason, line)
+                batch.records[place] = None
+            case product, is_literal:
+                item_id, title, brand, description, categories, image_urls = product
+                batch.records[place] = _Fields(item_id, title, brand, description, categories, None, image_urls)
+                literals += is_literal
+    return literals
+
+
+def _table(batch: Batch[_Fields]) -> pa.RecordBatch:
+    """The products of a batch as rows: what `read_line` says, in columns."""
+    rows = [fields for fields in batch.records if fields is not None]
+    lines = [line for line, fields in enumerate(batch.records, batch.first_line) if fields is not None]
+    pictures = [
+        (row.imageURLHighRes or []) + (row.imageURL or [])
+        if row.image is None and row.imUrl is None
+        else [*(row.imageURLHighRes or ()), *(row.imageURL or ()), *(row.image or ()), row.imUrl or ""]
+        for row in rows
+    ]
+    image_urls = _lists([dict.fromkeys(urls) for urls in pictures])
+    if not _is_visible(image_urls.values).all():
+        image_urls = _lists([dict.fromkeys(map(str.strip, urls)) for urls in pictures])
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(lines, pa.int64()),
+            pa.array([row.asin for row in rows], pa.string()),
+            pa.array([_text(row.title) for row in rows], pa.string()),
+            pa.array([_text(row.brand) for row in rows], pa.string()),
+            _lists([[row.description] if type(row.description) is str else row.description or () for row in rows]),
+            _lists([dict.fromkeys(row.category or row.categories or ()) for row in rows]),
+            image_urls,
+        ],
+        schema=_TABLE,
+    )
+
+
+def _text(value: str | None) -> str:
+    return value if value and not value.isspace() else ""
+
+
+def _lists(values: Sequence[Collection[str]]) -> pa.ListArray:
+    """Collections of texts as a column of lists, without blank ones."""
+    texts = list(chain.from_iterable(values))
+    column = pa.array(texts, pa.string())
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=offsets[1:])
+    blank = [place for place in np.flatnonzero(~_is_visible(column)).tolist() if not _text(texts[place])]
+    if blank:
+        kept = np.ones(len(texts), bool)
+        kept[blank] = False
+        column = column.filter(pa.array(kept))
+        offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)[offsets]
+    return pa.ListArray.from_arrays(pa.array(offsets), column)
+
+
+def _is_visible(texts: pa.StringArray) -> npt.NDArray[np.bool_]:
+    """Whether each text begins and ends with a visible ASCII character: it is not blank then, nor is there to strip."""
+    _, offsets, data = texts.buffers()
+    if not data:
+        return np.zeros(len(texts), bool)
+    bounds = np.frombuffer(offsets, np.int32)[: len(texts) + 1]
+    codes = np.frombuffer(data, np.uint8)
+    edges = (codes.take(bounds[:-1], mode="clip"), codes.take(bounds[1:] - 1, mode="clip"))
+    visible = [(edge > ord(" ")) & (edge < 0x7F) for edge in edges]
+    return (bounds[:-1] < bounds[1:]) & visible[0] & visible[1]

@@ -4,13 +4,15 @@ What lives elsewhere: what a line means (`warehouse.ratings`, `warehouse.metadat
 """
 
 import gzip
-import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, NamedTuple, Self, cast
+from typing import IO, Final, NamedTuple, Self, TypeVar, cast
 
+import numpy as np
 import pyarrow as pa
+from isal import igzip, igzip_lib
 
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ParquetSink
@@ -22,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 _BLOCK_BYTES: Final = 8 << 20
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
+
+T = TypeVar("T")
 
 
 class Block(NamedTuple):
@@ -35,27 +39,40 @@ class Block(NamedTuple):
     data: bytes
 
 
+class _Chunk(NamedTuple):
+    """Some bytes of the text, and how many of the raw file's bytes were read for it and those before it."""
+
+    data: bytes
+    done: int
+    total: int
+
+
 def blocks(source: Path, longest_line: int, progress: Progress | None = None) -> Iterator[Block]:
     """The lines of a file, in blocks of some 8 MiB. Gzip is told by its first bytes, not by the file's name.
 
     Of a line with more than `longest_line` bytes, at least the first `longest_line` + 1 are given, so that
     memory stays bounded and the reader of the lines still sees that it is too long.
 
+    The next block is read and decompressed in a thread while the caller works on this one.
+
     Raises:
         WarehouseError: the file is missing, empty, or a gzip stream that is cut or damaged.
     """
     line = 1
-    for data in _cut_at_lines(_chunks(source, progress), longest_line):
+    for data, done, total in _ahead(_cut_at_lines(_chunks(source), longest_line)):
         if line == 1:
             data = data.removeprefix(_UTF8_BOM)
-        data = data.replace(b"\r\n", b"\n")
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
         yield Block(line, data)
-        line += data.count(b"\n") + (not data.endswith(b"\n"))
+        line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n"))) + (not data.endswith(b"\n"))
+        if progress:
+            progress(done, total)
     if line == 1:
         raise WarehouseError(f"{source} holds no lines: it is empty; download it again")
 
 
-def _chunks(source: Path, progress: Progress | None) -> Iterator[bytes]:
+def _chunks(source: Path) -> Iterator[_Chunk]:
     try:
         file = source.open("rb")
     except OSError as error:
@@ -66,33 +83,41 @@ def _chunks(source: Path, progress: Progress | None) -> Iterator[bytes]:
         total = source.stat().st_size
         magic = file.read(2)
         file.seek(0)
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == b"\x1f\x8b" else file
+        gzipped = magic == b"\x1f\x8b"
+        stream = cast(IO[bytes], igzip.IGzipFile(fileobj=file)) if gzipped else file  # type: ignore[no-untyped-call]
         try:
-            while chunk := stream.read(_BLOCK_BYTES):
-                yield chunk
-                if progress:
-                    progress(file.tell(), total)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            while data := stream.read(_BLOCK_BYTES):
+                yield _Chunk(data, file.tell(), total)
+        except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
             raise WarehouseError(
                 f"{source} is cut or damaged: its gzip stream breaks off near byte {file.tell():,} "
                 f"of {total:,} ({error}); download it again"
             ) from error
 
 
-def _cut_at_lines(chunks: Iterator[bytes], longest_line: int) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        if len(rest) > longest_line:  # an unfinished line that is too long already: wait for its end
+def _cut_at_lines(chunks: Iterator[_Chunk], longest_line: int) -> Iterator[_Chunk]:
+    rest, done, total = b"", 0, 0
+    kept = longest_line + 1 + len(b"\r") + len(_UTF8_BOM)  # `blocks` may still take these two away
+    for chunk, done, total in chunks:
+        if len(rest) >= kept:  # an unfinished line that is too long already: wait for its end
             chunk = chunk[chunk.find(b"\n") :] if b"\n" in chunk else b""
-        data = rest + chunk
-        end = data.rfind(b"\n") + 1
+        end = chunk.rfind(b"\n") + 1
         if end:
-            yield data[:end]
-        rest = data[end:]
-        if len(rest) > longest_line:
-            rest = rest[: longest_line + 1]
+            yield _Chunk(b"".join((rest, memoryview(chunk)[:end])), done, total)
+            rest = chunk[end : end + kept]
+        else:
+            rest = (rest + chunk)[:kept]
     if rest:
-        yield rest
+        yield _Chunk(rest, done, total)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 class Quarantine:

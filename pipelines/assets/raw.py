@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pipelines.settings import House
 from pipelines.step import Job, step
 from warehouse.metadata import ingest_metadata
-from warehouse.ratings import ingest_ratings
+from warehouse.reviews import ingest_either
 from warehouse.store import Artifact, sha256_file
 
 
@@ -22,10 +22,10 @@ def raw_file(
     return sources
 
 
-@step("raw/ratings", ingest_ratings, sources=raw_file("ratings"), kinds=["duckdb", "parquet"])
+@step("raw/ratings", ingest_either, sources=raw_file("ratings"), kinds=["duckdb", "parquet"])
 def ratings(job: Job) -> Any:
     """Who rated what and when, one row a readable line; what cannot be read is in quarantine."""
-    return ingest_ratings(job.house.raw_file(job.domain, "ratings"), job.out)
+    return ingest_either(job.house.raw_file(job.domain, "ratings"), job.out)
 
 
 @step("raw/metadata", ingest_metadata, sources=raw_file("metadata"), kinds=["python", "parquet"])

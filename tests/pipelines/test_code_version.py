@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import code_version as subject
+from pipelines import definitions  # noqa: F401, declares the steps
+from pipelines.step import STEPS
 
 MODULE = '''
 """A room."""
@@ -85,3 +87,10 @@ def test_a_change_of_words_is_not(room: Path, file: str, old: str, new: str) -> 
     assert old in text
     (room / file).write_text(text.replace(old, new))
     assert _version() == before
+
+
+def test_raw_ratings_cover_both_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(subject, "_normalised", lambda module: seen.append(module) or module)
+    assert STEPS["raw/ratings"].code_version
+    assert {"warehouse.ratings", "warehouse.reviews", "warehouse.records", "warehouse.raw"} <= set(seen)

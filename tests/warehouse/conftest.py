@@ -11,7 +11,8 @@ import pytest
 from warehouse.interactions import InteractionsSummary, build_interactions
 from warehouse.items import ItemsSummary, build_items
 from warehouse.metadata import MetadataSummary, ingest_metadata
-from warehouse.ratings import RatingsSummary, ingest_ratings
+from warehouse.ratings import RatingsSummary
+from warehouse.reviews import ingest_either
 from warehouse.sequences import SequencesSummary, build_sequences
 from warehouse.store import Artifact, Store, recipe, sha256_file
 
@@ -51,7 +52,7 @@ def _materialise(store: Store, name: str, ratings: Path, metadata: Path, k: int)
         sources = {raw.name: sha256_file(raw)} if raw else {}
         return store.publish(recipe(key, name, "code", inputs, sources, {"k": k}), run)[0]
 
-    raw_ratings = publish("raw/ratings", [], lambda out: ingest_ratings(ratings, out), ratings)
+    raw_ratings = publish("raw/ratings", [], lambda out: ingest_either(ratings, out), ratings)
     raw_metadata = publish("raw/metadata", [], lambda out: ingest_metadata(metadata, out), metadata)
     items = publish("core/items", [raw_metadata], lambda out: build_items(raw_metadata.main, out))
     interactions = publish(

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.metadata import write_metadata
+from tests.warehouse.agreement import assert_agrees
+from warehouse import raw, records
 from warehouse.errors import WarehouseError
 from warehouse.items import build_items, clean
-from warehouse.metadata import Product, ingest_metadata, read_line
+from warehouse.metadata import _DECODER, Product, ingest_metadata, read_line
 
 Stage = Callable[[], Path]
 
@@ -47,6 +50,24 @@ def test_fields_of_any_shape_are_read() -> None:
     assert product(b'{"asin": "1"}') == Product("1", "", "", [], [], [])
     assert product(b'{"asin": "1", "title": 1984}').title == "1984"
     assert product(rb'{"asin": "1", "title": "\ud83d\ude00 \ud83d"}').title == "\U0001f600 \ufffd"
+
+
+def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
+    lines = [
+        b'{"asin": "B1", "imageURL": ["http://a ", "http://a"], "imageURLHighRes": ["http://b", "http://a"]}',
+        b'{"asin": "B1", "imageURL": ["http://b"], "imageURLHighRes": ["\\u00a0http://a", "http://a"]}',
+        b'{"asin": "B2", "image": ["http://b"], "imageURL": ["http://a", "", "http://b"], "imUrl": "http://c"}',
+        b'{"asin": "B3", "title": " ", "brand": "\\u2003", "description": ["", "a ", "\\n", " b"], "category": []}',
+        b'{"asin": "B4", "categories": ["a", "b", "a", ""], "category": [], "description": "one", "imUrl": " "}',
+        b'{"asin": "B5", "title": "\\u2003a", "category": ["a", "\\u001f", "a"], "imageURL": null}',
+        b'{"asin": "B6", "description": [], "category": null, "imageURL": []}',
+    ]
+    for content in [*lines, b"\n".join(lines)]:
+        assert None not in next(records.decode(raw.Block(1, content), _DECODER)).records
+        out = stage()
+        source = out.with_suffix(".json")
+        source.write_bytes(content)
+        assert_agrees("metadata", source, out, content)
 
 
 def test_an_old_line_is_a_python_literal() -> None:
@@ -156,6 +177,129 @@ def test_text_without_markup_keeps_its_words(text: str) -> None:
 )
 def test_hostile_text_takes_linear_time(payload: str) -> None:
     clean(payload)
+
+
+_KEYS = [b'"%s"' % name for name in b"asin title description category categories imageURL image x".split()]
+_TEXTS = [
+    b'"B1"',
+    b'"  http://a "',
+    b'""',
+    b'" "',
+    b'"\\u00a0"',
+    '"\x85"'.encode(),
+    b'"\\u0000"',
+    b'"\\ud800"',
+    b'"\\ud83d\\ude00"',
+]
+_VALUES = [
+    *_TEXTS,
+    *b"null true 1 -0 1.5 1e5 1e999 01 1. .5 +1 -1 0x1 NaN Infinity -Infinity {} [] nul [1,] {1:2}".split(),
+    *(b"9" * n for n in (4300, 4301)),
+    *(b"[" * n + b"]" * n for n in (31, 33, 500, 501)),
+    *(b'{"a":' * n + b"1" + b"}" * n for n in (499, 500)),
+    *(b'"\xff"', b'"\xed\xa0\x80"', b'"a\tb"', b'"a\x0bb"', b'"a\x7f"', b"'B1'", b'"\\x"', b'"\\u12"', b'"[[[["' * 200),
+    *(b'"' + b"B" * n + b'"' for n in (99, 100, 255, 256)),
+]
+_value = st.one_of(
+    st.sampled_from(_VALUES),
+    st.lists(st.sampled_from([b'"a"', b'"b"', *_TEXTS]), max_size=4).map(lambda texts: b"[" + b",".join(texts) + b"]"),
+    st.lists(st.sampled_from(_VALUES), max_size=4).map(lambda values: b"[" + b", ".join(values) + b"]"),
+)
+_key = st.sampled_from([*_KEYS, b'"asin"', b'"\\u0061sin"', b'"x\xff"', b"'asin'", b"asin"])
+_pair = st.tuples(_key, _value).map(b": ".join)
+_around = st.sampled_from(
+    [b""] * 12 + [b" ", b"\t", b"\r", b"\x0b", b"x", b"{}", b' {"asin": "B2"}', b"\xef\xbb\xbf", b"\xc2\xa0"]
+)
+_line = st.tuples(
+    _around,
+    st.tuples(st.just(b'"asin": "B1"'), st.lists(_pair, max_size=4)).map(
+        lambda pairs: b", ".join([pairs[0], *pairs[1]])
+    ),
+    _around,
+).map(lambda parts: parts[0] + b"{" + parts[1] + b"}" + parts[2])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_line, min_size=1, max_size=12), st.sampled_from([1, 300, 1 << 20]), st.booleans())
+def test_the_fast_reader_agrees_with_the_plain_one(stage: Stage, lines: list[bytes], batch: int, ends: bool) -> None:
+    out = stage()
+    content = b"\n".join([b'{"asin": "B0"}', *lines]) + b"\n" * ends
+    source = out.with_suffix(".json")
+    source.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_BATCH_BYTES", batch)
+        assert_agrees("metadata", source, out, content)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_product = st.fixed_dictionaries({"asin": st.text(min_size=1, max_size=12) | _json}, optional={
+    name: st.text(max_size=30) | st.lists(st.text(max_size=30), max_size=4) | _json
+    for name in ("title", "brand", "description", "category", "imageURL", "imageURLHighRes", "image", "imUrl", "extra")
+})  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_product, min_size=1, max_size=8), st.booleans())
+def test_the_fast_reader_agrees_on_any_json(stage: Stage, products: list[dict[str, object]], escaped: bool) -> None:
+    out = stage()
+    lines = [json.dumps(product, ensure_ascii=escaped) for product in [{"asin": "B0"}, *products]]
+    content = "\n".join(lines).encode("utf-8", "surrogatepass")
+    source = out.with_suffix(".json")
+    source.write_bytes(content)
+    assert_agrees("metadata", source, out, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b'{"asin": "B1"} {"asin": "B2"}\n\n{"asin": "B3"}', [3]),
+        (b'{"asin": "B1"}{"asin": "B2"}\n{"asin":\n"B3"}\n{"asin": "B4"}', [4]),
+        (b'{"asin": "B1", "x": {}\n}\n{"asin": "B2"}{"asin": "B3"}\n{"asin": "B4"}', [4]),
+        (b'{"asin": "B1", "x":\n{}}\n{"asin": "B2"}{"asin": "B3"}\n{"asin": "B4"}', [4]),
+        (b'\n{"asin": "B1"}\n{"asin": "B2"}{"asin": "B3"}', [2]),
+    ],
+)
+def test_products_that_share_or_span_lines_do_not_shift_the_others(
+    stage: Stage, content: bytes, lines: list[int]
+) -> None:
+    """In each there are as many products as lines."""
+    content += b"\n"  # so that all of it is one block
+    out = stage()
+    source = out.with_suffix(".json")
+    source.write_bytes(content)
+    assert_agrees("metadata", source, out, content)
+    assert pq.read_table(out / "metadata.parquet")["line"].to_pylist() == lines
+
+
+def test_the_bytes_do_not_depend_on_blocks_and_batches(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stage() / "meta_X.json.gz"
+    write_metadata(source, 10_000_000)
+    whole, pieces = stage(), stage()
+    ingest_metadata(source, whole)
+    monkeypatch.setattr(raw, "_BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(records, "_BATCH_BYTES", 30_000)
+    ingest_metadata(source, pieces)
+    assert (whole / "metadata.parquet").read_bytes() == (pieces / "metadata.parquet").read_bytes()
+
+
+def test_a_line_is_cut_only_when_it_is_too_long(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "_BLOCK_BYTES", 1 << 16)
+    longest = records.LONGEST_LINE
+    good = b'{"asin": "B1"}'
+    just = good + b" " * (longest - len(good))
+    # Cut where the reader cuts, the first of the last three would read as a product.
+    lines = [just, just + b"\r" + b"x" * 99, just + b" ", just + b"\r\r" * 9, good]
+    for mark in (b"", b"\xef\xbb\xbf"):
+        for first in (b"", lines[1] + b"\n"):
+            content = mark + first + b"\n".join(lines) + b"\r\n"
+            out = stage()
+            source = out.with_suffix(".json")
+            source.write_bytes(content)
+            assert_agrees("metadata", source, out, content)
 
 
 def _items(stage: Stage, *records: dict[str, object]) -> Path:
