@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import WarehouseError
@@ -239,7 +240,9 @@ def split_sha256(
     digest = hashlib.sha256()
     for ids in (user_ids, item_ids):
         for start in range(0, len(ids), ROW_GROUP):
-            digest.update("".join(f"{name}\n" for name in ids[start : start + ROW_GROUP].to_pylist()).encode())
+            some = ids[start : start + ROW_GROUP]
+            digest.update(pc.binary_join(pa.ListArray.from_arrays([0, len(some)], some), "\n")[0].as_buffer())
+            digest.update(b"\n")
     for values, kind in ((users, "<i4"), (items, "<i4"), (times, "<i8"), (parts, "<i1")):
         digest.update(np.ascontiguousarray(values, kind).data)
     return digest.hexdigest()
