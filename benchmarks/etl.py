@@ -107,6 +107,7 @@ def _plain(source: Path, items: Path, out: Path) -> dict[str, int]:
 
 def _read(source: Path) -> int:
     connection = duckdb.connect(config={"threads": Engine().threads})
+    connection.execute("SET enable_progress_bar = false")
     (rows,) = connection.execute(
         """
         CREATE TABLE ratings AS

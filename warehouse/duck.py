@@ -68,7 +68,7 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A private in-memory database that spills into a folder below `out`, removed at the end."""
     spill = out / ".spill"
     spill.mkdir()
-    connection = duckdb.connect(config=_config(engine) | {"temp_directory": str(spill)})
+    connection = _open(engine, temp_directory=str(spill))
     try:
         yield connection
     except duckdb.OutOfMemoryException as error:
@@ -84,7 +84,7 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 @contextmanager
 def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new DuckDB file, open for writing; flushed and closed at the end."""
-    connection = duckdb.connect(path, config=_config(Engine()))
+    connection = _open(Engine(), path)
     try:
         yield connection
     finally:
@@ -98,7 +98,7 @@ def attach(path: Path, engine: Engine | None = None) -> Iterator[duckdb.DuckDBPy
     Attached to a private in-memory database, because DuckDB would hand a second connection to the same
     path the first one's file, also after a new file has taken its place.
     """
-    connection = duckdb.connect(config=_config(engine or Engine()))
+    connection = _open(engine or Engine())
     try:
         connection.execute(f"ATTACH {literal(str(path.absolute()))} AS warehouse (READ_ONLY)")
         connection.execute("USE warehouse")
@@ -117,15 +117,21 @@ def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[str]) -> No
     connection.execute("SET lock_configuration = true")
 
 
-def _config(engine: Engine) -> dict[str, str | bool | int | float | list[str]]:
-    return {
-        "threads": engine.threads,
-        "memory_limit": engine.memory,
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        # A table name in SQL is never a variable of the calling Python.
-        "python_enable_replacements": False,
-    }
+def _open(engine: Engine, path: Path | str = ":memory:", **more: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        path,
+        config={
+            "threads": engine.threads,
+            "memory_limit": engine.memory,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            # A table name in SQL is never a variable of the calling Python.
+            "python_enable_replacements": False,
+            **more,
+        },
+    )
+    connection.execute("SET enable_progress_bar = false")  # the terminal has bars of ours
+    return connection
 
 
 @cache
