@@ -8,13 +8,14 @@ these numbers, where a round costs a few passes over memory; ids return when the
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import duckdb
 import numpy as np
@@ -35,10 +36,13 @@ _PARTS: Final = 16
 """Parts of the ids that are numbered each by itself (as the SQL says): a part's hash table stays in the cache."""
 _ROWS_AT_ONCE: Final = 64 << 20
 """Ids held as text at a time."""
+_AHEAD: Final = 4
+"""Row groups made before they are written."""
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -166,10 +170,8 @@ def build_sequences(
         core = _shortened(core, max_length)
     parts = _parts(core, split)
     with ThreadPoolExecutor(engine.threads) as pool:
-        writing = pool.map(lambda write: write(), _writers(out, core, parts))
-        sha256 = split_sha256(core.user_ids, core.item_ids, core.users, core.items, core.times, parts)
-        for _ in writing:
-            pass
+        sha256 = pool.submit(split_sha256, core.user_ids, core.item_ids, core.users, core.items, core.times, parts)
+        _write(out, core, parts, pool)
     return SequencesSummary(
         k=k,
         users=len(core.user_ids),
@@ -185,7 +187,7 @@ def build_sequences(
         validation_from=split.validation_from if split else None,
         test_from=split.test_from if split else None,
         max_length=max_length,
-        split_sha256=sha256,
+        split_sha256=sha256.result(),
     )
 
 
@@ -215,7 +217,8 @@ def k_core(users: Codes, items: Codes, k: int, threads: int = 1) -> tuple[Flags,
                 flags[end] = _occur(shares[end], counts[end], pool) >= k
                 kept = list(pool.map(flags[end].take, shares[end]))
                 if not all(here.all() for here in kept):
-                    shares = [list(pool.map(np.compress, kept, share)) for share in shares]
+                    rows = list(pool.map(np.flatnonzero, kept))
+                    shares = [list(pool.map(np.take, share, rows)) for share in shares]
             if sum(map(len, shares[0])) == edges:
                 return flags[0], flags[1], rounds
             rounds += 1
@@ -416,20 +419,31 @@ def _parts(core: _Core, split: GlobalTimeSplit | None) -> npt.NDArray[np.int8]:
     return parts
 
 
-def _writers(out: Path, core: _Core, parts: npt.NDArray[np.int8]) -> list[Callable[[], None]]:
-    """What writes the four tables, the largest first; each can go in a thread of its own."""
-    tables = {
-        "interactions": _interactions(core, parts),
-        "sequences": _sequences(core, parts),
-        "items": _items(core, parts),
-        "users": iter([{"user_index": _indices(core.user_ids), "user_id": core.user_ids}]),
-    }
+def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], pool: ThreadPoolExecutor) -> None:
+    """Write the four tables; the largest here, its rows made in the pool, the others in the pool."""
+    users = {"user_index": _indices(core.user_ids), "user_id": core.user_ids}
+    small = {"sequences": _sequences(core, parts), "items": _items(core, parts), "users": [users]}
+    others = [pool.submit(_write_table, out, name, batches) for name, batches in small.items()]
+    make = partial(_interactions, core, core.starts, parts)
+    _write_table(out, "interactions", _in_turn(pool, make, range(0, len(core.users), ROW_GROUP)))
+    for other in others:
+        other.result()
 
-    def write(name: str) -> None:
-        with ParquetSink(out / f"{name}.parquet", TABLES[f"core/sequences/{name}"]) as sink:
-            sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in tables[name])
 
-    return [partial(write, name) for name in tables]
+def _write_table(out: Path, name: str, batches: Iterable[dict[str, pa.Array]]) -> None:
+    with ParquetSink(out / f"{name}.parquet", TABLES[f"core/sequences/{name}"]) as sink:
+        sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in batches)
+
+
+def _in_turn(pool: ThreadPoolExecutor, make: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
+    """What `make` gives for each start, in order, a few of them ahead."""
+    ahead: deque[Future[T]] = deque()
+    for start in starts:
+        ahead.append(pool.submit(make, start))
+        if len(ahead) > _AHEAD:
+            yield ahead.popleft().result()
+    for future in ahead:
+        yield future.result()
 
 
 def _items(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
@@ -467,18 +481,17 @@ def _sequences(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, p
         }
 
 
-def _interactions(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
-    starts, names = core.starts, pa.array(SPLITS)
-    for first in range(0, len(core.users), ROW_GROUP):
-        rows = slice(first, first + ROW_GROUP)
-        users, items = core.users[rows], core.items[rows]
-        yield {
-            "user_index": pa.array(users + np.int32(1)),
-            "user_id": core.user_ids.take(pa.array(users)),
-            "step": pa.array((np.arange(first, first + len(users)) - starts[users] + 1).astype(np.int32)),
-            "item_index": pa.array(items + np.int32(1)),
-            "item_id": core.item_ids.take(pa.array(items)),
-            "time": pa.array(core.times[rows]),
-            "rating": pa.array(core.ratings[rows]),
-            "split": names.take(pa.array(parts[rows])),
-        }
+def _interactions(core: _Core, starts: Longs, parts: npt.NDArray[np.int8], first: int) -> dict[str, pa.Array]:
+    """A row group of the interactions."""
+    rows = slice(first, first + ROW_GROUP)
+    users, items = core.users[rows], core.items[rows]
+    return {
+        "user_index": pa.array(users + np.int32(1)),
+        "user_id": core.user_ids.take(pa.array(users)),
+        "step": pa.array((np.arange(first, first + len(users)) - starts[users] + 1).astype(np.int32)),
+        "item_index": pa.array(items + np.int32(1)),
+        "item_id": core.item_ids.take(pa.array(items)),
+        "time": pa.array(core.times[rows]),
+        "rating": pa.array(core.ratings[rows]),
+        "split": pa.array(SPLITS).take(pa.array(parts[rows])),
+    }
