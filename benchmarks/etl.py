@@ -27,9 +27,9 @@ AGAINST_PYTHON = 2_000_000
 
 def main() -> None:
     """Generate, measure, print."""
-    given = arguments(__doc__ or "", rows=45_700_000, repeat=3, folder="", memory="3GB")
+    given = arguments(__doc__ or "", rows=45_700_000, repeats=3, folder="", memory="3GB")
     rows = 200_000 if given.quick else given.rows
-    repeat = 1 if given.quick else given.repeat
+    repeat = 1 if given.quick else given.repeats
     with tempfile.TemporaryDirectory(dir=given.folder or None) as name:
         folder = Path(name)
         figures = _against_the_read(folder, rows, repeat, given.memory)

@@ -1,0 +1,28 @@
+"""The benchmarks run: their quick form gives one flat object of figures. How fast is not asserted."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss_gib"}
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"), [("etl", ETL), ("metadata", {"times_read_json", "mb_per_second", "peak_rss_gib"})]
+)
+def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", "--repeats", "1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert figures <= set(found)
+    assert all(isinstance(value, int | float) and value >= 0 for value in found.values())
