@@ -182,10 +182,7 @@ def run(
     house.store.sweep()
     outcomes = []
     if stages:
-        import dagster as dg
-
-        Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
-        with dg.DagsterInstance.get() as instance, progress.bars():
+        with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
             outcomes = list(runs.execute(house, stages, instance))
     for outcome in outcomes:
         for check, found in outcome.warnings.items():
@@ -438,7 +435,10 @@ def ui(
 ) -> None:
     """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C."""
     _house(data)
-    Path(os.environ["MMM4REC_DAGSTER"]).mkdir(parents=True, exist_ok=True)
+    from pipelines.runs import open_instance
+
+    with open_instance(Path(os.environ["MMM4REC_DAGSTER"])):
+        pass  # its databases are made before others can meet there
     command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1"]
     os.chdir(os.environ["DAGSTER_HOME"])
     os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself

@@ -5,9 +5,12 @@ stage, over the same instance and assets as the UI, so both leave the same trace
 """
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,8 +21,11 @@ from pipelines.definitions import defs
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
 from warehouse.errors import WarehouseError
+from warehouse.staging import held
 from warehouse.store import ALL
 
+_DATABASES = ("history", "schedules")
+"""Folders of Dagster's databases."""
 # Dagster prefixes a message with its class; the house's own errors speak for themselves.
 _HOUSE_ERROR = re.compile(r"^(warehouse|features|mmm4rec)\.errors\.\w+: ")
 
@@ -59,8 +65,9 @@ class Outcome:
 def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
     """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
 
-    `only` restricts it to these asset keys. A step is stale if an input is, or if its recipe is not the one its
-    current version was built by. Nothing stale: an empty list. A domain without raw files is an error.
+    `only` restricts it to these asset keys. A step is stale if an input is, if its recipe is not the one its current
+    version was built by, or if that version is damaged or not the one shown at the top of the data folder. Nothing
+    stale: an empty list. A domain without raw files is an error.
     """
     unknown = sorted(set(only) - set(STEPS))
     if unknown:
@@ -76,6 +83,25 @@ def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list
     for (_, domain), step in stale.items():
         stages.setdefault((_level(step), domain), []).append(step)
     return [Stage(domain, tuple(steps)) for (_, domain), steps in sorted(stages.items(), key=lambda s: s[0])]
+
+
+@contextmanager
+def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, which keeps its databases in `folder`; MMM4REC_DAGSTER must name it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    making = folder / ".making"
+    # Two processes that make the tables of new databases at once would trip over each other.
+    with held(folder / ".lock"):
+        if making.exists():
+            # Whoever made them was killed. Dagster would take the half for the whole and fail ever after.
+            for name in _DATABASES:
+                shutil.rmtree(folder / name, ignore_errors=True)
+        if not any((folder / name).exists() for name in _DATABASES):
+            making.touch()
+        opened = dg.DagsterInstance.get()
+        making.unlink(missing_ok=True)
+    with opened as instance:
+        yield instance
 
 
 def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[Outcome]:
@@ -102,7 +128,7 @@ def survey(house: House) -> list[dict[str, Any]]:
     for stage in plan(house, present):
         stale[stage.domain] += len(stage.steps)
     for name, domain in sorted(house.settings.domains.items()):
-        built = house.store.current("core/sequences", name)
+        built = house.store.whole("core/sequences", name)
         counts = built.manifest["summary"] if built else {}
         known = domain.published
         rows.append(
@@ -167,8 +193,8 @@ def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[R
 def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> bool:
     if (step.collects and stale) or any(ref in stale for ref in step.refs(house, domain)):
         return True
-    current = house.store.current(step.key, domain)
-    if current is None:
+    current = house.store.whole(step.key, domain)
+    if current is None or (step.exposed and not house.store.exposes(current, step.exposed)):
         return True
     try:
         recipe = step.recipe(house, domain, step.inputs(house, domain))

@@ -7,7 +7,7 @@ files for a category that neither names becomes a target domain with the default
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,7 @@ from mmm4rec.config import ModelConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
 from warehouse.interactions import Wanted
 from warehouse.sequences import GlobalTimeSplit
-from warehouse.store import Store, check_domain
+from warehouse.store import ALL, Store, check_domain
 
 DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"
@@ -29,6 +29,9 @@ REPORT = "report.html"
 RATINGS = ("{}.csv", "{}.csv.gz", "{}_5.json.gz", "{}_5.json")  # all ratings before a 5-core: the k-core is ours to do
 METADATA = ("meta_{}.json.gz", "meta_{}.json")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
+_STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_LONGEST_STEM = 200
+"""Bytes; with what goes before and after it, a file name may have 255."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,15 @@ class House:
         """Domains with both raw files at hand, sorted."""
         return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
 
+    def left_out(self) -> dict[str, str]:
+        """Pairs of raw files that make no domain: the reason by the name of the metadata file."""
+        named = {name: domain.category for name, domain in self.settings.domains.items()}
+        return {
+            path.name: reason
+            for path, category in _pairs(self.raw_folder)
+            if category not in named.values() and (reason := _unfit(category, named))
+        }
+
     def sources(self) -> list[str]:
         """The source domains with raw files at hand, sorted: what pre-training learns from."""
         return [name for name in self.present() if self.settings.domains[name].role == "source"]
@@ -196,25 +208,29 @@ def has_raw(folder: Path, category: str) -> bool:
 
 
 def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) -> Settings:
-    """Overlay the shipped settings with the user's, and add the categories found in the raw folder."""
-    merged = _overlay(shipped, given)
-    defaults = merged.pop("defaults", {})
+    """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
+
+    What cannot name a domain is an error in the settings; of a file in the raw folder it is no reason to hold up the
+    others: see `House.left_out`.
+    """
+    asked = _mapping(given.get("domains"), "domains")
+    for name, settings in asked.items():
+        if reason := _unfit(name):
+            raise WarehouseError(f"domains.yaml: {reason}")
+        _check_stem(name, _mapping(settings, f"domains: {name}").get("category", name))
+    merged = _overlay(shipped, {**given, "domains": asked})
+    defaults = _mapping(merged.pop("defaults", {}), "defaults")
     named: dict[str, Any] = {
         name: _overlay(defaults, {"category": name, **(settings or {})})
         for name, settings in merged.pop("domains", {}).items()
     }
     folder = data / str(merged.get("raw_folder", "raw_files"))
     # A published domain whose files are absent, and which the user does not name, is knowledge and no domain.
-    asked = given.get("domains") or {}
     named = {name: s for name, s in named.items() if name in asked or has_raw(folder, s["category"])}
     taken = {settings["category"] for settings in named.values()}
-    for path in sorted(folder.glob("meta_*.json*")):
-        category = path.name.removeprefix("meta_").removesuffix(".gz").removesuffix(".json")
-        if category not in taken and has_raw(folder, category):
+    for _, category in _pairs(folder):
+        if category not in taken and not _unfit(category, named):
             named[category] = _overlay(defaults, {"category": category})
-            taken.add(category)
-    for name in named:
-        check_domain(name)
     return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
 
 
@@ -241,6 +257,48 @@ _Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _pairs(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The metadata file and the category of each pair of raw files, whatever it is called; each category once."""
+    seen = set()
+    for path in sorted(folder.glob("meta_*.json*")):
+        category = path.name.removeprefix("meta_").removesuffix(".gz").removesuffix(".json")
+        if category not in seen and has_raw(folder, category):
+            seen.add(category)
+            yield path, category
+
+
+def _unfit(name: Any, taken: Collection[str] = ()) -> str | None:
+    """Why this cannot name a domain, or None. It is shown in quotes and escaped, as it may come from a file's name."""
+    if not isinstance(name, str):
+        return f"{name!r} is no domain name: names are texts; put it in quotes"
+    if name == ALL:
+        return f"{name!r} is no domain name: it stands for all domains; give the category another in domains.yaml"
+    if name in taken:
+        return f"{name!r} is already the name of a domain with other raw files; give the category another"
+    try:
+        check_domain(name)
+    except WarehouseError as error:
+        return str(error)
+    return None
+
+
+def _check_stem(domain: str, category: Any) -> None:
+    """Refuse a category that would lead out of the raw folder, or nowhere."""
+    if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
+        return
+    raise WarehouseError(
+        f"domains.yaml: category {str(category)[:80]!r} of {domain} is no part of a file name: give the name of "
+        f"the raw files without meta_ and endings, {_LONGEST_STEM} bytes at most"
+    )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    """A mapping of the settings; None is an empty one."""
+    if value is not None and not isinstance(value, dict):
+        raise WarehouseError(f"domains.yaml: {where} must be a mapping, not a {type(value).__name__}")
+    return value or {}
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Step:
         inputs = self.inputs(house, domain)
 
         def build(out: Path) -> Mapping[str, Any]:
-            current = house.store.current(self.key, domain)
+            current = house.store.whole(self.key, domain)
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
                 job = Job(house, domain, inputs, current.path if current else None, out, progress)
                 summary = self.build(job)

@@ -4,18 +4,18 @@
     <root>/<layer>/<noun>/domain=<domain>/CURRENT        the version readers take
 
 A version is staged beside the store, flushed, described, renamed into place, and only then named by CURRENT, so a
-reader sees a whole version or none and a crash leaves nothing but a staging directory. What lives here is how bytes
-are kept and identified; what the bytes mean is the business of the rooms that write them.
+reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next publication
+removes. A store may have been copied from elsewhere, so CURRENT and manifests (`warehouse.manifest`) are checked as
+they are read. What lives here is how bytes are kept and identified; what they mean is the business of the
+rooms that write them.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from warehouse.errors import WarehouseError
+from warehouse.manifest import MANIFEST, VERSION, content_version, flaw
+from warehouse.staging import Staging, fsync, is_full, make_folder
 
 ALL = "_all"
 """The domain of an artifact that spans all domains."""
@@ -46,8 +48,7 @@ def check_domain(domain: str) -> str:
 class Artifact:
     """One version of one artifact.
 
-    `manifest` holds key, domain, version, recipe, code_version, inputs {"layer/noun@domain": version},
-    sources {name: sha256}, parameters, files {name: {sha256, bytes, rows, columns}}, summary and created (UTC).
+    `manifest`: see `warehouse.manifest`.
     """
 
     key: str
@@ -90,6 +91,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._staging = Staging(root)
 
     def folder(self, key: str, domain: str) -> Path:
         """The folder that holds every version of one artifact."""
@@ -98,12 +100,26 @@ class Store:
         return self.root / key / f"domain={check_domain(domain)}"
 
     def current(self, key: str, domain: str) -> Artifact | None:
-        """The version readers should take, or None if the artifact was never published."""
-        try:
-            version = (self.folder(key, domain) / "CURRENT").read_text().strip()
-        except FileNotFoundError:
+        """The version readers should take, or None if the artifact was never published.
+
+        Raises:
+            WarehouseError: CURRENT or the manifest is damaged, or not of this artifact.
+        """
+        folder = self.folder(key, domain)
+        version = _pointed(folder)
+        if version is None:
             return None
-        return self._read(key, domain, self.folder(key, domain) / f"v={version}")
+        if not VERSION.fullmatch(version):
+            raise WarehouseError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {_mend(domain)}")
+        return self._read(key, domain, folder / f"v={version}")
+
+    def whole(self, key: str, domain: str) -> Artifact | None:
+        """Like `current`, but None also if a file is missing or has another size, or nothing says what it should be."""
+        try:
+            artifact = self.current(key, domain)
+        except WarehouseError:
+            return None
+        return artifact if artifact and _whole(artifact) else None
 
     def require(self, key: str, domain: str) -> Artifact:
         """Like `current`, but absence is an error that says what to run."""
@@ -115,13 +131,49 @@ class Store:
 
     def all_current(self) -> list[Artifact]:
         """The current version of everything, sorted by key and domain."""
-        found = []
-        for pointer in sorted(self.root.glob("*/*/domain=*/CURRENT")):
-            layer, noun, domain = pointer.parts[-4:-1]
-            artifact = self.current(f"{layer}/{noun}", domain.removeprefix("domain="))
+        found = (self.current(key, domain) for key, domain in self._published())
+        return [artifact for artifact in found if artifact]
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """What is wrong with a version, each with its path; every byte is read. An empty list: it is whole."""
+        try:
+            manifest = self._read(artifact.key, artifact.domain, artifact.path).manifest
+        except WarehouseError as error:
+            return [str(error)]
+        problems = []
+        for name, facts in manifest["files"].items():
+            path = artifact.path / name
+            if path.is_symlink() or not path.is_file():
+                problems.append(f"{path} is missing" if not path.is_symlink() else f"{path} is a link, no file")
+            elif (size := path.stat().st_size) != facts["bytes"]:
+                problems.append(f"{path} has {size:,} bytes, not {facts['bytes']:,}")
+            elif (digest := sha256_file(path)) != facts["sha256"]:
+                problems.append(f"{path} has the sha256 {digest[:16]}…, not {facts['sha256'][:16]}…")
+        strange = {path.name for path in artifact.path.iterdir()} - {*manifest["files"], MANIFEST}
+        problems += [f"{artifact.path / name} is not in the manifest" for name in sorted(strange)]
+        if artifact.version not in (content_version(manifest["files"]), manifest["recipe"]):
+            problems.append(f"{artifact.path / MANIFEST}: the version is neither the hash of its files nor its recipe")
+        return problems
+
+    def verify_all(self) -> dict[str, list[str]]:
+        """`verify` of every current version, by `layer/noun@domain`; a CURRENT that leads nowhere is a problem too."""
+        found = {}
+        for key, domain in self._published():
+            try:
+                artifact = self.current(key, domain)
+            except WarehouseError as error:
+                found[f"{key}@{domain}"] = [str(error)]
+                continue
             if artifact:
-                found.append(artifact)
+                found[artifact.ref] = self.verify(artifact)
         return found
+
+    def sweep(self) -> int:
+        """Remove what killed processes have left in the staging area, and return how many there were.
+
+        What a living process is making stays.
+        """
+        return self._staging.sweep()
 
     def publish(
         self,
@@ -133,50 +185,69 @@ class Store:
 
         `build` receives an empty directory and returns a JSON-able summary. With identity "content" the version is a
         hash of the files, so equal bytes are one version whatever made them; with "recipe" it is the recipe's own
-        hash, for results that differ in the last bit between devices.
+        hash, for results that differ in the last bit between devices. A version whose files are not all there at
+        their sizes is built again. Any number of processes may publish at once.
 
         An error in `build` leaves nothing behind but what was there before.
+
+        Raises:
+            WarehouseError: there is no room; whatever `build` raises.
         """
-        known = self._with_recipe(recipe)
-        if known:
-            self._point(known)
-            return known, False
-        staging = self.root / ".staging" / uuid.uuid4().hex
-        files = staging / "files"
+        with self._room_for(f"building {recipe.key} of {recipe.domain}"):
+            self.sweep()
+            known = self._with_recipe(recipe)
+            if known:
+                self._point(known)
+                return known, False
+            with self._staging.new() as staging:
+                files = staging / "files"
+                files.mkdir()
+                summary = build(files)
+                return self._seal(recipe, staging, summary, identity), True
+
+    def expose(self, artifact: Artifact, name: str) -> Path:
+        """Let `<root>/<name>` be that file of the artifact's current version; whoever has the old one open keeps it."""
+        with self._room_for(f"showing {name}"):
+            if not self.exposes(artifact, name):
+                with self._staging.new() as staging, self._staging.lock():
+                    # Of two that expose at once, the later one might be the one with the older version.
+                    latest = self.current(artifact.key, artifact.domain) or artifact
+                    os.link(latest.path / name, staging / "exposed")
+                    (staging / "exposed").replace(self.root / name)
+                    fsync(self.root)
+        return self.root / name
+
+    def exposes(self, artifact: Artifact, name: str) -> bool:
+        """Whether `<root>/<name>` is that file of `artifact`."""
+        shown, made = self.root / name, artifact.path / name
+        return shown.exists() and made.exists() and shown.samefile(made)
+
+    @contextmanager
+    def _room_for(self, doing: str) -> Iterator[None]:
+        """Say clearly that there is no room, whichever library has found out."""
         try:
-            files.mkdir(parents=True)
-            summary = build(files)
-            artifact = self._seal(recipe, files, summary, identity)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+            yield
+        except Exception as error:
+            if is_full(error):
                 raise WarehouseError(
-                    f"no space left in {self.root} while building {recipe.key} of {recipe.domain}; "
+                    f"no space left in {self.root} while {doing}; "
                     "nothing was published: free some space and run it again"
                 ) from error
             raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        self._point(artifact)
-        return artifact, True
 
-    def expose(self, artifact: Artifact, name: str) -> Path:
-        """Let `<root>/<name>` be that file of `artifact`, in one step; whoever has the old one open keeps it."""
-        shown = self.root / name
-        made = artifact.path / name
-        if not (shown.exists() and shown.samefile(made)):
-            swap = self.root / f".{name}.{uuid.uuid4().hex}"
-            os.link(made, swap)
-            swap.replace(shown)
-            _fsync(self.root)
-        return shown
+    def _published(self) -> Iterator[tuple[str, str]]:
+        """(key, domain) of all that has a CURRENT."""
+        for pointer in sorted(self.root.glob("*/*/domain=*/CURRENT")):
+            layer, noun, domain = pointer.parts[-4:-1]
+            yield f"{layer}/{noun}", domain.removeprefix("domain=")
 
     def _seal(
-        self, recipe: Recipe, files: Path, summary: Mapping[str, Any], identity: Literal["content", "recipe"]
+        self, recipe: Recipe, staging: Path, summary: Mapping[str, Any], identity: Literal["content", "recipe"]
     ) -> Artifact:
-        """Describe, flush and rename a staged directory into place."""
+        """Describe, flush and move into place what was built, then move CURRENT."""
+        files = staging / "files"
         described = {path.name: describe_file(path) for path in sorted(files.iterdir())}
-        content = json.dumps([[name, facts["sha256"]] for name, facts in described.items()])
-        version = recipe.digest if identity == "recipe" else hashlib.sha256(content.encode()).hexdigest()[:16]
+        version = recipe.digest if identity == "recipe" else content_version(described)
         manifest = {
             "key": recipe.key,
             "domain": recipe.domain,
@@ -190,54 +261,76 @@ class Store:
             "summary": dict(summary),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_durably(files / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
+        if wrong := flaw(manifest, recipe.key, recipe.domain, version):
+            raise WarehouseError(
+                f"{recipe.key} of {recipe.domain} cannot be published: {wrong}; this is a fault of its build"
+            )
+        write_durably(files / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
         for path in files.iterdir():
-            _fsync(path)
-        _fsync(files)
-        target = self.folder(recipe.key, recipe.domain) / f"v={version}"
-        target.parent.mkdir(parents=True, exist_ok=True)
+            fsync(path)
+        fsync(files)
+        artifact = Artifact(
+            recipe.key, recipe.domain, version, self.folder(recipe.key, recipe.domain) / f"v={version}", manifest
+        )
+        make_folder(artifact.path.parent)
+        # All that takes room is done before anything moves.
+        write_durably(staging / "CURRENT", version)
+        with self._staging.lock():
+            artifact = self._place(artifact, staging)
+            (staging / "CURRENT").replace(artifact.path.parent / "CURRENT")
+            fsync(artifact.path.parent)
+        return artifact
+
+    def _place(self, made: Artifact, staging: Path) -> Artifact:
+        """Move the staged files to where `made` says, or keep what is there if that is as good."""
+        files, target = staging / "files", made.path
         try:
+            there = self._read(made.key, made.domain, target)
+        except WarehouseError:
+            there = None
+        if there is None or not _whole(there):
+            if os.path.lexists(target):
+                target.rename(staging / "broken")
             files.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if _whole(self._read(recipe.key, recipe.domain, target)):
-                # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
-                (files / "manifest.json").replace(target / "manifest.json")
-            else:
-                target.rename(files.with_name("broken"))
-                files.rename(target)
-        _fsync(target.parent)
-        return Artifact(recipe.key, recipe.domain, version, target, manifest)
+        elif there.manifest["recipe"] == made.manifest["recipe"]:
+            # Somebody was faster. Made by recipe, their bytes need not be ours: their manifest stays with them.
+            return there
+        else:
+            # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
+            (files / MANIFEST).replace(target / MANIFEST)
+        fsync(target.parent)
+        return made
 
     def _with_recipe(self, recipe: Recipe) -> Artifact | None:
-        for artifact in self._versions(recipe.key, recipe.domain):
+        for path in sorted(self.folder(recipe.key, recipe.domain).glob("v=*")):
+            try:
+                artifact = self._read(recipe.key, recipe.domain, path)
+            except WarehouseError:
+                continue  # damaged: if it is wanted, it is built again
             if artifact.manifest["recipe"] == recipe.digest and _whole(artifact):
                 return artifact
         return None
 
-    def _versions(self, key: str, domain: str) -> Iterator[Artifact]:
-        for path in sorted(self.folder(key, domain).glob("v=*")):
-            yield self._read(key, domain, path)
-
     def _read(self, key: str, domain: str, path: Path) -> Artifact:
+        version = path.name.removeprefix("v=")
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise WarehouseError(
-                f"{path} has no readable manifest ({error}); delete that folder and run the domain again"
-            ) from error
-        return Artifact(key, domain, path.name.removeprefix("v="), path, manifest)
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            wrong = flaw(manifest, key, domain, version)
+        except (OSError, ValueError, RecursionError) as error:
+            wrong = str(error)
+        if wrong:
+            raise WarehouseError(f"{path} has no readable manifest ({wrong}); {_mend(domain)}, or delete that folder")
+        return Artifact(key, domain, version, path, manifest)
 
     def _point(self, artifact: Artifact) -> None:
         """Move CURRENT, unless it stands there already."""
-        pointer = artifact.path.parent / "CURRENT"
-        if pointer.exists() and pointer.read_text().strip() == artifact.version:
+        folder = artifact.path.parent
+        if _pointed(folder) == artifact.version:
             return
-        swap = pointer.with_name(f"CURRENT.{uuid.uuid4().hex}")
-        write_durably(swap, artifact.version)
-        swap.replace(pointer)
-        _fsync(pointer.parent)
+        with self._staging.new() as staging:
+            write_durably(staging / "CURRENT", artifact.version)
+            (staging / "CURRENT").replace(folder / "CURRENT")
+            fsync(folder)
 
 
 def recipe(
@@ -278,18 +371,24 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _pointed(folder: Path) -> str | None:
+    """What CURRENT says, unchecked; None if there is none."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return (folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WarehouseError(f"{folder / 'CURRENT'} cannot be read ({error.strerror}): delete it") from error
+
+
+def _mend(domain: str) -> str:
+    return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
 
 
 def _whole(artifact: Artifact) -> bool:
     """Whether every file the manifest names is there at its size (hashes are the business of `verify`)."""
     for name, facts in artifact.manifest["files"].items():
         path = artifact.path / name
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != facts["bytes"]:
             return False
     return True

@@ -49,6 +49,25 @@ def test_a_ratings_file_alone_is_no_domain(tmp_path: Path) -> None:
     assert House(tmp_path).present() == []
 
 
+def test_reviews_stand_in_for_ratings_that_are_absent(tmp_path: Path) -> None:
+    house = _house(tmp_path)
+    (house.raw_folder / "meta_Mugs.json").touch()
+    for name in ("Mugs_5.json", "Mugs_5.json.gz", "Mugs.csv.gz", "Mugs.csv"):
+        (house.raw_folder / name).touch()
+        assert House(tmp_path).present() == ["Mugs"]
+        assert House(tmp_path).raw_file("Mugs", "ratings").name == name
+
+
+def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
+    house = _house(tmp_path)
+    for name in ("meta_Mugs.json.gz", "Mugs_5.json.gz", "meta_Mugs_5.json.gz"):
+        (house.raw_folder / name).touch()
+    assert House(tmp_path).present() == ["Mugs"]  # the reviews are those of Mugs; Mugs_5 has none
+    (house.raw_folder / "Mugs_5_5.json.gz").touch()
+    assert House(tmp_path).raw_file("Mugs_5", "ratings").name == "Mugs_5_5.json.gz"
+    assert House(tmp_path).raw_file("Mugs", "ratings").name == "Mugs_5.json.gz"
+
+
 def test_what_the_user_says_lies_on_top(tmp_path: Path) -> None:
     house = _house(tmp_path, "domains: {Scientific: {k: 3}}\nfinetuning: {epochs: 2}", "Industrial_and_Scientific")
     assert house.settings.domain("Scientific").k == 3

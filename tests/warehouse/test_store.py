@@ -1,6 +1,7 @@
 """The artifact store: whole versions or none, one version for the same bytes, nothing left by a failure."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warehouse.errors import WarehouseError
-from warehouse.store import ALL, Recipe, Store, check_domain, recipe
+from warehouse.store import ALL, Artifact, Recipe, Store, check_domain, recipe
 
 
 def _recipe(**changes: Any) -> Recipe:
@@ -158,7 +159,7 @@ def test_an_exposed_file_is_swapped_under_its_readers(tmp_path: Path) -> None:
         store.expose(new, "items.txt")
         assert reader.read() == "old"
     assert shown.read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".staging", "core", "items.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".staging", "core", "items.txt"]
 
 
 def test_a_broken_manifest_says_what_to_do(tmp_path: Path) -> None:
@@ -174,3 +175,188 @@ def test_manifest_is_json_with_hashes(tmp_path: Path) -> None:
     manifest = json.loads((artifact.path / "manifest.json").read_text())
     assert manifest["files"]["items.txt"]["bytes"] == 1
     assert len(manifest["files"]["items.txt"]["sha256"]) == 64
+
+
+def _spoil_manifest(artifact: Artifact, **changes: Any) -> None:
+    path = artifact.path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+_FACTS = {"sha256": "0" * 64, "bytes": 1}
+
+
+@pytest.mark.parametrize("said", ["", "../../../etc", "v=1", "0123456789abcdeg", "a" * 10_000, "x\ny", "\0"])
+def test_a_current_from_elsewhere_leads_nowhere_else(tmp_path: Path, said: str) -> None:
+    store = Store(tmp_path)
+    artifact, _ = store.publish(_recipe(), _writes("a"))
+    (artifact.path.parent / "CURRENT").write_text(said)
+    with pytest.raises(WarehouseError, match=r"names no version, but .*mmm4rec run Toys"):
+        store.current("core/items", "Toys")
+    with pytest.raises(WarehouseError, match="names no version"):
+        store.all_current()
+    assert store.whole("core/items", "Toys") is None
+    assert list(store.verify_all()) == ["core/items@Toys"]
+    assert store.verify_all()["core/items@Toys"]
+    again, built = store.publish(_recipe(), _writes("never written"))
+    assert not built
+    assert store.current("core/items", "Toys") == again
+
+
+def test_a_current_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact, _ = store.publish(_recipe(), _writes("a"))
+    pointer = artifact.path.parent / "CURRENT"
+    pointer.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(WarehouseError, match="names no version"):
+        store.current("core/items", "Toys")
+    pointer.unlink()
+    pointer.mkdir()
+    with pytest.raises(WarehouseError, match=r"CURRENT cannot be read.*delete it"):
+        store.current("core/items", "Toys")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"../../../secret": _FACTS}},
+        {"files": {"/etc/passwd": _FACTS}},
+        {"files": {"..": _FACTS}},
+        {"files": {"a\\b": _FACTS}},
+        {"files": {"a\nb": _FACTS}},
+        {"files": {"manifest.json": _FACTS}},
+        {"files": {"x" * 300: _FACTS}},
+        {"files": {"": _FACTS}},
+        {"files": {"a": {"sha256": "0" * 64}}},
+        {"files": {"a": {**_FACTS, "bytes": -1}}},
+        {"files": {"a": {**_FACTS, "rows": "many"}}},
+        {"files": {"a": {**_FACTS, "sha256": 5}}},
+        {"files": {"a": None}},
+        {"files": ["items.txt"]},
+        {"inputs": {"../x@Toys": "0" * 16}},
+        {"inputs": {"raw/ratings@../x": "0" * 16}},
+        {"inputs": {"raw/ratings@Toys": "../x"}},
+        {"inputs": {"raw/ratings": "0" * 16}},
+        {"sources": {"x": None}},
+        {"domain": "Pots"},
+        {"key": "core/sequences"},
+        {"version": "../../../../etc"},
+        {"recipe": None},
+        {"summary": "none"},
+    ],
+)
+def test_a_manifest_from_elsewhere_is_checked(tmp_path: Path, changes: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    artifact, _ = store.publish(_recipe(), _writes("a"))
+    _spoil_manifest(artifact, **changes)
+    for read in (lambda: store.current("core/items", "Toys"), store.all_current):
+        with pytest.raises(WarehouseError, match=r"no readable manifest .*mmm4rec run Toys.*or delete that folder"):
+            read()
+    assert "no readable manifest" in store.verify(artifact)[0]
+    _, built = store.publish(_recipe(), _writes("a"))
+    assert built
+    assert store.verify_all() == {"core/items@Toys": []}
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "[" * 100_000, '{"key": ', "\x00"])
+def test_a_manifest_that_is_no_object_is_built_again(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path)
+    artifact, _ = store.publish(_recipe(), _writes("a"))
+    (artifact.path / "manifest.json").write_text(text)
+    with pytest.raises(WarehouseError, match="no readable manifest"):
+        store.require("core/items", "Toys")
+    store.publish(_recipe(), _writes("a"))
+    assert store.require("core/items", "Toys") == artifact
+
+
+def test_folders_that_are_no_artifacts_are_named(tmp_path: Path) -> None:
+    for folder in ("core/items/domain=a b", "My notes/x/domain=Toys"):
+        stray = tmp_path / folder
+        stray.mkdir(parents=True)
+        (stray / "CURRENT").write_text("0" * 16)
+        with pytest.raises(WarehouseError, match=r"no domain name|no artifact key"):
+            Store(tmp_path).all_current()
+        (stray / "CURRENT").unlink()
+
+
+def test_verify_finds_every_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact, _ = store.publish(_recipe(), _writes("abc"))
+    file = artifact.path / "items.txt"
+    assert store.verify(artifact) == []
+    assert store.whole("core/items", "Toys") == artifact
+
+    file.write_text("abd")
+    assert "items.txt has the sha256" in store.verify(artifact)[0]
+    file.write_text("ab")
+    assert store.verify(artifact) == [f"{file} has 2 bytes, not 3"]
+    assert store.whole("core/items", "Toys") is None
+    file.unlink()
+    assert store.verify(artifact) == [f"{file} is missing"]
+    (tmp_path / "elsewhere").write_text("abc")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert store.verify(artifact) == [f"{file} is a link, no file"]
+    assert store.whole("core/items", "Toys") is None
+    file.unlink()
+    file.write_text("abc")
+    (artifact.path / "more.txt").touch()
+    assert store.verify(artifact) == [f"{artifact.path / 'more.txt'} is not in the manifest"]
+    (artifact.path / "more.txt").unlink()
+    assert store.verify_all() == {"core/items@Toys": []}
+
+    # One who changes a file and the manifest alike is found by the version.
+    file.write_text("abd")
+    digest = hashlib.sha256(b"abd").hexdigest()
+    _spoil_manifest(artifact, files={"items.txt": {"sha256": digest, "bytes": 3}})
+    assert "neither the hash of its files" in store.verify(artifact)[0]
+    (artifact.path / "manifest.json").unlink()
+    assert "no readable manifest" in store.verify(artifact)[0]
+
+
+def test_what_a_dead_process_left_is_swept_and_the_living_are_spared(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead = tmp_path / ".staging" / "dead"
+    (dead / "files").mkdir(parents=True)
+    (dead / "lock").touch()
+    (tmp_path / ".staging" / "never_locked").mkdir()
+
+    def build(out: Path) -> dict[str, Any]:
+        assert not dead.exists()
+        assert Store(tmp_path).sweep() == 0
+        Store(tmp_path).publish(_recipe(domain="Pots"), _writes("b"))
+        (out / "items.txt").write_text("still mine")
+        return {}
+
+    artifact, _ = store.publish(_recipe(), build)
+    assert (artifact.path / "items.txt").read_text() == "still mine"
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_leftovers_are_swept_also_where_nothing_is_built(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.publish(_recipe(), _writes("a"))
+    (tmp_path / ".staging" / "dead").mkdir()
+    _, built = store.publish(_recipe(), _writes("never written"))
+    assert not built
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_what_is_exposed_is_the_current_version(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old, _ = store.publish(_recipe(), _writes("old"))
+    new, _ = store.publish(_recipe(code_version="c2"), _writes("new"))
+    assert not store.exposes(new, "items.txt")
+    store.expose(old, "items.txt")  # by a slower process, which published first
+    assert (tmp_path / "items.txt").read_text() == "new"
+    assert store.exposes(new, "items.txt")
+    (tmp_path / "items.txt").unlink()
+    assert not store.exposes(new, "items.txt")
+
+
+def test_a_build_that_writes_what_no_manifest_may_name_is_refused(tmp_path: Path) -> None:
+    def build(out: Path) -> dict[str, Any]:
+        (out / "a\nb").touch()
+        return {}
+
+    with pytest.raises(WarehouseError, match="no plain file name"):
+        Store(tmp_path).publish(_recipe(), build)
+    assert Store(tmp_path).all_current() == []
