@@ -8,6 +8,8 @@ ours leaves the rows on disk.
 
 import shutil
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,6 @@ def _generate(folder: Path, rows: int) -> tuple[Path, Path]:
 
 def _build(source: Path, items: Path, out: Path, memory: str) -> dict[str, float]:
     """The whole, as the assets do it; seconds of each step."""
-    import time
-
     shutil.rmtree(out, ignore_errors=True)
     folders = [out / name for name in ("ratings", "interactions", "sequences")]
     for folder in folders:
@@ -102,7 +102,7 @@ def _build(source: Path, items: Path, out: Path, memory: str) -> dict[str, float
     times.append(time.perf_counter())
     build_sequences(folders[1] / "interactions.parquet", folders[2], K, engine=engine)
     times.append(time.perf_counter())
-    return {folder.name: end - start for folder, start, end in zip(folders, times, times[1:], strict=False)}
+    return {folder.name: end - start for folder, (start, end) in zip(folders, pairwise(times), strict=True)}
 
 
 def _plain(source: Path, items: Path, out: Path) -> dict[str, int]:

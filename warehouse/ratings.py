@@ -8,6 +8,7 @@ and every line of the file ends up either in the table or, with a reason, in the
 
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -62,16 +63,32 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     Raises:
         WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a rating.
     """
+
+    def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
+        for block in blocks(source, LONGEST_LINE, progress):
+            yield from _read(block, quarantine)
+
+    layout = "a ratings file has the columns item,user,rating,unix time and no header"
+    return write_ratings(source, out, read, "rating", layout)
+
+
+def write_ratings(
+    source: Path, out: Path, read: Callable[[Quarantine], Iterator[pa.RecordBatch]], kind: str, layout: str
+) -> RatingsSummary:
+    """Write what `read` gives as ``ratings.parquet``, and what it sets aside as ``quarantine.parquet``.
+
+    Raises:
+        WarehouseError: no line of `source` is a `kind`; `layout` says what such a file has.
+    """
     with (
         ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
         Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"]) as quarantine,
     ):
-        for block in blocks(source, LONGEST_LINE, progress):
-            _read(block, ratings, quarantine)
+        ratings.write_all(read(quarantine))
         if not ratings.rows:
             raise WarehouseError(
-                f"{source}: none of its {quarantine.total:,} lines is a rating ({quarantine.reasons}); "
-                "a ratings file has the columns item,user,rating,unix time and no header: point to that file"
+                f"{source}: none of its {quarantine.total:,} lines is a {kind} ({quarantine.reasons}); "
+                f"{layout}: point to that file"
             )
         return RatingsSummary(
             ratings.rows + quarantine.total,
@@ -148,31 +165,35 @@ def _as_float32(value: float) -> float:
         return float(np.float32(value))
 
 
-def _read(block: Block, ratings: ParquetSink, quarantine: Quarantine) -> None:
-    batch = _read_at_once(block)
-    if batch is not None:
-        ratings.write(batch)
-        return
-    middle = block.data.rfind(b"\n", 0, len(block.data) // 2) + 1
-    if len(block.data) > _LINE_BY_LINE_BYTES and middle:
-        first, second = block.data[:middle], block.data[middle:]
-        _read(Block(block.first_line, first), ratings, quarantine)
-        _read(Block(block.first_line + first.count(b"\n"), second), ratings, quarantine)
-    else:
-        _read_line_by_line(block, ratings, quarantine)
-
-
-def _read_line_by_line(block: Block, ratings: ParquetSink, quarantine: Quarantine) -> None:
+def read_line_by_line(
+    first_line: int, lines: Iterable[bytes], read: Callable[[bytes], Rating | str], quarantine: Quarantine
+) -> pa.RecordBatch:
+    """The lines that are ratings by `read`, as rows; the others are set aside."""
     rows: list[tuple[int, str, str, float, int]] = []
-    for number, line in enumerate(block.data.removesuffix(b"\n").split(b"\n"), block.first_line):
-        match read_line(line):
+    for number, line in enumerate(lines, first_line):
+        match read(line):
             case str(reason):
                 quarantine.add(number, reason, line)
             case rating:
                 rows.append((number, *rating))
-    if rows:
-        columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _TABLE.types, strict=True)]
-        ratings.write(pa.RecordBatch.from_arrays(columns, schema=_TABLE))
+    columns = zip(*rows, strict=True) if rows else [()] * len(_TABLE)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _TABLE.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_TABLE)
+
+
+def _read(block: Block, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
+    batch = _read_at_once(block)
+    if batch is not None:
+        yield batch
+        return
+    middle = block.data.rfind(b"\n", 0, len(block.data) // 2) + 1
+    if len(block.data) > _LINE_BY_LINE_BYTES and middle:
+        first, second = block.data[:middle], block.data[middle:]
+        yield from _read(Block(block.first_line, first), quarantine)
+        yield from _read(Block(block.first_line + first.count(b"\n"), second), quarantine)
+    else:
+        lines = block.data.removesuffix(b"\n").split(b"\n")
+        yield read_line_by_line(block.first_line, lines, read_line, quarantine)
 
 
 def _read_at_once(block: Block) -> pa.RecordBatch | None:

@@ -5,6 +5,7 @@ A line is a JSON object or, in older files, a Python literal, with ``asin``, ``r
 both files. The 5-core of these files is theirs, not ours: `warehouse.sequences` filters them like any other.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,16 +13,19 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from warehouse.errors import WarehouseError
-from warehouse.parquet import ParquetSink
-from warehouse.ratings import Rating, RatingsSummary, checked, checked_at_once, ingest_ratings
+from warehouse.ratings import (
+    Rating,
+    RatingsSummary,
+    checked,
+    checked_at_once,
+    ingest_ratings,
+    read_line_by_line,
+    write_ratings,
+)
 from warehouse.raw import Progress, Quarantine, blocks
 from warehouse.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
-from warehouse.tables import TABLES
 
 __all__ = ["ingest_either", "ingest_reviews"]
-
-_TABLE: Final = TABLES["raw/ratings/ratings"]
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -50,24 +54,15 @@ def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) ->
     Raises:
         WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a review.
     """
-    with (
-        ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"]) as quarantine,
-    ):
+
+    def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
         for block in blocks(source, LONGEST_LINE, progress):
             for batch in decode(block, _DECODER):
-                ratings.write(_read_at_once(batch) or _read_line_by_line(batch, quarantine))
-        if not ratings.rows:
-            raise WarehouseError(
-                f"{source}: none of its {quarantine.total:,} lines is a review ({quarantine.reasons}); a review file "
-                "has one JSON object with asin, reviewerID, overall and unixReviewTime a line: point to that file"
-            )
-        return RatingsSummary(
-            ratings.rows + quarantine.total,
-            ratings.rows,
-            quarantine.total,
-            dict(sorted(quarantine.reasons.items())),
-        )
+                rows = _read_at_once(batch)
+                yield rows or read_line_by_line(batch.first_line, batch.lines(), read_line, quarantine)
+
+    layout = "a review file has one JSON object with asin, reviewerID, overall and unixReviewTime a line"
+    return write_ratings(source, out, read, "review", layout)
 
 
 def read_line(line: bytes) -> Rating | str:
@@ -108,16 +103,3 @@ def _read_at_once(batch: Batch[_Fields]) -> pa.RecordBatch | None:
         np.array([row.overall for row in rows], np.float64),
         np.array([row.unixReviewTime for row in rows], np.float64),
     )
-
-
-def _read_line_by_line(batch: Batch[_Fields], quarantine: Quarantine) -> pa.RecordBatch:
-    rows: list[tuple[int, str, str, float, int]] = []
-    for number, line in enumerate(batch.lines(), batch.first_line):
-        match read_line(line):
-            case str(reason):
-                quarantine.add(number, reason, line)
-            case rating:
-                rows.append((number, *rating))
-    columns = zip(*rows, strict=True) if rows else [()] * len(_TABLE)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, _TABLE.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_TABLE)

@@ -329,7 +329,7 @@ def _texts_by_part(
         order = np.argsort(part, kind="stable")
         borders = np.searchsorted(part[order], [*mine, mine.stop])
         taken = batch["id"].take(pa.array(here[order[borders[0] : borders[-1]]]))
-        for column, first, last in zip(texts, borders - borders[0], borders[1:] - borders[0], strict=False):
+        for column, (first, last) in zip(texts, pairwise(borders - borders[0]), strict=True):
             column.append(taken[first:last])
     return texts
 

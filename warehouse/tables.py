@@ -8,18 +8,13 @@ from typing import Final
 
 import pyarrow as pa
 
+from warehouse.schema import column as _column
+from warehouse.schema import table as _table
+
 __all__ = ["SPLITS", "TABLES"]
 
 SPLITS: Final = ("train", "validation", "test")
 """The parts of a user's sequence, in the order of time."""
-
-
-def _column(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
-
-
-def _table(comment: str, *columns: pa.Field) -> pa.Schema:
-    return pa.schema(columns, metadata={"comment": comment})
 
 
 _string, _int32, _int64, _float = pa.string(), pa.int32(), pa.int64(), pa.float32()

@@ -11,18 +11,13 @@ from typing import Final
 
 import pyarrow as pa
 
+from warehouse.schema import column as _column
+from warehouse.schema import table as _table
+
 __all__ = ["CATALOGUE", "MACROS", "PARTITION", "Macro"]
 
 PARTITION: Final = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
 """Columns that every view of a table of the store has besides the table's own."""
-
-
-def _column(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
-
-
-def _table(comment: str, *columns: pa.Field) -> pa.Schema:
-    return pa.schema(columns, metadata={"comment": comment})
 
 
 _string, _int32, _int64, _double = pa.string(), pa.int32(), pa.int64(), pa.float64()

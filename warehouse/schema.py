@@ -1,0 +1,15 @@
+"""How a table is declared: an Arrow schema with comments, which Parquet files, catalogue and dictionary take over."""
+
+import pyarrow as pa
+
+__all__ = ["column", "table"]
+
+
+def column(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
+    """A column with its meaning."""
+    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
+
+
+def table(comment: str, *columns: pa.Field) -> pa.Schema:
+    """A table with its meaning, its key among it."""
+    return pa.schema(columns, metadata={"comment": comment})
