@@ -19,6 +19,7 @@ import yaml
 from features.encoders import EncoderSettings
 from mmm4rec.config import ModelConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
+from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
 from warehouse.sequences import GlobalTimeSplit
 from warehouse.store import ALL, Store, check_domain
@@ -112,11 +113,13 @@ class Settings:
 
 
 class House:
-    """A data folder: its settings, its raw files and its artifact store."""
+    """A data folder: its settings, its raw files, its artifact store and a cache, which may be deleted at any time."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
         self.store = Store(data)
+        self.cache = data / "cache"
+        self.hashes = Hashes(self.cache / "sha256")
 
     @cached_property
     def settings(self) -> Settings:

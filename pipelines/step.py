@@ -98,15 +98,20 @@ class Step:
             )
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
         inputs = self.inputs(house, domain)
+        wanted = self.recipe(house, domain, inputs)
 
         def build(out: Path) -> Mapping[str, Any]:
             current = house.store.whole(self.key, domain)
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
                 job = Job(house, domain, inputs, current.path if current else None, out, progress)
                 summary = self.build(job)
+            # A file that somebody writes to meanwhile is neither what it was nor what it will be.
+            if (now := self.sources(house, domain, inputs)) != wanted.sources:
+                moved = ", ".join(sorted(name for name, _ in {*now.items()} ^ {*wanted.sources.items()}))
+                raise WarehouseError(f"{moved} of {domain} changed while {self.key} read it: run it again")
             return dataclasses.asdict(summary)
 
-        artifact, built = house.store.publish(self.recipe(house, domain, inputs), build, self.identity)
+        artifact, built = house.store.publish(wanted, build, self.identity)
         if self.exposed:
             house.store.expose(artifact, self.exposed)
         return artifact, built

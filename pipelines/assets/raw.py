@@ -7,7 +7,7 @@ from pipelines.settings import House
 from pipelines.step import Job, step
 from warehouse.metadata import ingest_metadata
 from warehouse.reviews import ingest_either
-from warehouse.store import Artifact, sha256_file
+from warehouse.store import Artifact
 
 
 def raw_file(
@@ -17,7 +17,7 @@ def raw_file(
 
     def sources(house: House, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
         path = house.raw_file(domain, kind)
-        return {path.name: sha256_file(path)}
+        return {path.name: house.hashes.sha256(path)}
 
     return sources
 
