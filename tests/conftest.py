@@ -9,6 +9,19 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: threads beside them would spin at barriers, waiting for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests over one whole run stay in one worker, so that it runs once; the others keep to their file's fixtures."""
+    for item in items:
+        runs = {"demo", "tiny"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group(min(runs, default=str(item.path))))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -25,7 +25,7 @@ from warehouse.errors import WarehouseError
 from warehouse.store import ALL
 
 SHOWN = ("warehouse.duckdb", "report.html")
-GIVEN = (".dagster", "raw_files", "domains.yaml")
+GIVEN = (".dagster", "cache", "raw_files", "domains.yaml")
 
 
 def _prepare(data: Path) -> None:

@@ -136,7 +136,7 @@ def test_many_blocks_and_scattered_dirt_add_up(stage: Stage, monkeypatch: pytest
         lines[bad] = b"\xff" + lines[bad]
     out, seen = stage(), []
     source = out.with_suffix(".csv.gz")
-    source.write_bytes(gzip.compress(b"\n".join(lines)))
+    source.write_bytes(gzip.compress(b"\n".join(lines), mtime=0))
     summary = ingest_ratings(source, out, lambda done, total: seen.append((done, total)))
     assert summary.lines == 100_000
     assert summary.reasons == {"not UTF-8": 10}
@@ -151,9 +151,9 @@ def test_many_blocks_and_scattered_dirt_add_up(stage: Stage, monkeypatch: pytest
     [
         (None, "cannot be opened"),
         (b"", "empty"),
-        (gzip.compress(b""), "empty"),
-        (gzip.compress(GOOD * 1000)[:40], "cut or damaged"),
-        (gzip.compress(GOOD)[:-8] + b"\0" * 8, "cut or damaged"),
+        (gzip.compress(b"", mtime=0), "empty"),
+        (gzip.compress(GOOD * 1000, mtime=0)[:40], "cut or damaged"),
+        (gzip.compress(GOOD, mtime=0)[:-8] + b"\0" * 8, "cut or damaged"),
         (b"\x1f\x8b", "cut or damaged"),
         (b"not a rating\n" * 3, "none of its 3 lines is a rating"),
     ],
