@@ -22,7 +22,7 @@ HUB_TIMEOUT = 10.0
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)

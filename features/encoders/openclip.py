@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from features.encoders.base import TorchEncoder, loading
-from features.encoders.models import OPEN_CLIP, TEXT_TOKENS, read_json, unreadable, weight_files
+from features.encoders.models import OPEN_CLIP, TEXT_TOKENS, read_json, unreadable
 from features.encoders.preparation import Preparation, scaling
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 from features.errors import FeatureError
@@ -37,15 +37,13 @@ class OpenClipEncoder(TorchEncoder):
                 f"encoder kind 'open-clip' needs open_clip, which cannot be imported ({error}); install it with "
                 "`pip install 'mmm4rec[open-clip]'` and a torchvision that fits this torch"
             ) from error
-        _check(folder)
+        # Never code that a tokenizer brings; open_clip's own tokenizer does not know the question.
+        options = {"trust_remote_code": False} if _text_configuration(folder).get("hf_tokenizer_name") else {}
         name = f"local-dir:{folder}"
         with loading(folder):
-            # Weights are loaded by hand: those that the identity names, every one of them, and no others.
-            model = open_clip.create_model(
-                name, load_weights=False, pretrained_image=False, pretrained_text=False, device="cpu"
-            )
-            open_clip.load_checkpoint(model, str(*weight_files(folder, OPEN_CLIP)), strict=True, weights_only=True)
-            self._tokenizer = open_clip.get_tokenizer(name)
+            # It takes the first of OPEN_CLIP's weights, as the identity does, and misses none of them.
+            model = open_clip.create_model(name, require_pretrained=True, weights_only=True, device="cpu")
+            self._tokenizer = open_clip.get_tokenizer(name, **options)
         self._model = model.float().eval().to(self.device)
         self._images: dict[str, Any] = model.visual.preprocess_cfg
         with loading(folder):
@@ -89,15 +87,20 @@ class OpenClipEncoder(TorchEncoder):
         return vectors
 
 
-def _check(folder: Path) -> None:
-    """Refuse a configuration that would fetch another model, or run code that a tokenizer brings."""
+def _text_configuration(folder: Path) -> dict[str, Any]:
+    """Of the text tower, once it is clear that the folder stands for itself.
+
+    Raises:
+        FeatureError: the configuration would fetch another model, or sets options that are not known here.
+    """
     config = read_json(folder / OPEN_CLIP.configuration).get("model_cfg")
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("text_cfg", "vision_cfg")):
         raise unreadable(folder, f"{OPEN_CLIP.configuration} has no model_cfg with text_cfg and vision_cfg")
-    text, vision = config["text_cfg"], config["vision_cfg"]
+    text: dict[str, Any] = config["text_cfg"]
     options = text.get("tokenizer_kwargs") or {}
-    fetches = text.get("hf_model_name") or ":" in str(vision.get("timm_model_name", ""))
+    fetches = text.get("hf_model_name") or ":" in str(config["vision_cfg"].get("timm_model_name", ""))
     if fetches or not isinstance(options, dict) or not options.keys() <= {"clean", "strip_sep_token"}:
         raise unreadable(
             folder, f"{OPEN_CLIP.configuration} names another model, or options of a tokenizer that are not known here"
         )
+    return text

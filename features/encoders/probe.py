@@ -24,8 +24,7 @@ _TEXTS = {
     "text: too long": "blue desk lamp with a steel arm; " * 40,
 }
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""By precision: the largest difference of a number that kernels of another device or version may make, as a share of
-the vector's length."""
+"""By precision: how far kernels of another device or version may move a vector, as a share of its length."""
 
 
 def probe_vectors(encoder: Encoder) -> Probe:
@@ -59,7 +58,7 @@ def check_probe(
         if old.shape != new.shape:
             difference = np.inf
         else:
-            difference = float(np.abs(new - old).max(initial=0) / max(float(np.linalg.norm(old)), 1e-12))
+            difference = float(np.linalg.norm(new - old) / max(np.linalg.norm(old), 1e-12))
         if not difference <= worst:  # NaN is the worst of all
             worst, where = difference, name
     if not worst <= tolerance:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,10 +38,14 @@ class SentenceTransformersEncoder(TorchEncoder):
                 trust_remote_code=False,
                 model_kwargs={"dtype": torch.float32, "weights_only": True},
             ).eval()
-        limit = self._model.max_seq_length
-        if isinstance(limit, int) and limit > TEXT_TOKENS:
-            self._model.max_seq_length = TEXT_TOKENS
+        first: Any
         first, *others = self._model
+        limit = self._model.max_seq_length
+        if isinstance(limit, int):
+            self._model.max_seq_length = limit = min(limit, TEXT_TOKENS)
+            if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
+                settings = first.processing_kwargs
+                first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}
         self._processor = getattr(first, "processor", None)
         modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
         width = self._model.get_embedding_dimension()
