@@ -58,7 +58,7 @@ def check_probe(
         if old.shape != new.shape:
             difference = np.inf
         else:
-            difference = float(np.linalg.norm(new - old) / max(np.linalg.norm(old), 1e-12))
+            difference = float(np.linalg.norm(new - old)) / max(float(np.linalg.norm(old)), 1e-12)
         if not difference <= worst:  # NaN is the worst of all
             worst, where = difference, name
     if not worst <= tolerance:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,13 @@ def test_torch_is_imported_only_to_encode(tiny_clip: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_open_clip_that_is_not_installed_is_said(tmp_path: Path) -> None:
+    if find_spec("open_clip"):
+        pytest.skip("open_clip is installed here")
+    (tmp_path / "open_clip_model.safetensors").touch()
+    with pytest.raises(
+        FeatureError, match=r"needs open_clip, which cannot be imported .* `pip install 'mmm4rec\[open-"
+    ):
+        open_encoder(EncoderSettings(kind="open-clip", model=str(tmp_path)))
