@@ -39,7 +39,10 @@ class Layout:
 
 
 TRANSFORMERS = Layout(
-    "config.json", _SAFETENSORS + _PICKLED, "modules.json, config.json, model.safetensors and the tokenizer's files"
+    "config.json",
+    _SAFETENSORS + _PICKLED,
+    "config.json, model.safetensors, the tokenizer's files, for pictures preprocessor_config.json, and modules.json "
+    "where the model is one of sentence-transformers",
 )
 OPEN_CLIP = Layout("open_clip_config.json", _OPEN_CLIP, "open_clip_config.json and open_clip_model.safetensors")
 

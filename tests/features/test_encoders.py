@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.encoders import EncoderSettings, ReadyVectors, encoder_identity, models, open_encoder
+from features.encoders import (
+    EncoderSettings,
+    ReadyVectors,
+    check_probe,
+    encoder_identity,
+    models,
+    open_encoder,
+    probe_vectors,
+)
 from features.encoders.preparation import Preparation
 from features.errors import FeatureError
 from tests.features.tiny_models import write_bare_clip, write_siglip
@@ -37,6 +45,15 @@ def test_minilm_is_the_published_one(minilm: Path) -> None:
     assert encoder.identity.weights_sha256 == ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
     king, queen, mug = encoder.encode_texts(["a king", "a queen", "a striped coffee mug"])
     assert king @ queen > 0.5 > king @ mug
+
+
+def test_the_sample_clip_still_makes_its_vectors(sample_clip: str) -> None:
+    stored = json.loads((Path(__file__).parent / "sample_clip_probes.json").read_text())
+    encoder = open_encoder(EncoderSettings(model=sample_clip))
+    assert encoder.identity.weights_sha256 == stored["weights_sha256"]
+    now = probe_vectors(encoder)
+    assert now.keys() == stored["vectors"].keys()
+    check_probe(stored["vectors"], now, encoder.identity)
 
 
 class Malice:
@@ -86,7 +103,10 @@ def test_code_that_a_model_brings_is_not_run(tiny_clip: Path, tmp_path: Path) ->
 
 
 def test_missing_folders_are_named() -> None:
-    for kind, needed in (("transformers", r"modules\.json"), ("open-clip", r"open_clip_config\.json")):
+    for kind, needed in (
+        ("transformers", r"config\.json, model\.safetensors"),
+        ("open-clip", r"open_clip_config\.json"),
+    ):
         with pytest.raises(FeatureError, match=rf"no folder /no/such/model; put {needed}"):
             open_encoder(EncoderSettings(kind=kind, model="/no/such/model"))
 
@@ -251,8 +271,9 @@ def test_a_silent_hub_does_not_hang(silent_server: str, tmp_path: Path) -> None:
     code = (
         "from features.encoders import models\n"
         "models.HUB_TIMEOUT = 0.5\n"
-        "try: models.model_folder(models.EncoderSettings(model='clip-ViT-B-32'))\n"
-        "except ValueError as error: print(error)\n"
+        "for kind, model in (('sentence-transformers', 'clip-ViT-B-32'), ('open-clip', 'laion/clip')):\n"
+        "    try: models.model_folder(models.EncoderSettings(kind=kind, model=model))\n"
+        "    except ValueError as error: print(error)\n"
     )
     environment = os.environ | {"HF_ENDPOINT": silent_server, "HF_HOME": str(tmp_path)}
     environment.pop("HF_HUB_OFFLINE", None)
@@ -261,6 +282,8 @@ def test_a_silent_hub_does_not_hang(silent_server: str, tmp_path: Path) -> None:
     )
     assert "'sentence-transformers/clip-ViT-B-32' is neither cached nor could it be fetched" in answer.stdout
     assert "hf download sentence-transformers/clip-ViT-B-32" in answer.stdout
+    assert "'laion/clip' is neither cached nor could it be fetched" in answer.stdout
+    assert "it holds open_clip_config.json and open_clip_model.safetensors" in answer.stdout
 
 
 def noise(width: int, height: int) -> Image.Image:
