@@ -1,7 +1,9 @@
 """Encoders: content to vectors. The only place in the feature store where torch is imported, and lazily."""
 
-from features.encoders.models import describe, model_folder
+from features.encoders.models import OPEN_CLIP, describe, is_clip, layout_of, model_folder
+from features.encoders.probe import check_probe, probe_vectors
 from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, EncoderSettings, Vectors
+from features.encoders.published import published_files, read_published
 from features.encoders.vectors import ReadyVectors
 from features.errors import FeatureError
 
@@ -12,26 +14,42 @@ __all__ = [
     "EncoderSettings",
     "ReadyVectors",
     "Vectors",
+    "check_probe",
     "encoder_identity",
     "open_encoder",
+    "probe_vectors",
 ]
 
+_MODELS = ("sentence-transformers", "transformers", "open-clip")
 
-def open_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder | ReadyVectors:
+
+def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder | ReadyVectors:
     """Open what the settings name: an encoder of content, or vectors looked up by item id.
 
     Args:
         settings: see :class:`EncoderSettings`.
-        device: torch device of a model.
+        device: torch device of a model; "auto" is cuda where there is one, else cpu.
 
     Raises:
         FeatureError: the model or file cannot be used; the message says what to put where.
     """
-    if settings.kind == "sentence-transformers":
-        from features.encoders.clip import SentenceTransformersEncoder
+    if settings.kind == "published":
+        return read_published(*_named(settings))
+    if settings.kind not in _MODELS:
+        return _ready_vectors(settings)
+    folder = model_folder(settings)
+    files, precision = describe(settings, folder), settings.precision
+    if layout_of(settings) is OPEN_CLIP:
+        from features.encoders.openclip import OpenClipEncoder
 
-        return SentenceTransformersEncoder(settings.model, device=device)
-    return _ready_vectors(settings)
+        return OpenClipEncoder(folder, files, device=device, precision=precision)
+    if is_clip(folder):
+        from features.encoders.clip import ClipEncoder
+
+        return ClipEncoder(folder, files, device=device, precision=precision)
+    from features.encoders.sentence import SentenceTransformersEncoder
+
+    return SentenceTransformersEncoder(folder, files, device=device, precision=precision)
 
 
 def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
@@ -42,16 +60,25 @@ def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
     Raises:
         FeatureError: as :func:`open_encoder`.
     """
-    if settings.kind == "sentence-transformers":
-        return describe(settings.model, model_folder(settings.model))
-    return _ready_vectors(settings).identity
+    if settings.kind == "published":
+        return published_files(*_named(settings))
+    if settings.kind not in _MODELS:
+        return _ready_vectors(settings).identity
+    return describe(settings, model_folder(settings))
 
 
 def _ready_vectors(settings: EncoderSettings) -> ReadyVectors:
     if settings.kind == "none":
         return ReadyVectors.none()
     if settings.kind != "vectors":
-        raise FeatureError(f"no encoder kind {settings.kind!r}; use sentence-transformers, vectors or none")
+        kinds = ", ".join((*_MODELS, "published", "vectors"))
+        raise FeatureError(f"no encoder kind {settings.kind!r}; use {kinds} or none")
+    return ReadyVectors.read(*_named(settings))
+
+
+def _named(settings: EncoderSettings) -> tuple[str, str]:
+    """The path and column of ready vectors."""
     if not settings.path or not settings.column:
-        raise FeatureError("encoder kind 'vectors' needs `path` (a Parquet file) and `column`")
-    return ReadyVectors.read(settings.path, settings.column)
+        what = {"vectors": "(a Parquet file) and `column`", "published": "(a folder) and `column` (text or image)"}
+        raise FeatureError(f"encoder kind {settings.kind!r} needs `path` {what[settings.kind]}")
+    return settings.path, settings.column

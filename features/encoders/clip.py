@@ -1,99 +1,88 @@
-"""Encoders over sentence-transformers: CLIP and its kin for texts and pictures, sentence models for texts."""
+"""CLIP and SigLIP as transformers stores them, without a library in between."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+import torch
+from torch import Tensor
 
-from features.encoders.models import TEXT_TOKENS, describe, model_folder
-from features.encoders.protocol import EncoderIdentity, Vectors
-from features.errors import FeatureError
-
-BATCH = 32
-"""Contents in a forward pass."""
+from features.encoders.base import TorchEncoder, image_configuration, loading
+from features.encoders.models import TEXT_TOKENS, unreadable
+from features.encoders.preparation import Preparation
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
 
-class SentenceTransformersEncoder:
-    """A sentence-transformers model in float32: a CLIP for texts and pictures, or a text model.
+class ClipEncoder(TorchEncoder):
+    """A CLIP or SigLIP; its vectors have unit length, as those that its own forward pass compares.
 
     Args:
-        model: hub id, local folder or "sample-clip".
-        device: torch device.
+        folder: of the model.
+        files: what its files are.
+        device, precision: as of :class:`TorchEncoder`.
 
     Raises:
-        FeatureError: there is no such model, or its files cannot be loaded.
+        FeatureError: its files cannot be loaded, or do not hold every weight.
     """
 
-    def __init__(self, model: str, *, device: str = "cpu") -> None:
-        folder = model_folder(model)
-        files = describe(model, folder)
-        self._model = _load(str(folder), device)
-        limit = self._model.max_seq_length
-        if isinstance(limit, int) and limit > TEXT_TOKENS:
-            self._model.max_seq_length = TEXT_TOKENS
-        first, *others = self._model
-        modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+        super().__init__(device=device, precision=precision)
+        with loading(folder):
+            from transformers import AutoImageProcessor, AutoModel
+
+            # No network, no code from the folder, float32 whatever the file holds.
+            local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            model, found = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **local
+            )
+            self._tokenizer = _tokenizer(folder, local)
+            images = AutoImageProcessor.from_pretrained(folder, **local)  # type: ignore[no-untyped-call]
+        if found["missing_keys"]:  # transformers would draw them at random
+            raise unreadable(folder, f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+        self._model = model.eval().to(self.device)
+        self._images = image_configuration(images)
+        config = model.config
+        self._siglip = config.model_type == "siglip"
+        self._tokens = min(TEXT_TOKENS, config.text_config.max_position_embeddings)
         self.identity = EncoderIdentity(
             **asdict(files),
-            architecture=" > ".join(modules),
-            normalised="Normalize" in modules,
-            width=self._model.get_embedding_dimension(),
+            architecture=f"{type(model).__name__} > Normalize",
+            normalised=True,
+            width=config.vision_config.hidden_size if self._siglip else config.projection_dim,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Vectors [n, width]; texts are cut at TEXT_TOKENS or the model's own limit."""
-        return self._encode("text", list(texts))
+    @property
+    def preparation(self) -> Preparation:
+        """As of the model's image processor."""
+        return Preparation.of(self._images)
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        """Vectors [n, width] of RGB pictures."""
-        return self._encode("image", list(images))
+    def _read(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(
+            texts,
+            # SigLIP was trained on texts filled up to its length, without a mask.
+            padding="max_length" if self._siglip else True,
+            truncation=True,
+            max_length=self._tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        mask = None if self._siglip else tokens["attention_mask"]
+        return _unit(self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=mask))
 
-    def _encode(self, modality: str, contents: list[Any]) -> Vectors:
-        if not self._model.supports(modality):
-            raise FeatureError(
-                f"encoder model {self.identity.model!r} cannot encode {modality}s, only "
-                f"{', '.join(map(str, self._model.modalities))}; use a CLIP model such as sample-clip or "
-                "clip-ViT-B-32, ready vectors (kind: vectors), or kind: none"
-            )
-        if not contents:
-            return np.empty((0, self.identity.width), np.float32)
-        vectors = self._model.encode(contents, batch_size=BATCH, show_progress_bar=False)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for loading weights: long work reports through `progress`."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    def _see(self, pixels: Tensor) -> Tensor:
+        return _unit(self._model.get_image_features(pixel_values=pixels))
 
 
-def _load(folder: str, device: str) -> Any:
-    """The model of a local folder: no network, no code from the folder, float32 whatever the file holds."""
-    import torch
-    from sentence_transformers import SentenceTransformer
+def _unit(output: Any) -> Tensor:
+    return torch.nn.functional.normalize(output.pooler_output, dim=-1)
 
-    try:
-        with _quiet():
-            return SentenceTransformer(
-                folder,
-                device=device,
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"dtype": torch.float32, "weights_only": True},
-            ).eval()
-    except Exception as error:  # any of a dozen libraries' errors
-        raise FeatureError(
-            f"encoder model in {folder} cannot be loaded: {type(error).__name__}: {error}; "
-            "check that its files are complete and fetch it again"
-        ) from error
+
+def _tokenizer(folder: Path, local: dict[str, Any]) -> Any:
+    """The tokenizer that tokenizer.json is, whichever class the configuration names.
+
+    SigLIP's own class needs the sentencepiece package, and where it is installed would be taken silently.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, **local)

@@ -5,10 +5,11 @@ Nothing is loaded here. A hub model is taken from the local cache where it is co
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.encoders.protocol import EncoderFiles
+from features.encoders.protocol import EncoderFiles, EncoderSettings
 from features.errors import FeatureError
 from features.pictures import LONG_SIDE
 
@@ -21,82 +22,127 @@ HUB_TIMEOUT = 10.0
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_NEEDED = "modules.json, config.json, model.safetensors and the tokenizer's files"
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def model_folder(model: str) -> Path:
-    """Folder of a model named by hub id, local folder or "sample-clip".
+@dataclass(frozen=True)
+class Layout:
+    """How a library lays out a model's folder."""
+
+    configuration: str
+    """The file without which a folder is no model."""
+    weights: tuple[str, ...]
+    """Names of weights, the first that is there counts. A pickled one is read with ``weights_only=True``, which
+    builds tensors and runs no code."""
+    needed: str
+    """What to put into a folder, in words."""
+
+
+TRANSFORMERS = Layout(
+    "config.json",
+    _SAFETENSORS + _PICKLED,
+    "config.json, model.safetensors, the tokenizer's files, for pictures preprocessor_config.json, and modules.json "
+    "where the model is one of sentence-transformers",
+)
+OPEN_CLIP = Layout("open_clip_config.json", _OPEN_CLIP, "open_clip_config.json and open_clip_model.safetensors")
+
+
+def model_folder(settings: EncoderSettings) -> Path:
+    """Folder of the model that settings name: by hub id, local folder or "sample-clip".
 
     Raises:
         FeatureError: there is no such folder; or the model is not cached and cannot be fetched.
     """
+    model, layout = settings.model, layout_of(settings)
     folder = SAMPLE_CLIP if model == "sample-clip" else Path(model).expanduser()
     if folder.is_dir():
-        weight_files(folder)
+        weight_files(folder, layout)
         return folder
     if model == "sample-clip" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
-        raise FeatureError(f"encoder model {model!r}: no folder {folder}; put {_NEEDED} there")
-    return _hub_folder(model if "/" in model else f"sentence-transformers/{model}")
+        raise FeatureError(f"encoder model {model!r}: no folder {folder}; put {layout.needed} there")
+    bare = settings.kind == "sentence-transformers" and "/" not in model
+    return _hub_folder(f"sentence-transformers/{model}" if bare else model, layout)
 
 
-def _hub_folder(repository: str) -> Path:
+def layout_of(settings: EncoderSettings) -> Layout:
+    """How the folder of the settings' model is laid out."""
+    return OPEN_CLIP if settings.kind == "open-clip" else TRANSFORMERS
+
+
+def _hub_folder(repository: str, layout: Layout) -> Path:
     """Folder of the cached snapshot of a hub repository; fetched when it is missing or lacks weights."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
-        weight_files(folder)
+        weight_files(folder, layout)
         return folder
     except (OSError, ValueError):  # not cached, or without weights
         pass
     try:
         # Asked first because snapshot_download waits for ever for a hub that never answers.
         listing = HfApi().model_info(repository, timeout=HUB_TIMEOUT).siblings or []
-        safe = any(file.rfilename.endswith(".safetensors") for file in listing)
         folder = Path(
             snapshot_download(
                 repository,
-                allow_patterns=[*_CONFIGURATION, "*model*.safetensors" if safe else "*pytorch_model*.bin"],
+                allow_patterns=[*_CONFIGURATION, *_weight_patterns([file.rfilename for file in listing], layout)],
                 ignore_patterns=["onnx/*", "openvino/*"],
                 etag_timeout=HUB_TIMEOUT,
             )
         )
-        weight_files(folder)
+        weight_files(folder, layout)
         return folder
     except Exception as error:  # of the hub's client, of its HTTP library, of the file system
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FeatureError(
             f"encoder model {repository!r} is neither cached nor could it be fetched ({reason}). Where there "
             f"is a network, run `hf download {repository}` and copy the folder it prints here; it holds "
-            f"{_NEEDED}. Then set the encoder's `model` to that folder. Without a network, the model "
+            f"{layout.needed}. Then set the encoder's `model` to that folder. Without a network, the model "
             "sample-clip and ready vectors (kind: vectors) work."
         ) from error
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Weight files that are loaded from a model folder, safetensors where there are any.
+def _weight_patterns(names: list[str], layout: Layout) -> list[str]:
+    """What to fetch of a repository's weights: safetensors, or else the pickled ones, but never both."""
+    safe = [name for name in layout.weights if ".safetensors" in name]
+    stems = {name.split(".")[0] for name in safe}
+    shipped = any(Path(name).suffix == ".safetensors" and Path(name).name.startswith(tuple(stems)) for name in names)
+    wanted = safe if shipped else [name for name in layout.weights if name not in safe]
+    stems = {name.split(".")[0] for name in wanted}
+    ending = "*.safetensors" if shipped else "*.bin"
+    return [f"{place}{stem}{ending}" for stem in sorted(stems) for place in ("", "*/")]
 
-    A ``pytorch_model.bin`` counts only in a module without safetensors; it is read with
-    ``weights_only=True``, which builds tensors and runs no code.
+
+def weight_files(folder: Path, layout: Layout = TRANSFORMERS) -> list[Path]:
+    """Weight files that are loaded from a model folder, safetensors where there are any.
 
     Raises:
         FeatureError: the folder holds no weights.
     """
     files: list[Path] = []
     for module in _module_folders(folder):
-        names = [name for name in (*_SAFETENSORS, *_PICKLED) if (module / name).is_file()]
+        names = [name for name in layout.weights if (module / name).is_file()]
         if not names:
             continue
         first = module / names[0]
         if first.suffix == ".json":
-            files += sorted(module / name for name in set(_read_json(first)["weight_map"].values()))
+            files += sorted(module / name for name in _shards(first))
         else:
             files.append(first)
     lacking = [file for file in files if not file.is_file()]
     if lacking or not files:
-        wanted = ", ".join(str(file) for file in lacking) or "model.safetensors"
-        raise FeatureError(f"encoder model in {folder}: no weights, {wanted} is missing; it needs {_NEEDED}")
+        wanted = ", ".join(str(file) for file in lacking) or layout.weights[0]
+        raise FeatureError(f"encoder model in {folder}: no weights, {wanted} is missing; it needs {layout.needed}")
     return files
+
+
+def _shards(index: Path) -> set[str]:
+    """Names of the files that an index of weights lists, all of them in its own folder."""
+    listed = read_json(index).get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) else set()
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise FeatureError(f"{index}: is no list of files beside it; fetch the model again")
+    return names
 
 
 def _module_folders(folder: Path) -> list[Path]:
@@ -104,35 +150,64 @@ def _module_folders(folder: Path) -> list[Path]:
     listing = folder / "modules.json"
     if not listing.is_file():
         return [folder]
-    paths = [Path(module.get("path", "")) for module in _read_json(listing)]
+    modules = read_json(listing, list)
+    if not all(isinstance(module, dict) and isinstance(module.get("path", ""), str) for module in modules):
+        raise unreadable(folder, "modules.json is no list of modules")
+    paths = [Path(module.get("path", "")) for module in modules]
     if any(path.is_absolute() or ".." in path.parts for path in paths):
         raise FeatureError(f"{listing}: a module's path leaves the folder; do not use this model")
     return [folder / path for path in paths]
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a configuration file holds, an object unless another `kind` is asked for.
+
+    Raises:
+        FeatureError: it is missing, or no JSON of that kind.
+    """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise FeatureError(f"{path}: not JSON ({error}); fetch the model again") from error
+    if not isinstance(content, kind):
+        raise FeatureError(f"{path}: is no JSON {kind.__name__}; fetch the model again")
+    return content
 
 
-def describe(model: str, folder: Path) -> EncoderFiles:
+def unreadable(folder: Path, reason: str) -> FeatureError:
+    """The error of a model whose files cannot be used."""
+    return FeatureError(
+        f"encoder model in {folder} cannot be loaded: {reason}; check that its files are complete and fetch it again"
+    )
+
+
+def is_clip(folder: Path) -> bool:
+    """Whether a folder holds a CLIP or SigLIP as transformers stores it: both towers, and no modules around it."""
+    if (folder / "modules.json").is_file() or not (folder / "config.json").is_file():
+        return False
+    return read_json(folder / "config.json").get("model_type") in ("clip", "siglip")
+
+
+def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
     """What the model of a folder is, by its files.
 
     A local folder goes by its name: its place on one machine is no part of what it is.
     """
+    model, layout = settings.model, layout_of(settings)
     configuration = sorted({file for pattern in _CONFIGURATION for file in folder.rglob(pattern)})
+    form = "first {} tokens at most"
+    if layout is OPEN_CLIP or is_clip(folder):
+        form += ", SigLIP filled up to them; vectors of length 1"
     return EncoderFiles(
         model=folder.name if folder == Path(model).expanduser() else model,
-        weights_sha256=_files_sha256(weight_files(folder), folder),
-        preprocessing=f"text: first {TEXT_TOKENS} tokens at most; picture: long side at most {LONG_SIDE} px; "
-        f"then by the configuration, sha256 {_files_sha256(configuration, folder)}",
-        precision="float32",
+        weights_sha256=files_sha256(weight_files(folder, layout), folder),
+        preprocessing=f"text: {form.format(TEXT_TOKENS)}; picture: long side at most {LONG_SIDE} px; "
+        f"then by the configuration, sha256 {files_sha256(configuration, folder)}",
+        precision=settings.precision,
     )
 
 
-def _files_sha256(files: list[Path], folder: Path) -> str:
+def files_sha256(files: list[Path], folder: Path) -> str:
     """Sha256 of a file's content; of several, that of their list as sha256sum prints it, sorted by name."""
     digests = {str(file.relative_to(folder)): _file_sha256(file) for file in files}
     if len(digests) == 1:

@@ -1,15 +1,20 @@
-"""What an encoder is: two methods and an identity; and the settings that name one."""
+"""What an encoder is: its methods and an identity; and the settings that name one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Vectors = NDArray[np.float32]
 """Float32, [n, width]."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -19,20 +24,30 @@ class EncoderSettings:
     Ready settings:
         ``EncoderSettings()``: the small CLIP shipped with this package, at home in the sample catalogue.
         ``EncoderSettings(model="clip-ViT-B-32")``: CLIP ViT-B/32, 512 wide, text and pictures.
+        ``EncoderSettings(model="google/siglip-base-patch16-224")``: the published one, 768 wide, text and pictures.
         ``EncoderSettings(model="all-MiniLM-L6-v2")``: 384 wide, text only.
+        ``EncoderSettings(kind="open-clip", model="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")``: with the extra open-clip.
         ``EncoderSettings(kind="vectors", path="features.parquet", column="text")``: vectors made elsewhere.
+        ``EncoderSettings(kind="published", path="processed/Scientific", column="image")``: the published ones.
         ``EncoderSettings(kind="none")``: the modality is missing for every item.
     """
 
-    kind: Literal["sentence-transformers", "vectors", "none"] = "sentence-transformers"
+    kind: Literal["sentence-transformers", "transformers", "open-clip", "published", "vectors", "none"] = (
+        "sentence-transformers"
+    )
+    """The first two differ in bare names of the hub only; what a model is, its folder says."""
     model: str = "sample-clip"
-    """sentence-transformers: hub id (a bare name is that library's own), local folder or sample-clip."""
+    """Of the first three kinds: hub id (a bare name is sentence-transformers' own), local folder or sample-clip."""
     path: str | None = None
-    """vectors: Parquet file with an id column (item_id or asin)."""
+    """vectors: Parquet file with an id column (item_id or asin); published: the project's processed folder."""
     column: str | None = None
-    """vectors: name of its fixed-size-list column."""
+    """vectors: name of the fixed-size-list column; published: text or image."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
+    precision: Precision = "float32"
+    """Of a model's forward pass; part of the identity."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Number format of the vectors in Parquet; they are computed in `precision`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,20 @@ class Encoder(Protocol):
         """What made the vectors."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where it computes: cpu, or cuda with or without a number."""
+        ...
+
+    @property
+    def preparation(self) -> Callable[[Image.Image], NDArray[np.float32]]:
+        """What makes one RGB picture into pixels [3, height, width]; without weights, to be sent to processes.
+
+        Raises:
+            FeatureError: the encoder cannot see pictures.
+        """
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, width] of texts; what exceeds the token limit is cut.
 
@@ -72,7 +101,19 @@ class Encoder(Protocol):
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        """Vectors [n, width] of RGB pictures.
+        """Vectors [n, width] of RGB pictures: those of :meth:`encode_prepared` over their preparations.
+
+        Raises:
+            FeatureError: the encoder cannot see pictures.
+        """
+        ...
+
+    def prepare_image(self, image: Image.Image) -> NDArray[np.float32]:
+        """Pixels [3, height, width] of one picture, by `preparation`."""
+        ...
+
+    def encode_prepared(self, batch: "NDArray[np.float32] | Tensor") -> Vectors:
+        """Vectors [n, width] of prepared pictures [n, 3, height, width], in one forward pass.
 
         Raises:
             FeatureError: the encoder cannot see pictures.

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.encoders.protocol import EncoderIdentity, Vectors
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors
 from features.errors import FeatureError
 
 ID_COLUMNS = ("item_id", "asin")
@@ -56,13 +57,21 @@ class ReadyVectors:
         ids, vectors = [ids[row] for row in order], vectors[order]
         digest = hashlib.sha256("\0".join(ids).encode())
         digest.update(vectors.astype("<f4", copy=False).tobytes())
-        lengths = np.linalg.norm(vectors, axis=1)
-        identity = EncoderIdentity(
-            architecture="ready vectors",
+        files = EncoderFiles(
             model=f"{path.name}:{column}",
             weights_sha256=digest.hexdigest(),
             preprocessing="unknown",
             precision="float32",
+        )
+        return cls.of(ids, vectors, files, "ready vectors")
+
+    @classmethod
+    def of(cls, ids: Sequence[str], vectors: Vectors, files: EncoderFiles, architecture: str) -> "ReadyVectors":
+        """Vectors [n, width] of `ids` [n], with the identity of the files that they were read from."""
+        lengths = np.linalg.norm(vectors, axis=1)
+        identity = EncoderIdentity(
+            **asdict(files),
+            architecture=architecture,
             normalised=bool(len(ids) and np.allclose(lengths, 1, atol=1e-3)),
             width=vectors.shape[1],
         )

@@ -1,4 +1,4 @@
-"""One contract for every encoder, and what each kind promises beyond it."""
+"""What each kind of encoder promises beyond the contract."""
 
 import json
 import os
@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,56 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.encoders import EncoderSettings, ReadyVectors, encoder_identity, open_encoder
+from features.encoders import (
+    EncoderSettings,
+    ReadyVectors,
+    check_probe,
+    encoder_identity,
+    models,
+    open_encoder,
+    probe_vectors,
+)
+from features.encoders.preparation import Preparation
 from features.errors import FeatureError
-
-CLIPS = ["tiny_clip", "legacy_clip", "sample_clip"]
-MODELS = [*CLIPS, "minilm"]
-
-
-@pytest.fixture
-def encoder(request: pytest.FixtureRequest):
-    return open_encoder(EncoderSettings(model=str(request.getfixturevalue(request.param))))
-
-
-@pytest.mark.parametrize("encoder", MODELS, indirect=True)
-def test_texts(encoder) -> None:
-    texts = ["red mug", "", "blue lamp " * 500, "été 🦊"]
-    vectors = encoder.encode_texts(texts)
-    assert vectors.shape == (4, encoder.identity.width)
-    assert vectors.dtype == np.float32
-    assert np.isfinite(vectors).all()
-    assert np.array_equal(vectors, encoder.encode_texts(texts))
-    assert np.allclose(vectors[::-1], encoder.encode_texts(texts[::-1]), atol=1e-5)
-    assert np.allclose(vectors[2], encoder.encode_texts(["blue lamp " * 400])[0], atol=1e-5)  # cut
-    assert encoder.encode_texts([]).shape == (0, encoder.identity.width)
-
-
-@pytest.mark.parametrize("encoder", CLIPS, indirect=True)
-def test_images(encoder) -> None:
-    images = [Image.new("RGB", (50, 80), "red"), Image.new("RGB", (300, 20), "blue")]
-    vectors = encoder.encode_images(images)
-    assert vectors.shape == (2, encoder.identity.width)
-    assert vectors.dtype == np.float32
-    assert not np.allclose(vectors[0], vectors[1])
-    assert np.array_equal(vectors, encoder.encode_images(images))
-    assert encoder.encode_images([]).shape == (0, encoder.identity.width)
-
-
-@pytest.mark.parametrize("encoder", MODELS, indirect=True)
-def test_identity_says_what_made_the_vectors(encoder) -> None:
-    identity = encoder.identity
-    assert len(identity.weights_sha256) == 64
-    assert "/" not in identity.model
-    lengths = np.linalg.norm(encoder.encode_texts(["red mug", "lamp"]), axis=1)
-    assert identity.normalised == np.allclose(lengths, 1, atol=1e-3)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_identity_is_known_without_loading(model: str, request: pytest.FixtureRequest) -> None:
-    settings = EncoderSettings(model=str(request.getfixturevalue(model)))
-    files = asdict(encoder_identity(settings))
-    assert files.items() <= asdict(open_encoder(settings).identity).items()
+from tests.features.tiny_models import write_bare_clip, write_siglip
 
 
 def test_two_layouts_of_one_model_give_the_same_vectors(tiny_clip: Path, legacy_clip: Path) -> None:
@@ -75,29 +39,21 @@ def test_two_layouts_of_one_model_give_the_same_vectors(tiny_clip: Path, legacy_
     assert np.array_equal(one.encode_texts(["red mug"]), two.encode_texts(["red mug"]))
 
 
-def test_identity_follows_weights_and_configuration(tiny_clip: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "tiny-clip"
-    shutil.copytree(tiny_clip, copy)
-    settings = EncoderSettings(model=str(copy))
-    identity = open_encoder(settings).identity
-    assert identity == open_encoder(EncoderSettings(model=str(tiny_clip))).identity
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    weights[-4:] = b"\0\0\0\1"
-    (copy / "model.safetensors").write_bytes(weights)
-    assert open_encoder(settings).identity.weights_sha256 != identity.weights_sha256
-    tokenizer = copy / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text().replace('"lamp"', '"sofa"'))
-    assert open_encoder(settings).identity.preprocessing != identity.preprocessing
-
-
 def test_minilm_is_the_published_one(minilm: Path) -> None:
     encoder = open_encoder(EncoderSettings(model=str(minilm)))
     assert encoder.identity.architecture == "BertModel > Pooling > Normalize"
     assert encoder.identity.weights_sha256 == ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
     king, queen, mug = encoder.encode_texts(["a king", "a queen", "a striped coffee mug"])
     assert king @ queen > 0.5 > king @ mug
-    with pytest.raises(FeatureError, match=r"cannot encode images, only text; use a CLIP"):
-        encoder.encode_images([Image.new("RGB", (32, 32))])
+
+
+def test_the_sample_clip_still_makes_its_vectors(sample_clip: str) -> None:
+    stored = json.loads((Path(__file__).parent / "sample_clip_probes.json").read_text())
+    encoder = open_encoder(EncoderSettings(model=sample_clip))
+    assert encoder.identity.weights_sha256 == stored["weights_sha256"]
+    now = probe_vectors(encoder)
+    assert now.keys() == stored["vectors"].keys()
+    check_probe(stored["vectors"], now, encoder.identity)
 
 
 class Malice:
@@ -146,17 +102,138 @@ def test_code_that_a_model_brings_is_not_run(tiny_clip: Path, tmp_path: Path) ->
         open_encoder(EncoderSettings(model=str(copy)))
 
 
-def test_missing_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match=r"no folder /no/such/model; put modules\.json"):
-        open_encoder(EncoderSettings(model="/no/such/model"))
-    copy = tmp_path / "model"
-    shutil.copytree(tiny_clip, copy)
-    (copy / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(FeatureError, match="cannot be loaded"):
-        open_encoder(EncoderSettings(model=str(copy)))
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(FeatureError, match=r"no weights, model\.safetensors is missing"):
-        open_encoder(EncoderSettings(model=str(copy)))
+def test_missing_folders_are_named() -> None:
+    for kind, needed in (
+        ("transformers", r"config\.json, model\.safetensors"),
+        ("open-clip", r"open_clip_config\.json"),
+    ):
+        with pytest.raises(FeatureError, match=rf"no folder /no/such/model; put {needed}"):
+            open_encoder(EncoderSettings(kind=kind, model="/no/such/model"))
+
+
+def test_weights_that_lack_a_part_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_bare_clip(tiny_clip, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FeatureError, match=r"its weights lack visual_projection\.weight"):
+        open_encoder(EncoderSettings(model=str(folder)))
+
+
+@pytest.mark.parametrize("listed", [{"a": "../model.safetensors"}, {"a": 1}, {}, [], None])
+def test_an_index_of_weights_stays_in_its_folder(tiny_clip: Path, tmp_path: Path, listed: Any) -> None:
+    folder = write_bare_clip(tiny_clip, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(FeatureError, match=r"index\.json: is no list of files beside it"):
+        encoder_identity(EncoderSettings(model=str(folder)))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
+def test_a_configuration_that_is_none_is_refused(tiny_clip: Path, tmp_path: Path, content: str) -> None:
+    folder = write_bare_clip(tiny_clip, tmp_path / "model")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(FeatureError, match=r"config\.json: (is no JSON dict|not JSON)"):
+        open_encoder(EncoderSettings(model=str(folder)))
+
+
+def test_a_device_that_is_not_there_is_said(tiny_clip: Path) -> None:
+    import torch
+
+    there = torch.cuda.is_available()
+    assert open_encoder(EncoderSettings(model=str(tiny_clip))).device == ("cuda" if there else "cpu")
+    if not there:
+        with pytest.raises(FeatureError, match="there is no device 'cuda:0'"):
+            open_encoder(EncoderSettings(model=str(tiny_clip)), device="cuda:0")
+
+
+def test_clip_vectors_are_those_of_sentence_transformers(tiny_clip: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import CLIPImageProcessorPil
+
+    encoder, reference = open_encoder(EncoderSettings(model=str(tiny_clip))), SentenceTransformer(str(tiny_clip))
+    # Where torchvision is installed, the library would resize with it.
+    reference[0].processor.image_processor = CLIPImageProcessorPil.from_pretrained(tiny_clip)
+    texts, images = ["red mug", "striped blue lamp"], [noise(50, 80), noise(300, 20), noise(33, 33)]
+    assert np.allclose(encoder.encode_texts(texts), reference.encode(texts), atol=1e-6)
+    assert np.allclose(encoder.encode_images(images), reference.encode(images), atol=1e-6)
+
+
+def test_siglip_vectors_are_those_of_its_own_forward_pass(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, PreTrainedTokenizerFast, SiglipImageProcessorPil
+
+    folder = write_siglip(tmp_path / "siglip")
+    texts, images = ["Red mug", "striped blue lamp"], [noise(50, 80), noise(300, 20)]
+    tokens = PreTrainedTokenizerFast.from_pretrained(folder)(texts, padding="max_length", max_length=64)
+    pixels = SiglipImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
+    with torch.inference_mode():
+        output = AutoModel.from_pretrained(folder)(input_ids=torch.tensor(tokens["input_ids"]), **pixels)
+    encoder = open_encoder(EncoderSettings(model=str(folder)))
+    assert np.allclose(encoder.encode_texts(texts), output.text_embeds, atol=1e-6)
+    assert np.allclose(encoder.encode_images(images), output.image_embeds, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (300, 301), (481, 640), (33, 700), (1024, 30), (8, 9)], ids=str)
+def test_preparation_is_that_of_transformers(size: tuple[int, int]) -> None:
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+
+    picture = noise(*size)
+    for processor in (
+        CLIPImageProcessorPil(),
+        CLIPImageProcessorPil(size={"shortest_edge": 60}, crop_size={"height": 97, "width": 50}, resample=2),
+        CLIPImageProcessorPil(do_normalize=False),
+        SiglipImageProcessorPil(size={"height": 60, "width": 81}),
+    ):
+        theirs = processor(picture, return_tensors="np")["pixel_values"][0]
+        assert np.allclose(Preparation.of(processor.to_dict())(picture), theirs, atol=2e-6)
+
+
+def test_a_large_picture_is_first_reduced_and_any_mode_made_rgb() -> None:
+    prepare = Preparation(size=(8, 8), crop=None, resample=3, factor=(1, 1, 1), offset=(0, 0, 0))
+    assert np.array_equal(prepare(Image.new("L", (5000, 16), 77)), np.full((3, 8, 8), 77, np.float32))
+    narrow = Preparation(size=224, crop=(224, 224), resample=3, factor=(1, 1, 1), offset=(0, 0, 0))
+    assert narrow(Image.new("RGB", (40_000, 8))).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_processor_type": "OtherProcessor"},
+        {"do_resize": False},
+        {"do_pad": True},
+        {"size": {"longest_edge": 224}},
+        {"do_center_crop": False},
+    ],
+    ids=str,
+)
+def test_an_unknown_preparation_is_refused(change: dict[str, Any]) -> None:
+    from transformers import CLIPImageProcessorPil
+
+    with pytest.raises(FeatureError, match=r"pictures for this model (are prepared by|differ in size)"):
+        Preparation.of(CLIPImageProcessorPil().to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "wanted"),
+    [
+        (["0_CLIPModel/model.safetensors", "0_CLIPModel/pytorch_model.bin"], ["0_CLIPModel/model.safetensors"]),
+        (["model-00001-of-2.safetensors", "pytorch_model.bin"], ["model-00001-of-2.safetensors"]),
+        (["pytorch_model-1.bin", "tf_model.h5"], ["pytorch_model-1.bin"]),
+        (["open_clip_model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]),
+    ],
+)
+def test_of_a_repository_only_the_weights_that_are_loaded_are_fetched(shipped: list[str], wanted: list[str]) -> None:
+    patterns = models._weight_patterns(shipped, models.TRANSFORMERS)
+    assert [name for name in shipped if any(fnmatch(name, pattern) for pattern in patterns)] == wanted
+
+
+def test_of_an_open_clip_repository_its_own_weights_are_fetched() -> None:
+    shipped = ["model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"]
+    patterns = models._weight_patterns(shipped, models.OPEN_CLIP)
+    assert [n for n in shipped if any(fnmatch(n, p) for p in patterns)] == ["open_clip_model.safetensors"]
 
 
 def test_a_cached_hub_model_needs_no_network(tiny_clip: Path, tmp_path: Path, monkeypatch) -> None:
@@ -194,8 +271,9 @@ def test_a_silent_hub_does_not_hang(silent_server: str, tmp_path: Path) -> None:
     code = (
         "from features.encoders import models\n"
         "models.HUB_TIMEOUT = 0.5\n"
-        "try: models.model_folder('clip-ViT-B-32')\n"
-        "except ValueError as error: print(error)\n"
+        "for kind, model in (('sentence-transformers', 'clip-ViT-B-32'), ('open-clip', 'laion/clip')):\n"
+        "    try: models.model_folder(models.EncoderSettings(kind=kind, model=model))\n"
+        "    except ValueError as error: print(error)\n"
     )
     environment = os.environ | {"HF_ENDPOINT": silent_server, "HF_HOME": str(tmp_path)}
     environment.pop("HF_HUB_OFFLINE", None)
@@ -204,6 +282,14 @@ def test_a_silent_hub_does_not_hang(silent_server: str, tmp_path: Path) -> None:
     )
     assert "'sentence-transformers/clip-ViT-B-32' is neither cached nor could it be fetched" in answer.stdout
     assert "hf download sentence-transformers/clip-ViT-B-32" in answer.stdout
+    assert "'laion/clip' is neither cached nor could it be fetched" in answer.stdout
+    assert "it holds open_clip_config.json and open_clip_model.safetensors" in answer.stdout
+
+
+def noise(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width * height)
+    coarse = Image.fromarray(rng.integers(0, 255, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def ready_file(path: Path, ids: list[str], vectors: list[list[float] | None], key: str = "item_id") -> Path:
@@ -265,3 +351,13 @@ def test_torch_is_imported_only_to_encode(tiny_clip: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_open_clip_that_is_not_installed_is_said(tmp_path: Path) -> None:
+    if find_spec("open_clip"):
+        pytest.skip("open_clip is installed here")
+    (tmp_path / "open_clip_model.safetensors").touch()
+    with pytest.raises(
+        FeatureError, match=r"needs open_clip, which cannot be imported .* `pip install 'mmm4rec\[open-"
+    ):
+        open_encoder(EncoderSettings(kind="open-clip", model=str(tmp_path)))

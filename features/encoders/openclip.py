@@ -1,0 +1,106 @@
+"""Models of open_clip, which comes with the extra open-clip and needs torchvision."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from features.encoders.base import TorchEncoder, loading
+from features.encoders.models import OPEN_CLIP, TEXT_TOKENS, read_json, unreadable
+from features.encoders.preparation import Preparation, scaling
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
+from features.errors import FeatureError
+
+_FILTERS = {"bicubic": 3, "bilinear": 2}
+
+
+class OpenClipEncoder(TorchEncoder):
+    """A folder with open_clip_config.json and its weights; vectors have unit length.
+
+    Args:
+        folder: of the model.
+        files: what its files are.
+        device, precision: as of :class:`TorchEncoder`.
+
+    Raises:
+        FeatureError: open_clip is not installed, or the folder's files cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+        super().__init__(device=device, precision=precision)
+        try:
+            import open_clip
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch do not fit
+            raise FeatureError(
+                f"encoder kind 'open-clip' needs open_clip, which cannot be imported ({error}); install it with "
+                "`pip install 'mmm4rec[open-clip]'` and a torchvision that fits this torch"
+            ) from error
+        # Never code that a tokenizer brings; open_clip's own tokenizer does not know the question.
+        options = {"trust_remote_code": False} if _text_configuration(folder).get("hf_tokenizer_name") else {}
+        name = f"local-dir:{folder}"
+        with loading(folder):
+            # It takes the first of OPEN_CLIP's weights, as the identity does, and misses none of them.
+            model = open_clip.create_model(name, require_pretrained=True, weights_only=True, device="cpu")
+            self._tokenizer = open_clip.get_tokenizer(name, **options)
+        self._model = model.float().eval().to(self.device)
+        self._images: dict[str, Any] = model.visual.preprocess_cfg
+        with loading(folder):
+            width = self._model.encode_text(self._tokens([""])).shape[1]
+        self.identity = EncoderIdentity(
+            **asdict(files), architecture=f"open_clip {type(model).__name__} > Normalize", normalised=True, width=width
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        """As of the model's preprocess_cfg."""
+        size, mode, resample = (self._images[key] for key in ("size", "resize_mode", "interpolation"))
+        height, width = (size, size) if isinstance(size, int) else size
+        if mode not in ("shortest", "squash") or resample not in _FILTERS or (mode == "shortest" and height != width):
+            raise FeatureError(
+                f"encoder model {self.identity.model!r} prepares pictures by {mode}, {resample}, {size}, which is not "
+                "known here; use a model that resizes by `shortest` or `squash`, bicubic or bilinear"
+            )
+        return Preparation(
+            size=height if mode == "shortest" else (height, width),
+            crop=(height, width) if mode == "shortest" else None,
+            resample=_FILTERS[resample],
+            rounds=True,
+            **scaling(1 / 255, self._images["mean"], self._images["std"]),
+        )
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        """Token ids [n, the model's own length]: cut at TEXT_TOKENS, then filled up."""
+        length = self._model.context_length
+        cut = min(TEXT_TOKENS, length)
+        tokens: Tensor = self._tokenizer(texts, context_length=cut).to(self.device)
+        filler = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
+        return torch.nn.functional.pad(tokens, (0, length - cut), value=filler)
+
+    def _read(self, texts: list[str]) -> Tensor:
+        vectors: Tensor = self._model.encode_text(self._tokens(texts), normalize=True)
+        return vectors
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        vectors: Tensor = self._model.encode_image(pixels, normalize=True)
+        return vectors
+
+
+def _text_configuration(folder: Path) -> dict[str, Any]:
+    """Of the text tower, once it is clear that the folder stands for itself.
+
+    Raises:
+        FeatureError: the configuration would fetch another model, or sets options that are not known here.
+    """
+    config = read_json(folder / OPEN_CLIP.configuration).get("model_cfg")
+    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("text_cfg", "vision_cfg")):
+        raise unreadable(folder, f"{OPEN_CLIP.configuration} has no model_cfg with text_cfg and vision_cfg")
+    text: dict[str, Any] = config["text_cfg"]
+    options = text.get("tokenizer_kwargs") or {}
+    fetches = text.get("hf_model_name") or ":" in str(config["vision_cfg"].get("timm_model_name", ""))
+    if fetches or not isinstance(options, dict) or not options.keys() <= {"clean", "strip_sep_token"}:
+        raise unreadable(
+            folder, f"{OPEN_CLIP.configuration} names another model, or options of a tokenizer that are not known here"
+        )
+    return text

@@ -1,0 +1,81 @@
+"""Encoders over sentence-transformers: its CLIPs for texts and pictures, sentence models for texts."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from features.encoders.base import TorchEncoder, cannot, image_configuration, loading
+from features.encoders.models import TEXT_TOKENS, unreadable
+from features.encoders.preparation import Preparation
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
+
+
+class SentenceTransformersEncoder(TorchEncoder):
+    """A model in sentence-transformers' layout, or a text model that it can open.
+
+    Args:
+        folder: of the model.
+        files: what its files are.
+        device, precision: as of :class:`TorchEncoder`.
+
+    Raises:
+        FeatureError: its files cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+        super().__init__(device=device, precision=precision)
+        with loading(folder):
+            from sentence_transformers import SentenceTransformer
+
+            # No network, no code from the folder, float32 whatever the file holds.
+            self._model = SentenceTransformer(
+                str(folder),
+                device=self.device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32, "weights_only": True},
+            ).eval()
+        first: Any
+        first, *others = self._model
+        limit = self._model.max_seq_length
+        if isinstance(limit, int):
+            self._model.max_seq_length = limit = min(limit, TEXT_TOKENS)
+            if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
+                settings = first.processing_kwargs
+                first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}
+        self._processor = getattr(first, "processor", None)
+        modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
+        width = self._model.get_embedding_dimension()
+        if not width:
+            raise unreadable(folder, "its configuration does not say how wide its vectors are")
+        self.identity = EncoderIdentity(
+            **asdict(files),
+            architecture=" > ".join(modules),
+            normalised="Normalize" in modules,
+            width=width,
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        """As of the model's processor."""
+        self._check("image")
+        return Preparation.of(image_configuration(self._processor))
+
+    def _check(self, modality: Literal["text", "image"]) -> None:
+        if not self._model.supports(modality):
+            raise cannot(self.identity, modality, ", ".join(map(str, self._model.modalities)))
+
+    def _read(self, texts: list[str]) -> Tensor:
+        self._check("text")
+        vectors: Tensor = self._model.encode(
+            texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+        )
+        return vectors
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        self._check("image")
+        vectors: Tensor = self._model({"pixel_values": pixels, "modality": "image"})["sentence_embedding"]
+        return vectors
