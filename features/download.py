@@ -96,7 +96,10 @@ class _Task:
 
 @dataclass(eq=False)
 class _Host:
-    """A host's tasks. `queued`: it stands among those that may start, or is paused; `failures`: in a row."""
+    """A host's tasks. `queued`: it stands among those that may start, or is paused; `failures`: in a row.
+
+    `lost`: why it is not asked any more.
+    """
 
     name: str
     waiting: deque[_Task] = field(default_factory=deque)
@@ -104,6 +107,7 @@ class _Host:
     queued: bool = False
     paused_until: float = 0.0
     failures: int = 0
+    lost: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -227,8 +231,10 @@ class Downloads:
             self._wake(host)
         while self._ready and self._active < self._fetching.concurrency:
             host = self._ready.popleft()
-            if host.failures >= self._fetching.give_up_after:
-                self._give_up(host)
+            if host.lost:
+                host.queued = False
+                while host.waiting:
+                    self._settle(host.waiting.popleft(), host.lost)
             elif host.paused_until > now:
                 heapq.heappush(self._later, (host.paused_until, next(self._order), host, None))
             else:
@@ -247,14 +253,6 @@ class Downloads:
         """Remember an answer that no request gave."""
         self._submit(task, None, self._pool.submit(self._keep, task, answer))
 
-    def _give_up(self, host: _Host) -> None:
-        """Ask the host nothing more."""
-        host.queued = False
-        _log.warning("%s failed %d times in a row and is not asked any more", host.name, host.failures)
-        while host.waiting:
-            detail = f"not asked: its host failed {self._fetching.give_up_after} times in a row"
-            self._settle(host.waiting.popleft(), Answer("unreachable", detail))
-
     def _after(self, task: _Task, host: _Host, outcome: _Moved | _Passing | None) -> None:
         """What follows from a request."""
         match outcome:
@@ -267,11 +265,17 @@ class Downloads:
                 self._queue(task)
             case _Passing(status, detail, after):
                 host.failures += 1
+                if host.failures >= self._fetching.give_up_after and not host.lost:
+                    gone = (
+                        f"its host failed {host.failures} times in a row and is not asked any more, at last: {detail}"
+                    )
+                    host.lost = Answer(status, gone)
+                    _log.warning("%s failed %d times in a row and is not asked any more", host.name, host.failures)
                 now = time.monotonic()
                 if after:
                     host.paused_until = max(host.paused_until, now + after)
                 task.attempts += 1
-                if task.attempts >= self._fetching.attempts or task.left <= 0:
+                if task.attempts >= self._fetching.attempts or task.left <= 0 or host.lost:
                     self._settle(task, Answer(status, detail))
                 else:
                     due = now + max(after, _wait(task, self._fetching))
@@ -338,7 +342,7 @@ class Downloads:
         """The whole body; of one that breaks off what came, if that is a picture all the same."""
         body = bytearray()
         try:
-            while chunk := answer.read(_CHUNK, decode_content=False):
+            while chunk := answer.read1(_CHUNK, decode_content=False):
                 body += chunk
                 if len(body) > MAX_BYTES:
                     return Answer("too_large", f"more than {MAX_BYTES:,} bytes")

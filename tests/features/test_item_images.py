@@ -86,6 +86,7 @@ def test_orientation_is_applied() -> None:
     assert decode(turned()).size == (60, 40)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_item_gets_its_status(catalogue, folder) -> None:
     root, out = folder("images"), folder("out")
     for name, (data, _) in (GOOD | BAD).items():
@@ -134,7 +135,9 @@ def test_every_item_gets_its_status(catalogue, folder) -> None:
     }
     paths = catalogue([{"item_id": name, "image_urls": urls[name]} for name in wanted])
     seen = []
-    summary = collect_images(*paths, root, out, fetching=Fetching(http=False), progress=lambda done, total: seen.append((done, total)))
+    summary = collect_images(
+        *paths, root, out, fetching=Fetching(http=False), progress=lambda done, total: seen.append((done, total))
+    )
 
     rows = {row["item_id"]: row for row in pq.read_table(out / "item_images.parquet").to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == wanted
