@@ -79,10 +79,10 @@ def remember(cache: Path, address: str, answer: Answer, private: bool = False) -
     write_whole(_place(cache, key_of(address)), json.dumps(said).encode() + b"\n", answer.body)
 
 
-def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]) -> int:
+def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
     """Let every address whose answer has one of these statuses be asked again; return how many there are.
 
-    `judge` says the status of a body, where one came.
+    `judge` says the status of a body, where one came; None: bodies are kept.
 
     Raises:
         FeatureError: the cache cannot be written.
@@ -92,7 +92,8 @@ def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]
         try:
             with path.open("rb") as file:
                 said = json.loads(file.readline())
-                if (judge(file.read()) if said["status"] == "ok" else said["status"]) in statuses:
+                status = judge(file.read()) if judge and said["status"] == "ok" else said["status"]
+                if status in statuses:
                     found.append(path)
         except (OSError, ValueError, TypeError, KeyError):
             pass  # damaged: asked again anyhow

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -270,7 +271,11 @@ class Downloads:
                         f"its host failed {host.failures} times in a row and is not asked any more, at last: {detail}"
                     )
                     host.lost = Answer(status, gone)
-                    _log.warning("%s failed %d times in a row and is not asked any more", host.name, host.failures)
+                    _log.warning(
+                        "%s failed %d times in a row and is not asked any more, until its failures are forgotten",
+                        host.name,
+                        host.failures,
+                    )
                 now = time.monotonic()
                 if after:
                     host.paused_until = max(host.paused_until, now + after)
@@ -326,8 +331,9 @@ class Downloads:
         try:
             if 200 <= answer.status < 300:
                 return self._body(answer)
-            # A short page is read to its end, so that the connection can be used again.
-            answer.read(_CHUNK, decode_content=False)
+            with suppress(HTTPError, HTTPException, OSError):
+                # A short page is read to its end, so that the connection can be used again.
+                answer.read(_CHUNK, decode_content=False)
             place = answer.headers.get("Location")
             if answer.status in (301, 302, 303, 307, 308) and place:
                 return self._redirect(task, place)

@@ -41,6 +41,8 @@ STATUSES = {
     "too_small": "fewer pixels a side than features.pictures.MIN_SIDE",
     "too_large": "more bytes or pixels than features.pictures.MAX_BYTES, MAX_PIXELS",
 }
+_JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
+"""Those that a content can have."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -226,7 +228,7 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
             return problem.status
         return "ok"
 
-    return answers.forget(cache, statuses, judge)
+    return answers.forget(cache, statuses, judge if _JUDGED & set(statuses) else None)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ PAGES = {
     "/410": (say(410), "not_found"),
     "/403": (say(403, b"x" * 10**6), "not_found"),
     "/304": (say(304), "not_found"),
+    "/404-drip": (drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5000\r\n\r\n", 0.2), "not_found"),
     "/503": (say(503), "unreachable"),
     "/503-once": (first(say(503), 1, RED), "ok"),
     "/429-once": (first(say(429, Retry_After="1"), 1, RED), "ok"),
@@ -529,6 +530,7 @@ def test_memory_stays_bounded(items, folder) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     mebibytes, statuses = done.stdout.split(";")
+    print(done.stdout)
     assert int(mebibytes) < 8 * 2 * 32 + 8 * 250, done.stdout
     assert json.loads(statuses.replace("'", '"')).get("too_large") == 41
 
