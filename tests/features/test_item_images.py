@@ -3,13 +3,16 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.item_images import STATUSES, collect_images, image_fingerprint
-from features.pictures import decode
+from features import item_images
+from features.download import Fetching
+from features.item_images import STATUSES, collect_images, image_fingerprint, read_source
+from features.pictures import PictureError, decode, measure
 from features.shards import Place, read_bytes, read_shards
 from tests.features.conftest import png
 
@@ -74,6 +77,22 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
+def test_measuring_agrees_with_decoding(name: str) -> None:
+    data, _ = GOOD[name]
+    assert measure(data) == decode(data).size
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", BAD)
+def test_measuring_finds_the_same_faults(name: str) -> None:
+    data, status = BAD[name]
+    for judge in (measure, decode):
+        with pytest.raises(PictureError) as problem:
+            judge(data)
+        assert problem.value.status == status
+
+
+@pytest.mark.parametrize("name", GOOD)
 def test_every_mode_becomes_rgb(name: str) -> None:
     data, colour = GOOD[name]
     picture = decode(data)
@@ -81,10 +100,37 @@ def test_every_mode_becomes_rgb(name: str) -> None:
     assert all(abs(a - b) <= 2 for a, b in zip(picture.getpixel((5, 5)), colour, strict=True))
 
 
-def test_orientation_is_applied() -> None:
-    assert decode(turned()).size == (60, 40)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_applied(kind: str) -> None:
+    """Whatever EXIF says, the red corner comes out at the top left."""
+    upright = Image.new("RGB", (40, 64))
+    upright.paste("red", (0, 0, 16, 16))
+    turned = Image.Transpose
+    stored = [  # as a camera stores it that says 1, 2 ... 8
+        None, turned.FLIP_LEFT_RIGHT, turned.ROTATE_180, turned.FLIP_TOP_BOTTOM,
+        turned.TRANSPOSE, turned.ROTATE_90, turned.TRANSVERSE, turned.ROTATE_270,
+    ]  # fmt: skip
+    for orientation, turn in enumerate(stored, start=1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        buffer = io.BytesIO()
+        (upright if turn is None else upright.transpose(turn)).save(buffer, kind, exif=exif)
+        found = decode(buffer.getvalue())
+        assert found.size == (40, 64) == measure(buffer.getvalue()), orientation
+        assert found.getpixel((4, 4))[0] > 200 > found.getpixel((35, 60))[0], orientation
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_orientation_does_not_cost_the_picture() -> None:
+    data = turned()
+    start = data.index(b"Exif\0\0") + 6
+    for where, length in ((0, 8), (8, 14)):  # its header, its first entries
+        damaged = bytearray(data)
+        damaged[start + where : start + where + length] = b"\xff" * length
+        assert decode(bytes(damaged)).size == measure(bytes(damaged)) == (40, 60)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_item_gets_its_status(catalogue, folder) -> None:
     root, out = folder("images"), folder("out")
     for name, (data, _) in (GOOD | BAD).items():
@@ -133,7 +179,9 @@ def test_every_item_gets_its_status(catalogue, folder) -> None:
     }
     paths = catalogue([{"item_id": name, "image_urls": urls[name]} for name in wanted])
     seen = []
-    summary = collect_images(*paths, root, out, progress=lambda done, total: seen.append((done, total)))
+    summary = collect_images(
+        *paths, root, out, fetching=Fetching(http=False), progress=lambda done, total: seen.append((done, total))
+    )
 
     rows = {row["item_id"]: row for row in pq.read_table(out / "item_images.parquet").to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == wanted
@@ -171,6 +219,53 @@ def test_fingerprint_follows_the_content(catalogue, folder) -> None:
     second = image_fingerprint(*paths, root)
     (root / "a.png").write_bytes(png("pink"))
     assert len({first, second, image_fingerprint(*paths, root), image_fingerprint(*paths, None)}) == 4
+
+
+def test_hashes_of_files_are_remembered_and_no_change_is_missed(catalogue, folder, tmp_path, monkeypatch) -> None:
+    root, cache = folder("root"), folder("cache")
+    names = ["a.png", "b.png", "sub/../c.png", str(root / "d.png"), (root / "e.png").as_uri()]
+    for n, name in enumerate("abcde"):
+        (root / f"{name}.png").write_bytes(png((n, n, n)))
+    folder("root/sub")
+    paths = catalogue([{"item_id": name, "image_urls": [name, "missing.png"]} for name in names])
+    read: list[str] = []
+
+    def counted(url: str, *more: Any) -> bytes:
+        read.append(url)
+        return read_source(url, *more)
+
+    def mark() -> str:
+        read.clear()
+        found = image_fingerprint(*paths, root, cache)
+        assert found == image_fingerprint(*paths, root)  # with nothing remembered
+        return found
+
+    monkeypatch.setattr(item_images, "read_source", counted)
+    first = mark()
+    assert mark() == first
+    assert read.count("a.png") == 2  # written just now: it could change again without its times telling
+    monkeypatch.setattr(item_images._FileHashes, "_SETTLED", -1)
+    assert mark() == first
+    assert mark() == first
+    assert read.count("a.png") == read.count("sub/../c.png") == read.count(names[3]) == 1  # by the one without a cache
+    assert read.count(names[4]) == 2
+
+    marks = {first}
+    before = (root / "a.png").stat()
+    same_size = bytearray((root / "a.png").read_bytes())
+    same_size[-1] ^= 1
+    (root / "a.png").write_bytes(same_size)  # the same inode, size and time
+    os.utime(root / "a.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    marks.add(mark())
+    (root / "b.png").unlink()
+    marks.add(mark())
+    (root / "missing.png").write_bytes(png())
+    marks.add(mark())
+    assert len(marks) == 4
+    remembered = next(cache.glob("files-*.parquet"))
+    for damage in (b"", b"PAR1" * 9, remembered.read_bytes()[:-9]):
+        remembered.write_bytes(damage)
+        assert mark() in marks
 
 
 def test_posters_go_through(shared: Path, catalogue, folder) -> None:
