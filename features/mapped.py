@@ -100,7 +100,8 @@ class VectorTable:
         """
         if table.vectors is None or table.vectors.shape[1] != identity.width:
             raise FeatureError(
-                f"{identity.model} makes vectors of width {identity.width}, which are not in the table beside it; rebuild the embeddings"
+                f"the table has no vectors of width {identity.width}, which {identity.model} makes; "
+                "rebuild the embeddings"
             )
         present, lengths = (table.column(name).to_numpy() for name in ("present", _LENGTH))
         return cls(

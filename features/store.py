@@ -32,6 +32,8 @@ Moment = int | float | str | date
 Columns = Mapping[str, NDArray[Any]]
 Form = TypeVar("Form", pa.Table, Columns)
 
+_ITEMS: Final = [view.name for view in VIEWS.values() if view.entity == "item"]
+_VECTORS: Final = [view.name for view in VIEWS.values() if view.vectors]
 _SEQUENCE_ITEMS: Final = SEQUENCE_ITEMS.append(pa.field("item_index", pa.int32(), nullable=False))
 
 
@@ -120,7 +122,9 @@ class FeatureStore:
         found: dict[str, Any] = {}
         known = np.ones(len(ids), np.bool_)
         for name in views:
-            view = _item_view(name)
+            if name not in _ITEMS:
+                raise FeatureError(f"no view {name!r} of items; there are {', '.join(_ITEMS)}")
+            view = VIEWS[name]
             _, table = self._open(domain, view)
             rows = table.rows(ids)
             known &= rows > 0
@@ -134,7 +138,9 @@ class FeatureStore:
         Raises:
             FeatureError: no such view, one without vectors, or a table that cannot be read.
         """
-        artifact, table = self._open(domain, _item_view(view))
+        if view not in _VECTORS:
+            raise FeatureError(f"no view {view!r} of vectors; there are {', '.join(_VECTORS)}")
+        artifact, table = self._open(domain, VIEWS[view])
         return VectorTable.of(table, read_identity(artifact.path))
 
     def domain(self, domain: str) -> DomainFeatures:
@@ -193,13 +199,6 @@ class FeatureStore:
         if np.array_equal(order, np.arange(len(table.vectors))):
             return Aligned(table.vectors, table.present, table.identity)
         return Aligned(table.vectors[order], table.present[order], table.identity)
-
-
-def _item_view(name: str) -> FeatureView:
-    names = [view.name for view in VIEWS.values() if view.entity == "item"]
-    if name not in names:
-        raise FeatureError(f"no view {name!r} of items; there are {', '.join(names)}")
-    return VIEWS[name]
 
 
 def _columns(view: FeatureView, table: ItemTable, rows: Rows) -> dict[str, pa.ChunkedArray]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from warehouse.duck import Engine, connect, execute, pattern, table
 from warehouse.errors import WarehouseError
 from warehouse.store import Store
+from warehouse.views import MACROS
 
 __all__ = ["StoredHistories"]
 
@@ -28,8 +29,8 @@ class StoredHistories:
     def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
         """A row for each of `users`, in their order, repeats and all, with what they had rated strictly before.
 
-        Columns user_id, item_ids, times (Unix seconds UTC), ratings; lists in the order of (time, position), empty
-        where nothing was rated before the moment.
+        Columns as the catalogue's histories has them: user_id, and the lists item_ids, times (Unix seconds UTC) and
+        ratings in the order of (time, position), empty where nothing was rated before the moment.
 
         Args:
             domain: a domain with core/interactions.
@@ -52,6 +53,7 @@ class StoredHistories:
         with TemporaryDirectory() as folder, connect(self._engine, Path(folder)) as connection:
             execute(connection, "macro_unix_seconds")
             try:
-                return table(connection, "histories_of_users", bound)
+                found = table(connection, "histories_of_users", bound)
             except duckdb.DataError as error:
                 raise WarehouseError(f"a moment is none: {error}; give Unix seconds, a date or a time") from error
+        return found.cast(MACROS["main/histories"].columns)
