@@ -218,7 +218,8 @@ def _copy(source: Path, folder: Path, stamp: bytes) -> None:
     """Write the copy, the vectors first; then the neighbours go."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with pq.ParquetFile(source) as file, ExitStack() as open_files:
+    # Without pre_buffer=False, all row groups would be read ahead into memory.
+    with pq.ParquetFile(source, pre_buffer=False) as file, ExitStack() as open_files:
         schema = file.schema_arrow
         width = _width(source, schema)
         # Left in the opposite order, so the rows, which carry the stamp, take their name last.

@@ -62,7 +62,7 @@ def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: 
         k: hits wanted; fewer come back when there are fewer items.
 
     Raises:
-        FeatureError: no table has a query, widths differ, or the tables are not over the same items.
+        FeatureError: no table has a query, one is not finite or of another width, or the tables are not over the same items.
     """
     pairs = [(table, query) for table, query in zip(tables, queries, strict=True) if query is not None]
     if not pairs:
@@ -76,6 +76,8 @@ def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: 
                 f"a query of shape {query.shape} does not fit {table.identity.model}, {table.identity.width} "
                 "wide; encode it with the encoder that made the view"
             )
+        if not np.isfinite(query).all():
+            raise FeatureError(f"a query of {table.identity.model} is not finite; search by item, or mend the encoder")
         if table.item_ids is not ids and not table.item_ids.equals(ids):
             raise FeatureError("the views are over different items; use views of one domain and version")
         scores += _cosines(table, unit(query))

@@ -181,7 +181,13 @@ class FeatureStore:
 
     def _map(self, domain: str, view: FeatureView, artifact: Artifact) -> ItemTable:
         folder = self._cache / "lookup" / domain / view.name / artifact.version
-        return open_table(view.table(artifact), folder)
+        table = open_table(view.table(artifact), folder)
+        missing = {*view.columns} - {*table.schema.names} - ({"vector"} if table.vectors is not None else set())
+        if missing:
+            raise FeatureError(
+                f"{view.table(artifact)}: no column {', '.join(sorted(missing))}; `mmm4rec run {domain}` rebuilds it"
+            )
+        return table
 
     def _aligned(self, domain: str, name: str, item_ids: list[str]) -> Aligned:
         view = VIEWS[name]

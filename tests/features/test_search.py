@@ -117,6 +117,8 @@ def test_queries_that_do_not_fit() -> None:
     one = view(np.eye(3))
     with pytest.raises(FeatureError, match="does not fit m, 3 wide"):
         search([one], [np.ones(4, np.float32)])
+    with pytest.raises(FeatureError, match="a query of m is not finite"):
+        search([one], [np.array([1, np.nan, 0], np.float32)])
     with pytest.raises(FeatureError, match="no vector in any view"):
         search([one], [None])
     with pytest.raises(FeatureError, match="different items"):

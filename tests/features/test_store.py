@@ -216,3 +216,12 @@ def test_no_identity_beside_the_vectors(tmp_path: Path) -> None:
     (folder / "encoder.json").write_text(json.dumps(asdict(identity(3))))
     with pytest.raises(FeatureError, match="no vectors of width 3, which m makes"):
         house.store().vectors("D", "text_embeddings")
+
+
+def test_a_table_of_an_older_layout(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    pq.write_table(
+        pa.table({"item_id": ["a"], "text": ["T"]}), house.folder("features/item_text") / "item_text.parquet"
+    )
+    with pytest.raises(FeatureError, match=r"no column content_sha256, present, text_clean; `mmm4rec run D`"):
+        house.store().items("D", ["a"], ["item_text"])
