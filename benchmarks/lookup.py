@@ -39,14 +39,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder or None) as name:
         artifact = Built("v1", Path(name))
         write_vectors(artifact.path, VIEW, items, given.width)
-        copied = measured(_look_up, artifact, items, 1)
+        copied = measured(_copy, artifact)
         run = measured(_look_up, artifact, items, given.repeats)
         parquet = measured(_read_parquet, artifact, items, min(given.repeats, 5)).result
     figures = {
         **run.result,
         "ratio_to_parquet": run.result["p50_ms"] / parquet,
         "parquet_p50_ms": parquet,
-        "first_open_seconds": copied.result["open_ms"] / 1e3,
+        "first_open_seconds": copied.seconds,
         "copying_peak_rss_gib": copied.peak_rss_gib,
         "items": items,
         "width": given.width,
@@ -54,9 +54,19 @@ def main() -> None:
     show(f"{ASKED:,} vectors of {given.width} out of {items:,}, by random ids", figures, given.json)
 
 
-def _look_up(artifact: Built, items: int, repeats: int) -> dict[str, Any]:
+def _copy(artifact: Built) -> None:
+    """The first time, the table is copied."""
+    _open(artifact)
+
+
+def _open(artifact: Built) -> FeatureStore:
     store = FeatureStore(lambda key, domain: artifact, artifact.path / "cache", StoredHistories(Store(artifact.path)))
-    opened, _ = timed(lambda: store.vectors("D", VIEW))
+    store.vectors("D", VIEW)
+    return store
+
+
+def _look_up(artifact: Built, items: int, repeats: int) -> dict[str, Any]:
+    opened, store = timed(lambda: _open(artifact))
     seconds = []
     for asked in _questions(items, repeats):
         took, found = timed(lambda asked=asked: store.items("D", asked, [VIEW], "numpy"))

@@ -168,8 +168,8 @@ def open_table(source: Path, folder: Path) -> ItemTable:
                     table = _load(folder, stamp)
     except (OSError, pa.ArrowException) as error:
         raise FeatureError(
-            f"{source} cannot be copied to {folder} for look-ups ({error}): free some space, or rebuild the artifact "
-            "that holds this file"
+            f"{source} cannot be copied to {folder} for look-ups ({error}): give that folder room and the "
+            "right to write, or rebuild the artifact that holds this file"
         ) from error
     if table is None:
         raise FeatureError(f"{folder} cannot be read back, though just written: delete it and look at the disk")
@@ -204,9 +204,9 @@ def _load(folder: Path, stamp: bytes) -> ItemTable | None:
             batch["item_id"].validate(full=True)
         ids = [batch["item_id"].cast(pa.large_string()) for batch in batches]
         item_ids = pa.concat_arrays([pa.array([], pa.large_string()), *ids])
-        vectors = (
-            np.asarray(np.lib.format.open_memmap(folder / _VECTORS, mode="c")) if _LENGTH in schema.names else None
-        )
+        vectors = None
+        if _LENGTH in schema.names:
+            vectors = np.asarray(np.lib.format.open_memmap(folder / _VECTORS, mode="c"))
     except _UNREADABLE:
         return None
     if vectors is not None and (vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(item_ids) + 1):
@@ -250,13 +250,21 @@ def _copy(source: Path, folder: Path, stamp: bytes) -> None:
 
 def _width(source: Path, schema: pa.Schema) -> int | None:
     """The width of the vectors, None if the table has none."""
-    if "item_id" not in schema.names:
-        raise FeatureError(f"{source} has no column item_id; rebuild the artifact that holds this file")
-    if "vector" not in schema.names:
+    kinds = {field.name: field.type for field in schema}
+    if kinds.get("item_id") not in (pa.string(), pa.large_string()):
+        raise FeatureError(f"{source} has no column item_id of texts; rebuild the artifact that holds this file")
+    if "vector" not in kinds:
         return None
-    kind = schema.field("vector").type
-    if "present" not in schema.names or not pa.types.is_fixed_size_list(kind):
-        raise FeatureError(f"{source}: vectors are {kind}, not lists of one size beside a mask; rebuild the embeddings")
+    kind = kinds["vector"]
+    if (
+        not pa.types.is_fixed_size_list(kind)
+        or not pa.types.is_floating(kind.value_type)
+        or kinds.get("present") != pa.bool_()
+    ):
+        raise FeatureError(
+            f"{source}: vectors are {kind}, not floats in lists of one size, with a mask `present`; "
+            "rebuild the embeddings"
+        )
     return int(kind.list_size)
 
 

@@ -62,7 +62,8 @@ def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: 
         k: hits wanted; fewer come back when there are fewer items.
 
     Raises:
-        FeatureError: no table has a query, one is not finite or of another width, or the tables are not over the same items.
+        FeatureError: no table has a query, one is not finite or of another width, or the tables are over different
+            items.
     """
     pairs = [(table, query) for table, query in zip(tables, queries, strict=True) if query is not None]
     if not pairs:

@@ -128,8 +128,16 @@ def test_a_table_that_is_not_as_declared(
 def test_other_layouts_and_no_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "no id.parquet")
     pq.write_table(pa.table({"item_id": ["a"], "vector": [[1.0]]}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"item_id": [1]}), tmp_path / "number.parquet")
+    texts = pa.array([["x"]], pa.list_(pa.string(), 1))
+    pq.write_table(pa.table({"item_id": ["a"], "vector": texts, "present": [True]}), tmp_path / "texts.parquet")
     (tmp_path / "noise.parquet").write_bytes(b"noise")
-    for name, said in (("no id", "no column item_id"), ("list", "not lists of one size")):
+    for name, said in (
+        ("no id", "no column item_id"),
+        ("number", "no column item_id of texts"),
+        ("list", "not floats in lists of one size"),
+        ("texts", "not floats in lists of one size"),
+    ):
         with pytest.raises(FeatureError, match=said):
             open_table(tmp_path / f"{name}.parquet", tmp_path / "v1")
     for name in ("noise", "nothing"):
@@ -185,7 +193,7 @@ def test_copies_of_other_versions_go_and_who_has_them_open_reads_on(source: Path
 
 def test_no_room_for_the_copy(source: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(FeatureError, match="free some space"):
+    with pytest.raises(FeatureError, match="give that folder room"):
         open_table(source, tmp_path / "cache" / "v1")
 
 
