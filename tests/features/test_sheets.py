@@ -2,6 +2,8 @@
 
 import base64
 import io
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,6 +70,42 @@ def test_a_page_is_whole_and_shows_titles_as_they_are(tmp_path: Path) -> None:
     (policy,) = (a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert not [a for _, a in page.tags if {"href", "srcset", "style"} & set(a)]
+
+
+def test_a_page_in_a_browser(tmp_path: Path) -> None:
+    """Pictures show in their places, and nothing in a title runs."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here; the test above reads the page with Python's own parser")
+    evil = "<script>document.body.style.background = 'lime'</script><img src=x onerror=\"document.body.remove()\">"
+    pictures = [png("red", (200, 200)), None, png("blue", (200, 200))]
+    samples = [(Hit(evil, 0.5), evil, data) for data in pictures]
+    write_sheet(samples, tmp_path / "a sheet.html", evil)
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",  # which root cannot have
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--window-size=800,1200",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--screenshot={shot}",
+            (tmp_path / "a sheet.html").as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    with Image.open(shot) as opened:
+        shown = opened.convert("RGB")
+    assert shown.getpixel((5, 1195)) == shown.getpixel((795, 5)) == (255, 255, 255)
+    counts = {colour: count for count, colour in shown.getcolors(1 << 24) or []}
+    side = 160 * 160
+    for bright in ((254, 0, 0), (0, 0, 254)):  # what JPEG makes of red and blue
+        assert 0.95 * side < counts[bright] <= side
+    assert counts[204, 204, 204] >= 4 * 159  # the empty frame
 
 
 def test_a_picture_of_anything_is_the_same_bytes_each_time(tmp_path: Path) -> None:
