@@ -1,11 +1,12 @@
 """Search over the vectors of a domain, wired for the command line."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from features.encoders import Encoder, ReadyVectors, open_encoder
+from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
 from features.errors import FeatureError
 from features.search import Query, find_pictures, picture_query, search_content, search_item, text_query
 from features.sheets import sheet_form, write_sheet
@@ -39,10 +40,8 @@ def find(
     if by == "item":
         hits = search_item(tables, str(query), k)
     else:
-        asked = [_query(house, domain, by, query)]
-        if image is not None:
-            asked.append(_query(house, domain, "image", image))
-        hits = search_content(tables, asked, k)
+        asked = [(by, query)] if image is None else [(by, query), ("image", image)]
+        hits = search_content(tables, list(_queries(house, domain, asked)), k)
     named = _titles(house.store.require("core/items", domain).main, [hit.item_id for hit in hits])
     if sheet is not None:
         pictures = find_pictures(house.store.require("features/item_images", domain).path, list(named))
@@ -51,16 +50,19 @@ def find(
     return [{"item_id": hit.item_id, "title": named[hit.item_id], "score": hit.score} for hit in hits]
 
 
-def _query(house: House, domain: str, by: Literal["text", "image"], query: str | Path) -> Query:
-    encoder = _encoder(house, domain, by)
-    return text_query(encoder, str(query)) if by == "text" else picture_query(encoder, Path(query))
-
-
-def _encoder(house: House, domain: str, modality: Literal["text", "image"]) -> Encoder:
-    encoder = open_encoder(encoder_settings(house, domain, modality))
-    if isinstance(encoder, ReadyVectors):
-        raise FeatureError(f"the {modality} vectors of {domain} were made elsewhere, so only --item can search them")
-    return encoder
+def _queries(
+    house: House, domain: str, asked: Sequence[tuple[Literal["text", "image"], str | Path]]
+) -> Iterator[Query]:
+    """Words and pictures as the domain's encoders see them; one that reads both is opened once."""
+    encoders: dict[EncoderSettings, Encoder | ReadyVectors] = {}
+    for by, content in asked:
+        settings = encoder_settings(house, domain, by)
+        if settings not in encoders:
+            encoders[settings] = open_encoder(settings)
+        encoder = encoders[settings]
+        if isinstance(encoder, ReadyVectors):
+            raise FeatureError(f"the {by} vectors of {domain} were made elsewhere, so only --item can search them")
+        yield text_query(encoder, str(content)) if by == "text" else picture_query(encoder, Path(content))
 
 
 def _titles(items: Path, ids: list[str]) -> dict[str, str]:
