@@ -1,28 +1,30 @@
-"""Exact nearest items to a text, a picture or an item, and picture sheets to look at.
+"""Exact nearest items to a text, a picture or an item.
 
 Vectors that one encoder made are comparable whatever the modality (a CLIP puts texts and pictures in one
-space), so a query is compared with every view its encoder made. No index, no torch: a matrix product.
+space), so a query is compared with every table of vectors its encoder made. No index and no approximation: every
+item is scored.
 """
 
-import io
-import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from features.embeddings import Embeddings, read_embeddings
 from features.encoders import Encoder, EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.mapped import VectorTable
 from features.pictures import MAX_BYTES, PictureError, decode
 from features.shards import Place, read_bytes
-from features.tables import ITEM_IMAGES, read_table
 
-_BLOCK = 65_536
-"""Rows scored at once."""
+_BLOCK = 8192
+"""Rows that a thread scores at once."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +35,12 @@ class Hit:
     score: float
 
 
-class View:
-    """The vectors of one modality of a domain, at length 1, ready to be searched."""
+@dataclass(frozen=True)
+class Query:
+    """What is looked for: a vector [width] and the encoder that made it."""
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self.identity: EncoderIdentity = embeddings.identity
-        self.item_ids = embeddings.item_ids
-        self.present = embeddings.present
-        self.units = unit(embeddings.vectors)
-
-    @classmethod
-    def open(cls, folder: Path, noun: str) -> "View":
-        """The view of an artifact: its folder and noun (text_embeddings or image_embeddings)."""
-        return cls(read_embeddings(folder, noun))
-
-    def vector(self, item_id: str) -> Vectors | None:
-        """The item's vector [width] at length 1, or None where the modality is missing.
-
-        Raises:
-            FeatureError: no such item in the domain.
-        """
-        try:
-            row = self.item_ids.index(item_id)
-        except ValueError:
-            raise FeatureError(f"no item {item_id!r} in this domain; ids look like {self.item_ids[:3]}") from None
-        return self.units[row] if self.present[row] else None
+    vector: Vectors
+    identity: EncoderIdentity
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -66,40 +49,62 @@ def unit(vectors: Vectors) -> Vectors:
     return np.asarray(vectors / np.maximum(length, np.finfo(np.float32).tiny), np.float32)
 
 
-def search(views: Sequence[View], queries: Sequence[Vectors | None], k: int = 10) -> list[Hit]:
+def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: int = 10) -> list[Hit]:
     """The k items of the highest score, best first; of equal scores, the smaller item id first.
 
-    The score is the mean cosine over the views that have a query. An item without a vector in one of them
-    counts 0 there; an item without any is never a hit. Exact: every item is scored.
+    The score is the mean cosine over the tables that have a query. An item without a vector in one of them
+    counts 0 there; an item without any is never a hit. Equal vectors have equal scores, whatever the number of
+    threads.
 
     Args:
-        views: one or more, over the same items.
-        queries: per view, the query vector [width], or None to leave the view out.
+        tables: one or more, over the same items.
+        queries: per table, the query vector [width], or None to leave the table out.
         k: hits wanted; fewer come back when there are fewer items.
 
     Raises:
-        FeatureError: no view has a query, widths differ, or the views are not over the same items.
+        FeatureError: no table has a query, one is not finite or of another width, or the tables are over different
+            items.
     """
-    pairs = [(view, query) for view, query in zip(views, queries, strict=True) if query is not None]
+    pairs = [(table, query) for table, query in zip(tables, queries, strict=True) if query is not None]
     if not pairs:
         raise FeatureError("nothing to search by: the query has no vector in any view")
     ids = pairs[0][0].item_ids
-    scores = np.zeros(len(ids), np.float32)
-    candidates = np.zeros(len(ids), np.bool_)
-    for view, query in pairs:
-        if query.shape != (view.identity.width,):
+    scores = np.zeros(len(ids) + 1, np.float32)
+    candidates = np.zeros(len(ids) + 1, np.bool_)
+    for table, query in pairs:
+        if query.shape != (table.identity.width,):
             raise FeatureError(
-                f"a query of shape {query.shape} does not fit {view.identity.model}, {view.identity.width} "
+                f"a query of shape {query.shape} does not fit {table.identity.model}, {table.identity.width} "
                 "wide; encode it with the encoder that made the view"
             )
-        if view.item_ids is not ids and view.item_ids != ids:
+        if not np.isfinite(query).all():
+            raise FeatureError(f"a query of {table.identity.model} is not finite; search by item, or mend the encoder")
+        if table.item_ids is not ids and not table.item_ids.equals(ids):
             raise FeatureError("the views are over different items; use views of one domain and version")
-        direction = unit(query)
-        for start in range(0, len(ids), _BLOCK):
-            scores[start : start + _BLOCK] += view.units[start : start + _BLOCK] @ direction
-        candidates |= view.present
+        scores += _cosines(table, unit(query))
+        candidates |= table.present
     scores /= len(pairs)
-    return [Hit(ids[row], float(scores[row])) for row in _best(scores, candidates, k)]
+    return [Hit(ids[row - 1].as_py(), float(scores[row])) for row in _best(scores, candidates, k).tolist()]
+
+
+def _cosines(table: VectorTable, direction: Vectors) -> NDArray[np.float32]:
+    """Cosine [n+1] of every vector with a direction of length 1; 0 of a zero vector."""
+    cosines = np.empty(len(table.vectors), np.float32)
+
+    def multiply(start: int) -> None:
+        # Row by row: half the time of a matrix product with one column, whose sums would also depend on how rows are
+        # cut into blocks, so that equal vectors would get unequal scores.
+        block = slice(start, start + _BLOCK)
+        np.vecdot(table.vectors[block], direction, out=cosines[block])
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        list(pool.map(multiply, range(0, len(cosines), _BLOCK)))
+    cosines /= np.maximum(table.lengths, np.finfo(np.float32).tiny)
+    return cosines
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
@@ -113,13 +118,13 @@ def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) ->
     return rows[np.argsort(-scores[rows], kind="stable")][:k]
 
 
-def search_text(views: Sequence[View], encoder: Encoder, text: str, k: int = 10) -> list[Hit]:
-    """Nearest items to a text, over the views that this encoder made."""
-    return _search_content(views, encoder, encoder.encode_texts([text])[0], k)
+def text_query(encoder: Encoder, text: str) -> Query:
+    """Look for words."""
+    return Query(encoder.encode_texts([text])[0], encoder.identity)
 
 
-def search_picture(views: Sequence[View], encoder: Encoder, picture: Path, k: int = 10) -> list[Hit]:
-    """Nearest items to a picture file, over the views that this encoder made.
+def picture_query(encoder: Encoder, picture: Path) -> Query:
+    """Look for a picture file.
 
     Raises:
         FeatureError: the file is missing or is not a usable picture.
@@ -129,101 +134,70 @@ def search_picture(views: Sequence[View], encoder: Encoder, picture: Path, k: in
             image = decode(stream.read(MAX_BYTES))
     except (OSError, PictureError) as error:
         raise FeatureError(f"{picture}: cannot be used as a query: {error}") from error
-    return _search_content(views, encoder, encoder.encode_images([image])[0], k)
+    return Query(encoder.encode_images([image])[0], encoder.identity)
 
 
-def search_item(views: Sequence[View], item_id: str, k: int = 10) -> list[Hit]:
-    """Nearest items to an item, itself left out, each view queried by the item's own vector in it."""
-    hits = search(views, [view.vector(item_id) for view in views], k + 1)
+def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: int = 10) -> list[Hit]:
+    """Nearest items to words, a picture, or both, each compared with every table that its encoder made.
+
+    Several queries of one encoder are one: their mean direction.
+
+    Raises:
+        FeatureError: a query's encoder made none of the tables; see also :func:`search`.
+    """
+    for query in queries:
+        if not any(table.identity == query.identity for table in tables):
+            made = ", ".join(table.identity.model for table in tables) or "nothing"
+            raise FeatureError(
+                f"no vectors of encoder {query.identity.model} here (found: {made}); "
+                "search by item id, or embed the domain with this encoder"
+            )
+    return search(tables, [_direction(table, queries) for table in tables], k)
+
+
+def _direction(table: VectorTable, queries: Sequence[Query]) -> Vectors | None:
+    """The mean direction [width] of the queries that the table's encoder made; None if it made none."""
+    fitting = [unit(query.vector) for query in queries if query.identity == table.identity]
+    return np.mean(fitting, axis=0) if fitting else None
+
+
+def search_item(tables: Sequence[VectorTable], item_id: str, k: int = 10) -> list[Hit]:
+    """Nearest items to an item, itself left out, each table queried by the item's own vector in it.
+
+    Raises:
+        FeatureError: no such item; see also :func:`search`.
+    """
+    hits = search(tables, [_vector(table, item_id) for table in tables], k + 1)
     return [hit for hit in hits if hit.item_id != item_id][:k]
 
 
-def _search_content(views: Sequence[View], encoder: Encoder, query: Vectors, k: int) -> list[Hit]:
-    if not any(view.identity == encoder.identity for view in views):
-        made = ", ".join(view.identity.model for view in views) or "nothing"
-        raise FeatureError(
-            f"no vectors of encoder {encoder.identity.model} here (found: {made}); "
-            "search by item id, or embed the domain with this encoder"
-        )
-    return search(views, [query if view.identity == encoder.identity else None for view in views], k)
+def _vector(table: VectorTable, item_id: str) -> Vectors | None:
+    """The item's vector [width], or None where the modality is missing."""
+    row = table.rows([item_id])[0]
+    if not row:
+        raise FeatureError(f"no item {item_id!r} in this domain; ids look like {table.item_ids[:3].to_pylist()}")
+    return table.vectors[row] if table.present[row] else None
 
 
 def find_pictures(item_images: Path, item_ids: Sequence[str]) -> dict[str, bytes]:
-    """Original bytes of the pictures that some items have, from the folder of item_images."""
-    table = read_table(item_images / "item_images.parquet", ITEM_IMAGES)
-    wanted = set(item_ids)
-    places = table.select(["item_id", "shard", "offset", "bytes"]).to_pylist()
+    """Original bytes of the pictures that some items have, from the folder of item_images.
+
+    Only the row groups are read that may hold one of the items: the table is sorted by item_id.
+
+    Raises:
+        FeatureError: the table cannot be read.
+    """
+    path = item_images / "item_images.parquet"
+    try:
+        places = pq.read_table(
+            path,
+            columns=["item_id", "shard", "offset", "bytes"],
+            filters=pc.field("item_id").isin(pa.array(item_ids, pa.string())) & pc.field("shard").is_valid(),
+            partitioning=None,
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise FeatureError(f"{path}: cannot be read ({error}); rebuild item_images") from error
     return {
         row["item_id"]: read_bytes(item_images, Place(row["shard"], row["offset"]), row["bytes"])
-        for row in places
-        if row["item_id"] in wanted and row["shard"]
+        for row in places.to_pylist()
     }
-
-
-def contact_sheet(samples: Iterable[tuple[str, bytes | None]], columns: int = 5, tile: int = 160) -> Image.Image:
-    """Pictures in a grid, each with its label below; an empty frame where there is none.
-
-    Args:
-        samples: (label, bytes of a picture or None).
-        columns: tiles a row.
-        tile: pixels a side of a tile.
-    """
-    samples = list(samples)
-    font = ImageFont.load_default(12)
-    line, gap = 15, 8
-    height = tile + 2 * line + gap
-    rows = max(1, math.ceil(len(samples) / columns))
-    sheet = Image.new("RGB", (columns * (tile + gap) + gap, rows * height + gap), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, (label, data) in enumerate(samples):
-        left, top = gap + number % columns * (tile + gap), gap + number // columns * height
-        picture = _thumbnail(data, tile)
-        if picture:
-            sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
-        else:
-            pen.rectangle((left, top, left + tile - 1, top + tile - 1), outline="#cccccc")
-        for row, text in enumerate(_wrap(label, font, tile)):
-            pen.text((left, top + tile + 2 + row * line), text, fill="#333333", font=font)
-    return sheet
-
-
-def _thumbnail(data: bytes | None, side: int) -> Image.Image | None:
-    if data is None:
-        return None
-    try:
-        picture = decode(data)
-    except PictureError:
-        return None
-    picture.thumbnail((side, side))
-    return picture
-
-
-def _wrap(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """At most two lines of the label, the second cut with an ellipsis."""
-    lines = [""]
-    for word in label.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    shown = lines[:2]
-    for row, text in enumerate(shown):
-        cut = len(lines) > 2 and row == 1
-        while text and font.getlength(text + "…" * cut) > width:
-            text, cut = text[:-1], True
-        shown[row] = text + "…" * cut
-    return shown
-
-
-def write_sheet(samples: Iterable[tuple[Hit, str, bytes | None]], path: Path, columns: int = 5) -> None:
-    """Write search results as a PNG: (hit, title, picture or None) each, best first."""
-    labelled = ((f"{hit.score:.3f} {title}", data) for hit, title, data in samples)
-    contact_sheet(labelled, columns).save(path, "PNG")
-
-
-def png_bytes(sheet: Image.Image) -> bytes:
-    """A sheet as PNG, for a report page or metadata."""
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()

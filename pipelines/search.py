@@ -1,17 +1,20 @@
 """Search over the vectors of a domain, wired for the command line."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from features.encoders import Encoder, ReadyVectors, open_encoder
+from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
 from features.errors import FeatureError
-from features.search import View, find_pictures, search_item, search_picture, search_text, write_sheet
+from features.search import Query, find_pictures, picture_query, search_content, search_item, text_query
+from features.sheets import sheet_form, write_sheet
 from pipelines.assets.features import encoder_settings
+from pipelines.feature_store import feature_store
 from pipelines.settings import House
 
-_NOUNS = {"text": "text_embeddings", "image": "image_embeddings"}
+_VIEWS = ("text_embeddings", "image_embeddings")
 
 
 def find(
@@ -21,33 +24,45 @@ def find(
     by: Literal["text", "image", "item"],
     k: int = 10,
     sheet: Path | None = None,
+    *,
+    image: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The `k` items of `domain` nearest to words, to a picture file or to an item id, best first.
 
     Words and pictures are looked for in every kind of vectors that the encoder made which reads the query. With
-    `sheet`, the hits are also written there as a picture.
+    `image`, a picture is looked for together with the words. With `sheet`, the hits are also written there, as a
+    picture or as a page (:mod:`features.sheets`).
     """
-    folders = {kind: house.store.require(f"features/{noun}", domain).path for kind, noun in _NOUNS.items()}
-    views = [view for kind, noun in _NOUNS.items() if (view := View.open(folders[kind], noun)).present.any()]
-    match by:
-        case "item":
-            hits = search_item(views, str(query), k)
-        case "text":
-            hits = search_text(views, _encoder(house, domain, "text"), str(query), k)
-        case "image":
-            hits = search_picture(views, _encoder(house, domain, "image"), Path(query), k)
+    if sheet is not None:
+        sheet_form(sheet)  # a name that will not do is said before any work
+    store = feature_store(house)
+    tables = [table for view in _VIEWS if (table := store.vectors(domain, view)).present.any()]
+    if by == "item":
+        hits = search_item(tables, str(query), k)
+    else:
+        asked = [(by, query)] if image is None else [(by, query), ("image", image)]
+        hits = search_content(tables, list(_queries(house, domain, asked)), k)
     named = _titles(house.store.require("core/items", domain).main, [hit.item_id for hit in hits])
     if sheet is not None:
         pictures = find_pictures(house.store.require("features/item_images", domain).path, list(named))
-        write_sheet(((hit, named[hit.item_id], pictures.get(hit.item_id)) for hit in hits), sheet)
+        samples = [(hit, named[hit.item_id], pictures.get(hit.item_id)) for hit in hits]
+        write_sheet(samples, sheet, f"{domain}: {query}" + (f" and {image}" if image else ""))
     return [{"item_id": hit.item_id, "title": named[hit.item_id], "score": hit.score} for hit in hits]
 
 
-def _encoder(house: House, domain: str, modality: Literal["text", "image"]) -> Encoder:
-    encoder = open_encoder(encoder_settings(house, domain, modality))
-    if isinstance(encoder, ReadyVectors):
-        raise FeatureError(f"the {modality} vectors of {domain} were made elsewhere, so only --item can search them")
-    return encoder
+def _queries(
+    house: House, domain: str, asked: Sequence[tuple[Literal["text", "image"], str | Path]]
+) -> Iterator[Query]:
+    """Words and pictures as the domain's encoders see them; one that reads both is opened once."""
+    encoders: dict[EncoderSettings, Encoder | ReadyVectors] = {}
+    for by, content in asked:
+        settings = encoder_settings(house, domain, by)
+        if settings not in encoders:
+            encoders[settings] = open_encoder(settings)
+        encoder = encoders[settings]
+        if isinstance(encoder, ReadyVectors):
+            raise FeatureError(f"the {by} vectors of {domain} were made elsewhere, so only --item can search them")
+        yield text_query(encoder, str(content)) if by == "text" else picture_query(encoder, Path(content))
 
 
 def _titles(items: Path, ids: list[str]) -> dict[str, str]:

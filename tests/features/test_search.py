@@ -1,52 +1,49 @@
+import os
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from features.embeddings import Embeddings, embed_images, embed_texts
-from features.encoders import EncoderIdentity, EncoderSettings, open_encoder
+from features.embeddings import embed_images, embed_texts
+from features.encoders import EncoderSettings, open_encoder
 from features.errors import FeatureError
 from features.item_images import collect_images
 from features.item_text import build_item_text
+from features.mapped import VectorTable, open_table
 from features.search import (
     Hit,
-    View,
-    contact_sheet,
+    Query,
     find_pictures,
-    png_bytes,
+    picture_query,
     search,
+    search_content,
     search_item,
-    search_picture,
-    search_text,
-    write_sheet,
+    text_query,
+    unit,
 )
+from features.sheets import write_sheet
+from features.views import read_identity
 from tests.features.conftest import png
+from tests.features.vectors import identity
 
 
-def view(vectors: np.ndarray, present: np.ndarray | None = None, model: str = "m") -> View:
+def view(vectors: np.ndarray, present: np.ndarray | None = None, model: str = "m") -> VectorTable:
     count, width = vectors.shape
     present = np.ones(count, bool) if present is None else present
-    return View(
-        Embeddings(
-            item_ids=[f"item {n:04d}" for n in range(count)],
-            vectors=np.where(present[:, None], vectors, 0).astype(np.float32),
-            present=present,
-            content=[None] * count,
-            identity=EncoderIdentity(
-                model=model,
-                weights_sha256="",
-                preprocessing="",
-                precision="float32",
-                architecture="",
-                normalised=False,
-                width=width,
-            ),
-        )
+    vectors = np.where(present[:, None], vectors, 0).astype(np.float32)
+    return VectorTable(
+        item_ids=pa.array([f"item {n:05d}" for n in range(count)], pa.large_string()),
+        vectors=np.concatenate([np.zeros((1, width), np.float32), vectors]),
+        present=np.concatenate([[False], present]),
+        lengths=np.concatenate([[0], np.linalg.norm(vectors, axis=1)]).astype(np.float32),
+        identity=identity(width, model),
     )
 
 
@@ -81,29 +78,47 @@ def test_hits_are_those_of_a_full_sort(vectors, query, k, data) -> None:
         assert (-one.score, one.item_id) < (-two.score, two.item_id)
 
 
+steps = st.integers(-3, 3).map(lambda n: 1 + n * 2.0**-23)
+
+
+@given(arrays(np.float32, st.tuples(st.integers(2, 60), st.just(4)), elements=steps), st.integers(1, 60), st.data())
+def test_near_ties_and_ties_are_ranked_by_score_then_id(vectors: np.ndarray, k: int, data: st.DataObject) -> None:
+    """Vectors that differ in their last bits, some of them twice: the order is that of a full sort of the scores."""
+    vectors = np.concatenate([vectors, vectors[data.draw(st.lists(st.integers(0, len(vectors) - 1)))]])
+    table = view(vectors)
+    scores = np.array([np.dot(row, unit(vectors[0])) for row in vectors], np.float32) / table.lengths[1:]
+    order = sorted(range(len(vectors)), key=lambda row: (-scores[row], row))
+    hits = search([table], [vectors[0]], k)
+    assert [int(hit.item_id.split()[1]) for hit in hits] == order[:k]
+    assert [hit.score for hit in hits] == scores[order[:k]].tolist()
+
+
+def test_equal_vectors_are_equal_wherever_they_lie() -> None:
+    """Across blocks and threads, at any place in a block."""
+    vectors = np.random.default_rng(0).normal(size=(20_001, 33)).astype(np.float32)
+    vectors[np.arange(0, 20_001, 97)] = vectors[0]
+    hits = search([view(vectors)], [vectors[0]], 207)
+    assert [hit.item_id for hit in hits] == [f"item {n:05d}" for n in range(0, 20_001, 97)]
+    assert len({hit.score for hit in hits}) == 1
+
+
 def test_two_views_are_averaged_and_a_missing_one_counts_zero() -> None:
     texts = view(np.array([[1, 0], [1, 0], [0, 1], [1, 0]]), np.array([True, True, True, False]))
     pictures = view(np.array([[0, 2], [5, 0], [0, 1], [1, 0]]), np.array([False, True, True, False]))
     query = np.array([1, 0], np.float32)
     hits = search([texts, pictures], [query, query])
-    assert hits == [Hit("item 0001", 1.0), Hit("item 0000", 0.5), Hit("item 0002", 0.0)]
-    assert search([texts, pictures], [query, None], 1) == [Hit("item 0000", 1.0)]
-    assert search_item([texts, pictures], "item 0000", 1) == [Hit("item 0001", 1.0)]
+    assert hits == [Hit("item 00001", 1.0), Hit("item 00000", 0.5), Hit("item 00002", 0.0)]
+    assert search([texts, pictures], [query, None], 1) == [Hit("item 00000", 1.0)]
+    assert search_item([texts, pictures], "item 00000", 1) == [Hit("item 00001", 1.0)]
     assert search([texts], [query], 0) == []
-
-
-def test_blocks_do_not_change_the_answer(monkeypatch) -> None:
-    random = np.random.default_rng(0)
-    vectors, query = random.normal(size=(1000, 8)), random.normal(size=8).astype(np.float32)
-    whole = search([view(vectors)], [query], 20)
-    monkeypatch.setattr("features.search._BLOCK", 77)
-    assert [hit.item_id for hit in search([view(vectors)], [query], 20)] == [hit.item_id for hit in whole]
 
 
 def test_queries_that_do_not_fit() -> None:
     one = view(np.eye(3))
     with pytest.raises(FeatureError, match="does not fit m, 3 wide"):
         search([one], [np.ones(4, np.float32)])
+    with pytest.raises(FeatureError, match="a query of m is not finite"):
+        search([one], [np.array([1, np.nan, 0], np.float32)])
     with pytest.raises(FeatureError, match="no vector in any view"):
         search([one], [None])
     with pytest.raises(FeatureError, match="different items"):
@@ -126,19 +141,24 @@ def test_from_files_to_a_sheet(catalogue, folder, tiny_clip: Path, tmp_path: Pat
     encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
     embed_texts(text, encoder, texts)
     embed_images(images, encoder, pictures)
-    views = [View.open(texts, "text_embeddings"), View.open(pictures, "image_embeddings")]
+    views = [
+        VectorTable.of(open_table(made / f"{noun}.parquet", tmp_path / "cache" / noun / "v"), read_identity(made))
+        for made, noun in ((texts, "text_embeddings"), (pictures, "image_embeddings"))
+    ]
 
-    assert search_text(views[:1], encoder, "red mug")[0].item_id == "a"
-    hits = search_picture(views[1:], encoder, root / "1.png")
+    words, picture = text_query(encoder, "red mug"), picture_query(encoder, root / "1.png")
+    assert search_content(views[:1], [words])[0].item_id == "a"
+    hits = search_content(views[1:], [picture])
     assert hits[0].item_id == "b/."
     assert hits[0].score == pytest.approx(1, abs=1e-5)
-    assert len(search_text(views, encoder, "red mug")) == 4
+    assert len(search_content(views, [words])) == 4
+    assert len(search_content(views, [words, picture], 2)) == 2
     with pytest.raises(FeatureError, match="no vectors of encoder"):
-        search_text([view(np.eye(3))], encoder, "red mug")
+        search_content([view(np.eye(3))], [words])
     with pytest.raises(FeatureError, match=r"nothing\.png: cannot be used as a query"):
-        search_picture(views, encoder, root / "nothing.png")
+        picture_query(encoder, root / "nothing.png")
 
-    found = find_pictures(images, list(items))
+    found = find_pictures(images, [*items, "nobody"])
     assert found == {"a": png("red"), "b/.": png("blue"), "d": png("lime")}
     sheet = tmp_path / "sheet.png"
     write_sheet([(Hit(item_id, 0.5), f"{colour} mug", found.get(item_id)) for item_id, colour in items.items()], sheet)
@@ -147,14 +167,37 @@ def test_from_files_to_a_sheet(catalogue, folder, tiny_clip: Path, tmp_path: Pat
         assert picture.getpixel((88 + 168, 88)) == (0, 0, 255)
 
 
-def test_a_sheet_of_anything() -> None:
-    samples = [
-        ("a very long label " * 9, png()),
-        ("", None),
-        ("x" * 200, b"not a picture"),
-        ("ключ", png("blue")),
+def test_words_and_a_picture_together() -> None:
+    """Their mean direction, for each table that their encoder made; a query that fits none is an error."""
+    texts, pictures = view(np.eye(3), model="a"), view(np.eye(3)[::-1].copy(), model="b")
+    x, y, z = (Query(3 * row.astype(np.float32), texts.identity) for row in np.eye(3))
+    hits = search_content([texts], [x, Query(y.vector / 9, y.identity)])
+    assert [(hit.item_id, round(hit.score, 6)) for hit in hits] == [
+        ("item 00000", 0.707107),
+        ("item 00001", 0.707107),
+        ("item 00002", 0),
     ]
-    sheet = contact_sheet(iter(samples), columns=3)
-    assert sheet.size[0] == 3 * 168 + 8
-    assert png_bytes(sheet) == png_bytes(contact_sheet(samples, columns=3))
-    assert contact_sheet([]).size[1] > 0
+    mixed = search_content([texts, pictures], [x, Query(z.vector, pictures.identity)])
+    assert mixed[0] == Hit("item 00000", 1.0)
+    with pytest.raises(FeatureError, match="no vectors of encoder b here"):
+        search_content([texts], [x, Query(z.vector, pictures.identity)])
+
+
+def test_pictures_of_some_items_read_some_row_groups(tmp_path: Path) -> None:
+    """A row group that holds none of the items need not even be readable."""
+    ids = [f"{n:02d}" for n in range(20)]
+    table = pa.table({"item_id": ids, "shard": ["images-000000.tar"] * 20, "offset": range(20), "bytes": [1] * 20})
+    path = tmp_path / "item_images.parquet"
+    pq.write_table(table, path, row_group_size=5, compression="none")
+    (tmp_path / "images-000000.tar").write_bytes(bytes(range(20)))
+    group = pq.read_metadata(path).row_group(0)
+    start, stop = group.column(0).dictionary_page_offset, group.column(3).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start:stop] = os.urandom(stop - start)
+    path.write_bytes(data)
+    assert find_pictures(tmp_path, ["17", "nobody", "08"]) == {"08": b"\x08", "17": b"\x11"}
+    assert find_pictures(tmp_path, []) == {}
+    with pytest.raises(FeatureError, match="rebuild item_images"):
+        find_pictures(tmp_path, ["03"])
+    with pytest.raises(FeatureError, match="rebuild item_images"):
+        find_pictures(tmp_path / "nowhere", ["03"])
