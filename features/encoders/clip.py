@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from features.encoders.models import TEXT_TOKENS, describe, model_folder
@@ -13,7 +14,7 @@ from features.encoders.protocol import EncoderIdentity, Vectors
 from features.errors import FeatureError
 
 BATCH = 32
-"""Contents in a forward pass."""
+"""Texts in a forward pass."""
 
 
 class SentenceTransformersEncoder:
@@ -34,6 +35,7 @@ class SentenceTransformersEncoder:
         limit = self._model.max_seq_length
         if isinstance(limit, int) and limit > TEXT_TOKENS:
             self._model.max_seq_length = TEXT_TOKENS
+        self.device = str(self._model.device)
         first, *others = self._model
         modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
         self.identity = EncoderIdentity(
@@ -45,23 +47,52 @@ class SentenceTransformersEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, width]; texts are cut at TEXT_TOKENS or the model's own limit."""
-        return self._encode("text", list(texts))
+        self._check("text")
+        if not texts:
+            return np.empty((0, self.identity.width), np.float32)
+        vectors = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)
+        return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """Vectors [n, width] of RGB pictures."""
-        return self._encode("image", list(images))
+        if not images:
+            return np.empty((0, self.identity.width), np.float32)
+        preparation = self.preparation
+        return self.encode_prepared(np.stack([preparation(image) for image in images]))
 
-    def _encode(self, modality: str, contents: list[Any]) -> Vectors:
+    @property
+    def preparation(self) -> "_Preparation":
+        """Resizes, crops and normalises one RGB picture: [3, H, W]."""
+        self._check("image")
+        return _Preparation(self._model[0].processor.image_processor)
+
+    def encode_prepared(self, batch: Any) -> Vectors:
+        """Vectors [n, width] of prepared pictures: an array or tensor [n, 3, H, W]."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.as_tensor(batch).to(self.device, non_blocking=True)
+            vectors = self._model({"pixel_values": pixels, "modality": "image"})["sentence_embedding"]
+        return np.ascontiguousarray(vectors.float().cpu().numpy())
+
+    def _check(self, modality: str) -> None:
         if not self._model.supports(modality):
             raise FeatureError(
                 f"encoder model {self.identity.model!r} cannot encode {modality}s, only "
                 f"{', '.join(map(str, self._model.modalities))}; use a CLIP model such as sample-clip or "
                 "clip-ViT-B-32, ready vectors (kind: vectors), or kind: none"
             )
-        if not contents:
-            return np.empty((0, self.identity.width), np.float32)
-        vectors = self._model.encode(contents, batch_size=BATCH, show_progress_bar=False)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """The image half of a processor, which knows nothing of weights."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        pixels: NDArray[np.float32] = self.processor(image, return_tensors="np")["pixel_values"][0]
+        return pixels
 
 
 @contextmanager

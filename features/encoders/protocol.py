@@ -1,8 +1,8 @@
 """What an encoder is: two methods and an identity; and the settings that name one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class EncoderSettings:
     """vectors: name of its fixed-size-list column."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Number format of the vectors in Parquet; they are computed in `precision`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,24 @@ class Encoder(Protocol):
         """What made the vectors."""
         ...
 
+    @property
+    def device(self) -> str:
+        """torch's name of the device that encodes: cpu, cuda, cuda:1 ..."""
+        ...
+
+    @property
+    def preparation(self) -> Callable[[Image.Image], NDArray[np.float32]]:
+        """Resizes, crops and normalises one RGB picture: [3, H, W]. Without weights, so that it pickles small.
+
+        Raises:
+            FeatureError: the encoder cannot see pictures.
+        """
+        ...
+
+    def encode_prepared(self, batch: Any) -> Vectors:
+        """Vectors [n, width] of prepared pictures: an array or tensor [n, 3, H, W], on any device."""
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, width] of texts; what exceeds the token limit is cut.
 
@@ -72,7 +92,7 @@ class Encoder(Protocol):
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        """Vectors [n, width] of RGB pictures.
+        """Vectors [n, width] of RGB pictures: prepared, stacked, encoded.
 
         Raises:
             FeatureError: the encoder cannot see pictures.
