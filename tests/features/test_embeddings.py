@@ -211,7 +211,7 @@ def test_a_vector_that_is_not_finite_is_an_error(domain, folder, tmp_path: Path)
 def test_a_vector_beyond_half_precision_is_an_error(domain, folder) -> None:
     text, _ = domain(ITEMS)
     out = folder("out")
-    with pytest.raises(FeatureError, match="float16 .* gives item 'b' a vector that is not finite"):
+    with pytest.raises(FeatureError, match=r"float16 .* gives item 'b' a vector that is not finite"):
         embed_texts(text, Constant(1e5), out, storage="float16")
     assert not list(out.iterdir())
     assert embed_texts(text, Constant(1e5), out).encoded == 3

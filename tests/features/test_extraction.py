@@ -136,7 +136,7 @@ def test_a_table_is_not_written_before_all_ranks_are_done(
 ) -> None:
     monkeypatch.setattr(embeddings, "SEGMENT", 16)
     out = folder("out")
-    with pytest.raises(FeatureError, match="contents are not in the cache .* other ranks are not done"):
+    with pytest.raises(FeatureError, match=r"contents are not in the cache .* other ranks are not done"):
         embed("text", items["text"], tmp_path / "cache", out, share=Share(1, 2))
     assert not list(out.iterdir())
 
@@ -228,7 +228,7 @@ def test_two_processes_of_torchrun_write_what_one_writes(items, tmp_path: Path, 
         *("-m", "features.extraction", "image", "--items", str(items["image"]), "--model", str(tiny_clip)),
         *("--device", "cpu", "--storage", "float16"),
     ]
-    ranks = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     for launcher, out in ([], one), (ranks, two):
         done = subprocess.run(
             [sys.executable, *launcher, *command, "--cache", str(tmp_path / f"{out.name} cache"), "--out", str(out)],
@@ -237,7 +237,7 @@ def test_two_processes_of_torchrun_write_what_one_writes(items, tmp_path: Path, 
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
     assert table(two, "image") == table(one, "image")
