@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.encoders import Encoder, EncoderIdentity, ReadyVectors, Vectors
+from features.encoders.probe import check_probe, probe_vectors
 from features.errors import FeatureError
 from features.item_text import content_sha256
 from features.loading import Original, choose_workers, prepared
@@ -122,7 +123,8 @@ def embed_texts(
         progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, or a vector is not finite.
+        FeatureError: an input cannot be read, a vector is not finite, or the encoder no longer makes the vectors that
+            it made of the same probes before.
     """
     table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
     ids = table["item_id"].to_pylist()
@@ -167,7 +169,7 @@ def embed_images(
         progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, shards and table disagree, a vector is not finite, or a process died.
+        FeatureError: an input cannot be read, shards and table disagree, a process died, or as :func:`embed_texts`.
     """
     table = read_table(item_images / "item_images.parquet", ITEM_IMAGES)
     ids = table["item_id"].to_pylist()
@@ -262,7 +264,7 @@ def _embed(
         if cache_root is None:
             cache_root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cache = VectorCache(cache_root, work.modality, identity)
-        encoded = _fill(work, encode, identity, cache, progress)
+        encoded = _fill(work, encode, encoder, cache, progress)
         rows = [row for row, digest in enumerate(digests) if digest is not None]
         if out is not None:
             vectors = np.zeros((len(ids), identity.width), np.float32)
@@ -285,7 +287,7 @@ def _embed(
     )
 
 
-def _fill(work: _Work, encode: Encode, identity: EncoderIdentity, cache: VectorCache, progress: Progress) -> int:
+def _fill(work: _Work, encode: Encode, encoder: Encoder, cache: VectorCache, progress: Progress) -> int:
     """Encode into the cache, chunk by chunk, what it lacks of this process's segments; how many contents that were."""
     segments = work.mine()
     _, known = cache.look_up([digest for segment in segments for digest in work.contents(segment)])
@@ -295,18 +297,28 @@ def _fill(work: _Work, encode: Encode, identity: EncoderIdentity, cache: VectorC
     total, done = sum(map(len, lacking)), 0
     if not total:
         return 0
+    _probe(encoder, cache)
     made = encode([batch for chunk in chunks for batch in chunk])
     for chunk in chunks:
         vectors = []
         for rows in chunk:
             batch = next(made)
-            _check_finite(batch, [work.ids[row] for row in rows], work.noun, f"encoder {identity.model} gave")
+            _check_finite(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
             vectors.append(batch)
             done += len(rows)
             if progress:
                 progress(done, total)
         cache.add([digest for rows in chunk for digest in work.contents(rows)], np.concatenate(vectors))
     return total
+
+
+def _probe(encoder: Encoder, cache: VectorCache) -> None:
+    """Hold the encoder to the probe vectors it once made, so that one cache never mixes what two have made."""
+    now, then = probe_vectors(encoder), cache.probe()
+    if then is None:
+        cache.keep_probe(now)
+    else:
+        check_probe(then, now, encoder.identity)
 
 
 def _cut(rows: list[int], size: int) -> list[list[int]]:

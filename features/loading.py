@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing import ProcessError
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from features.errors import FeatureError
-from features.pictures import PictureError, bounded, decode
+from features.pictures import PictureError, decode
 from features.shards import Place, read_bytes
 
 Preparation = Callable[[Image.Image], NDArray[np.float32]]
@@ -103,7 +104,7 @@ def _picture(folder: Path, original: Original) -> Image.Image:
     if sha256(data).hexdigest() != original.sha256:
         raise FeatureError(f"{folder}: shards and table disagree at item {original.item_id!r}; rebuild item_images")
     try:
-        return bounded(decode(data))
+        return decode(data)
     except PictureError as problem:
         raise FeatureError(f"{folder}: picture of {original.item_id!r} is {problem}; rebuild item_images") from problem
 
@@ -150,7 +151,8 @@ def _in_processes(
             if isinstance(batch, str):
                 raise FeatureError(batch)
             yield batch
-    except RuntimeError as error:
+    # Which of these depends on what the process was doing: sending a batch, or making one.
+    except (RuntimeError, OSError, EOFError, ProcessError) as error:
         raise FeatureError(
             f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts too), give it more or "
             "use fewer workers; workers=0 decodes without processes"

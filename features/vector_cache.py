@@ -2,6 +2,7 @@
 
     <root>/<text|image>-<first 16 hex digits of the identity's sha256>/
         encoder.json            the identity, for people and for clean-up
+        probe.json              what this encoder made of the probes (:mod:`features.encoders.probe`), once
         <sha256>.parquet        a part: content_sha256 string, vector fixed-size list of float32
 
 A part is named by the sha256 of its bytes, written elsewhere in the folder, flushed, and renamed into place, so a part
@@ -29,9 +30,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.encoders import EncoderIdentity, Vectors
+from features.encoders.probe import Probe
 
 _log = logging.getLogger("mmm4rec")
 
+_PROBE = "probe.json"
 _UNFINISHED = ".part"
 _ABANDONED = 24 * 3600
 """Seconds after which an unfinished file belongs to a process that died."""
@@ -96,6 +99,19 @@ class VectorCache:
         pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
         self._make_folder()
         self._write(f"{sha256(buffer.getbuffer()).hexdigest()}.parquet", buffer.getvalue())
+
+    def probe(self) -> Probe | None:
+        """The probe vectors kept here; None where there are none, or none that can be read."""
+        try:
+            kept = json.loads((self.folder / _PROBE).read_text("utf-8"))
+            return {str(name): [float(number) for number in vector] for name, vector in kept.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def keep_probe(self, probe: Probe) -> None:
+        """Keep the probe vectors of this encoder."""
+        self._make_folder()
+        self._write(_PROBE, (json.dumps(probe, indent=1, sort_keys=True) + "\n").encode())
 
     def _make_folder(self) -> None:
         """Make the folder, say whose it is, and remove what died there."""

@@ -12,6 +12,7 @@ from PIL import Image
 from features.encoders.models import TEXT_TOKENS, describe, model_folder
 from features.encoders.protocol import EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.pictures import bounded
 
 BATCH = 32
 """Texts in a forward pass."""
@@ -91,7 +92,7 @@ class _Preparation:
     processor: Any
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        pixels: NDArray[np.float32] = self.processor(image, return_tensors="np")["pixel_values"][0]
+        pixels: NDArray[np.float32] = self.processor(bounded(image), return_tensors="np")["pixel_values"][0]
         return pixels
 
 

@@ -198,6 +198,9 @@ class Constant:
     def encode_texts(self, texts):
         return np.array([[1, 2, self.wrong if text == "blue lamp" else 3] for text in texts], np.float32)
 
+    def encode_images(self, images):
+        raise FeatureError("only texts")
+
 
 def test_a_vector_that_is_not_finite_is_an_error(domain, folder, tmp_path: Path) -> None:
     text, _ = domain(ITEMS)
@@ -205,7 +208,7 @@ def test_a_vector_that_is_not_finite_is_an_error(domain, folder, tmp_path: Path)
     with pytest.raises(FeatureError, match="encoder constant gave item 'b' a vector that is not finite"):
         embed_texts(text, Constant(np.inf), out, cache=tmp_path / "cache")
     assert not list(out.iterdir())
-    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.glob("cache/*/*.parquet"))
 
 
 def test_a_vector_beyond_half_precision_is_an_error(domain, folder) -> None:
@@ -215,6 +218,31 @@ def test_a_vector_beyond_half_precision_is_an_error(domain, folder) -> None:
         embed_texts(text, Constant(1e5), out, storage="float16")
     assert not list(out.iterdir())
     assert embed_texts(text, Constant(1e5), out).encoded == 3
+
+
+class Drifted(Constant):
+    """The same files, but what is made of them has changed."""
+
+    def encode_texts(self, texts):
+        return super().encode_texts(texts) * 1.1
+
+
+def test_an_encoder_that_changed_silently_is_caught_before_it_encodes(domain, folder, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    text, _ = domain(ITEMS)
+    more, _ = domain(ITEMS | {"f": ("green mug", None)})
+    embed_texts(text, Constant(3), folder("first"), cache=cache)
+    assert embed_texts(text, Drifted(3), folder("second"), cache=cache).reused == 3  # nothing to encode
+    with pytest.raises(FeatureError, match="'constant' no longer makes the vectors it made"):
+        embed_texts(more, Drifted(3), folder("third"), cache=cache)
+    assert embed_texts(more, Constant(3), folder("fourth"), cache=cache).encoded == 1
+    (probe,) = cache.glob("*/probe.json")
+    whole = probe.read_bytes()
+    for damaged in (b"", b"[1]", b'{"a": 1}', whole[:-9]):
+        probe.write_bytes(damaged)
+        more, _ = domain(ITEMS | {"f": (f"mug {damaged!r}", None)})
+        assert embed_texts(more, Constant(3), folder(f"again {len(damaged)}"), cache=cache).encoded == 1
+        assert probe.read_bytes() == whole
 
 
 def test_no_encoder_leaves_all_missing(domain, folder) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from features import embeddings
 from features.embeddings import Share, embed_images, embed_texts, read_embeddings
@@ -229,17 +230,23 @@ def test_two_processes_of_torchrun_write_what_one_writes(items, tmp_path: Path, 
         *("--device", "cpu", "--storage", "float16"),
     ]
     ranks = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    for launcher, out in ([], one), (ranks, two):
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, "--cache", str(tmp_path / f"{out.name} cache"), "--out", str(out)],
-            cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        settings = EncoderSettings(model=str(tiny_clip), storage="float16")
+        extract("image", items["image"], settings, tmp_path / "one cache", one, device="cpu")
+    finally:
+        torch.set_num_threads(threads)
+    done = subprocess.run(
+        [sys.executable, *ranks, *command, "--cache", str(tmp_path / "two cache"), "--out", str(two)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
     assert table(two, "image") == table(one, "image")
     assert "rank 0 of 2" in done.stderr
     assert "rank 1 of 2" in done.stderr

@@ -60,6 +60,9 @@ class Telltale:
     def encode_texts(self, texts: list[str]) -> Vectors:
         return self._encode([text.encode() for text in texts])
 
+    def encode_images(self, images: list[Image.Image]) -> Vectors:
+        return self.encode_prepared([self.preparation(image) for image in images])
+
     def encode_prepared(self, batch: Any) -> Vectors:
         return self._encode([np.asarray(one).tobytes() for one in batch])
 
