@@ -37,13 +37,14 @@ from features.tables import ITEM_IMAGES, ITEM_TEXT, write_table
 from features.vector_cache import VectorCache
 
 BATCH = 64
+"""Pictures in a batch, here and there."""
 SIDE = 224
 
 
 def main() -> None:
     """Make pictures, shards and a model, measure, show."""
     options = arguments(__doc__ or "", repeats=3, pictures=0)
-    count = options.pictures or (48 if options.quick else 512)
+    count = options.pictures or (48 if options.quick else 256)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = jpegs(count)

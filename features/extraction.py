@@ -70,7 +70,7 @@ def extract(
         share: this rank, of how many. Ranks of more than one need the environment that torchrun gives them.
         device: torch's name of one; auto takes the GPU of this local rank if there is one.
         workers: processes that decode pictures; None chooses.
-        batch_size: contents handed to the encoder at once; None takes the default of the modality.
+        batch_size: contents handed to the encoder at once; None takes that of the modality and device.
 
     Raises:
         FeatureError: see :func:`features.embeddings.embed_texts`; `out` is not empty.
