@@ -1,12 +1,26 @@
 """Embeddings: the vector of every item of a domain, with a mask, a content hash and the encoder's identity.
 
-Items go to the encoder in item_id order, in fixed batches, so the same inputs give the same bytes on a CPU.
-A vector can differ in its last bits with the contents encoded beside it, because padding and matrix kernels
-follow the batch: a run that reuses vectors agrees with a full one to rounding, not to the bit.
+A content is encoded once: its vector goes into the vector cache (:mod:`features.vector_cache`), and the table is
+composed from there. So a run that was killed goes on where it stood, a new version encodes what is new, and several
+processes can share the encoding.
+
+How the work is cut follows from the items alone. The distinct contents, each at its first item, form segments: the
+pictures of a shard, or the texts of SEGMENT items in a row. A segment is one process's; of its contents, those that
+the cache lacks are encoded in item order, in batches, and every CHUNK of them is committed to the cache as one.
+What a killed run leaves of a segment is therefore a whole number of chunks, and the rest is cut as it was before.
+
+To the bit the same, on one kind of device with one number of threads: a run, the same run killed at any moment and
+taken up again, the same run by any number of ranks and workers, and any number of repetitions over one cache.
+To rounding only: a run over a cache that had other contents to begin with, which an earlier version, another domain
+or a damaged part has left, against a run over an empty one; and one beside which another process encodes the same
+contents. There the batches differ, and with them the padding and the order of a matrix kernel's sums.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,31 +30,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from features.encoders import Encoder, EncoderIdentity, ReadyVectors, Vectors
+from features.encoders.probe import check_probe, probe_vectors
 from features.errors import FeatureError
 from features.item_text import content_sha256
-from features.pictures import PictureError, bounded, decode
-from features.shards import read_shards
-from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, embedding_schema, read_table
+from features.loading import Original, choose_workers, prepared
+from features.shards import Place
+from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embedding_schema, read_table
+from features.vector_cache import VectorCache
+
+_log = logging.getLogger("mmm4rec")
+
+SEGMENT = 8192
+"""Items whose texts are one process's work."""
+CHUNK = 1024
+"""Contents committed to the cache at once: what a killed run loses at most."""
 
 Progress = Callable[[int, int], None] | None
+Encode = Callable[[list[list[int]]], Iterator[Vectors]]
+"""The vectors of batches of rows, batch by batch."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSummary:
-    """How the vectors of `items` came about; the four counts add up to it."""
+    """How the vectors of `items` came about; encoded, reused, imported and missing add up to it."""
 
     items: int
     encoded: int
     """Contents that went through the encoder."""
     reused: int
-    """Vectors of the same content by the same encoder, taken from the previous version."""
+    """Vectors of a content that was encoded before, in another run or for another item."""
     imported: int
     """Ready vectors."""
     missing: int
     """Items without this modality: zeros, present = false."""
+    damaged: int
+    """Parts of the cache that were damaged; what they held was encoded again."""
     encoder: dict[str, Any]
     """The encoder's identity."""
 
@@ -56,14 +82,29 @@ class Embeddings:
     identity: EncoderIdentity
 
 
+@dataclass(frozen=True)
+class Share:
+    """What part of the work is this process's: that of `rank`, 0..`world`-1."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Share()
+"""All of the work."""
+
+
 def embed_texts(
     item_text: Path,
     encoder: Encoder | ReadyVectors,
-    out: Path,
+    out: Path | None,
     *,
     form: Literal["clean", "published"] = "clean",
-    previous: Path | None = None,
+    cache: Path | None = None,
+    storage: Storage = "float32",
+    share: Share = ALONE,
     batch_size: int = 256,
+    chunk_size: int = CHUNK,
     progress: Progress = None,
 ) -> EmbeddingSummary:
     """Write text_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
@@ -71,69 +112,91 @@ def embed_texts(
     Args:
         item_text: folder of item_text.parquet; decides the items.
         encoder: encodes the texts, or knows the vectors of the items.
-        out: empty folder.
+        out: empty folder; None encodes what the cache lacks and writes no table.
         form: the text that is encoded; its sha256 becomes content_sha256.
-        previous: folder of an earlier result; vectors of unchanged content by this encoder are taken from it.
+        cache: folder of the vector caches; None forgets what was encoded.
+        storage: number format of the table.
+        share: part of the contents to encode. A table needs all of them: it is written by a process alone (the
+            default), after the others are done.
         batch_size: texts handed to the encoder at once.
-        progress: called with (done, total) contents.
+        chunk_size: texts committed to the cache at once.
+        progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, or a vector is not finite.
+        FeatureError: an input cannot be read, a vector is not finite, or the encoder no longer makes the vectors that
+            it made of the same probes before.
     """
     table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
     ids = table["item_id"].to_pylist()
     if isinstance(encoder, ReadyVectors):
-        return _import(ids, encoder, out, "text_embeddings", progress)
+        return _import(ids, encoder, out, "text", storage, progress)
     texts = table["text_clean" if form == "clean" else "text"].to_pylist()
     digests = [None if text is None else content_sha256(text) for text in texts]
 
-    def encode(rows: list[int]) -> Iterator[Vectors]:
-        for batch in _batches(rows, batch_size):
-            yield encoder.encode_texts([texts[row] for row in batch])
+    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
+        return (encoder.encode_texts([texts[row] for row in batch]) for batch in batches)
 
-    return _embed(ids, digests, encode, encoder.identity, out, "text_embeddings", previous, progress)
+    work = _Work("text", ids, digests, [row // SEGMENT for row in range(len(ids))], batch_size, chunk_size, share)
+    return _embed(work, encode, encoder, out, cache, storage, progress)
 
 
 def embed_images(
     item_images: Path,
     encoder: Encoder | ReadyVectors,
-    out: Path,
+    out: Path | None,
     *,
-    previous: Path | None = None,
-    batch_size: int = 64,
+    cache: Path | None = None,
+    storage: Storage = "float32",
+    share: Share = ALONE,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    chunk_size: int = CHUNK,
     progress: Progress = None,
 ) -> EmbeddingSummary:
     """Write image_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
     Args:
-        item_images: folder of item_images.parquet and its shards; decides the items. A shard is read only
-            if it holds a picture that has to be encoded.
+        item_images: folder of item_images.parquet and its shards; decides the items. Of the shards, only what has
+            to be encoded is read.
         encoder: encodes the pictures, or knows the vectors of the items.
-        out: empty folder.
-        previous: folder of an earlier result; vectors of unchanged content by this encoder are taken from it.
-        batch_size: pictures decoded and handed to the encoder at once.
-        progress: called with (done, total) contents.
+        out: empty folder; None encodes what the cache lacks and writes no table.
+        cache: folder of the vector caches; None forgets what was encoded.
+        storage: number format of the table.
+        share: part of the contents to encode, as in :func:`embed_texts`.
+        workers: processes that decode; 0 decodes in this one, None chooses.
+        batch_size: pictures handed to the encoder at once; None: 128 on a GPU, else 64.
+        chunk_size: pictures committed to the cache at once.
+        progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, shards and table disagree, or a vector is not finite.
+        FeatureError: an input cannot be read, shards and table disagree, a process died, or as :func:`embed_texts`.
     """
     table = read_table(item_images / "item_images.parquet", ITEM_IMAGES)
     ids = table["item_id"].to_pylist()
     if isinstance(encoder, ReadyVectors):
-        return _import(ids, encoder, out, "image_embeddings", progress)
+        return _import(ids, encoder, out, "image", storage, progress)
+    batch_size = batch_size or (128 if encoder.device.startswith("cuda") else 64)
     digests, shards = table["sha256"].to_pylist(), table["shard"].to_pylist()
+    offsets, sizes = table["offset"].to_pylist(), table["bytes"].to_pylist()
 
-    def encode(rows: list[int]) -> Iterator[Vectors]:
-        expected = {ids[row]: digests[row] for row in rows}
-        pictures = _pictures(item_images, sorted({shards[row] for row in rows}), expected)
-        for batch in _batches(rows, batch_size):
-            yield encoder.encode_images([next(pictures) for _ in batch])
+    def original(row: int) -> Original:
+        return Original(ids[row], digests[row], Place(shards[row], offsets[row]), sizes[row])
 
-    return _embed(ids, digests, encode, encoder.identity, out, "image_embeddings", previous, progress)
+    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
+        processes, reason = choose_workers(sum(map(len, batches)), encoder.device)
+        if workers is not None:
+            processes, reason = workers, "as asked"
+        _log.info("decoding in %s: %s", f"{processes} processes" if processes else "this process", reason)
+        originals = [[original(row) for row in batch] for batch in batches]
+        pictures = prepared(item_images, originals, encoder.preparation, processes, encoder.device)
+        return (encoder.encode_prepared(batch) for batch in pictures)
+
+    work = _Work("image", ids, digests, shards, batch_size, chunk_size, share)
+    return _embed(work, encode, encoder, out, cache, storage, progress)
 
 
 def read_embeddings(folder: Path, noun: str) -> Embeddings:
-    """The table `noun` (text_embeddings or image_embeddings) of an artifact's folder.
+    """The table `noun` (text_embeddings or image_embeddings) of an artifact's folder; float32, however it is stored.
 
     Raises:
         FeatureError: the folder does not hold such an artifact.
@@ -154,32 +217,137 @@ def read_embeddings(folder: Path, noun: str) -> Embeddings:
     )
 
 
-def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+@dataclass(frozen=True)
+class _Work:
+    """The contents of one modality of a domain, and how they are cut."""
+
+    modality: Literal["text", "image"]
+    ids: list[str]
+    digests: list[str | None]
+    """Content by row; None where the modality is missing."""
+    segments: Sequence[Hashable]
+    """Segment by row; equal ones are the work of one process."""
+    batch_size: int
+    chunk_size: int
+    share: Share
+
+    @property
+    def noun(self) -> str:
+        return f"{self.modality}_embeddings"
+
+    def mine(self) -> list[list[int]]:
+        """Rows of this process's segments, each distinct content at its first item."""
+        first: dict[str, int] = {}
+        for row, digest in enumerate(self.digests):
+            if digest is not None:
+                first.setdefault(digest, row)
+        segments: dict[Hashable, list[int]] = {}
+        for row in first.values():
+            segments.setdefault(self.segments[row], []).append(row)
+        return list(segments.values())[self.share.rank :: self.share.world]
+
+    def contents(self, rows: list[int]) -> list[str]:
+        return [digest for row in rows if (digest := self.digests[row]) is not None]
 
 
-def _pictures(folder: Path, shards: list[str], expected: dict[str, str]) -> Iterator[Image.Image]:
-    """Decoded pictures of the expected items, {item_id: sha256 in item_id order}, in that order."""
-    samples = (sample for sample in read_shards(folder, shards) if sample.item_id in expected)
-    for item_id, digest in expected.items():
-        sample = next(samples, None)
-        if sample is None or sample.item_id != item_id or sha256(sample.data).hexdigest() != digest:
-            raise FeatureError(f"{folder}: shards and table disagree at item {item_id!r}; rebuild item_images")
-        try:
-            yield bounded(decode(sample.data))
-        except PictureError as problem:
-            raise FeatureError(f"{folder}: picture of {item_id!r} is {problem}; rebuild item_images") from problem
+def _embed(
+    work: _Work,
+    encode: Encode,
+    encoder: Encoder,
+    out: Path | None,
+    cache_root: Path | None,
+    storage: Storage,
+    progress: Progress,
+) -> EmbeddingSummary:
+    """Encode what the cache lacks of this process's share; then, with `out`, compose the table."""
+    identity, ids, digests = encoder.identity, work.ids, work.digests
+    with ExitStack() as stack:
+        if cache_root is None:
+            cache_root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cache = VectorCache(cache_root, work.modality, identity)
+        encoded = _fill(work, encode, encoder, cache, progress)
+        rows = [row for row, digest in enumerate(digests) if digest is not None]
+        if out is not None:
+            vectors = np.zeros((len(ids), identity.width), np.float32)
+            vectors[rows], known = cache.look_up(work.contents(rows))
+            if not known.all():
+                raise FeatureError(
+                    f"{work.noun}: {int((~known).sum())} contents are not in the cache {cache.folder}, that of "
+                    f"{ids[rows[int(known.argmin())]]!r} for one: other ranks are not done, or the cache was "
+                    "cleared meanwhile; run it again"
+                )
+            _write(out, work.noun, ids, digests, vectors, identity, storage)
+    return EmbeddingSummary(
+        items=len(ids),
+        encoded=encoded,
+        reused=len(rows) - encoded,
+        imported=0,
+        missing=len(ids) - len(rows),
+        damaged=cache.damaged,
+        encoder=asdict(identity),
+    )
 
 
-def _import(ids: list[str], ready: ReadyVectors, out: Path, noun: str, progress: Progress) -> EmbeddingSummary:
+def _fill(work: _Work, encode: Encode, encoder: Encoder, cache: VectorCache, progress: Progress) -> int:
+    """Encode into the cache, chunk by chunk, what it lacks of this process's segments; how many contents that were."""
+    segments = work.mine()
+    _, known = cache.look_up([digest for segment in segments for digest in work.contents(segment)])
+    flags = iter(known.tolist())
+    lacking = [[row for row in segment if not next(flags)] for segment in segments]
+    chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
+    total, done = sum(map(len, lacking)), 0
+    if not total:
+        return 0
+    _probe(encoder, cache)
+    made = encode([batch for chunk in chunks for batch in chunk])
+    for chunk in chunks:
+        vectors = []
+        for rows in chunk:
+            batch = next(made)
+            _check_finite(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
+            vectors.append(batch)
+            done += len(rows)
+            if progress:
+                progress(done, total)
+        cache.add([digest for rows in chunk for digest in work.contents(rows)], np.concatenate(vectors))
+    return total
+
+
+def _probe(encoder: Encoder, cache: VectorCache) -> None:
+    """Hold the encoder to the probe vectors it once made, so that one cache never mixes what two have made."""
+    now, then = probe_vectors(encoder), cache.probe()
+    if then is None:
+        cache.keep_probe(now)
+    else:
+        check_probe(then, now, encoder.identity)
+
+
+def _cut(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _check_finite(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector that is not finite")
+
+
+def _import(
+    ids: list[str],
+    ready: ReadyVectors,
+    out: Path | None,
+    modality: Literal["text", "image"],
+    storage: Storage,
+    progress: Progress,
+) -> EmbeddingSummary:
     """Ready vectors of the items; the content hash is that of the vector itself."""
     vectors, present = ready.look_up(ids)
     digests = [
         sha256(vector.astype("<f4").tobytes()).hexdigest() if here else None
         for vector, here in zip(vectors, present, strict=True)
     ]
-    _write(out, noun, ids, digests, vectors, ready.identity)
+    if out is not None:
+        _write(out, f"{modality}_embeddings", ids, digests, vectors, ready.identity, storage)
     imported = int(present.sum())
     if progress:
         progress(imported, imported)
@@ -189,52 +357,8 @@ def _import(ids: list[str], ready: ReadyVectors, out: Path, noun: str, progress:
         reused=0,
         imported=imported,
         missing=len(ids) - imported,
+        damaged=0,
         encoder=asdict(ready.identity),
-    )
-
-
-def _embed(
-    ids: list[str],
-    digests: list[str | None],
-    encode: Callable[[list[int]], Iterator[Vectors]],
-    identity: EncoderIdentity,
-    out: Path,
-    noun: str,
-    previous: Path | None,
-    progress: Progress,
-) -> EmbeddingSummary:
-    """Vectors of all items, encoding only contents that `previous` has not.
-
-    `encode` yields the vectors of the rows that it is given, batch by batch.
-    """
-    old = read_embeddings(previous, noun) if previous else None
-    known: dict[str | None, int] = {}
-    if old and old.identity == identity:
-        known = {digest: row for row, digest in enumerate(old.content) if digest}
-
-    vectors = np.zeros((len(ids), identity.width), np.float32)
-    kept = [row for row, digest in enumerate(digests) if digest in known]
-    if old and kept:
-        vectors[kept] = old.vectors[[known[digests[row]] for row in kept]]
-    fresh = [row for row, digest in enumerate(digests) if digest is not None and digest not in known]
-    done = 0
-    for batch in encode(fresh):
-        rows = fresh[done : done + len(batch)]
-        if not np.isfinite(batch).all():
-            culprit = ids[rows[int(np.flatnonzero(~np.isfinite(batch).all(axis=1))[0])]]
-            raise FeatureError(f"{noun}: encoder {identity.model} gave item {culprit!r} a vector that is not finite")
-        vectors[rows] = batch
-        done += len(batch)
-        if progress:
-            progress(done, len(fresh))
-    _write(out, noun, ids, digests, vectors, identity)
-    return EmbeddingSummary(
-        items=len(ids),
-        encoded=len(fresh),
-        reused=len(kept),
-        imported=0,
-        missing=len(ids) - len(fresh) - len(kept),
-        encoder=asdict(identity),
     )
 
 
@@ -245,12 +369,16 @@ def _write(
     digests: Sequence[str | None],
     vectors: Vectors,
     identity: EncoderIdentity,
+    storage: Storage,
 ) -> None:
     """The Parquet table, uncompressed because floats hardly shrink and readers map it, and encoder.json."""
-    schema = embedding_schema(identity.width)
+    schema = embedding_schema(identity.width, storage)
+    with np.errstate(over="ignore"):  # checked right below
+        stored = vectors.astype(storage, copy=False)
+    _check_finite(stored, ids, noun, "storage float16 (largest 65,504; float32 takes any) gives")
     columns = [
         pa.array(ids, pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), identity.width),
+        pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), identity.width),
         pa.array([digest is not None for digest in digests]),
         pa.array(digests, pa.string()),
     ]

@@ -5,6 +5,7 @@ fixed-size list (:func:`embedding_schema`).
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,18 +16,23 @@ from features.errors import FeatureError
 ROW_GROUP = 8192
 """Rows in a row group of every file written here."""
 
+Storage = Literal["float32", "float16"]
+"""Number format of vectors in Parquet."""
+
 
 def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
 
 
-def embedding_schema(width: int | None = None) -> pa.Schema:
+def embedding_schema(width: int | None = None, storage: Storage = "float32") -> pa.Schema:
     """Schema of text_embeddings and image_embeddings; key item_id, sorted by it bytewise.
 
     Args:
         width: length of every vector; None declares "any width".
+        storage: number format of the vectors.
     """
-    vector = pa.list_(pa.float32()) if width is None else pa.list_(pa.float32(), width)
+    number = pa.float32() if storage == "float32" else pa.float16()
+    vector = pa.list_(number) if width is None else pa.list_(number, width)
     return pa.schema(
         [
             _field("item_id", pa.string(), "Key: the item, as in core/sequences."),

@@ -57,7 +57,7 @@ def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict
 
     def parameters(house: House, domain: str) -> dict[str, Any]:
         settings = encoder_settings(house, domain, modality)
-        identity = as_parameters(encoder_identity(settings))
+        identity = {**as_parameters(encoder_identity(settings)), "storage": settings.storage}
         return {**identity, "form": settings.text} if modality == "text" else identity
 
     return parameters
@@ -79,7 +79,8 @@ def text_embeddings(job: Job) -> Any:
         open_encoder(settings),
         job.out,
         form=settings.text,
-        previous=job.previous,
+        cache=job.house.data / "cache" / "vectors",
+        storage=settings.storage,
         progress=job.progress,
     )
 
@@ -94,10 +95,12 @@ def text_embeddings(job: Job) -> Any:
 )
 def image_embeddings(job: Job) -> Any:
     """A vector for every item's picture, with the identity of the encoder that made it."""
+    settings = encoder_settings(job.house, job.domain, "image")
     return embed_images(
         job.input("features/item_images").path,
-        open_encoder(encoder_settings(job.house, job.domain, "image")),
+        open_encoder(settings),
         job.out,
-        previous=job.previous,
+        cache=job.house.data / "cache" / "vectors",
+        storage=settings.storage,
         progress=job.progress,
     )

@@ -3,6 +3,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -40,6 +41,15 @@ def domain(catalogue, folder):
     return build
 
 
+IDENTITY = EncoderIdentity(
+    model="constant",
+    weights_sha256="",
+    preprocessing="",
+    precision="float32",
+    architecture="",
+    normalised=False,
+    width=3,
+)
 ITEMS = {
     "a": ("red mug", "red"),
     "b": ("blue lamp", None),
@@ -91,12 +101,12 @@ def test_the_same_inputs_give_the_same_bytes(domain, folder, tiny_clip: Path) ->
     assert files[2] == files[3]
 
 
-def test_only_new_content_is_encoded(domain, folder, tiny_clip: Path) -> None:
-    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+def test_only_new_content_is_encoded(domain, folder, tmp_path: Path, tiny_clip: Path) -> None:
+    encoder, cache = open_encoder(EncoderSettings(model=str(tiny_clip))), tmp_path / "cache"
     text, images = domain(ITEMS)
     t1, i1, t2, i2, t3 = (folder(name) for name in ("t1", "i1", "t2", "i2", "t3"))
-    embed_texts(text, encoder, t1)
-    embed_images(images, encoder, i1)
+    embed_texts(text, encoder, t1, cache=cache)
+    embed_images(images, encoder, i1, cache=cache)
     # a keeps both; b is gone; c gets a title and a new picture; d's content moves to f; g is new.
     changed = {
         "a": ("red mug", "red"),
@@ -105,39 +115,66 @@ def test_only_new_content_is_encoded(domain, folder, tiny_clip: Path) -> None:
         "g": (None, "white"),
     }
     text, images = domain(changed)
-    texts = embed_texts(text, encoder, t2, previous=t1)
-    pictures = embed_images(images, encoder, i2, previous=i1)
+    texts = embed_texts(text, encoder, t2, cache=cache)
+    pictures = embed_images(images, encoder, i2, cache=cache)
     assert (texts.encoded, texts.reused, texts.missing) == (1, 2, 1)
     assert (pictures.encoded, pictures.reused, pictures.missing) == (2, 2, 0)
     full = folder("full")
-    embed_texts(text, encoder, full)
+    assert embed_texts(text, encoder, full).encoded == 3
     fresh, mixed = (read_embeddings(path, "text_embeddings") for path in (full, t2))
     assert np.allclose(fresh.vectors, mixed.vectors, atol=1e-6)
     assert fresh.content == mixed.content
-    assert embed_texts(text, encoder, t3, previous=t2).encoded == 0
-    published = embed_texts(text, encoder, folder("published"), form="published", previous=t2)
+    assert embed_texts(text, encoder, t3, cache=cache).encoded == 0
+    published = embed_texts(text, encoder, folder("published"), form="published", cache=cache)
     assert published.encoded == 3
 
 
-def test_another_encoder_reuses_nothing(domain, folder, tiny_clip: Path, minilm: Path) -> None:
+def test_one_content_under_two_items_is_encoded_once(domain, folder, tiny_clip: Path) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    text, images = domain({"a": ("red mug", "red"), "b": ("blue mug", "blue"), "c": ("red mug", "red")})
+    for embed, source, noun in ((embed_texts, text, "text"), (embed_images, images, "image")):
+        out = folder(noun)
+        summary = embed(source, encoder, out)
+        assert (summary.encoded, summary.reused, summary.missing) == (2, 1, 0)
+        a, b, c = read_embeddings(out, f"{noun}_embeddings").vectors
+        assert np.array_equal(a, c)
+        assert not np.array_equal(a, b)
+
+
+def test_another_encoder_reuses_nothing(domain, folder, tmp_path: Path, tiny_clip: Path, minilm: Path) -> None:
     text, _ = domain(ITEMS)
-    first, second = folder("first"), folder("second")
-    embed_texts(text, open_encoder(EncoderSettings(model=str(tiny_clip))), first)
-    summary = embed_texts(text, open_encoder(EncoderSettings(model=str(minilm))), second, previous=first)
+    first, second, third = folder("first"), folder("second"), folder("third")
+    clip = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    embed_texts(text, clip, first, cache=tmp_path / "cache")
+    other = open_encoder(EncoderSettings(model=str(minilm)))
+    summary = embed_texts(text, other, second, cache=tmp_path / "cache")
     assert (summary.encoded, summary.reused) == (3, 0)
     assert read_embeddings(second, "text_embeddings").vectors.shape == (5, 384)
+    assert embed_texts(text, clip, third, cache=tmp_path / "cache").reused == 3  # the old vectors are still there
 
 
-def test_nothing_to_encode_opens_no_shard(domain, folder, tiny_clip: Path) -> None:
+def test_nothing_to_encode_opens_no_shard(domain, folder, tmp_path: Path, tiny_clip: Path) -> None:
     encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
     _, images = domain(ITEMS)
-    first = folder("first")
-    embed_images(images, encoder, first)
+    embed_images(images, encoder, folder("first"), cache=tmp_path / "cache")
     for shard in images.glob("*.tar"):
         shard.unlink()
-    assert embed_images(images, encoder, folder("second"), previous=first).reused == 3
+    assert embed_images(images, encoder, folder("second"), cache=tmp_path / "cache").reused == 3
     with pytest.raises(FeatureError, match=r"images-000000\.tar: not a readable shard"):
         embed_images(images, encoder, folder("third"))
+
+
+def test_half_precision_takes_half_the_room_and_reads_as_float32(domain, folder, tmp_path: Path, tiny_clip) -> None:
+    encoder = open_encoder(EncoderSettings(model=str(tiny_clip)))
+    text, _ = domain(ITEMS)
+    whole, half = folder("whole"), folder("half")
+    embed_texts(text, encoder, whole, cache=tmp_path / "cache")
+    assert embed_texts(text, encoder, half, cache=tmp_path / "cache", storage="float16").encoded == 0
+    assert pq.read_schema(half / "text_embeddings.parquet").field("vector").type == pa.list_(pa.float16(), 12)
+    full, rounded = (read_embeddings(path, "text_embeddings") for path in (whole, half))
+    assert rounded.vectors.dtype == np.float32
+    assert np.array_equal(rounded.vectors, full.vectors.astype(np.float16).astype(np.float32))
+    assert rounded.content == full.content
 
 
 def test_shards_that_are_not_those_of_the_table(domain, folder, tiny_clip: Path) -> None:
@@ -149,29 +186,63 @@ def test_shards_that_are_not_those_of_the_table(domain, folder, tiny_clip: Path)
         embed_images(images, encoder, folder("out"))
 
 
-def test_a_vector_that_is_not_finite_is_an_error(domain, folder) -> None:
-    class Broken:
-        identity = EncoderIdentity(
-            model="broken",
-            weights_sha256="",
-            preprocessing="",
-            precision="float32",
-            architecture="",
-            normalised=False,
-            width=3,
-        )
+class Constant:
+    """An encoder that gives `wrong` for one text, and small numbers for the others."""
 
-        def encode_texts(self, texts):
-            return np.array([[1, 2, np.inf if text == "blue lamp" else 3] for text in texts], np.float32)
+    device = "cpu"
+    identity = IDENTITY
 
-        def encode_images(self, images):
-            raise NotImplementedError
+    def __init__(self, wrong: float) -> None:
+        self.wrong = wrong
 
+    def encode_texts(self, texts):
+        return np.array([[1, 2, self.wrong if text == "blue lamp" else 3] for text in texts], np.float32)
+
+    def encode_images(self, images):
+        raise FeatureError("only texts")
+
+
+def test_a_vector_that_is_not_finite_is_an_error(domain, folder, tmp_path: Path) -> None:
     text, _ = domain(ITEMS)
     out = folder("out")
-    with pytest.raises(FeatureError, match="item 'b' a vector that is not finite"):
-        embed_texts(text, Broken(), out)
+    with pytest.raises(FeatureError, match="encoder constant gave item 'b' a vector that is not finite"):
+        embed_texts(text, Constant(np.inf), out, cache=tmp_path / "cache")
     assert not list(out.iterdir())
+    assert not list(tmp_path.glob("cache/*/*.parquet"))
+
+
+def test_a_vector_beyond_half_precision_is_an_error(domain, folder) -> None:
+    text, _ = domain(ITEMS)
+    out = folder("out")
+    with pytest.raises(FeatureError, match=r"float16 .* gives item 'b' a vector that is not finite"):
+        embed_texts(text, Constant(1e5), out, storage="float16")
+    assert not list(out.iterdir())
+    assert embed_texts(text, Constant(1e5), out).encoded == 3
+
+
+class Drifted(Constant):
+    """The same files, but what is made of them has changed."""
+
+    def encode_texts(self, texts):
+        return super().encode_texts(texts) * 1.1
+
+
+def test_an_encoder_that_changed_silently_is_caught_before_it_encodes(domain, folder, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    text, _ = domain(ITEMS)
+    more, _ = domain(ITEMS | {"f": ("green mug", None)})
+    embed_texts(text, Constant(3), folder("first"), cache=cache)
+    assert embed_texts(text, Drifted(3), folder("second"), cache=cache).reused == 3  # nothing to encode
+    with pytest.raises(FeatureError, match="'constant' no longer makes the vectors it made"):
+        embed_texts(more, Drifted(3), folder("third"), cache=cache)
+    assert embed_texts(more, Constant(3), folder("fourth"), cache=cache).encoded == 1
+    (probe,) = cache.glob("*/probe.json")
+    whole = probe.read_bytes()
+    for damaged in (b"", b"[1]", b'{"a": 1}', whole[:-9]):
+        probe.write_bytes(damaged)
+        more, _ = domain(ITEMS | {"f": (f"mug {damaged!r}", None)})
+        assert embed_texts(more, Constant(3), folder(f"again {len(damaged)}"), cache=cache).encoded == 1
+        assert probe.read_bytes() == whole
 
 
 def test_no_encoder_leaves_all_missing(domain, folder) -> None:

@@ -1,0 +1,177 @@
+"""Embeddings from the command line: for a GPU node that has neither Dagster nor DuckDB, alone or as ranks of torchrun.
+
+    python -m features.extraction image --items item_images --cache cache/vectors --model clip-ViT-B-32
+    python -m torch.distributed.run --nproc-per-node 8 -m features.extraction image --items ... --cache ... --out ...
+
+`--items` is the folder of an artifact, features/item_text or features/item_images. Vectors go into `--cache`, which
+all ranks share; `mmm4rec run` over a data folder with these vectors in its cache/vectors encodes nothing again. With
+`--out` the table is written as well, by rank 0, once all ranks are done: the same bytes as one process writes. A run
+that was stopped goes on where it stood.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
+from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
+from features.errors import FeatureError
+
+_EVERY = 5.0
+"""Seconds between two lines of progress."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, extract, and say what came of it; 1 if something given cannot be used."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mmm4rec").setLevel(logging.INFO)
+    settings = EncoderSettings(**{name: getattr(options, name) for name in _settings()})
+    share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    try:
+        extract(
+            options.modality, options.items, settings, options.cache, options.out,
+            share=share, device=options.device, workers=options.workers, batch_size=options.batch_size,
+        )  # fmt: skip
+    except FeatureError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def extract(
+    modality: Literal["text", "image"],
+    items: Path,
+    settings: EncoderSettings,
+    cache: Path,
+    out: Path | None,
+    *,
+    share: Share = ALONE,
+    device: str = "auto",
+    workers: int | None = None,
+    batch_size: int | None = None,
+) -> EmbeddingSummary:
+    """This rank's share of the encoding; with `out`, rank 0 then waits for the others and writes the table there.
+
+    Args:
+        modality: what is encoded.
+        items: folder of item_text or item_images.
+        settings: the encoder.
+        cache: folder of the vector caches, the same for all ranks.
+        out: folder to be made; it must not be there, or be empty.
+        share: this rank, of how many. Ranks of more than one need the environment that torchrun gives them.
+        device: torch's name of one; auto takes the GPU of this local rank if there is one.
+        workers: processes that decode pictures; None chooses.
+        batch_size: contents handed to the encoder at once; None takes that of the modality and device.
+
+    Raises:
+        FeatureError: see :func:`features.embeddings.embed_texts`; `out` is not empty.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FeatureError(f"{out} is there and not empty; name a new folder with --out, or remove it")
+    encoder = open_encoder(settings, device=_device(device))
+    who = f"rank {share.rank} of {share.world}: " if share.world > 1 else ""
+    embed = _embedding(modality, items, settings, cache, workers, batch_size)
+    if share.world == 1:
+        summary = embed(encoder, None, share, _Progress(who))
+    else:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", timeout=timedelta(days=30))
+        try:
+            summary = embed(encoder, None, share, _Progress(who))
+            dist.barrier()  # an error here: another rank has died, and has said why
+        finally:
+            dist.destroy_process_group()
+    if out is not None and share.rank == 0:
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        encoded = summary.encoded
+        summary = embed(encoder, unfinished, ALONE, None)
+        summary = dataclasses.replace(summary, encoded=encoded, reused=summary.reused - encoded)
+        unfinished.replace(out)
+    print(f"{who}{summary.encoded:,} encoded, {summary.reused:,} reused, {summary.missing:,} missing", file=sys.stderr)
+    return summary
+
+
+def _embedding(
+    modality: str, items: Path, settings: EncoderSettings, cache: Path, workers: int | None, batch_size: int | None
+) -> Callable[[Encoder | ReadyVectors, Path | None, Share, "_Progress | None"], EmbeddingSummary]:
+    """embed_texts or embed_images with what does not change between the calls."""
+    size = {} if batch_size is None else {"batch_size": batch_size}
+
+    def embed(
+        encoder: Encoder | ReadyVectors, out: Path | None, share: Share, progress: _Progress | None
+    ) -> EmbeddingSummary:
+        if modality == "text":
+            return embed_texts(
+                items, encoder, out,
+                form=settings.text, cache=cache, storage=settings.storage, share=share, progress=progress, **size,
+            )  # fmt: skip
+        return embed_images(
+            items, encoder, out,
+            cache=cache, storage=settings.storage, share=share, workers=workers, progress=progress, **size,
+        )  # fmt: skip
+
+    return embed
+
+
+def _device(named: str) -> str:
+    if named != "auto":
+        return named
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+class _Progress:
+    """Lines on stderr: how many of how many, and how many a second."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._start = self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= _EVERY or done == total:
+            self._said = now
+            rate = done / max(now - self._start, 1e-9)
+            print(f"{self._who}{done:,} of {total:,}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+
+
+def _settings() -> list[str]:
+    return [field.name for field in dataclasses.fields(EncoderSettings)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m features.extraction",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("modality", choices=["text", "image"])
+    parser.add_argument("--items", type=Path, required=True, help="folder of item_text or item_images")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the vector caches, shared by all ranks")
+    parser.add_argument("--out", type=Path, help="folder to write the table to")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: this rank's GPU if any)")
+    parser.add_argument("--workers", type=int, help="processes that decode pictures (chosen by the cores)")
+    parser.add_argument("--batch-size", type=int, help="contents handed to the encoder at once")
+    hints = get_type_hints(EncoderSettings)
+    for field in dataclasses.fields(EncoderSettings):
+        kind = hints[field.name]
+        choices = list(get_args(kind)) if get_origin(kind) is Literal else None
+        parser.add_argument(f"--{field.name}", default=field.default, choices=choices, help="of the encoder settings")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
