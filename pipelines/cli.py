@@ -256,6 +256,52 @@ def recommend(
         )
 
 
+@app.command(epilog="Examples: `mmm4rec features` · `mmm4rec features --domain Sample_Toys --json`")
+def features(
+    domain: Annotated[str | None, typer.Option(help="Only of this domain.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List the feature views: what is known of items and users, how wide, by which encoder, and in which version."""
+    house = _house(data)
+    from pipelines.feature_store import listing
+
+    views = listing(house, domain)
+    if as_json:
+        _print_json(views)
+    else:
+        shown = ["name", "entity", "domain", "rows", "width", "encoder", "source", "freshness", "version"]
+        _table(shown, ([view[column] for column in shown] for view in views))
+
+
+@app.command(epilog="Examples: `mmm4rec pictures` · `mmm4rec pictures --again unreachable --again timeout`")
+def pictures(
+    again: Annotated[
+        list[str] | None, typer.Option(help="Let addresses that ended so be asked again by the next run.")
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Say what became of the items' pictures; and let failed addresses be asked again."""
+    house = _house(data)
+    from features.item_images import STATUSES, forget
+    from pipelines.assets.features import PICTURES
+
+    forgotten = forget(house.cache / PICTURES, again) if again else None
+    found = {
+        artifact.domain: artifact.manifest["summary"]["statuses"]
+        for artifact in house.store.all_current()
+        if artifact.key == "features/item_images"
+    }
+    if as_json:
+        _print_json({"domains": found, "forgotten": forgotten})
+        return
+    if forgotten is not None:
+        out.print(f"{forgotten:,} addresses will be asked again; next: [bold]mmm4rec run[/bold]")
+    counts = [(domain, status, statuses[status]) for domain, statuses in found.items() for status in statuses]
+    _table(["domain", "status", "items", "meaning"], ((*count, STATUSES[count[1]]) for count in counts))
+
+
 @app.command(
     epilog="Examples: `mmm4rec search --domain Sample_Toys --text 'striped red robot'` · "
     "`mmm4rec search --domain Sample_Toys --image robot.jpg`"
@@ -266,20 +312,19 @@ def search(
     image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
     item: Annotated[str | None, typer.Option(help="An item id: more like this.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    sheet: Annotated[Path | None, typer.Option(help="Also write the hits as a picture sheet (PNG).")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write the hits as a sheet: .png a picture, .html a page.")
+    ] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Find the items nearest to words, to a picture or to an item, by their vectors."""
-    asked: dict[Literal["text", "image", "item"], str | Path | None] = {"text": text, "image": image, "item": item}
-    given = [(by, query) for by, query in asked.items() if query is not None]
-    if len(given) != 1:
-        raise typer.BadParameter("give one of --text, --image and --item")
+    """Find the items nearest to words, to a picture, to both together, or to an item, by their vectors."""
+    if (item is None) == (text is None and image is None):
+        raise typer.BadParameter("give --text, --image or both of them, or else --item")
     house = _house(data)
     from pipelines.search import find
 
-    by, query = given[0]
-    hits = find(house, domain, query, by, k, sheet)
+    hits = find(house, domain, k, text=text, image=image, item=item, sheet=sheet)
     if as_json:
         _print_json(hits)
     else:

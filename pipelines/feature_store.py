@@ -10,7 +10,7 @@ from warehouse.histories import StoredHistories
 
 def feature_store(house: House) -> FeatureStore:
     """Look-ups over what is current in the data folder."""
-    return FeatureStore(house.store.require, house.data / "cache", StoredHistories(house.store))
+    return FeatureStore(house.store.require, house.cache, StoredHistories(house.store))
 
 
 def listing(house: House, domain: str | None = None) -> list[dict[str, Any]]:

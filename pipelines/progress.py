@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -16,12 +25,20 @@ Progress = Callable[[int, int], None]
 _bars: Bars | None = None
 
 
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 @contextmanager
 def bars() -> Iterator[None]:
     """Within it, `show` draws bars on the terminal instead of logging."""
     global _bars
     columns = (
-        SpinnerColumn(), TextColumn("{task.description:<44}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+        SpinnerColumn(), TextColumn("{task.description:<44}"), BarColumn(24), MofNCompleteColumn(), _Rate(),
+        TimeElapsedColumn(),
     )  # fmt: skip
     # Dagster captures a step's stderr into its log; bars are for the terminal, so they keep a descriptor of their own.
     with (

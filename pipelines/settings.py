@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from features.download import Fetching
 from features.encoders import EncoderSettings
 from mmm4rec.config import ModelConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
@@ -62,6 +63,7 @@ class DomainSettings:
     test_from: str | None = None
     max_length: int | None = None
     image_root: str = "."
+    pictures: Fetching = field(default_factory=Fetching)
     text_encoder: EncoderSettings = field(default_factory=EncoderSettings)
     image_encoder: EncoderSettings = field(default_factory=EncoderSettings)
     published: Statistics | None = None

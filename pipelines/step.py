@@ -30,15 +30,11 @@ Ref = tuple[str, str]
 
 @dataclass(frozen=True)
 class Job:
-    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to.
-
-    `previous` is the folder of the version that is current until now, for builds that reuse unchanged rows.
-    """
+    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to."""
 
     house: House
     domain: str
     inputs: Sequence[Artifact]
-    previous: Path | None
     out: Path
     progress: Progress
 
@@ -101,9 +97,8 @@ class Step:
         wanted = self.recipe(house, domain, inputs)
 
         def build(out: Path) -> Mapping[str, Any]:
-            current = house.store.whole(self.key, domain)
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
-                job = Job(house, domain, inputs, current.path if current else None, out, progress)
+                job = Job(house, domain, inputs, out, progress)
                 summary = self.build(job)
             # A file that somebody writes to meanwhile is neither what it was nor what it will be.
             if (now := self.sources(house, domain, inputs)) != wanted.sources:

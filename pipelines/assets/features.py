@@ -13,6 +13,10 @@ from pipelines.settings import House, as_parameters
 from pipelines.step import Job, step
 
 _ITEMS = ("core/items", "core/sequences")
+PICTURES = "pictures"
+"""Folder of the cache with what addresses of pictures answered."""
+VECTORS = "vectors"
+"""Folder of the cache with what encoders made of contents."""
 
 
 @step("features/item_text", build_item_text, upstream=_ITEMS, kinds=["python", "parquet"])
@@ -26,7 +30,13 @@ def item_text(job: Job) -> Any:
     collect_images,
     upstream=_ITEMS,
     sources=lambda house, domain, inputs: {
-        "pictures": image_fingerprint(inputs[0].main, inputs[1].path / "items.parquet", house.image_root(domain))
+        "pictures": image_fingerprint(
+            inputs[0].main,
+            inputs[1].path / "items.parquet",
+            house.image_root(domain),
+            house.cache / PICTURES,
+            house.settings.domain(domain).pictures,
+        )
     },
     kinds=["webdataset", "parquet"],
 )
@@ -37,6 +47,8 @@ def item_images(job: Job) -> Any:
         job.table("core/sequences", "items"),
         job.house.image_root(job.domain),
         job.out,
+        cache=job.house.cache / PICTURES,
+        fetching=job.house.settings.domain(job.domain).pictures,
         progress=job.progress,
     )
 
@@ -79,7 +91,7 @@ def text_embeddings(job: Job) -> Any:
         open_encoder(settings),
         job.out,
         form=settings.text,
-        cache=job.house.data / "cache" / "vectors",
+        cache=job.house.cache / VECTORS,
         storage=settings.storage,
         progress=job.progress,
     )
@@ -100,7 +112,7 @@ def image_embeddings(job: Job) -> Any:
         job.input("features/item_images").path,
         open_encoder(settings),
         job.out,
-        cache=job.house.data / "cache" / "vectors",
+        cache=job.house.cache / VECTORS,
         storage=settings.storage,
         progress=job.progress,
     )

@@ -93,14 +93,14 @@ def test_the_views_are_listed(house: House) -> None:
 def test_search_by_words_a_picture_both_and_an_item(house: House, tmp_path: Path) -> None:
     domain = house.present()[0]
     picture = next(iter(sorted((house.raw_folder / "images" / domain).glob("*"))))
-    words = find(house, domain, "striped red robot", "text", 5, tmp_path / "sheet.html")
-    pictures = find(house, domain, picture, "image", 5, tmp_path / "sheet.png")
-    both = find(house, domain, "striped red robot", "text", 5, image=picture)
+    words = find(house, domain, 5, text="striped red robot", sheet=tmp_path / "sheet.html")
+    pictures = find(house, domain, 5, image=picture, sheet=tmp_path / "sheet.png")
+    both = find(house, domain, 5, text="striped red robot", image=picture)
     assert len(words) == len(pictures) == len(both) == 5
     for hits in (words, pictures, both):
         assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert both != words != pictures
-    like = find(house, domain, words[0]["item_id"], "item", 3)
+    like = find(house, domain, 3, item=words[0]["item_id"])
     assert words[0]["item_id"] not in [hit["item_id"] for hit in like]
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("<li>") == 5
