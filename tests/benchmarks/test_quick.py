@@ -12,7 +12,14 @@ ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss
 
 
 @pytest.mark.parametrize(
-    ("name", "figures"), [("etl", ETL), ("metadata", {"times_read_json", "mb_per_second", "peak_rss_gib"})]
+    ("name", "figures"),
+    [
+        ("etl", ETL),
+        ("metadata", {"times_read_json", "mb_per_second", "peak_rss_gib"}),
+        ("extraction", {"fraction_of_forward", "items_per_second", "reader_fraction_of_pillow", "noop_seconds"}),
+        ("search", {"p50_ms", "p95_ms"}),
+        ("lookup", {"p50_ms", "p95_ms"}),
+    ],
 )
 def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:
     done = subprocess.run(

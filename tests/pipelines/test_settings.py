@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from features.download import Fetching
 from features.encoders import EncoderSettings
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
@@ -84,7 +85,7 @@ def test_the_data_folder_is_given_or_named_or_here(tmp_path: Path, monkeypatch: 
     assert data_folder(tmp_path / "given") == tmp_path / "given"
 
 
-@pytest.mark.parametrize("kind", [Settings, DomainSettings, EncoderSettings, ModelConfig, TrainConfig])
+@pytest.mark.parametrize("kind", [Settings, DomainSettings, Fetching, EncoderSettings, ModelConfig, TrainConfig])
 def test_every_setting_is_documented(kind: type) -> None:
     documented = set(
         re.findall(r"`([a-z_]+)`|^([a-z_]+):", (REPOSITORY / "docs/settings.md").read_text(), re.MULTILINE)
