@@ -1,8 +1,8 @@
 """The feature store's front: features of items and users, looked up by id.
 
 Every answer is in the order of the question, and an id that is not known gets a row that says so: no value, no
-vector, not present. A store reads one version of each table, the one that was current when it was first asked for
-it, so all its answers fit each other; a new store sees newer ones.
+vector, not present. A store reads one version of each table of items, the one that was current when it was first
+asked for it, so all its answers fit each other; a new store sees newer ones.
 
 Where artifacts lie and how SQL is asked are not known here: both are handed over by whoever makes the store.
 """
@@ -95,7 +95,8 @@ class FeatureStore:
         self._locate = locate
         self._cache = cache
         self._histories = histories
-        self._opened: dict[tuple[str, str], tuple[Artifact, ItemTable]] = {}
+        self._artifacts: dict[tuple[str, str], Artifact] = {}
+        self._tables: dict[tuple[str, str], ItemTable] = {}
 
     @overload
     def items(
@@ -125,7 +126,7 @@ class FeatureStore:
             if name not in _ITEMS:
                 raise FeatureError(f"no view {name!r} of items; there are {', '.join(_ITEMS)}")
             view = VIEWS[name]
-            _, table = self._open(domain, view)
+            table = self._table(domain, view)
             rows = table.rows(ids)
             known &= rows > 0
             found[name] = (_arrow if as_ == "arrow" else _numpy)(view, table, rows, ids)
@@ -140,8 +141,7 @@ class FeatureStore:
         """
         if view not in _VECTORS:
             raise FeatureError(f"no view {view!r} of vectors; there are {', '.join(_VECTORS)}")
-        artifact, table = self._open(domain, VIEWS[view])
-        return VectorTable.of(table, read_identity(artifact.path))
+        return self._vectors(domain, VIEWS[view], self._table(domain, VIEWS[view]))
 
     def domain(self, domain: str) -> DomainFeatures:
         """The vectors of all items of a domain in the order of core/sequences, texts and pictures.
@@ -151,7 +151,7 @@ class FeatureStore:
         Raises:
             FeatureError: an item has no row in the embeddings, or a table cannot be read.
         """
-        path = self._locate("core/sequences", domain).path / "items.parquet"
+        path = self._artifact("core/sequences", domain).path / "items.parquet"
         items = read_table(path, _SEQUENCE_ITEMS).sort_by("item_index")
         if not np.array_equal(items["item_index"].to_numpy(), np.arange(1, len(items) + 1)):
             raise FeatureError(f"{path}: item_index is not 1..{len(items)}; rebuild core/sequences")
@@ -173,15 +173,20 @@ class FeatureStore:
         """
         return self._histories.histories(domain, users, as_of)
 
-    def _open(self, domain: str, view: FeatureView) -> tuple[Artifact, ItemTable]:
-        if (view.key, domain) not in self._opened:
-            artifact = self._locate(view.key, domain)
-            self._opened[view.key, domain] = artifact, self._map(domain, view, artifact)
-        return self._opened[view.key, domain]
+    def _artifact(self, key: str, domain: str) -> Artifact:
+        """The version that this store reads."""
+        if (key, domain) not in self._artifacts:
+            self._artifacts[key, domain] = self._locate(key, domain)
+        return self._artifacts[key, domain]
 
-    def _map(self, domain: str, view: FeatureView, artifact: Artifact) -> ItemTable:
-        folder = self._cache / "lookup" / domain / view.name / artifact.version
-        table = open_table(view.table(artifact), folder)
+    def _table(self, domain: str, view: FeatureView) -> ItemTable:
+        if (view.name, domain) not in self._tables:
+            self._tables[view.name, domain] = self._map(domain, view)
+        return self._tables[view.name, domain]
+
+    def _map(self, domain: str, view: FeatureView) -> ItemTable:
+        artifact = self._artifact(view.key, domain)
+        table = open_table(view.table(artifact), self._cache / "lookup" / domain / view.name / artifact.version)
         missing = {*view.columns} - {*table.schema.names} - ({"vector"} if table.vectors is not None else set())
         if missing:
             raise FeatureError(
@@ -189,11 +194,12 @@ class FeatureStore:
             )
         return table
 
+    def _vectors(self, domain: str, view: FeatureView, table: ItemTable) -> VectorTable:
+        return VectorTable.of(table, read_identity(self._artifact(view.key, domain).path))
+
     def _aligned(self, domain: str, name: str, item_ids: list[str]) -> Aligned:
-        view = VIEWS[name]
-        artifact, _ = self._open(domain, view)
         # A mapping of its own: what a trainer writes into it changes no other answer.
-        table = VectorTable.of(self._map(domain, view, artifact), read_identity(artifact.path))
+        table = self._vectors(domain, VIEWS[name], self._map(domain, VIEWS[name]))
         rows = find_rows(table.item_ids, item_ids)
         if not rows.all():
             missing = item_ids[int(np.argmin(rows))]
