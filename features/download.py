@@ -23,7 +23,7 @@ from typing import Final, Self
 from urllib.parse import urljoin, urlsplit
 
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from features.answers import Answer, is_web, remember, sweep
@@ -205,7 +205,7 @@ class Downloads:
         """Let the task wait for its turn at its host."""
         try:
             name = parse_url(task.url).host
-        except LocationParseError:
+        except ValueError:
             name = None
         if not name:
             self._settle(task, Answer("unreachable", "no valid address"))
@@ -267,14 +267,9 @@ class Downloads:
             case _Passing(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
-                    gone = (
-                        f"its host failed {host.failures} times in a row and is not asked any more, at last: {detail}"
-                    )
-                    host.lost = Answer(status, gone)
+                    host.lost = Answer(status, f"its host failed {host.failures} times in a row, at last: {detail}")
                     _log.warning(
-                        "%s failed %d times in a row and is not asked any more, until its failures are forgotten",
-                        host.name,
-                        host.failures,
+                        "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
                     )
                 now = time.monotonic()
                 if after:
@@ -303,7 +298,7 @@ class Downloads:
             outcome = self._request(task)
         except PictureError as error:
             outcome = Answer(error.status, error.detail)
-        except (HTTPError, HTTPException, OSError, UnicodeError) as error:
+        except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
             outcome = self._broken_off(error, "no answer")
         task.left -= time.monotonic() - began
         if not isinstance(outcome, Answer):

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -25,7 +24,7 @@ from features import answers
 from features.answers import is_web, recall
 from features.download import Downloads, Fetching
 from features.errors import FeatureError
-from features.pictures import MAX_BYTES, PictureError, measure
+from features.pictures import MAX_BYTES, THREADS, PictureError, measure
 from features.shards import SHARD_BYTES, ShardWriter
 from features.tables import ITEM_IMAGES, read_catalogue, write_table
 
@@ -47,8 +46,6 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 _DEFAULT = Fetching()
-_THREADS = min(os.cpu_count() or 1, 8)
-"""Pictures decoded at the same time; each may take 4 bytes for each of its MAX_PIXELS."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -250,7 +247,6 @@ class _Finder:
         self._cache = cache
         self._fetching = fetching
         self._judged: dict[str, tuple[int, int] | tuple[str, str]] = {}
-        self._decoders = threading.BoundedSemaphore(_THREADS)
 
     def missing(self, urls: list[str]) -> str | None:
         """The address that has to be asked before it is clear which one is the picture."""
@@ -289,8 +285,7 @@ class _Finder:
         known = self._judged.get(digest)
         if known is None:
             try:
-                with self._decoders:
-                    known = measure(data)
+                known = measure(data)
             except PictureError as problem:
                 known = problem.status, problem.detail
             self._judged[digest] = known
@@ -306,7 +301,7 @@ def _ordered(threads: ThreadPoolExecutor, function: Callable[[_T], _R], items: I
     pending: deque[Future[_R]] = deque()
     for item in items:
         pending.append(threads.submit(function, item))
-        if len(pending) > 2 * _THREADS:
+        if len(pending) > 2 * THREADS:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
@@ -382,7 +377,7 @@ def collect_images(
     with ExitStack() as stack:
         cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".answers-", dir=out)))
         finder = _Finder(image_root, cache, fetching)
-        threads = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        threads = stack.enter_context(ThreadPoolExecutor(THREADS))
         if fetching.http and (web := [urls for urls in addresses if any(map(is_web, urls))]):
             with Downloads(cache, fetching) as downloads:
                 asked = _ask_missing(web, finder, downloads, threads, told)

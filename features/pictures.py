@@ -5,6 +5,8 @@ it would become. Everything here may be called from several threads.
 """
 
 import io
+import os
+import threading
 import warnings
 
 import numpy as np
@@ -19,6 +21,9 @@ MIN_SIDE = 8
 """Pixels; shops serve a 1x1 picture for "no picture"."""
 LONG_SIDE = 1024
 """Encoders see a few hundred pixels a side; batches hold pictures reduced to this, to bound memory."""
+THREADS = min(os.cpu_count() or 1, 8)
+"""Pictures measured at once; each may take four bytes for each of its pixels."""
+_measuring = threading.BoundedSemaphore(THREADS)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,9 +103,14 @@ def decode(data: bytes) -> Image.Image:
 def measure(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of what :func:`decode` would give, or its error; at a fraction of time and memory.
 
-    All bytes are decoded, but a JPEG at an eighth of its size, and one pixel is converted to RGB.
+    All bytes are decoded, but a JPEG at an eighth of its size, and one pixel is converted to RGB. At most THREADS
+    threads do so at once, the others wait.
     """
-    picture = _open(data)
+    with _measuring:
+        return _measure(_open(data))
+
+
+def _measure(picture: Image.Image) -> tuple[int, int]:
     size = picture.size
     try:
         if picture.draft(picture.mode, (1, 1)) is None:
