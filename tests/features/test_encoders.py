@@ -56,6 +56,15 @@ def test_the_sample_clip_still_makes_its_vectors(sample_clip: str) -> None:
     check_probe(stored["vectors"], now, encoder.identity)
 
 
+@pytest.mark.parametrize("now", [[3.0, 4.01], [3.0, float("nan")], [3.0], [4.0, 3.0]], ids=str)
+def test_a_probe_that_moved_is_an_error(tiny_clip: Path, now: list[float]) -> None:
+    identity = open_encoder(EncoderSettings(model=str(tiny_clip))).identity
+    stored = {"one": [3.0, 4.0], "two": [1.0, 0.0], "only stored": [1.0]}
+    check_probe(stored, {"one": [3.0, 4.001], "two": [1.0, 0.0], "only now": [2.0]}, identity)
+    with pytest.raises(FeatureError, match=r"encoder 'tiny-clip' no longer makes .* probe 'one' differs by (\d|inf)"):
+        check_probe(stored, {"one": now, "two": [1.0, 0.0]}, identity)
+
+
 class Malice:
     def __reduce__(self):
         return os.system, ("touch pwned",)
@@ -189,6 +198,21 @@ def test_preparation_is_that_of_transformers(size: tuple[int, int]) -> None:
     ):
         theirs = processor(picture, return_tensors="np")["pixel_values"][0]
         assert np.allclose(Preparation.of(processor.to_dict())(picture), theirs, atol=2e-6)
+
+
+def test_the_oldest_form_of_a_configuration_means_the_same(tiny_clip: Path, tmp_path: Path) -> None:
+    """As in the hub's first CLIPs: sizes as plain numbers, a class of another name, rescaling not mentioned."""
+    new = open_encoder(EncoderSettings(model=str(tiny_clip))).preparation
+    for folder in (shutil.copytree(tiny_clip, tmp_path / "packed"), write_bare_clip(tiny_clip, tmp_path / "bare")):
+        written = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+        kept = {key: written[key] for key in ("do_resize", "do_center_crop", "do_normalize", "image_mean", "image_std")}
+        (folder / "processor_config.json").unlink()
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(
+                kept | {"size": 32, "crop_size": 32, "resample": 3, "feature_extractor_type": "CLIPFeatureExtractor"}
+            )
+        )
+        assert open_encoder(EncoderSettings(model=str(folder))).preparation == new
 
 
 def test_a_large_picture_is_first_reduced_and_any_mode_made_rgb() -> None:
