@@ -246,9 +246,6 @@ class _Work:
             segments.setdefault(self.segments[row], []).append(row)
         return list(segments.values())[self.share.rank :: self.share.world]
 
-    def contents(self, rows: list[int]) -> list[str]:
-        return [digest for row in rows if (digest := self.digests[row]) is not None]
-
 
 def _embed(
     work: _Work,
@@ -265,35 +262,45 @@ def _embed(
         if cache_root is None:
             cache_root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cache = VectorCache(cache_root, work.modality, identity)
-        encoded = _fill(work, encode, encoder, cache, progress)
-        rows = [row for row, digest in enumerate(digests) if digest is not None]
+        mine = work.mine()
+        own = {row for segment in mine for row in segment}
+        asked = digests if out else [digest if row in own else None for row, digest in enumerate(digests)]
+        vectors, known = cache.look_up(asked)
+        encoded = _fill(
+            work, [[row for row in rows if not known[row]] for rows in mine], encode, encoder, cache, progress
+        )
         if out is not None:
-            vectors = np.zeros((len(ids), identity.width), np.float32)
-            vectors[rows], known = cache.look_up(work.contents(rows))
-            if not known.all():
+            if encoded:
+                vectors, known = cache.look_up(digests)
+            absent = [row for row, digest in enumerate(digests) if digest is not None and not known[row]]
+            if absent:
                 raise FeatureError(
-                    f"{work.noun}: {int((~known).sum())} contents are not in the cache {cache.folder}, that of "
-                    f"{ids[rows[int(known.argmin())]]!r} for one: other ranks are not done, or the cache was "
-                    "cleared meanwhile; run it again"
+                    f"{work.noun}: {len(absent)} contents are not in the cache {cache.folder}, that of "
+                    f"{ids[absent[0]]!r} for one: other ranks are not done, or the cache was cleared meanwhile; "
+                    "run it again"
                 )
             _write(out, work.noun, ids, digests, vectors, identity, storage)
+    present = len(ids) - digests.count(None)
     return EmbeddingSummary(
         items=len(ids),
         encoded=encoded,
-        reused=len(rows) - encoded,
+        reused=present - encoded,
         imported=0,
-        missing=len(ids) - len(rows),
+        missing=len(ids) - present,
         damaged=cache.damaged,
         encoder=asdict(identity),
     )
 
 
-def _fill(work: _Work, encode: Encode, encoder: Encoder, cache: VectorCache, progress: Progress) -> int:
-    """Encode into the cache, chunk by chunk, what it lacks of this process's segments; how many contents that were."""
-    segments = work.mine()
-    _, known = cache.look_up([digest for segment in segments for digest in work.contents(segment)])
-    flags = iter(known.tolist())
-    lacking = [[row for row in segment if not next(flags)] for segment in segments]
+def _fill(
+    work: _Work,
+    lacking: list[list[int]],
+    encode: Encode,
+    encoder: Encoder,
+    cache: VectorCache,
+    progress: Progress,
+) -> int:
+    """Encode into the cache, chunk by chunk, the rows that each segment lacks; how many contents that were."""
     chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
     total, done = sum(map(len, lacking)), 0
     if not total:
@@ -309,7 +316,8 @@ def _fill(work: _Work, encode: Encode, encoder: Encoder, cache: VectorCache, pro
             done += len(rows)
             if progress:
                 progress(done, total)
-        cache.add([digest for rows in chunk for digest in work.contents(rows)], np.concatenate(vectors))
+        contents = [digest for rows in chunk for row in rows if (digest := work.digests[row])]
+        cache.add(contents, np.concatenate(vectors))
     return total
 
 

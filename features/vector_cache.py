@@ -57,8 +57,8 @@ class VectorCache:
         self.damaged = 0
         """Parts found damaged so far."""
 
-    def look_up(self, contents: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Vectors [n, width], zeros where there is none, and the mask [n] of those found.
+    def look_up(self, contents: Sequence[str | None]) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Vectors [n, width], zeros where there is none, and the mask [n] of those found; None is never found.
 
         Every part that a vector is taken from is checked whole. Of several vectors of one content, that in the part
         whose name comes first is taken.
