@@ -55,13 +55,12 @@ def check_probe(
     tolerance, worst, where = TOLERANCE[identity.precision], 0.0, ""
     for name in sorted(stored.keys() & now.keys()):
         old, new = np.asarray(stored[name], np.float64), np.asarray(now[name], np.float64)
-        if old.shape != new.shape:
-            difference = np.inf
-        else:
+        difference = np.inf
+        if old.shape == new.shape and np.isfinite(new).all():
             difference = float(np.linalg.norm(new - old)) / max(float(np.linalg.norm(old)), 1e-12)
-        if not difference <= worst:  # NaN is the worst of all
+        if difference > worst:
             worst, where = difference, name
-    if not worst <= tolerance:
+    if worst > tolerance:
         raise FeatureError(
             f"encoder {identity.model!r} no longer makes the vectors it made: its files are the same, but the probe "
             f"{where!r} differs by {worst:.2g} of the vector's length (at most {tolerance:g} in {identity.precision}). "
