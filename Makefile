@@ -2,8 +2,9 @@
 PYTHON ?= python3
 DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
+OPEN_CLIP := .venv-open-clip
 
-.PHONY: help setup demo ui test soak check format docs lock clean
+.PHONY: help setup demo ui test soak openclip check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -31,6 +32,15 @@ test: setup ## run the tests
 soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak
 
+openclip: setup ## run the encoders' tests with open_clip, in an environment laid over .venv
+	test -x $(OPEN_CLIP)/bin/python || $(BIN)/python -m venv $(OPEN_CLIP)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(OPEN_CLIP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
+	@# Without their dependencies: torchvision's would be a torch with CUDA.
+	$(OPEN_CLIP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4
+	$(OPEN_CLIP)/bin/python -m pytest tests/features/test_encoders_contract.py tests/features/test_encoders_open_clip.py
+
 check: setup ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +58,4 @@ lock: ## take the versions installed now as constraints
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
-	rm -rf .venv $(DATA)
+	rm -rf .venv $(OPEN_CLIP) $(DATA)

@@ -2,5 +2,6 @@
 
 Item text, pictures in WebDataset shards, encoders, embeddings as Parquet, nearest-item search.
 Everything here works on files whose layout :mod:`features.tables` declares; SQL, orchestration and the
-recommendation model live elsewhere. torch is imported by the encoders only, when one is opened.
+recommendation model live elsewhere. torch is imported where an encoder is opened and by what feeds it,
+never before.
 """

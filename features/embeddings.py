@@ -39,6 +39,7 @@ from features.loading import Original, choose_workers, prepared
 from features.shards import Place
 from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embedding_schema, read_table
 from features.vector_cache import VectorCache
+from features.views import read_identity
 
 _log = logging.getLogger("mmm4rec")
 
@@ -202,10 +203,7 @@ def read_embeddings(folder: Path, noun: str) -> Embeddings:
         FeatureError: the folder does not hold such an artifact.
     """
     path = folder / f"{noun}.parquet"
-    try:
-        identity = EncoderIdentity(**json.loads((folder / "encoder.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise FeatureError(f"{folder / 'encoder.json'}: no encoder identity ({error}); rebuild {noun}") from error
+    identity = read_identity(folder)
     table = read_table(path, embedding_schema(identity.width))
     vectors = table["vector"].combine_chunks().flatten().to_numpy()
     return Embeddings(

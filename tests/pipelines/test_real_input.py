@@ -46,7 +46,8 @@ def test_magazines_at_3_core_and_at_5_core(shared: Path, cli: Cli) -> None:
     texts = store.require("features/text_embeddings", domain).manifest
     assert texts["files"]["text_embeddings.parquet"]["rows"] == 518
     assert "[384]" in texts["files"]["text_embeddings.parquet"]["columns"]["vector"]
-    assert texts["summary"]["encoded"] + texts["summary"]["missing"] == 518
+    # Equal texts are encoded once.
+    assert sum(texts["summary"][how] for how in ("encoded", "reused", "missing")) == 518
     interactions = store.require("core/interactions", domain).manifest["summary"]
     assert interactions["ratings"] - interactions["rejected"]["exact_duplicate"] == 88_468
     assert interactions["interactions"] == 84_139
