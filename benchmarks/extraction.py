@@ -211,7 +211,9 @@ def open_random_clip(folder: Path, small: bool) -> Encoder:
     from sentence_transformers.base.modules import Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     width, layers = (256, 4) if small else (768, 12)
     size = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
     heads = {"num_attention_heads": width // 64, "projection_dim": 512}

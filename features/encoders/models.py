@@ -6,6 +6,7 @@ Nothing is loaded here. A hub model is taken from the local cache where it is co
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -217,5 +218,12 @@ def files_sha256(files: list[Path], folder: Path) -> str:
 
 
 def _file_sha256(path: Path) -> str:
+    status = path.stat()
+    return _digest(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@cache
+def _digest(path: Path, look: tuple[int, ...]) -> str:
+    """Weights of gigabytes are hashed once a process for all domains, unless their `look` says that they changed."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
