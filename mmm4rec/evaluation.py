@@ -24,8 +24,8 @@ from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
 from mmm4rec.tables import TABLES, write_table
 
-USER_BATCH = 1024
-"""Users that the model encodes at a time."""
+USER_BATCH, USER_BATCH_CPU = 1024, 128
+"""Users that the model encodes at a time: on a CPU fewer, whose activations its cache holds, are twice as fast."""
 ENCODED_TOGETHER = 4096
 """Users whose items pass the adapters together, each item once."""
 RANKED_TOGETHER = 16_384
@@ -202,10 +202,11 @@ def encode_users(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
 
 def _encode(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
     # From short to long, so that no batch computes positions that none of it needs.
+    size = USER_BATCH_CPU if index.device.type == "cpu" else USER_BATCH
     order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
     batches = [
         examples.batch(index[part], int(lengths[-1]), model.rules.label_time_is_input)
-        for part, lengths in zip(*(torch.split(t, USER_BATCH) for t in (order.indices, order.values)), strict=True)
+        for part, lengths in zip(*(torch.split(t, size) for t in (order.indices, order.values)), strict=True)
     ]
     used = torch.unique(torch.cat([batch.items.flatten() for batch in batches]))
     vectors = model.item_vectors(used)

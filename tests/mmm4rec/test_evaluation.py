@@ -161,7 +161,14 @@ def test_what_is_held_of_scores_does_not_grow(
     torch.manual_seed(0)
     model = MMM4Rec(small(), domain)
     whole = evaluation.rank_labels(model, domain, "test")
-    for name in ("USER_BATCH", "ENCODED_TOGETHER", "RANKED_TOGETHER", "USER_BLOCK", "ITEM_BLOCK_CPU", "TABLE_BLOCK"):
+    for name in (
+        "USER_BATCH_CPU",
+        "ENCODED_TOGETHER",
+        "RANKED_TOGETHER",
+        "USER_BLOCK",
+        "ITEM_BLOCK_CPU",
+        "TABLE_BLOCK",
+    ):
         monkeypatch.setattr(evaluation, name, {"USER_BLOCK": 3, "ITEM_BLOCK_CPU": 4}.get(name, 7))
     sizes = []
     scores = MMM4Rec.scores
@@ -232,7 +239,7 @@ def test_recommendations_do_not_depend_on_chunks(
     torch.manual_seed(0)
     model = MMM4Rec(small(), domain)
     whole = recommend(model, domain, k=3).to_pylist()
-    for name in ("USER_BATCH", "ENCODED_TOGETHER", "RANKED_TOGETHER", "RECOMMENDED_SCORES"):
+    for name in ("USER_BATCH_CPU", "ENCODED_TOGETHER", "RANKED_TOGETHER", "RECOMMENDED_SCORES"):
         monkeypatch.setattr(evaluation, name, 70 if name == "RECOMMENDED_SCORES" else 9)
     parts = recommend(model, domain, k=3).to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in parts] == [(row["user_id"], row["item_id"]) for row in whole]
