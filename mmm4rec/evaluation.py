@@ -166,7 +166,7 @@ def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int |
     starts = range(0, rows, block)
     ranks = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
     broken = torch.zeros((), dtype=torch.bool, device=labels.device)
-    for part in torch.split(labels.argsort(stable=True), USER_BLOCK):
+    for part in _split(labels.argsort(stable=True), USER_BLOCK):
         label = labels[part]
         # The label's score is taken from the very product that is compared with it: another product of the
         # same numbers may differ in the last bit, and break ties. As labels are sorted, few blocks hold them all.
@@ -192,6 +192,11 @@ def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int |
     if broken:
         raise ModelError(DIVERGED)
     return ranks
+
+
+def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Pieces of at most `size`; none of an empty index, of which `torch.split` makes one."""
+    return torch.split(index, size) if len(index) else ()
 
 
 @torch.inference_mode()
@@ -244,7 +249,7 @@ def rank_labels(model: MMM4Rec, domain: DomainData, split: Split) -> Ranking:
                 there.items[there.label[index]],
                 len(table),
             ).cpu()
-            for index in torch.split(torch.arange(len(there), device=device), RANKED_TOGETHER)
+            for index in _split(torch.arange(len(there), device=device), RANKED_TOGETHER)
         ]
     finally:
         model.train(was_training)
