@@ -184,6 +184,17 @@ def test_what_is_held_of_scores_does_not_grow(
     assert max(items for _, items in sizes) == 4
 
 
+def test_autocast_does_not_round_scores(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    """Scores of bf16 products tie by the dozen; users encoded in bf16 are the same users within its 3 digits."""
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    exact = evaluation.rank_labels(model, domain, "test")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = evaluation.rank_labels(model, domain, "test")
+    assert (rounded.ranks == rounded.ranks.round()).all()
+    assert rounded.metrics().ndcg[10] == pytest.approx(exact.metrics().ndcg[10], abs=2 * exact.metrics().ndcg_error[10])
+
+
 @pytest.mark.parametrize("label", [0, 12])
 def test_a_label_that_is_no_item_is_an_error(label: int) -> None:
     with pytest.raises(ModelError, match=rf"labels run from .*{label}.*items are 1\.\.11 .*build core/sequences again"):

@@ -1,17 +1,17 @@
 """The reports of trained models: what they cost, how good they are, what they recommend."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
+from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig, read_config
 from mmm4rec.data import DomainData
-from mmm4rec.errors import ModelError
+from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import Outcome
-from mmm4rec.reports import build_metrics, build_recommendations, outcome
+from mmm4rec.reports import RecommendationConfig, build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES
 from mmm4rec.training import fit, pretrain
 
@@ -103,7 +103,7 @@ def test_seen_items_are_recommended_only_where_asked_for(
     found = {}
     for exclude_seen in (True, False):
         summary = build_recommendations(
-            domain, ("scratch", trained["scratch"]), tmp_path, k=3, exclude_seen=exclude_seen
+            domain, ("scratch", trained["scratch"]), tmp_path, **asdict(RecommendationConfig(3, exclude_seen))
         )
         rows = pq.read_table(tmp_path / "recommendations.parquet").to_pylist()
         assert (summary.rows, summary.users, summary.model) == (len(rows), domain.user_count, "scratch")
@@ -120,3 +120,12 @@ def test_a_model_without_the_record_of_its_training_is_refused(
     damage(trained["scratch"] / name)
     with pytest.raises(ModelError, match=r"record of the training cannot be read .*restore them, or train"):
         build_metrics(domain, trained, tmp_path)
+
+
+def test_what_to_recommend_is_a_setting() -> None:
+    found = read_config(RecommendationConfig, {"exclude_seen": False}, "recommendations")
+    assert found == RecommendationConfig(k=10, exclude_seen=False)
+    with pytest.raises(ConfigError, match="recommendations: k is 0: recommend at least 1"):
+        read_config(RecommendationConfig, {"k": 0}, "recommendations")
+    with pytest.raises(ConfigError, match="did you mean 'exclude_seen'"):
+        read_config(RecommendationConfig, {"include_seen": True}, "recommendations")
