@@ -275,3 +275,13 @@ def test_reports_are_written(domain: DomainData, small: Callable[..., ModelConfi
     assert pq.read_table(tmp_path / "outcomes.parquet").to_pylist()[0]["best_epoch"] is None
     write_recommendations(recommend(MMM4Rec(small(), domain), domain, k=1), tmp_path)
     assert pq.read_table(tmp_path / "recommendations.parquet").num_rows <= domain.user_count
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_ranks_as_the_cpu_does(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    exact = evaluation.rank_labels(model, domain, "test")
+    found = evaluation.rank_labels(model.cuda(), domain, "test")
+    assert found.metrics().ndcg[10] == pytest.approx(exact.metrics().ndcg[10], abs=exact.metrics().ndcg_error[10])
+    assert recommend(model, domain, k=3).num_rows == recommend(model.cpu(), domain, k=3).num_rows
