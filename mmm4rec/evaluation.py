@@ -5,10 +5,11 @@
 scores everything alike gets the middle, not the top. **HR@k** is the share of users whose label ranks at k or
 better, **NDCG@k** the mean of 1 / log2(1 + rank) where it does and 0 where not. A NaN score is an error.
 
-Ranks come from counting, not sorting, in blocks of users and items: memory does not grow with users x items.
+Ranks come from counting, not sorting, in blocks of users and of items. Users are encoded, ranked and forgotten
+chunk by chunk: beside the item table [N+1,H] and a number a user, memory grows with neither.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,10 +24,26 @@ from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
 from mmm4rec.tables import TABLES, write_table
 
-ITEM_BLOCK = 65_536
-BLOCK_SCORES = 2**24
-"""Scores held at a time: 64 MiB of float32."""
-USER_BATCH = 1024
+USER_BATCH, USER_BATCH_CPU = 1024, 128
+"""Users that the model encodes at a time: on a CPU fewer, whose activations its cache holds, are twice as fast."""
+ENCODED_TOGETHER = 4096
+"""Users whose items pass the adapters together, each item once."""
+RANKED_TOGETHER = 16_384
+"""Users ordered by label before they are ranked: those of a block then share few blocks of labels."""
+USER_BLOCK = 512
+ITEM_BLOCK, ITEM_BLOCK_CPU = 65_536, 2048
+"""Scores of USER_BLOCK users and this many items are held at a time: on a CPU, what its cache holds."""
+TABLE_BLOCK = 16_384
+"""Items whose vectors are made at a time."""
+RECOMMENDED_SCORES = 2**24
+"""Scores held at a time when recommending: 64 MiB of float32."""
+
+LENGTH_BINS = (1, 5, 10, 20, 50)
+"""Lower ends of the classes of users, by the interactions before the label."""
+LABEL_COUNT_BINS = (0, 1, 5, 20, 100)
+"""Lower ends of the classes of labels, by their training interactions: never seen, cold, ... warm."""
+
+DIVERGED = "a score is NaN or infinite: the model has diverged; lower the learning rate and train again"
 
 Score = Callable[[Tensor, int, int], Tensor]
 """(user rows [B], first item, last item exclusive) -> scores [B, last - first]; -inf is no candidate."""
@@ -53,6 +70,46 @@ class Metrics:
         """{hr_10: ..., ndcg_10: ...}, the column names of `history`."""
         return {f"{name}_{k}": v for name in ("hr", "ndcg") for k, v in getattr(self, name).items()}
 
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each metric and cut-off, in the columns of `reports/metrics/metrics`."""
+        for name, values, errors in (("HR", self.hr, self.hr_error), ("NDCG", self.ndcg, self.ndcg_error)):
+            for k in CUTOFFS:
+                yield {
+                    "metric": name,
+                    "k": k,
+                    "value": values[k],
+                    "standard_error": errors[k],
+                    "users": self.users,
+                }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranks of the labels of a split, and what they are broken down by; all [E], on the CPU."""
+
+    ranks: Tensor
+    """float64; halves where scores are equal."""
+    history_lengths: Tensor
+    """int64, the user's interactions before the label, also those beyond the L that the model sees."""
+    label_counts: Tensor
+    """int64, training interactions of the label, from all users."""
+
+    def metrics(self) -> Metrics:
+        """Over all users."""
+        return metrics_of_ranks(self.ranks)
+
+    def breakdown(self) -> Iterator[tuple[str, int, int | None, Metrics]]:
+        """(what by, lowest, highest (None: open), metrics) of every class that has a user."""
+        for name, values, lows in (
+            ("history_length", self.history_lengths, LENGTH_BINS),
+            ("label_count", self.label_counts, LABEL_COUNT_BINS),
+        ):
+            members = torch.bucketize(values, torch.tensor(lows), right=True) - 1
+            for c, low in enumerate(lows):
+                if (chosen := members == c).any():
+                    high = None if c + 1 == len(lows) else lows[c + 1] - 1
+                    yield name, low, high, metrics_of_ranks(self.ranks[chosen])
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -64,6 +121,10 @@ class Outcome:
     epochs: int | None = None
     optimiser_steps_to_best: int | None = None
     examples_to_best: int | None = None
+    epochs_to_95: int | None = None
+    """Up to the first epoch that reaches 95% of the best validation; None where there was no validation."""
+    optimiser_steps_to_95: int | None = None
+    examples_to_95: int | None = None
 
 
 def metrics_of_ranks(ranks: Tensor) -> Metrics:
@@ -74,7 +135,10 @@ def metrics_of_ranks(ranks: Tensor) -> Metrics:
     """
     users = len(ranks)
     if not users:
-        raise ModelError("no user to evaluate: every sequence is too short for this split")
+        raise ModelError(
+            "no user to evaluate: no sequence reaches this split; a user needs 3 interactions for validation and 2 "
+            "for testing: give more interactions, or lower k of the k-core"
+        )
     ranks = ranks.double()
     gain = 1 / torch.log2(1 + ranks)
     hr, ndcg, hr_error, ndcg_error = {}, {}, {}, {}
@@ -87,72 +151,134 @@ def metrics_of_ranks(ranks: Tensor) -> Metrics:
     return Metrics(users, hr, ndcg, hr_error, ndcg_error)
 
 
-def ranks_by_counting(score: Score, labels: Tensor, rows: int) -> Tensor:
-    """Ranks [U] float64 of the labels [U] among the items 0..rows-1.
+def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int | None = None) -> Tensor:
+    """Ranks [U] float64 of the labels [U] among the items 0..rows-1, scored `item_block` at a time.
 
     Raises:
-        ModelError: a score is NaN, or a label is no candidate.
+        ModelError: a score is NaN, that of a label is -inf, or a label is no item.
     """
-    width = min(rows, ITEM_BLOCK)
-    blocks = [(low, min(low + width, rows)) for low in range(0, rows, width)]
-    ranks = []
-    for part in torch.split(torch.arange(len(labels), device=labels.device), max(1, BLOCK_SCORES // width)):
+    if ((labels < 1) | (labels >= rows)).any():
+        raise ModelError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but items are 1..{rows - 1} (0 is padding): "
+            "build core/sequences again"
+        )
+    block = min(rows, item_block or (ITEM_BLOCK_CPU if labels.device.type == "cpu" else ITEM_BLOCK))
+    starts = range(0, rows, block)
+    ranks = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
+    broken = torch.zeros((), dtype=torch.bool, device=labels.device)
+    for part in _split(labels.argsort(stable=True), USER_BLOCK):
         label = labels[part]
         # The label's score is taken from the very product that is compared with it: another product of the
-        # same numbers may differ in the last bit, and break ties.
-        own = torch.zeros(len(part), device=labels.device)
-        kept: Tensor | None = None
-        for low, high in blocks:
-            kept = score(part, low, high)
-            inside = (label >= low) & (label < high)
-            value = kept.gather(1, (label - low).clamp(0, high - low - 1)[:, None])[:, 0]
+        # same numbers may differ in the last bit, and break ties. As labels are sorted, few blocks hold them all.
+        own = torch.full((len(part),), -torch.inf, device=labels.device)
+        made, kept = -1, own
+        least, most = label[[0, -1]].tolist()
+        for low in starts[least // block : most // block + 1]:
+            made, kept = low, score(part, low, min(low + block, rows))
+            inside = (label >= low) & (label < low + block)
+            value = kept.gather(1, (label - low).clamp(0, kept.shape[1] - 1)[:, None])[:, 0]
             own = torch.where(inside, value, own)
         higher = torch.zeros(len(part), dtype=torch.int64, device=labels.device)
-        equal = torch.zeros_like(higher)
-        for low, high in blocks:
-            scores = kept if kept is not None and len(blocks) == 1 else score(part, low, high)
-            if scores.isnan().any():
-                raise ModelError("a score is NaN: the model has diverged; lower the learning rate and train again")
-            higher += (scores > own[:, None]).sum(1)
-            equal += (scores == own[:, None]).sum(1)
-        if own.isneginf().any():
-            raise ModelError("a label is no candidate (padding, item 0): build core/sequences again")
-        ranks.append(1 + higher + (equal - 1) / 2)
-    return torch.cat(ranks).double() if ranks else torch.zeros(0, dtype=torch.float64)
+        at_least = torch.zeros_like(higher)
+        for low in starts:
+            scores = kept if low == made else score(part, low, min(low + block, rows))
+            # Summed in 32 bits, which is several times faster than in 64.
+            higher += (scores > own[:, None]).sum(1, dtype=torch.int32)
+            at_least += (scores >= own[:, None]).sum(1, dtype=torch.int32)
+            # The largest is NaN where any is; looked at once, at the end: every look waits for the device.
+            broken |= scores.amax().isnan()
+        broken |= own.isneginf().any()
+        ranks[part] = (1 + higher + at_least).double() / 2  # 1 + higher + (equal - 1) / 2
+    if broken:
+        raise ModelError(DIVERGED)
+    return ranks
+
+
+def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Pieces of at most `size`; none of an empty index, of which `torch.split` makes one."""
+    return torch.split(index, size) if len(index) else ()
 
 
 @torch.inference_mode()
-def encode_users(model: MMM4Rec, examples: Examples, vectors: Tensor) -> Tensor:
-    """User vectors [E,H] of the examples by a model in eval mode; vectors are its `item_vectors()`."""
-    leaks = model.rules.label_time_is_input
-    users = vectors.new_zeros(len(examples), model.config.hidden)
-    for index, longest in examples.by_length(USER_BATCH):
-        batch = examples.batch(index, longest, leaks)
-        users[index] = model.user_vectors(batch, vectors, batch.items)
-    return users
+def encode_users(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
+    """User vectors [n,H] of the examples `index` [n] by a model in eval mode."""
+    return torch.cat([_encode(model, examples, part) for part in torch.split(index, ENCODED_TOGETHER)])
+
+
+def _encode(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
+    # From short to long, so that no batch computes positions that none of it needs.
+    size = USER_BATCH_CPU if index.device.type == "cpu" else USER_BATCH
+    order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
+    batches = [
+        examples.batch(index[part], int(lengths[-1]), model.rules.label_time_is_input)
+        for part, lengths in zip(*(torch.split(t, size) for t in (order.indices, order.values)), strict=True)
+    ]
+    used = torch.unique(torch.cat([batch.items.flatten() for batch in batches]))
+    vectors = model.item_vectors(used)
+    users = [model.user_vectors(batch, vectors, torch.searchsorted(used, batch.items)) for batch in batches]
+    return torch.cat(users)[order.indices.argsort()]
 
 
 @torch.inference_mode()
-def evaluate(model: MMM4Rec, domain: DomainData, split: Split) -> Metrics:
-    """HR and NDCG of `split` (validation or test) by full ranking; the model's mode is restored."""
+def item_table(model: MMM4Rec) -> Tensor:
+    """The vectors [N+1,H] whose products with user vectors are the scores; beside them, a block is held."""
+    weight = model.text_adapter.weight
+    table = torch.empty(model.item_count + 1, model.config.hidden, dtype=weight.dtype, device=weight.device)
+    for index in torch.split(torch.arange(len(table), device=weight.device), TABLE_BLOCK):
+        table[index] = model.score_vectors(model.item_vectors(index), index)
+    return table
+
+
+@torch.inference_mode()
+def rank_labels(model: MMM4Rec, domain: DomainData, split: Split) -> Ranking:
+    """The ranks of the labels of `split` (validation or test) among all items; the model's mode is restored.
+
+    Raises:
+        ModelError: a score is NaN.
+    """
     was_training = model.training
     model.eval()
     try:
         device = model.text_features.device
-        examples = domain.examples(split, model.config.length).to(device)
-        vectors = model.item_vectors()
-        users = encode_users(model, examples, vectors)
-        labels = examples.items[examples.label]
-        return metrics_of_ranks(ranks_by_counting(_score(model, users, vectors), labels, vectors.shape[1]))
+        examples = domain.examples(split, model.config.length)
+        there = examples.to(device)
+        table = item_table(model)
+        ranks = [
+            ranks_by_counting(
+                _score(model, encode_users(model, there, index), table),
+                there.items[there.label[index]],
+                len(table),
+            ).cpu()
+            for index in _split(torch.arange(len(there), device=device), RANKED_TOGETHER)
+        ]
     finally:
         model.train(was_training)
+    return ranking(domain, examples, torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.float64))
 
 
-def _score(model: MMM4Rec, users: Tensor, vectors: Tensor) -> Score:
-    table = model.score_vectors(vectors)
+def ranking(domain: DomainData, examples: Examples, ranks: Tensor) -> Ranking:
+    """Ranks [E] of the examples, with what they are broken down by."""
+    return Ranking(
+        ranks=ranks,
+        history_lengths=examples.label - examples.first,
+        label_counts=domain.training_counts()[domain.items[examples.label]],
+    )
 
+
+def evaluate(model: MMM4Rec, domain: DomainData, split: Split) -> Metrics:
+    """HR and NDCG of `split` (validation or test) by full ranking; the model's mode is restored.
+
+    Raises:
+        ModelError: the split is empty, or a score is NaN.
+    """
+    return rank_labels(model, domain, split).metrics()
+
+
+def _score(model: MMM4Rec, users: Tensor, table: Tensor) -> Score:
     def score(rows: Tensor, low: int, high: int) -> Tensor:
-        return model.scores(users[rows], table[low:high], low)
+        # Rounded to bf16, scores would tie by the dozen.
+        with torch.autocast(users.device.type, enabled=False):
+            return model.scores(users[rows], table[low:high], low)
 
     return score
 
@@ -169,36 +295,31 @@ def recommend(
     recommendations.
 
     Equal scores are ordered by item. A user who has seen nearly everything gets fewer than k rows.
+
+    Raises:
+        ModelError: k is not positive, or a score is NaN.
     """
+    if k < 1:
+        raise ModelError(f"k is {k}: recommend at least 1 item")
     was_training = model.training
     model.eval()
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
         device = model.text_features.device
         examples = domain.examples("everything", model.config.length).to(device)
-        vectors = model.item_vectors()
-        users = encode_users(model, examples, vectors)
-        score = _score(model, users, vectors)
-        rows = vectors.shape[1]
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for part in torch.split(torch.arange(len(users), device=device), max(1, BLOCK_SCORES // rows)):
-            scores = score(part, 0, rows)
-            if scores.isnan().any():
-                raise ModelError("a score is NaN: the model has diverged; lower the learning rate and train again")
-            scores[:, 0] = -torch.inf
-            if exclude_seen:
-                first, last = int(domain.offsets[part[0]]), int(domain.offsets[part[-1] + 1])
-                counts = (domain.offsets[part.cpu() + 1] - domain.offsets[part.cpu()]).to(device)
-                owner = torch.repeat_interleave(torch.arange(len(part), device=device), counts)
-                scores[owner, examples.items[first:last]] = -torch.inf
-            best = scores.topk(min(k, rows - 1))
-            # topk leaves the order of equal scores open: sort by item, then stably by score.
-            items, order = best.indices.sort(dim=1)
-            values, order = best.values.gather(1, order).sort(dim=1, descending=True, stable=True)
-            items = items.gather(1, order)
-            user, rank = values.isfinite().nonzero(as_tuple=True)
-            found.append((part[user].cpu(), torch.stack([rank + 1, items[user, rank]]).cpu(), values[user, rank].cpu()))
-            if progress:
-                progress(int(part[-1]) + 1, len(users))
+        table = item_table(model)
+        together = max(1, RECOMMENDED_SCORES // len(table))
+        for index in torch.split(torch.arange(len(examples), device=device), RANKED_TOGETHER):
+            score = _score(model, encode_users(model, examples, index), table)
+            for rows in torch.split(torch.arange(len(index), device=device), together):
+                scores = score(rows, 0, len(table))
+                if exclude_seen:
+                    owner, items = _seen(examples, index[rows])
+                    scores[owner, items] = -torch.inf
+                user, rank, items, values = _best(scores, k)
+                found.append((index[rows][user].cpu(), torch.stack([rank, items]).cpu(), values.cpu()))
+                if progress:
+                    progress(int(index[rows[-1]]) + 1, len(examples))
     finally:
         model.train(was_training)
     user_index = torch.cat([users for users, _, _ in found])
@@ -215,23 +336,48 @@ def recommend(
     )
 
 
-def write_metrics(results: Mapping[tuple[str, Split], Metrics], outcomes: Sequence[Outcome], out: Path) -> None:
-    """Write `metrics.parquet` and `outcomes.parquet` into `out`; results are keyed (model, split)."""
-    rows = [
-        {
-            "model": model,
-            "split": split,
-            "metric": name,
-            "k": k,
-            "value": values[k],
-            "standard_error": errors[k],
-            "users": m.users,
-        }
-        for (model, split), m in results.items()
-        for name, values, errors in (("HR", m.hr, m.hr_error), ("NDCG", m.ndcg, m.ndcg_error))
-        for k in CUTOFFS
-    ]
-    write_table(rows, "reports/metrics/metrics", out / "metrics.parquet")
+def _seen(examples: Examples, users: Tensor) -> tuple[Tensor, Tensor]:
+    """(row among `users`, item) of all their interactions; `examples` are of everything, one a user."""
+    first, counts = examples.first[users], (examples.label - examples.first)[users]
+    owner = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
+    place = torch.arange(len(owner), device=users.device) - (counts.cumsum(0) - counts)[owner]
+    return owner, examples.items[first[owner] + place]
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(row, rank from 1, item, score) of the at most k best of each row of scores [B,N+1]; never padding.
+
+    Raises:
+        ModelError: a score is NaN.
+    """
+    if scores.amax().isnan():
+        raise ModelError(DIVERGED)
+    scores[:, 0] = -torch.inf
+    # topk leaves open which of equal scores it takes: only the k-th best score is of use. By row, then by item:
+    least = scores.topk(min(k, scores.shape[1] - 1)).values[:, -1:]
+    row, item = ((scores >= least) & (scores > -torch.inf)).nonzero(as_tuple=True)
+    value = scores[row, item]
+    order = value.sort(descending=True, stable=True).indices
+    order = order[row[order].sort(stable=True).indices]
+    row, item, value = row[order], item[order], value[order]
+    count = torch.bincount(row, minlength=len(scores))
+    rank = torch.arange(1, len(row) + 1, device=row.device) - (count.cumsum(0) - count)[row]
+    kept = rank <= k
+    return row[kept], rank[kept], item[kept], value[kept]
+
+
+def write_metrics(rankings: Mapping[tuple[str, Split], Ranking], outcomes: Sequence[Outcome], out: Path) -> None:
+    """Write `metrics`, `breakdown` and `outcomes.parquet` into `out`; rankings are keyed (model, split)."""
+    metrics: list[dict[str, object]] = []
+    breakdown: list[dict[str, object]] = []
+    for (model, split), found in rankings.items():
+        whose = {"model": model, "split": split}
+        metrics.extend(whose | row for row in found.metrics().rows())
+        for by, low, high, of_class in found.breakdown():
+            members = {"breakdown": by, "lowest": low, "highest": high}
+            breakdown.extend(whose | members | row for row in of_class.rows())
+    write_table(metrics, "reports/metrics/metrics", out / "metrics.parquet")
+    write_table(breakdown, "reports/metrics/breakdown", out / "breakdown.parquet")
     write_table([asdict(outcome) for outcome in outcomes], "reports/metrics/outcomes", out / "outcomes.parquet")
 
 

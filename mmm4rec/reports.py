@@ -1,20 +1,39 @@
 """Reports of trained models on a domain: what `reports/metrics` and `reports/recommendations` hold."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec import evaluation
 from mmm4rec.baselines import popularity
 from mmm4rec.checkpoint import load_model
 from mmm4rec.data import DomainData, Split
-from mmm4rec.evaluation import Metrics, Outcome
+from mmm4rec.errors import ConfigError, ModelError
+from mmm4rec.evaluation import Outcome, Ranking
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
+NEARLY = 0.95
+"""The share of the best validation whose cost `outcomes` gives."""
+
+
+@dataclass(frozen=True)
+class RecommendationConfig:
+    """What to recommend."""
+
+    k: int = 10
+    """How many items for every user."""
+    exclude_seen: bool = True
+    """Whether to leave out what the user already has; where things are bought again, set it to false."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k is {self.k}: recommend at least 1 item")
 
 
 @dataclass(frozen=True)
@@ -41,48 +60,76 @@ def build_metrics(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> MetricsSummary:
-    """Rank with popularity and every model; write `metrics`, `outcomes` and `curves.parquet`.
+    """Rank with popularity and every model; write `metrics`, `breakdown`, `outcomes` and `curves.parquet`.
 
     Args:
         models: folder of the checkpoint by name.
         progress: called with (models done, models).
 
     Raises:
-        ModelError: a checkpoint does not fit the domain.
+        ModelError: a checkpoint does not fit the domain, or lacks the record of its training.
     """
-    results: dict[tuple[str, Split], Metrics] = {
-        ("popularity", split): popularity.evaluate(domain, split) for split in SPLITS
+    rankings: dict[tuple[str, Split], Ranking] = {
+        ("popularity", split): popularity.rank_labels(domain, split) for split in SPLITS
     }
     outcomes = [Outcome("popularity", parameters=0)]
     curves: list[dict[str, object]] = []
     for done, (name, folder) in enumerate(models.items(), start=1):
         model = load_model(folder, domain)
         for split in SPLITS:
-            results[name, split] = evaluation.evaluate(model, domain, split)
-        history = pq.read_table(folder / "history.parquet").to_pylist()
+            rankings[name, split] = evaluation.rank_labels(model, domain, split)
+        history, record = _training(folder)
         curves.extend({"model": name, **row} for row in history)
-        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        best = next(row for row in history if row["epoch"] == record["best_epoch"])
-        outcomes.append(
-            Outcome(
-                name,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                best_epoch=record["best_epoch"],
-                epochs=record["epochs"],
-                optimiser_steps_to_best=best["optimiser_steps"],
-                examples_to_best=best["examples"],
-            )
-        )
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        outcomes.append(outcome(name, parameters, history, record["best_epoch"], record["training"]["metric"]))
         if progress:
             progress(done, len(models))
-    evaluation.write_metrics(results, outcomes, out)
+    evaluation.write_metrics(rankings, outcomes, out)
     write_table(curves, "reports/metrics/curves", out / "curves.parquet")
-    test = {name: metrics for (name, split), metrics in results.items() if split == "test"}
+    test = {name: found.metrics() for (name, split), found in rankings.items() if split == "test"}
     return MetricsSummary(
         hr_10={name: metrics.hr[10] for name, metrics in test.items()},
         ndcg_10={name: metrics.ndcg[10] for name, metrics in test.items()},
         users=test["popularity"].users,
     )
+
+
+def outcome(
+    name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = "NDCG@10"
+) -> Outcome:
+    """What the model `name` cost, by the rows of its `history`; `metric` (as in the config) says which was best.
+
+    95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
+    """
+    column = metric.lower().replace("@", "_")
+    best = next(row for row in history if row["epoch"] == best_epoch)
+    validated = [row for row in history if row[column] is not None]
+    goal = NEARLY * max((row[column] for row in validated), default=0.0)
+    nearly: Mapping[str, Any] = next((row for row in validated if row[column] >= goal), {})
+    return Outcome(
+        name,
+        parameters=parameters,
+        best_epoch=best_epoch,
+        epochs=history[-1]["epoch"],
+        optimiser_steps_to_best=best["optimiser_steps"],
+        examples_to_best=best["examples"],
+        epochs_to_95=nearly.get("epoch"),
+        optimiser_steps_to_95=nearly.get("optimiser_steps"),
+        examples_to_95=nearly.get("examples"),
+    )
+
+
+def _training(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history and the record that lie beside a checkpoint."""
+    try:
+        history = pq.ParquetFile(folder / "history.parquet").read().to_pylist()
+        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ModelError(
+            f"{folder}: the record of the training cannot be read ({error}): history.parquet and model.json lie beside "
+            "the weights; restore them, or train the model again"
+        ) from None
+    return history, record
 
 
 def build_recommendations(

@@ -82,19 +82,39 @@ _MODEL_ITEMS = _table(
     ],
 )
 
+_WHOSE = [
+    _field("model", pa.string(), "popularity, scratch, finetuned or pretrained"),
+    _field("split", pa.string(), "validation or test"),
+]
+_FIGURES = [
+    _field("metric", pa.string(), "HR or NDCG"),
+    _field("k", pa.int32(), "cut-off of the ranked list"),
+    _field("value", pa.float64(), "mean over users"),
+    _field("standard_error", pa.float64(), "binomial for HR, of the sample mean for NDCG"),
+    _field("users", pa.int64(), "users ranked"),
+]
+
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
     **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned")},
     "reports/metrics/metrics": _table(
         "HR and NDCG of popularity and every model of a domain. Key: (model, split, metric, k)",
+        [*_WHOSE, *_FIGURES],
+    ),
+    "reports/metrics/breakdown": _table(
+        "The same by length of history and by how often the label was seen in training; a class without users has "
+        "no rows. Key: (model, split, breakdown, lowest, metric, k)",
         [
-            _field("model", pa.string(), "popularity, scratch, finetuned or pretrained"),
-            _field("split", pa.string(), "validation or test"),
-            _field("metric", pa.string(), "HR or NDCG"),
-            _field("k", pa.int32(), "cut-off of the ranked list"),
-            _field("value", pa.float64(), "mean over users"),
-            _field("standard_error", pa.float64(), "binomial for HR, of the sample mean for NDCG"),
-            _field("users", pa.int64(), "users ranked"),
+            *_WHOSE,
+            _field(
+                "breakdown",
+                pa.string(),
+                "history_length: the user's interactions before the label; label_count: the label's training "
+                "interactions, 0 for an item never seen (cold), many for a warm one",
+            ),
+            _field("lowest", pa.int32(), "lower end of the class, included"),
+            _field("highest", pa.int32(), "upper end of the class, included; null: open", nullable=True),
+            *_FIGURES,
         ],
     ),
     "reports/metrics/curves": _table(
@@ -110,6 +130,19 @@ TABLES: dict[str, pa.Schema] = {
             _field("optimiser_steps_to_best", pa.int64(), "optimiser steps up to best_epoch", nullable=True),
             _field("examples_to_best", pa.int64(), "training examples seen up to best_epoch", nullable=True),
             _field("parameters", pa.int64(), "trainable numbers"),
+            *(
+                _field(
+                    f"{counted}_to_95",
+                    kind,
+                    f"{said} up to the first validation at 95% of the best; null without validation",
+                    nullable=True,
+                )
+                for counted, kind, said in (
+                    ("epochs", pa.int32(), "epochs"),
+                    ("optimiser_steps", pa.int64(), "optimiser steps"),
+                    ("examples", pa.int64(), "training examples seen"),
+                )
+            ),
         ],
     ),
     "reports/recommendations/recommendations": _table(

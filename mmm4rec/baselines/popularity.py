@@ -3,11 +3,11 @@
 import torch
 
 from mmm4rec.data import DomainData, Split
-from mmm4rec.evaluation import Metrics, metrics_of_ranks, ranks_by_counting
+from mmm4rec.evaluation import Metrics, Ranking, ranking, ranks_by_counting
 
 
-def evaluate(domain: DomainData, split: Split, length: int = 20) -> Metrics:
-    """HR and NDCG of `split` by full ranking, over the users and candidates of the model's evaluation."""
+def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
+    """The ranks of the labels of `split`, for the users and among the candidates of the model's evaluation."""
     counts = domain.training_counts().float()
     counts[0] = -torch.inf
     examples = domain.examples(split, length)
@@ -16,4 +16,9 @@ def evaluate(domain: DomainData, split: Split, length: int = 20) -> Metrics:
         examples.items[examples.label],
         len(counts),
     )
-    return metrics_of_ranks(ranks)
+    return ranking(domain, examples, ranks)
+
+
+def evaluate(domain: DomainData, split: Split, length: int = 20) -> Metrics:
+    """HR and NDCG of `split` by full ranking."""
+    return rank_labels(domain, split, length).metrics()

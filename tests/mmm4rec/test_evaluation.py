@@ -1,5 +1,6 @@
 """Ranks, metrics and recommendations."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,8 @@ def test_counting_is_sorting(users: int, rows: int, seed: int, block: int) -> No
     labels = torch.randint(1, rows, (users,), generator=random)
     table[:, 0] = -torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "ITEM_BLOCK", block)
-        patch.setattr(evaluation, "BLOCK_SCORES", 2 * block)
-        found = ranks_by_counting(from_table(table), labels, rows)
+        patch.setattr(evaluation, "USER_BLOCK", 2)
+        found = ranks_by_counting(from_table(table), labels, rows, item_block=block)
     expected = [rank_by_sorting(row, label) for row, label in zip(table.tolist(), labels.tolist(), strict=True)]
     assert found.tolist() == expected
 
@@ -63,7 +63,7 @@ def test_a_constant_scorer_gets_the_middle() -> None:
 def test_a_score_that_ranks_nothing_is_an_error(value: float) -> None:
     table = torch.zeros(2, 5)
     table[1, 3] = value
-    with pytest.raises(ModelError, match=r"NaN|no candidate"):
+    with pytest.raises(ModelError, match=r"NaN or infinite.*lower the learning rate"):
         ranks_by_counting(from_table(table), torch.tensor([3, 3]), 5)
 
 
@@ -154,14 +154,134 @@ def test_nan_weights_are_an_error(domain: DomainData, small: Callable[..., Model
         recommend(model, domain)
 
 
+def test_what_is_held_of_scores_does_not_grow(
+    domain: DomainData, small: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks and blocks of any size give the same ranks, and no product is larger than a block of both."""
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    whole = evaluation.rank_labels(model, domain, "test")
+    for name in (
+        "USER_BATCH_CPU",
+        "ENCODED_TOGETHER",
+        "RANKED_TOGETHER",
+        "USER_BLOCK",
+        "ITEM_BLOCK_CPU",
+        "TABLE_BLOCK",
+    ):
+        monkeypatch.setattr(evaluation, name, {"USER_BLOCK": 3, "ITEM_BLOCK_CPU": 4}.get(name, 7))
+    sizes = []
+    scores = MMM4Rec.scores
+    monkeypatch.setattr(
+        MMM4Rec,
+        "scores",
+        lambda self, users, table, first_item=0: (
+            sizes.append((len(users), len(table))) or scores(self, users, table, first_item)
+        ),
+    )
+    assert torch.equal(evaluation.rank_labels(model, domain, "test").ranks, whole.ranks)
+    assert max(users for users, _ in sizes) == 3
+    assert max(items for _, items in sizes) == 4
+
+
+def test_autocast_does_not_round_scores(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    """Scores of bf16 products tie by the dozen; users encoded in bf16 are the same users within its 3 digits."""
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    exact = evaluation.rank_labels(model, domain, "test")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = evaluation.rank_labels(model, domain, "test")
+    assert (rounded.ranks == rounded.ranks.round()).all()
+    assert rounded.metrics().ndcg[10] == pytest.approx(exact.metrics().ndcg[10], abs=2 * exact.metrics().ndcg_error[10])
+
+
+@pytest.mark.parametrize("label", [0, 12])
+def test_a_label_that_is_no_item_is_an_error(label: int) -> None:
+    with pytest.raises(ModelError, match=rf"labels run from .*{label}.*items are 1\.\.11 .*build core/sequences again"):
+        ranks_by_counting(from_table(torch.zeros(2, 12)), torch.tensor([3, label]), 12)
+
+
+def test_the_breakdown_adds_up(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    """Every user is in one class of each breakdown, by figures counted here user by user."""
+    torch.manual_seed(0)
+    found = evaluation.rank_labels(MMM4Rec(small(), domain), domain, "validation")
+    trained = Counter(
+        int(item)
+        for u in range(domain.user_count)
+        for item in domain.items[domain.offsets[u] : domain.offsets[u + 1]][:-2]
+    )
+    expected: dict[tuple[str, int, int | None], list[float]] = {}
+    for u in range(domain.user_count):
+        items = domain.items[domain.offsets[u] : domain.offsets[u + 1]].tolist()
+        length, count = len(items) - 2, trained[items[-2]]
+        of_length = (1, 4) if length < 5 else (5, 9)
+        of_count = (0, 0) if count == 0 else (1, 4) if count < 5 else (5, 19) if count < 20 else (20, 99)
+        for key in (("history_length", *of_length), ("label_count", *of_count)):
+            expected.setdefault(key, []).append(float(found.ranks[u]))
+    classes = {(by, low, high): metrics for by, low, high, metrics in found.breakdown()}
+    assert len(classes) >= 4
+    assert classes == {key: metrics_of_ranks(torch.tensor(ranks)) for key, ranks in expected.items()}
+    rare = replace(found, label_counts=torch.full_like(found.label_counts, 100))
+    assert [(by, low, high) for by, low, high, _ in rare.breakdown()][-1] == ("label_count", 100, None)
+
+
+def test_popularity_has_nothing_to_say_of_cold_items(domain: DomainData) -> None:
+    """Item 15 becomes the test label of all and nothing else: every item that was ever seen is before it."""
+    items = torch.where(domain.items == 15, 1, domain.items)
+    items[domain.offsets[1:] - 1] = 15
+    cold = replace(domain, items=items)
+    classes = [found for found in popularity.rank_labels(cold, "test").breakdown() if found[0] == "label_count"]
+    assert [(low, high) for _, low, high, _ in classes] == [(0, 0)]
+    assert classes[0][3].hr[10] == 0
+
+
+def test_equal_scores_are_recommended_in_the_order_of_items() -> None:
+    scores = torch.tensor([[9.0, 1, 2, 1, 2, 1, 0], [9.0, -torch.inf, 0, 0, 3, 0, 0]])
+    row, rank, item, value = evaluation._best(scores, 4)
+    assert row.tolist() == [0] * 4 + [1] * 4
+    assert rank.tolist() == [1, 2, 3, 4] * 2
+    assert item.tolist() == [2, 4, 1, 3, 4, 2, 3, 5]
+    assert value.tolist() == [2, 2, 1, 1, 3, 0, 0, 0]
+
+
+def test_recommendations_do_not_depend_on_chunks(
+    domain: DomainData, small: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    whole = recommend(model, domain, k=3).to_pylist()
+    for name in ("USER_BATCH_CPU", "ENCODED_TOGETHER", "RANKED_TOGETHER", "RECOMMENDED_SCORES"):
+        monkeypatch.setattr(evaluation, name, 70 if name == "RECOMMENDED_SCORES" else 9)
+    parts = recommend(model, domain, k=3).to_pylist()
+    assert [(row["user_id"], row["item_id"]) for row in parts] == [(row["user_id"], row["item_id"]) for row in whole]
+    with pytest.raises(ModelError, match="at least 1"):
+        recommend(model, domain, k=0)
+
+
 def test_reports_are_written(domain: DomainData, small: Callable[..., ModelConfig], tmp_path: Path) -> None:
-    metrics = popularity.evaluate(domain, "test")
-    write_metrics({("popularity", "test"): metrics}, [Outcome("popularity", 0)], tmp_path)
+    found = popularity.rank_labels(domain, "test")
+    metrics = found.metrics()
+    write_metrics({("popularity", "test"): found}, [Outcome("popularity", 0)], tmp_path)
     rows = pq.read_table(tmp_path / "metrics.parquet").to_pylist()
     assert len(rows) == 6
     assert {"model": "popularity", "split": "test", "metric": "HR", "k": 10, "value": metrics.hr[10]}.items() <= rows[
         0
     ].items()
+    classes = pq.read_table(tmp_path / "breakdown.parquet").to_pylist()
+    for by in ("history_length", "label_count"):
+        of_hr = [row for row in classes if (row["breakdown"], row["metric"], row["k"]) == (by, "HR", 10)]
+        assert sum(row["users"] for row in of_hr) == metrics.users
+        assert sum(row["users"] * row["value"] for row in of_hr) == pytest.approx(metrics.users * metrics.hr[10])
     assert pq.read_table(tmp_path / "outcomes.parquet").to_pylist()[0]["best_epoch"] is None
     write_recommendations(recommend(MMM4Rec(small(), domain), domain, k=1), tmp_path)
     assert pq.read_table(tmp_path / "recommendations.parquet").num_rows <= domain.user_count
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_ranks_as_the_cpu_does(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
+    torch.manual_seed(0)
+    model = MMM4Rec(small(), domain)
+    exact = evaluation.rank_labels(model, domain, "test")
+    found = evaluation.rank_labels(model.cuda(), domain, "test")
+    assert found.metrics().ndcg[10] == pytest.approx(exact.metrics().ndcg[10], abs=exact.metrics().ndcg_error[10])
+    assert recommend(model, domain, k=3).num_rows == recommend(model.cpu(), domain, k=3).num_rows
