@@ -10,6 +10,7 @@ Shapes, for all forms: x [B,T,K,P], delta [B,T,K], A [K] (negative), B and C [B,
 type of x; head k uses group k // (K/G).
 """
 
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -138,7 +139,12 @@ def _passed(added: Tensor, decay: Tensor) -> Tensor:
     return torch.stack(entering, dim=1)
 
 
-_FORMS = {"sequential": sequential, "quadratic": quadratic, "chunked": chunked, "triton": chunk_scan}
+_FORMS: dict[str, Callable[..., Tensor]] = {
+    "sequential": sequential,
+    "quadratic": quadratic,
+    "chunked": chunked,
+    "triton": chunk_scan,
+}
 
 
 def _limit(device: torch.device) -> int:
