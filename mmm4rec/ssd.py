@@ -4,7 +4,7 @@ B_t (delta_t x_t), y_t = C_t h_t, and its forms.
 `sequential` is the recurrence itself in float64, the reference the other forms are held to. `quadratic` is the
 same map as one masked matrix product, the fastest while sequences are short. `chunked` is quadratic within
 chunks and passes the state from one to the next: linear in the length. `triton` is mamba-ssm's kernel of the
-chunked form (`mmm4rec.kernels`). `choose` picks one and says why. The skip connection is not computed here.
+chunked form (`mmm4rec.kernels`). `choose` picks one and says why.
 
 Shapes, for all forms: x [B,T,K,P], delta [B,T,K], A [K] (negative), B and C [B,T,G,S], result [B,T,K,P] in the
 type of x; head k uses group k // (K/G).
@@ -60,8 +60,17 @@ def choose(
     return Choice(form, reason if device.type == "cpu" else f"{reason}; {SCAN.missing(device, dtype)}")
 
 
-def ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, form: SSDForm = "auto") -> Tensor:
-    """y [B,T,K,P] by the form named, or the one `choose` picks where it is `auto`.
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    form: SSDForm = "auto",
+    skip: Tensor | None = None,
+) -> Tensor:
+    """y [B,T,K,P] by the form named, or the one `choose` picks where it is `auto`; with `skip` [K], plus
+    skip * delta * x (the model's skip connection, where Mamba's takes x).
 
     Raises:
         ConfigError: an unknown form, or one that cannot run here.
@@ -70,7 +79,10 @@ def ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, form: SSDForm
         form = _fastest(x.shape[1], x.device, x.dtype)
     else:
         choose(x.shape[1], form, x.device, x.dtype)
-    return _FORMS[form](x, delta, A, B, C)
+    if form == "quadratic":
+        return quadratic(x, delta, A, B, C, skip)
+    y = _FORMS[form](x, delta, A, B, C)
+    return y if skip is None else (y + (skip * delta)[..., None] * x).to(x.dtype)
 
 
 def sequential(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -89,17 +101,22 @@ def sequential(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
     return torch.stack(outputs, dim=1).to(x.dtype)
 
 
-def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """((C B^T) o exp(segsum(A delta))) (delta x), one [T,T] matrix per head."""
+def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
+    """((C B^T) o exp(segsum(A delta)) o delta) x, one [T,T] matrix per head; `skip` joins its diagonal.
+
+    Steps and skip multiply the matrices, not x: while T is short those are far smaller.
+    """
     batch, length, heads, _ = x.shape
     groups = B.shape[2]
     with torch.autocast(x.device.type, enabled=False):
-        decay = segsum(_log_decay(delta, A).transpose(1, 2)).exp()
+        steps = widened(delta).transpose(1, 2)  # [B,K,T]
+        decay = segsum(_log_decay(steps, A[:, None])).exp() * steps[:, :, None]
     similarity = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)
     weights = similarity[:, :, None] * decay.view(batch, groups, heads // groups, length, length)
-    inputs = (delta[..., None] * x).to(x.dtype).transpose(1, 2)
-    mixed = weights.view(batch, heads, length, length).to(x.dtype) @ inputs
-    return mixed.transpose(1, 2).to(x.dtype)
+    weights = weights.view(batch, heads, length, length)
+    if skip is not None:
+        weights = weights + torch.diag_embed(skip[:, None] * steps)
+    return (weights.to(x.dtype) @ x.transpose(1, 2)).transpose(1, 2).to(x.dtype)
 
 
 def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = CHUNK) -> Tensor:
@@ -159,7 +176,7 @@ def _fastest(length: int, device: torch.device, dtype: torch.dtype) -> SSDForm:
 
 
 def _log_decay(delta: Tensor, A: Tensor) -> Tensor:
-    """A delta [B,T,K], at least `FORGOTTEN`, in float32 or wider."""
+    """A delta, at least `FORGOTTEN`, in float32 or wider."""
     return (widened(delta) * A).clamp(min=FORGOTTEN)
 
 

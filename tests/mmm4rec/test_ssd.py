@@ -147,3 +147,16 @@ def test_a_form_that_cannot_run_here_says_what_is_missing() -> None:
         choose(20, "triton", "cuda", torch.float64)
     with pytest.raises(ConfigError, match=r"'fast' is unknown.*chunked"):
         ssd(*tensors, form="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["sequential", "quadratic", "chunked"])
+def test_the_skip_takes_delta_times_x(form: SSDForm) -> None:
+    x, delta, A, B, C = inputs((2, 70, (4, 2), 3, 5, 0))
+    skip = torch.tensor([1.0, -2, 0, 0.5], dtype=torch.float64, requires_grad=True)
+    tensors = [x, delta, A, B, C, skip]
+    found = ssd(x, delta, A, B, C, form, skip)
+    expected = sequential(x, delta, A, B, C) + (skip * delta)[..., None] * x
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), tensors) for y in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
