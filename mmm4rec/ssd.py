@@ -102,21 +102,9 @@ def sequential(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
 
 
 def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
-    """((C B^T) o exp(segsum(A delta)) o delta) x, one [T,T] matrix per head; `skip` joins its diagonal.
-
-    Steps and skip multiply the matrices, not x: while T is short those are far smaller.
-    """
-    batch, length, heads, _ = x.shape
-    groups = B.shape[2]
-    with torch.autocast(x.device.type, enabled=False):
-        steps = widened(delta).transpose(1, 2)  # [B,K,T]
-        decay = segsum(_log_decay(steps, A[:, None])).exp() * steps[:, :, None]
-    similarity = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)
-    weights = similarity[:, :, None] * decay.view(batch, groups, heads // groups, length, length)
-    weights = weights.view(batch, heads, length, length)
-    if skip is not None:
-        weights = weights + torch.diag_embed(skip[:, None] * steps)
-    return (weights.to(x.dtype) @ x.transpose(1, 2)).transpose(1, 2).to(x.dtype)
+    """((C B^T) o exp(segsum(A delta)) o delta) x, one [T,T] matrix per head; `skip` joins its diagonal."""
+    x, delta, B, C = (m.transpose(1, 2) for m in (x, delta, B, C))
+    return _mixed(x, widened(delta), A, B, C, skip).transpose(1, 2)
 
 
 def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = CHUNK) -> Tensor:
@@ -124,26 +112,42 @@ def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: in
     batch, length, heads, width = x.shape
     if length <= chunk:
         return quadratic(x, delta, A, B, C)
-    groups, per_group = B.shape[2], heads // B.shape[2]
-    # Positions of delta 0 at the end change nothing. Below, N chunks of c positions, R heads per group.
-    x, delta, B, C = (_in_chunks(m, chunk) for m in (x, delta, B, C))
+    # N chunks of c positions as rows of their own, heads first, copied once for all the products below.
+    x, B, C = (_in_chunks(m, chunk).contiguous() for m in (x, B, C))
+    steps = _in_chunks(widened(delta), chunk)  # [BN,K,c]
+    B_of_head, C_of_head = (m.repeat_interleave(heads // m.shape[1], dim=1) for m in (B, C))
     with torch.autocast(x.device.type, enabled=False):
-        total = _log_decay(delta, A).cumsum(1)  # [BN,c,K]
-        since_start, until_end = total.exp(), (total[:, -1:] - total).exp()
-        inputs = ((delta * until_end)[..., None] * x).to(x.dtype)
-    added = B.permute(0, 2, 3, 1) @ inputs.view(-1, chunk, groups, per_group * width).transpose(1, 2)
-    state = widened(added).view(batch, -1, groups, B.shape[3], per_group, width)
-    decay = since_start[:, -1].view(batch, -1, groups, 1, per_group, 1)
-    entering = _passed(state, decay).view(-1, groups, B.shape[3], per_group * width)
-    across = (C.transpose(1, 2) @ entering.to(C.dtype)).transpose(1, 2).reshape(x.shape)
-    y = quadratic(x, delta, A, B, C) + since_start[..., None] * across
-    return y.reshape(batch, -1, heads, width)[:, :length].to(x.dtype)
+        total = _log_decay(steps, A[:, None]).cumsum(-1)
+        since_start, until_end = total.exp(), (total[..., -1:] - total).exp()
+        at_end = ((steps * until_end)[..., None] * x).to(x.dtype)
+    added = widened(B_of_head.mT @ at_end)  # [BN,K,S,P]
+    decay = since_start[..., -1, None, None]
+    entering = _passed(*(m.view(batch, -1, *m.shape[1:]) for m in (added, decay))).view(added.shape)
+    across = since_start[..., None] * (C_of_head @ entering.to(x.dtype))
+    y = (_mixed(x, steps, A, B, C) + across).to(x.dtype)
+    return y.transpose(1, 2).reshape(batch, -1, heads, width)[:, :length]
+
+
+def _mixed(x: Tensor, steps: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
+    """The quadratic form, heads first: x [B,K,T,P], steps [B,K,T], B and C [B,G,T,S], result [B,K,T,P].
+
+    Steps and skip multiply the matrices, not x: while T is short those are far smaller.
+    """
+    batch, heads, length, _ = x.shape
+    groups = B.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        decay = segsum(_log_decay(steps, A[:, None])).exp() * steps[:, :, None]
+    weights = (C @ B.mT)[:, :, None] * decay.view(batch, groups, heads // groups, length, length)
+    weights = weights.view(batch, heads, length, length)
+    if skip is not None:
+        weights = weights + torch.diag_embed(skip[:, None] * steps)
+    return (weights.to(x.dtype) @ x).to(x.dtype)
 
 
 def _in_chunks(m: Tensor, chunk: int) -> Tensor:
-    """[B,T,...] -> [BN,c,...], the last chunk filled up with zeros."""
+    """[B,T,K,...] -> [BN,K,c,...]. The last chunk is filled up with zeros: a step of 0 changes nothing."""
     padded = F.pad(m, (0, 0) * (m.dim() - 2) + (0, -m.shape[1] % chunk))
-    return padded.reshape(-1, chunk, *m.shape[2:])
+    return padded.reshape(-1, chunk, *m.shape[2:]).transpose(1, 2)
 
 
 def _passed(added: Tensor, decay: Tensor) -> Tensor:
