@@ -4,8 +4,8 @@
 a group each, state 64), a batch of `--rows`, on CUDA where it is there, in one process and in turns. `slope` is the
 exponent of the chunked form's time against the length, by least squares on logarithms: 1 is linear. `crossing` is the
 first length measured from which on the chunked form is faster than the quadratic (0: none). With more rows the longest
-tensors pass the size from which the C library takes fresh pages for each, and `slope` includes that. A form is left out at lengths where
-its matrices or its loop would take over.
+tensors pass the size from which the C library takes fresh pages for each, and `slope` includes that. A form is left
+out at lengths where its matrices or its loop would take over.
 """
 
 import math

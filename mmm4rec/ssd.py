@@ -24,7 +24,8 @@ from mmm4rec.kernels import SCAN, Choice, chunk_scan
 CHUNK = 64
 """Positions per chunk of `chunked`."""
 QUADRATIC_UP_TO = {"cpu": 128, "cuda": 256}
-"""Lengths up to which `quadratic` is chosen, by `benchmarks/ssd.py`."""
+"""Lengths up to which `quadratic` is chosen. On a CPU the forms cross between 128 and 256 (`benchmarks/ssd.py`, one
+core); that of CUDA is an estimate, to be replaced by what the benchmark finds there."""
 FORGOTTEN = -100.0
 """Least log-decay of one step. exp(-100) is 0 in float32, so nothing is lost by stopping there; without a floor
 one huge step would swallow the digits of all later ones in the differences of cumulative sums."""
