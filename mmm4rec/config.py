@@ -23,7 +23,10 @@ CUTOFFS = (10, 20, 50)
 
 Compat = Literal["default", "published"]
 Fusion = Literal["static", "dynamic_shared", "dynamic_instance"]
-SSDForm = Literal["auto", "quadratic", "sequential"]
+SSDForm = Literal["auto", "sequential", "quadratic", "chunked", "triton"]
+"""See `mmm4rec.ssd`."""
+ConvForm = Literal["auto", "plain", "torch", "fused"]
+"""See `mmm4rec.kernels.causal_conv`."""
 
 
 @dataclass(frozen=True)
