@@ -186,7 +186,6 @@ def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, ob
             "layers": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers.")),
             "expand": inner // hidden,
             "head_width": inner // heads,
-            "groups": groups,
             "state": (len(conv) - inner) // 2 // int(str(groups)),
             "conv_width": conv.shape[-1],
             "use_time": "gap_norm.weight" in weights,

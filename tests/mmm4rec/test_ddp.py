@@ -39,8 +39,7 @@ def assert_same_training(one: Path, two: Path) -> None:
 def test_two_processes_give_the_result_of_one(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training
 ) -> None:
-    """With dropout. A step has five batches for the two, the last step of an epoch one; and one of the processes is
-    killed under way."""
+    """With dropout. A step has five batches for the two, the last step of an epoch one."""
     training = quick(batch_size=16, accumulate=5)
     batches = -(-len(domain.examples("training", 6)) // 16)
     assert batches % 5 == 1
@@ -59,7 +58,14 @@ def test_two_processes_give_the_result_of_one(
     assert [epoch.epoch for epoch in told] == [0, 1, 2], "told by the first process alone"
     assert steps == [(n, 2 * batches) for n in (5, 10, 11, 16, 21, 22)]
 
-    out = tmp_path / "again"
+
+@pytest.mark.soak
+def test_a_divided_training_of_which_a_process_is_killed_goes_on(
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training
+) -> None:
+    training = quick(batch_size=16, accumulate=5, devices=2)
+    whole = trained(domain, small(), training, tmp_path / "whole")
+    out, again = tmp_path / "again", {"state": tmp_path / "state", "state_seconds": 0}
     out.mkdir()
 
     def kill(done: int, total: int) -> None:
@@ -67,13 +73,12 @@ def test_two_processes_give_the_result_of_one(
             for process in multiprocessing.active_children():
                 process.kill()
 
-    again = {"state": tmp_path / "state", "state_seconds": 0}
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        fit(domain, small(), replace(training, devices=2), out, progress=kill, **again)
-    summary = fit(domain, small(), replace(training, devices=2), out, **again)
+        fit(domain, small(), training, out, progress=kill, **again)
+    summary = fit(domain, small(), training, out, **again)
     assert summary.resumed_at is not None
     assert summary.device == "2 x cpu"
-    for file in two.iterdir():
+    for file in whole.iterdir():
         assert file.read_bytes() == (out / file.name).read_bytes(), file.name
 
 

@@ -136,7 +136,7 @@ def resume(domain: DomainData, model: ModelConfig, training: TrainConfig, folder
 
 
 def test_early_stopping_goes_on_counting(domain: DomainData, tmp_path: Path, small: Config, quick: Training) -> None:
-    training = quick(epochs=50, patience=3, learning_rate=1e-9)
+    training = quick(epochs=50, patience=3, learning_rate=1e-9, batch_size=64)
     interrupted(domain, small(), training, tmp_path / "a", epoch=2)
     resumed = resume(domain, small(), training, tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -148,21 +148,21 @@ def test_early_stopping_goes_on_counting(domain: DomainData, tmp_path: Path, sma
 def test_a_state_of_something_else_is_not_used(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = interrupted(domain, small(), quick(batch_size=16), tmp_path / "run")
-    assert resume(domain, small(), quick(batch_size=16, learning_rate=1e-2), tmp_path / "run").resumed_at is None
+    state = interrupted(domain, small(), quick(batch_size=64), tmp_path / "run")
+    assert resume(domain, small(), quick(batch_size=64, learning_rate=1e-2), tmp_path / "run").resumed_at is None
     assert f"{state}: the state is not used" in (said := capsys.readouterr().err)
     assert "it is of a training with other training.learning_rate" in said
 
-    interrupted(domain, small(), quick(batch_size=16), tmp_path / "run")
+    interrupted(domain, small(), quick(batch_size=64), tmp_path / "run")
     moved = replace(domain, times=domain.times + (torch.arange(len(domain.times)) == 5))
-    assert resume(moved, small(), quick(batch_size=16), tmp_path / "run").resumed_at is None
+    assert resume(moved, small(), quick(batch_size=64), tmp_path / "run").resumed_at is None
     assert "a training with other data\n" in capsys.readouterr().err
 
-    interrupted(domain, small(), quick(batch_size=16), tmp_path / "run")
+    interrupted(domain, small(), quick(batch_size=64), tmp_path / "run")
     record = json.loads((state / "state.json").read_text())
     record["identity"]["code"] = "0"
     (state / "state.json").write_text(json.dumps(record))
-    assert resume(domain, small(), quick(batch_size=16), tmp_path / "run").resumed_at is None
+    assert resume(domain, small(), quick(batch_size=64), tmp_path / "run").resumed_at is None
     assert "a training with other code\n" in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_a_state_of_something_else_is_not_used(
 def test_a_damaged_state_counts_as_absent(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    training = quick(batch_size=32)
+    training = quick(batch_size=64)
     state = interrupted(domain, small(), training, tmp_path / "run")
     (tensors,) = state.glob("*.safetensors")
     written = bytearray(tensors.read_bytes())
