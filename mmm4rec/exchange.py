@@ -9,7 +9,7 @@ as `encoder_ssd_layers.i.ssd` and `decoder_ssd_layers.i.ssd`, with equal values;
 sizes that its shapes do not show: those (temperature, dropout, groups of B and C) are the published ones unless
 given.
 
-A round trip is exact: every parameter comes back bit for bit, in the shape that it has here.
+A round trip is exact: every float32 parameter comes back bit for bit, in the shape that it has here.
 """
 
 import io

@@ -437,9 +437,9 @@ class _Run:
             self.done += len(group)
             self.tell("progress", ((number - 1) * self.batches + self.done, self.config.epochs * self.batches))
             if self.done < self.batches:
-                now = time.perf_counter()
-                self.training_seconds, started = self.training_seconds + now - started, now
+                self.training_seconds += time.perf_counter() - started
                 self._save_if_due()
+                started = time.perf_counter()
         mean = self.total / len(self.examples)
         self.seen += len(self.examples)
         self.done, self.total = 0, 0.0
