@@ -6,10 +6,11 @@ starts. Only settings and errors are imported here; the rest by module:
 
     data        load_domain, merge_domains: Parquet -> DomainData
     model       MMM4Rec; beneath it ssd, gaps, losses, and compat (where published and default mode differ)
-    training    pretrain, fit
-    checkpoint  load_model, transfer
+    training    pretrain, fit; resume: the state of an unfinished training
+    checkpoint  load_model, transfer; exchange: published checkpoints in and out
     evaluation  evaluate, recommend, write_metrics; baselines.popularity
     parity      check: comparison with tensors of the published model
+    __main__    python -m mmm4rec: all this from exported files
 """
 
 from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config

@@ -7,6 +7,7 @@ starts afresh is listed, with the reason.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,31 @@ def has_item_weights(config: ModelConfig) -> bool:
     return config.with_id or config.fusion == "dynamic_instance"
 
 
-def save(model: MMM4Rec, domain: DomainData, weights: dict[str, Tensor], out: Path) -> None:
+def save(model: MMM4Rec, domain: DomainData, weights: Mapping[str, Tensor], out: Path) -> None:
     """Write `model.safetensors`, and `items.parquet` where there are per-item weights, into `out`."""
+    write(model.config, weights, domain.text.width, domain.image.width, domain.item_ids, out)
+
+
+def write(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    text_width: int,
+    image_width: int,
+    item_ids: Sequence[str],
+    out: Path,
+) -> None:
+    """As `save`, without a model; `item_ids` [N] may be empty where there are no per-item weights."""
     description = {
         "format": FORMAT,
-        "config": asdict(model.config),
-        "text_width": domain.text.width,
-        "image_width": domain.image.width,
-        "items": domain.item_count,
+        "config": asdict(config),
+        "text_width": text_width,
+        "image_width": image_width,
+        "items": len(item_ids),
     }
     tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
     save_file(tensors, out / "model.safetensors", {"mmm4rec": json.dumps(description, sort_keys=True)})
-    if has_item_weights(model.config):
-        rows = [{"item_index": n, "item_id": item} for n, item in enumerate(domain.item_ids, start=1)]
+    if has_item_weights(config):
+        rows = [{"item_index": n, "item_id": item} for n, item in enumerate(item_ids, start=1)]
         write_table(rows, "models/finetuned/items", out / "items.parquet")
 
 
@@ -95,14 +108,22 @@ def load(path: Path) -> Checkpoint:
         raise ModelError(f"{file}: no metadata of this package: this is no checkpoint of it") from None
     if found != FORMAT:
         raise ModelError(f"{file}: format {found!r}, this version reads {FORMAT!r}; train the model again")
-    config = ModelConfig.from_dict(description["config"], f"{file}: config")
+    try:
+        settings, count = description["config"], int(description["items"])
+        widths = int(description["text_width"]), int(description["image_width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{file}: its metadata is damaged ({error!r}); train the model again") from None
+    wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
+    if wrong:
+        raise ModelError(f"{file}: {wrong[0]} holds NaN or infinity: the file is damaged; train the model again")
+    config = ModelConfig.from_dict(settings, f"{file}: config")
     return Checkpoint(
         path=file,
         config=config,
-        text_width=description["text_width"],
-        image_width=description["image_width"],
+        text_width=widths[0],
+        image_width=widths[1],
         weights=weights,
-        item_ids=_item_ids(file, description["items"]) if has_item_weights(config) else None,
+        item_ids=_item_ids(file, count) if has_item_weights(config) else None,
     )
 
 

@@ -124,11 +124,25 @@ class TrainConfig:
     seed: int = 2020
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    devices: int = 1
+    """Devices (on a CPU: processes) among which the batches of an optimiser step are divided."""
+    strategy: Literal["auto", "ddp_spawn", "ddp"] = "auto"
+    """How several devices come about: `ddp_spawn` starts the processes itself and works anywhere; `ddp` is for a
+    script that is run once per device (torchrun) or that may be run again for every device. `auto`: `ddp_spawn`
+    where there are several."""
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ()
+    """Where loss and validation metrics of every epoch are logged, besides `history`."""
     ssd_form: SSDForm = "auto"
     """Overrides the choice of `mmm4rec.ssd.choose`."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "learning_rate", "batch_size", "accumulate")
+        _positive(self, "epochs", "learning_rate", "batch_size", "accumulate", "devices")
+        if self.accumulate < self.devices:
+            raise ConfigError(
+                f"accumulate is {self.accumulate} but devices is {self.devices}: the {self.accumulate} batches of an "
+                f"optimiser step are divided among the devices; set accumulate to {self.devices} or more "
+                "(and batch_size lower, to keep the examples per step)"
+            )
         if self.patience is not None:
             _positive(self, "patience")
         if self.weight_decay < 0 or self.validate_every < 0 or self.seed < 0:

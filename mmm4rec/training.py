@@ -3,17 +3,33 @@ checkpoint.
 
 NAdam over seeded, length-bucketed batches; gradients of `accumulate` batches summed per step; validation by
 full ranking; early stopping. The files written depend on inputs, config and machine only: seconds are
-returned, not written. Lightning Fabric (device, precision) is imported inside `fit`, so that the package
-imports without it.
+returned, not written. Lightning Fabric (devices, precision, strategy, loggers) is imported inside `fit`, so
+that the package imports without it.
+
+**Random numbers.** The order of an epoch follows from (seed, epoch), the dropout of a batch from (seed, epoch,
+batch). So a run stopped anywhere can go on with no random state to restore, and a batch is the same whichever
+device computes it.
+
+**Several devices.** The batches of an optimiser step are dealt out to the devices in turn, and their gradients
+summed: the number of devices says who computes, not what. `batch_size` is one batch on one device. The
+negatives of the in-batch loss are the labels of that batch, never those of the batches on other devices.
+Gradients are exchanged once a step. The first device validates and writes; the others wait for it.
+
+**Resuming.** See `mmm4rec.resume`; `fit(state=...)` saves between two optimiser steps.
 """
 
 import json
 import math
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -26,11 +42,24 @@ from mmm4rec.data import DomainData, merge_domains
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, Outcome, evaluate
 from mmm4rec.model import MMM4Rec
+from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
 from mmm4rec.tables import write_table
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from lightning_fabric import Fabric
+
+STATE_SECONDS = 30.0
+"""Time from one save of the state to the next: about what a kill costs."""
+LAST_GOOD = "last-good"
+"""Folder, in the state's (else in the output's), for the last good weights of a training that diverged."""
+NEAR_BEST = 0.95
+"""Share of the best validation metric whose first reaching is reported."""
+
+Index = tuple[Tensor, int]
+"""A batch: examples [B], and the longest of them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,8 @@ class Epoch:
     examples: int
     loss: float | None
     validation: Metrics | None
+    seconds: float = 0.0
+    """Wall-clock time of the training up to the end of this epoch, validation included."""
 
     def row(self) -> dict[str, object]:
         """The row in the layout of `history`."""
@@ -61,6 +92,11 @@ class TrainSummary:
     optimiser_steps_to_best: int
     examples_per_epoch: int
     examples_to_best: int
+    seconds_to_best: float
+    epochs_to_95: int | None
+    """Epochs to 95% of the best value of the metric, whatever epoch is kept; None where never validated."""
+    optimiser_steps_to_95: int | None
+    seconds_to_95: float | None
     parameters: int
     validation: dict[str, float]
     """Validation metrics of the weights written (hr_10, ndcg_10, ...); empty where never validated."""
@@ -70,9 +106,11 @@ class TrainSummary:
     """The form of the SSD and why."""
     device: str
     seconds: float
-    """Wall-clock time of training and validation."""
+    """Wall-clock time of training and validation, over all the runs that it took."""
     examples_per_second: float
     """Training examples per second of training, validation not counted."""
+    resumed_at: int | None
+    """Optimiser steps already done when this run took over an unfinished one; None where it began afresh."""
 
     def outcome(self, model: str) -> Outcome:
         """The row of `reports/metrics/outcomes` under the name `model`."""
@@ -93,6 +131,9 @@ def pretrain(
     out: Path,
     *,
     data_versions: Mapping[str, str] | None = None,
+    state: Path | None = None,
+    state_seconds: float = STATE_SECONDS,
+    logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainSummary:
@@ -102,13 +143,15 @@ def pretrain(
     """
     if not rules(model_config.compat).item_vectors_in_pretraining:
         model_config = replace(model_config, with_id=False)
-    merged = merge_domains(domains)
     return fit(
-        merged,
+        merge_domains(domains),
         model_config,
         train_config,
         out,
         data_versions=data_versions,
+        state=state,
+        state_seconds=state_seconds,
+        logs=logs,
         on_epoch=on_epoch,
         progress=progress,
     )
@@ -122,6 +165,9 @@ def fit(
     *,
     init: Path | None = None,
     data_versions: Mapping[str, str] | None = None,
+    state: Path | None = None,
+    state_seconds: float = STATE_SECONDS,
+    logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainSummary:
@@ -134,38 +180,158 @@ def fit(
         init: a checkpoint to start from; see `checkpoint.transfer` for what is taken. None starts from
             scratch.
         data_versions: versions of the inputs, kept in `model.json`.
-        on_epoch: called after every epoch (and before the first).
+        state: folder for the state of the unfinished training. A run that finds one there of the same config,
+            data and code goes on from it and ends with the same weights as an unbroken run (on a CPU to the
+            byte); it is removed at the end. None: an interrupted training is lost.
+        state_seconds: seconds from one save of the state to the next; 0 saves after every optimiser step.
+        logs: folder for the files of `train_config.loggers`.
+        on_epoch: called after every epoch (and before the first) of this run.
         progress: called with (batches done, batches at the epoch cap).
 
     Raises:
-        ModelError: no training example, an empty validation set, a checkpoint that does not fit, a NaN loss.
+        ModelError: no training example, an empty validation set, a checkpoint that does not fit, a device or
+            logger that is not there. Or a loss, score or weight that is not finite: the last good weights are
+            then in the folder `last-good` of `state` (without one: of `out`), as a whole checkpoint.
     """
-    started = time.perf_counter()
-    fabric = _fabric(train_config)
+    fabric = _fabric(train_config, logs)
+    known = None if state is None else identity(domain, model_config, train_config, init)
+    plan = _Plan(domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known)
+
+    def tell(kind: str, value: Any) -> None:
+        if kind == "epoch" and on_epoch:
+            on_epoch(value)
+        elif kind == "progress" and progress:
+            progress(*value)
+
+    if train_config.devices > 1 and train_config.strategy != "ddp":
+        return _spawn(fabric, plan, tell)
+    summary: TrainSummary = fabric.launch(partial(_work, plan, tell))
+    return summary
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The arguments of `fit` that go to every process."""
+
+    domain: DomainData
+    model_config: ModelConfig
+    train_config: TrainConfig
+    out: Path
+    init: Path | None
+    data_versions: dict[str, str]
+    state: Path | None
+    state_seconds: float
+    identity: dict[str, Any] | None
+
+
+def _spawn(fabric: "Fabric", plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
+    """`_work` in a new process per device; what the first of them tells comes through a pipe."""
+    receiver, sender = get_context("spawn").Pipe(duplex=False)
+    results: dict[str, Any] = {}
+    failed: list[BaseException] = []
+
+    def relay() -> None:
+        while True:
+            try:
+                kind, value = receiver.recv()
+            except EOFError:
+                return
+            if kind in ("summary", "error"):
+                results[kind] = value
+            elif not failed:
+                try:
+                    tell(kind, value)
+                except BaseException as error:  # the caller's own, such as an interrupt: raised below
+                    failed.append(error)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        # As a partial, because Fabric looks into arguments for modules, and stops at frozen dataclasses.
+        fabric.launch(partial(_worker, plan, sender))
+    finally:
+        sender.close()  # now the pipe ends when the processes do
+        thread.join()
+    if failed:
+        raise failed[0]
+    if "error" in results:
+        raise results["error"]
+    summary: TrainSummary = results["summary"]
+    return summary
+
+
+def _worker(plan: _Plan, sender: "Connection", fabric: "Fabric") -> None:
+    """`_work` in a process that `_spawn` started. A ModelError comes to all of them at the same place."""
+
+    def tell(kind: str, value: Any) -> None:
+        sender.send((kind, value))
+
+    try:
+        summary = _work(plan, tell, fabric)
+    except ModelError as error:
+        if fabric.is_global_zero:
+            tell("error", error)
+        return
+    if fabric.is_global_zero:
+        tell("summary", summary)
+
+
+def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> TrainSummary:
+    """The whole training in one process; the first of several writes."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(train_config.seed)
-        model = MMM4Rec(model_config, domain, train_config.ssd_form)
-        moved = None if init is None else checkpoint.transfer(checkpoint.load(init), model, domain)
-        run = _Run(fabric, model, domain, train_config, on_epoch, progress)
-        run.train()
-    checkpoint.save(model, domain, run.weights, out)
+        torch.manual_seed(plan.train_config.seed)
+        model = MMM4Rec(plan.model_config, plan.domain, plan.train_config.ssd_form)
+        moved = None if plan.init is None else checkpoint.transfer(checkpoint.load(plan.init), model, plan.domain)
+        run = _Run(fabric, model, plan, tell)
+        try:
+            run.train()
+        except _DivergedError as error:
+            folder = (plan.state or plan.out) / LAST_GOOD
+            if run.best is None:
+                raise ModelError(str(error)) from None
+            if fabric.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
+                run.stopped = str(error)
+                _write(plan, run, moved, folder)
+            raise ModelError(
+                f"{error}. The last good weights, those of epoch {run.best.epoch}, are in {folder}"
+            ) from None
+    summary = _summary(plan, run, moved)
+    if fabric.is_global_zero:
+        _write(plan, run, moved, plan.out)
+        if run.state:
+            run.state.remove()
+        for logger in fabric.loggers:
+            logger.finalize("success")
+    fabric.barrier()
+    return summary
+
+
+def _write(plan: _Plan, run: "_Run", moved: Transfer | None, out: Path) -> None:
+    """The files of a model."""
+    best = run.kept
+    checkpoint.save(run.model, plan.domain, run.weights, out)
     write_table([epoch.row() for epoch in run.history], "models/finetuned/history", out / "history.parquet")
-    best, last = run.best, run.history[-1]
-    metrics = {} if best.validation is None else best.validation.flat()
     record = {
-        "model": asdict(model_config),
-        "training": asdict(train_config),
-        "data_versions": dict(data_versions or {}),
+        "model": asdict(plan.model_config),
+        "training": asdict(plan.train_config),
+        "data_versions": plan.data_versions,
         "transfer": None if moved is None else asdict(moved),
         "best_epoch": best.epoch,
-        "epochs": last.epoch,
+        "epochs": run.history[-1].epoch,
         "optimiser_steps_to_best": best.optimiser_steps,
         "stopped": run.stopped,
-        "validation": metrics,
+        "validation": {} if best.validation is None else best.validation.flat(),
     }
     (out / "model.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    choice = choose(model_config.length, train_config.ssd_form)
+
+
+def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
+    best, last = run.kept, run.history[-1]
+    near = _first_near_best(run.history, plan.train_config.metric)
+    choice = choose(plan.model_config.length, plan.train_config.ssd_form)
+    count, device = run.fabric.world_size, str(run.fabric.device)
     return TrainSummary(
         best_epoch=best.epoch,
         epochs=last.epoch,
@@ -173,31 +339,33 @@ def fit(
         optimiser_steps_to_best=best.optimiser_steps,
         examples_per_epoch=len(run.examples),
         examples_to_best=best.examples,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        validation=metrics,
+        seconds_to_best=best.seconds,
+        epochs_to_95=None if near is None else near.epoch,
+        optimiser_steps_to_95=None if near is None else near.optimiser_steps,
+        seconds_to_95=None if near is None else near.seconds,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        validation={} if best.validation is None else best.validation.flat(),
         stopped=run.stopped,
         transfer=moved,
         ssd=f"{choice.form}: {choice.reason}",
-        device=str(fabric.device),
-        seconds=time.perf_counter() - started,
+        device=device if count == 1 else f"{count} x {device.split(':')[0]}",
+        seconds=run.seconds,
         examples_per_second=last.examples / max(run.training_seconds, 1e-9),
+        resumed_at=run.resumed_at,
     )
 
 
-class _Run:
-    """The state of one training."""
+class _DivergedError(ModelError):
+    """A loss, a score or a weight is not finite."""
 
-    def __init__(
-        self,
-        fabric: "Fabric",
-        model: MMM4Rec,
-        domain: DomainData,
-        config: TrainConfig,
-        on_epoch: Callable[[Epoch], None] | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
+
+class _Run:
+    """The state of one training in one process."""
+
+    def __init__(self, fabric: "Fabric", model: MMM4Rec, plan: _Plan, tell: Callable[[str, Any], None]) -> None:
+        domain, config = plan.domain, plan.train_config
         self.fabric, self.model, self.domain, self.config = fabric, model, domain, config
-        self.on_epoch, self.progress = on_epoch, progress
+        self.tell = tell if fabric.is_global_zero else _silent
         self.examples = domain.examples("training", model.config.length)
         if not len(self.examples):
             raise ModelError(
@@ -210,81 +378,147 @@ class _Run:
         if len(self.examples) == 1 and config.loss == "in_batch":
             raise ModelError(f"{domain.name}: one training example has no in-batch negatives; set loss to 'full'")
         self.batches = math.ceil(len(self.examples) / config.batch_size)
-        optimiser = torch.optim.NAdam(
+        self.optimiser = torch.optim.NAdam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
-        self.wrapped, self.optimiser = fabric.setup(model, optimiser)
+        self.wrapped, self.stepper = fabric.setup(model, self.optimiser)
         self.examples = self.examples.to(fabric.device)
-        self.steps = self.seen = 0
+        self.started = time.perf_counter()
         self.training_seconds = 0.0
+        # Where the run stands: `done` batches into the epoch after the last in history, their losses in `total`.
+        self.steps = self.seen = self.done = 0
+        self.total = 0.0
         self.history: list[Epoch] = []
-        self.stopped = "epoch cap"
+        self.best: Epoch | None = None
+        self.weights: dict[str, Tensor] = {}
+        self.stopped = ""
+        self.resumed_at: int | None = None
+        self.state = None if plan.state is None or plan.identity is None else StateFolder(plan.state, plan.identity)
+        self.state_seconds = plan.state_seconds
+        if self.state and (found := self.state.load()):
+            self._restore(*found)
+        self.saved = time.perf_counter()
+        fabric.barrier()  # nobody saves before everybody has read
+
+    @property
+    def kept(self) -> Epoch:
+        """The epoch of the weights to write."""
+        if self.best is None:
+            raise ModelError("no epoch has been run yet, so there are no weights to write")
+        return self.best
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time so far, with that of the runs before this one."""
+        return time.perf_counter() - self.started
 
     def train(self) -> None:
-        """All epochs, up to the cap or until patience runs out."""
-        self._record(0, None)
-        for number in range(1, self.config.epochs + 1):
+        """All epochs that are left, up to the cap or until patience runs out."""
+        for epoch in self.history:
+            self._log(epoch)
+        if not self.history:
+            self._record(0, None)
+        while not self.stopped:
+            number = self.history[-1].epoch + 1
             self._record(number, self._epoch(number))
-            if self._patience_is_out():
-                self.stopped = f"no better {self.config.metric} in {self.config.patience} validations"
-                break
-        if self.config.keep == "last":
-            self._keep(self.history[-1])
 
     def _epoch(self, number: int) -> float:
-        """One pass over the examples; the mean loss."""
+        """What is left of a pass over the examples; the mean loss of all of it."""
         started = time.perf_counter()
         self.wrapped.train()
+        order = self.examples.shuffled(self.config.batch_size, seed=self.config.seed * 1_000_003 + number)
+        left = islice(order, self.done, None)
+        while group := list(islice(left, self.config.accumulate)):
+            losses = self._gradients(number, group)
+            self.total += self._checked(losses, number)
+            self.stepper.step()
+            self.stepper.zero_grad(set_to_none=True)
+            self.steps += 1
+            self.done += len(group)
+            self.tell("progress", ((number - 1) * self.batches + self.done, self.config.epochs * self.batches))
+            if self.done < self.batches:
+                self.training_seconds += time.perf_counter() - started
+                self._save_if_due()
+                started = time.perf_counter()
+        mean = self.total / len(self.examples)
+        self.seen += len(self.examples)
+        self.done, self.total = 0, 0.0
+        self.training_seconds += time.perf_counter() - started
+        return mean
+
+    def _gradients(self, number: int, group: list[Index]) -> Tensor:
+        """Sum the gradients of the batches of one optimiser step; the loss of each times its examples [n].
+
+        Batch i belongs to device i modulo their number.
+        """
+        rank, count = self.fabric.global_rank, self.fabric.world_size
         in_batch = self.config.loss == "in_batch"
         leaks = self.model.rules.label_time_is_input
-        losses: list[Tensor] = []
-        total, first = 0.0, 0
-        order = self.examples.shuffled(self.config.batch_size, seed=self.config.seed * 1_000_003 + number)
-        for done, (index, longest) in enumerate(order, start=1):
-            loss = self.wrapped(self.examples.batch(index, longest, leaks), in_batch)
-            self.fabric.backward(loss)
-            losses.append(loss.detach() * len(index))
-            if done % self.config.accumulate == 0 or done == self.batches:
-                total += self._checked(torch.stack(losses), number, first)
-                losses, first = [], done
-                self.optimiser.step()
-                self.optimiser.zero_grad(set_to_none=True)
-                self.steps += 1
-            if self.progress:
-                self.progress((number - 1) * self.batches + done, self.config.epochs * self.batches)
-        self.seen += len(self.examples)
-        self.training_seconds += time.perf_counter() - started
-        return total / len(self.examples)
+        mine = [(place, 1.0) for place in range(rank, len(group), count)]
+        # A device without a batch in the last, shorter step takes part with a gradient of zero.
+        mine = mine or [(0, 0.0)]
+        losses = torch.zeros(len(group), device=self.fabric.device)
+        for place, weight in mine:
+            index, longest = group[place]
+            torch.manual_seed(_batch_seed(self.config.seed, number, self.done + place))
+            with self.fabric.no_backward_sync(self.wrapped, enabled=place != mine[-1][0]):
+                loss = self.wrapped(self.examples.batch(index, longest, leaks), in_batch)
+                # The mean over the devices is taken when gradients are exchanged, and the sum is wanted.
+                self.fabric.backward(loss if count == 1 else loss * (weight * count))
+            losses[place] = loss.detach() * (len(index) * weight)
+        return losses if count == 1 else cast(Tensor, self.fabric.all_reduce(losses, reduce_op="sum"))
 
-    def _checked(self, losses: Tensor, epoch: int, first: int) -> float:
+    def _checked(self, losses: Tensor, epoch: int) -> float:
         """The sum of the losses of one step, looked at once a step: every look waits for the device."""
         finite = losses.isfinite()
         if not finite.all():
-            batch = first + 1 + int((~finite).nonzero()[0])
-            raise ModelError(
+            batch = self.done + 1 + int((~finite).nonzero()[0])
+            raise _DivergedError(
                 f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {batch}; "
                 "lower learning_rate, or look for extreme values in the features"
             )
         return float(losses.sum())
 
     def _record(self, number: int, loss: float | None) -> None:
-        """Validate where it is due, append to the history, and keep the weights if they are the best."""
-        every = self.config.validate_every
+        """Validate where it is due, append to the history, keep the weights if they are the best, and see
+        whether to stop."""
+        every, metric = self.config.validate_every, self.config.metric
         due = every and (number % every == 0 or number == self.config.epochs)
-        validation = evaluate(self.model, self.domain, "validation") if due else None
-        epoch = Epoch(number, self.steps, self.seen, loss, validation)
+        validation = self._validation() if due else None
+        epoch = Epoch(number, self.steps, self.seen, loss, validation, self.seconds)
+        better = validation is not None and (self.best is None or _value(epoch, metric) > _value(self.best, metric))
+        if self.config.keep == "last" or better:
+            self._keep(epoch)
         self.history.append(epoch)
-        if self.config.keep == "best" and validation is not None:
-            metric = self.config.metric
-            best = self.history[0] if number == 0 else self.best
-            if number == 0 or validation.value(metric) > _value(best, metric):
-                self._keep(epoch)
-        if self.on_epoch:
-            self.on_epoch(epoch)
+        self._log(epoch)
+        self.tell("epoch", epoch)
+        if self._patience_is_out():
+            self.stopped = f"no better {metric} in {self.config.patience} validations"
+        elif number >= self.config.epochs:
+            self.stopped = "epoch cap"
+        self._save_if_due()
+
+    def _validation(self) -> Metrics:
+        """The first device's, sent to all: every device must come to the same decisions."""
+        found: Metrics | ModelError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                found = evaluate(self.model, self.domain, "validation")
+            except ModelError as error:
+                found = error
+        found = self.fabric.broadcast(found)
+        if not isinstance(found, Metrics):
+            raise _DivergedError(f"{self.domain.name}: epoch {len(self.history)}: {found}")
+        return found
 
     def _keep(self, epoch: Epoch) -> None:
-        self.best = epoch
-        self.weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
+        if wrong:
+            raise _DivergedError(
+                f"{self.domain.name}: {wrong[0]} is not finite after epoch {epoch.epoch}; lower learning_rate"
+            )
+        self.best, self.weights = epoch, weights
 
     def _patience_is_out(self) -> bool:
         validated = [epoch for epoch in self.history if epoch.validation is not None]
@@ -293,18 +527,141 @@ class _Run:
         values = [_value(epoch, self.config.metric) for epoch in validated]
         return len(values) - 1 - values.index(max(values)) >= self.config.patience
 
+    def _log(self, epoch: Epoch) -> None:
+        values = {name: value for name, value in epoch.row().items() if name != "epoch" and value is not None}
+        if self.config.loggers:
+            self.fabric.log_dict(values, step=epoch.epoch)
+
+    def _save_if_due(self) -> None:
+        if self.state is None or not self.fabric.is_global_zero:
+            return
+        if time.perf_counter() - self.saved < self.state_seconds:
+            return
+        progress = {
+            "epoch": len(self.history),
+            "done": self.done,
+            "steps": self.steps,
+            "seen": self.seen,
+            "total": self.total,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": None if self.best is None else self.history.index(self.best),
+            "stopped": self.stopped,
+            "seconds": self.seconds,
+            "training_seconds": self.training_seconds,
+        }
+        tensors: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        tensors |= {f"kept.{name}": weight for name, weight in self.weights.items()}
+        for name, parameter in self.model.named_parameters():
+            tensors |= {f"optimiser.{key}.{name}": value for key, value in self.optimiser.state[parameter].items()}
+        self.state.save(progress, tensors)
+        self.saved = time.perf_counter()
+
+    def _restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.done, self.steps, self.seen = progress["done"], progress["steps"], progress["seen"]
+        self.total, self.stopped = progress["total"], progress["stopped"]
+        self.history = [_epoch_of(row) for row in progress["history"]]
+        self.best = None if progress["best"] is None else self.history[progress["best"]]
+        self.started -= progress["seconds"]
+        self.training_seconds = progress["training_seconds"]
+        self.resumed_at = self.steps
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for key, value in tensors.items():
+                kind, name = key.split(".", 1)
+                if kind == "model":
+                    parameters[name].copy_(value)
+                elif kind == "kept":
+                    self.weights[name] = value.to(self.fabric.device)
+                else:
+                    # Moments lie beside their parameter; counters stay on the CPU, as NAdam makes them.
+                    slot, name = name.split(".", 1)
+                    parameter = parameters[name]
+                    moment = value.shape == parameter.shape
+                    self.optimiser.state[parameter][slot] = value.to(parameter.device) if moment else value
+        if self.fabric.is_global_zero:
+            print(f"{self.domain.name}: goes on after {self.steps} optimiser steps", file=sys.stderr)
+
+
+def _silent(kind: str, value: Any) -> None:
+    """What every device but the first tells."""
+
+
+def _batch_seed(seed: int, epoch: int, batch: int) -> int:
+    """The seed of a batch's dropout; distinct in the low 32 bits, which are all the CPU generator takes."""
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + batch) % 2**63
+
+
+def _epoch_of(row: dict[str, Any]) -> Epoch:
+    """The inverse of `asdict` and JSON, which makes the cut-offs text."""
+    if row["validation"] is None:
+        return Epoch(**row)
+    values: dict[str, Any] = {
+        name: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
+        for name, value in row["validation"].items()
+    }
+    return Epoch(**{**row, "validation": Metrics(**values)})
+
 
 def _value(epoch: Epoch, metric: str) -> float:
     return -math.inf if epoch.validation is None else epoch.validation.value(metric)
 
 
-def _fabric(config: TrainConfig) -> "Fabric":
+def _first_near_best(history: Sequence[Epoch], metric: str) -> Epoch | None:
+    """The first validated epoch within `NEAR_BEST` of the best value; None where there is no validation."""
+    validated = [epoch for epoch in history if epoch.validation is not None]
+    enough = NEAR_BEST * max((_value(epoch, metric) for epoch in validated), default=0.0)
+    return next((epoch for epoch in validated if _value(epoch, metric) >= enough), None)
+
+
+def _fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError as error:
         raise ModelError(f"training needs lightning-fabric ({error}): pip install lightning-fabric") from None
-    if config.device == "cuda" and not torch.cuda.is_available():
+    gpus = torch.cuda.device_count()
+    if config.device == "cuda" and not gpus:
         raise ModelError("device is 'cuda' but no GPU is available: set device to 'auto' or 'cpu'")
-    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-    fabric.launch()
-    return fabric
+    if gpus and config.device != "cpu" and config.devices > gpus:
+        raise ModelError(f"devices is {config.devices} but there are {gpus} GPUs: set devices to at most {gpus}")
+    strategy: Any = "auto"
+    if config.devices > 1:
+        # The buffers are the features, the same everywhere: broadcasting them would cost more than the step.
+        strategy = DDPStrategy(
+            start_method="popen" if config.strategy == "ddp" else "spawn",
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    return Fabric(
+        accelerator=config.device,
+        devices=config.devices,
+        strategy=strategy,
+        precision=config.precision,
+        loggers=_loggers(config, logs),
+    )
+
+
+def _loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
+    if not config.loggers:
+        return []
+    if logs is None:
+        raise ModelError(f"loggers is {', '.join(config.loggers)} but no folder is given: pass logs (--logs)")
+    from lightning_fabric.loggers.csv_logs import CSVLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+    loggers: list[Any] = []
+    for name in config.loggers:
+        folder = logs / name
+        if name == "csv":
+            # A resumed run logs its past again, so the file is always whole.
+            (folder / "metrics.csv").unlink(missing_ok=True)
+            loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
+        else:
+            try:
+                loggers.append(TensorBoardLogger(folder, name="", version=""))
+            except ModuleNotFoundError:
+                raise ModelError(
+                    "the logger 'tensorboard' needs a package that is not installed: pip install tensorboard, "
+                    "or set loggers to [csv]"
+                ) from None
+    return loggers

@@ -1,0 +1,325 @@
+"""`python -m mmm4rec`: training, evaluation and recommendation from exported files, without the pipeline.
+
+Needs torch, numpy, pyarrow, safetensors, and lightning-fabric to train. Reads arguments and prints; everything
+else is in the modules it calls.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmm4rec.checkpoint import load_model
+from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config
+from mmm4rec.data import DomainData, load_domain
+from mmm4rec.errors import ConfigError, ModelError
+from mmm4rec.evaluation import evaluate, recommend, write_recommendations
+from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
+from mmm4rec.tables import read_table
+from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
+
+T = TypeVar("T")
+DOMAIN = """\
+--domain NAME FOLDER             a folder with sequences.parquet, items.parquet, text_embeddings.parquet and
+                                 image_embeddings.parquet, each perhaps in a folder named after it
+--domain NAME SEQUENCES TEXT IMAGE
+                                 the folder of core/sequences, and folder or file of text_embeddings and of
+                                 image_embeddings
+
+Settings come from --config FILE (JSON: {"model": {...}, "training": {...}}) and --set model.hidden=128 or
+--set training.epochs=5, which goes before the file. What is not set has the published value.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 for an error of data or training, 2 for one of settings or arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mmm4rec", description="MMM4Rec from exported files.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text, epilog=DOMAIN, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.set_defaults(command=function)
+        return added
+
+    def domain(to: argparse.ArgumentParser, several: bool = False) -> None:
+        text = "name and files of a domain, see below" + ("; may be repeated" if several else "")
+        to.add_argument("--domain", nargs="+", action="append", required=True, metavar="NAME FILES", help=text)
+
+    def settings(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--config", type=Path, help="settings as JSON")
+        to.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as model.layers=2"
+        )
+
+    def training(to: argparse.ArgumentParser) -> None:
+        settings(to)
+        to.add_argument("--out", type=Path, required=True, help="folder for the model")
+        to.add_argument(
+            "--state", type=Path, help="folder for the state of an unfinished training (default: OUT/state)"
+        )
+        to.add_argument("--logs", type=Path, help="folder for the files of training.loggers")
+        to.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
+
+    added = command("pretrain", _pretrain, "train on one or several source domains together")
+    domain(added, several=True)
+    training(added)
+    added = command("finetune", _finetune, "train on one domain, from a checkpoint or from scratch")
+    domain(added)
+    training(added)
+    added.add_argument("--init", type=Path, help="checkpoint to start from (default: from scratch)")
+    added = command("evaluate", _evaluate, "HR and NDCG by full ranking")
+    domain(added)
+    added.add_argument("--checkpoint", type=Path, required=True)
+    added.add_argument("--split", choices=["validation", "test"], default="test")
+    added.add_argument("--json", action="store_true", help="print JSON")
+    added = command("recommend", _recommend, "the best items for every user, into recommendations.parquet")
+    domain(added)
+    added.add_argument("--checkpoint", type=Path, required=True)
+    added.add_argument("--out", type=Path, required=True, help="folder for recommendations.parquet")
+    added.add_argument("-k", type=_count, default=10, help="items per user (default: 10)")
+    added.add_argument("--include-seen", action="store_true", help="also items the user has seen")
+    added = command("import-checkpoint", _import, "read a published .ckpt")
+    settings(added)
+    added.add_argument("file", type=Path, help="the .ckpt")
+    added.add_argument("out", type=Path, help="folder for the checkpoint")
+    added.add_argument("--items", type=Path, help="items.parquet (or its folder) of the domain it was trained on")
+    added = command("export-checkpoint", _export, "write a checkpoint of published mode as a published .ckpt")
+    added.add_argument("checkpoint", type=Path)
+    added.add_argument("file", type=Path, help="the .ckpt to write")
+    return parser
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    model, training = _model(options), _training(options, PRETRAINING)
+    _ready(options)
+    domains = [_domain(files) for files in options.domain]
+    _report(pretrain(domains, model, training, options.out, **_common(options, training)), options.out)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    model, training = _model(options), _training(options, FINETUNING)
+    _ready(options)
+    summary = fit(_one(options), model, training, options.out, init=options.init, **_common(options, training))
+    _report(summary, options.out)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    domain = _one(options)
+    found = evaluate(load_model(options.checkpoint, domain), domain, options.split)
+    if options.json:
+        print(json.dumps({"split": options.split, **asdict(found)}))
+        return
+    print(f"{domain.name}, {options.split}: {found.users} users, {domain.item_count} items")
+    for k in found.hr:
+        hr, ndcg = f"{found.hr[k]:.4f} ± {found.hr_error[k]:.4f}", f"{found.ndcg[k]:.4f} ± {found.ndcg_error[k]:.4f}"
+        print(f"  HR@{k:<3} {hr}   NDCG@{k:<3} {ndcg}")
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    domain = _one(options)
+    model = load_model(options.checkpoint, domain)
+    table = recommend(model, domain, options.k, not options.include_seen, _bar("users"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_recommendations(table, options.out)
+    print(f"{table.num_rows} recommendations for {domain.user_count} users: {options.out / 'recommendations.parquet'}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    if settings["training"]:
+        raise ConfigError("training: a checkpoint has no settings of training; give those of model only")
+    items = None if options.items is None else _item_ids(options.items)
+    found = import_checkpoint(options.file, options.out, item_ids=items, settings=settings["model"])
+    _report_exchange(found, options.out)
+
+
+def _export(options: argparse.Namespace) -> None:
+    _report_exchange(export_checkpoint(options.checkpoint, options.file), options.file)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """{"model": ..., "training": ...} of --config and --set."""
+    found: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    if options.config is not None:
+        try:
+            given = json.loads(options.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{options.config}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
+            raise ConfigError(f"{options.config}: not JSON ({error})") from None
+        if not isinstance(given, dict) or not all(isinstance(part, dict) for part in given.values()):
+            raise ConfigError(f'{options.config}: expected {{"model": {{...}}, "training": {{...}}}}')
+        for part in given:
+            if part not in found:
+                raise ConfigError(f"{options.config}: unknown part {part!r}; known: model, training")
+        found |= given
+    for setting in options.set:
+        key, equals, value = setting.partition("=")
+        part, dot, name = key.partition(".")
+        if not (equals and dot and part in found):
+            raise ConfigError(f"--set {setting}: expected model.NAME=VALUE or training.NAME=VALUE")
+        try:
+            found[part] = {**found[part], name: json.loads(value)}
+        except ValueError:
+            found[part] = {**found[part], name: value}
+    return found
+
+
+def _model(options: argparse.Namespace) -> ModelConfig:
+    return ModelConfig.from_dict(_settings(options)["model"])
+
+
+def _training(options: argparse.Namespace, base: TrainConfig) -> TrainConfig:
+    return read_config(TrainConfig, _settings(options)["training"], "training", base)
+
+
+def _common(options: argparse.Namespace, training: TrainConfig) -> Mapping[str, Any]:
+    """Arguments of `fit` and `pretrain`."""
+    state = options.state or options.out / "state"
+    quiet = _secondary()
+    return {
+        "state": state,
+        "logs": options.logs,
+        "on_epoch": None if quiet else _say(training),
+        "progress": None if quiet else _bar("batches"),
+    }
+
+
+def _ready(options: argparse.Namespace) -> None:
+    if (options.out / "model.safetensors").exists() and not options.overwrite:
+        raise ConfigError(f"{options.out}: a model is there already: give another --out, or --overwrite")
+    options.out.mkdir(parents=True, exist_ok=True)
+
+
+def _one(options: argparse.Namespace) -> DomainData:
+    if len(options.domain) > 1:
+        raise ConfigError("--domain: one domain is expected here")
+    return _domain(options.domain[0])
+
+
+def _domain(files: Sequence[str]) -> DomainData:
+    name, *given = files
+    paths = [Path(path) for path in given]
+    if len(paths) == 1:
+        folder = paths[0]
+        return load_domain(
+            _within(folder, "sequences").parent,
+            _within(folder, "text_embeddings"),
+            _within(folder, "image_embeddings"),
+            name,
+        )
+    if len(paths) == 3:
+        text, image = (_within(path, f"{m}_embeddings") for path, m in zip(paths[1:], ("text", "image"), strict=True))
+        return load_domain(paths[0], text, image, name)
+    raise ConfigError(f"--domain {' '.join(files)}: expected NAME FOLDER, or NAME SEQUENCES TEXT IMAGE")
+
+
+def _within(path: Path, stem: str) -> Path:
+    """`stem.parquet` itself, in the folder `path`, or in the folder `stem` in it."""
+    if path.is_file():
+        return path
+    inner = path / stem / f"{stem}.parquet"
+    return inner if inner.exists() else path / f"{stem}.parquet"
+
+
+def _item_ids(path: Path) -> list[str]:
+    file = _within(path, "items")
+    if not file.exists() and (path / "sequences" / "items.parquet").exists():
+        file = path / "sequences" / "items.parquet"
+    ids: list[str] = read_table(file, "core/sequences/items").sort_by("item_index")["item_id"].to_pylist()
+    return ids
+
+
+def _report(summary: TrainSummary, out: Path) -> None:
+    """What a training did, for people; once, whatever the number of processes."""
+    if _secondary():
+        return
+    print(f"{out}: {summary.parameters:,} parameters, kept those of epoch {summary.best_epoch}; {summary.stopped}")
+    for name, value in summary.validation.items():
+        print(f"  validation {name} {value:.4f}")
+    print(
+        f"  to the best: {summary.best_epoch} epochs, {summary.optimiser_steps_to_best} optimiser steps, "
+        f"{summary.seconds_to_best:.1f} s"
+    )
+    if summary.epochs_to_95 is not None:
+        print(
+            f"  to 95% of the best: {summary.epochs_to_95} epochs, {summary.optimiser_steps_to_95} optimiser steps, "
+            f"{summary.seconds_to_95:.1f} s"
+        )
+    print(f"  {summary.device}, {summary.examples_per_second:,.0f} examples/s; SSD {summary.ssd}")
+    if summary.transfer:
+        print(f"  taken over: {len(summary.transfer.taken)} tensors")
+        for what, names in (("left out", summary.transfer.left_out), ("fresh", summary.transfer.fresh)):
+            for name, reason in names.items():
+                print(f"  {what}: {name} ({reason})")
+
+
+def _report_exchange(found: Exchange, to: Path) -> None:
+    print(f"{to}: {found.parameters:,} parameters, {found.config.layers} layers, {found.items} items with own weights")
+    for name, reason in found.left_out.items():
+        print(f"  left out: {name} ({reason})")
+
+
+def _say(training: TrainConfig) -> Callable[[Epoch], None]:
+    """A line an epoch."""
+
+    def say(epoch: Epoch) -> None:
+        parts = [f"{epoch.optimiser_steps} steps", f"{epoch.seconds:.1f} s"]
+        if epoch.loss is not None:
+            parts.append(f"loss {epoch.loss:.4f}")
+        if epoch.validation is not None:
+            parts.append(f"validation {training.metric} {epoch.validation.value(training.metric):.4f}")
+        print(f"epoch {epoch.epoch}/{training.epochs}: {', '.join(parts)}", file=sys.stderr)
+
+    return say
+
+
+def _bar(unit: str) -> Callable[[int, int], None] | None:
+    """A line that counts, where somebody looks on."""
+    if not sys.stderr.isatty():
+        return None
+    shown = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if done < total and time.monotonic() - shown < 0.2:
+            return
+        shown = time.monotonic()
+        print(f"\r{done:,} of {total:,} {unit} ", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _secondary() -> bool:
+    """Whether this is one of several processes (torchrun, strategy ddp), and not the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
