@@ -271,7 +271,7 @@ class PublishedModel(nn.Module):
         E_image = self.image_adapter(self.image_features) + self.image_item
         text = self.text_norm(self.dropout(E_text[items]))
         image = self.image_norm(self.dropout(E_image[items]))
-        gaps = torch.diff(times, dim=1, prepend=times[:, :1]).float()
+        gaps = torch.diff(times, dim=1, prepend=times[:, :1]).to(self.gap_norm.weight.dtype)
         D_text, D_image = (
             self.gap_norm(self.gap_dropout(gaps))[:, None].repeat(1, self.config.heads, 1) for _ in range(2)
         )

@@ -132,7 +132,7 @@ def make_model(domain: DomainData) -> MMM4Rec:
 def make_domain(users: int, items: int, seed: int = 0) -> DomainData:
     """Random interactions after a 5-core: 7 to a user, with a tail that makes prefixes of 5 positions in the mean."""
     random = torch.Generator().manual_seed(seed)
-    more = torch.randn(users, generator=random).mul(1.2).exp().floor().long()
+    more = torch.randn(users, generator=random).mul(1.4).sub(0.1).exp().floor().long()
     counts = 5 + more.clamp(max=95)
     total = int(counts.sum())
     gaps = torch.randint(0, 90, (total,), generator=random) * 86_400
