@@ -391,7 +391,7 @@ class StepItems:
     """
 
     def __init__(self, model: MMM4Rec) -> None:
-        vectors = model.item_vectors()
+        vectors = widened(model.item_vectors())  # gradients of many parts are added up in it
         self._computed = [vectors, model.score_vectors(vectors)]
         self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
 

@@ -13,6 +13,7 @@ from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import DomainData
 from mmm4rec.dropout import Dropout
+from mmm4rec.evaluation import evaluate
 from mmm4rec.gaps import CausalConv
 from mmm4rec.model import MMM4Rec, at
 from mmm4rec.step import accumulate
@@ -201,6 +202,28 @@ def test_dropout_follows_the_seed_and_sends_its_mask_back() -> None:
     state = torch.random.get_rng_state()
     assert Dropout(0.0)(x) is x
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_bf16_learns_what_float32_learns(make_domain: Callable[..., DomainData], small: Config) -> None:
+    """Half the bits in the matrix products change the validation metrics by less than their standard error."""
+    domain = make_domain(users=200)
+    examples = domain.examples("training", 6)
+    found = []
+    for narrow in (False, True):
+        torch.manual_seed(0)
+        model = MMM4Rec(small(), domain).train()
+        optimiser = torch.optim.NAdam(model.parameters(), lr=6e-3, foreach=True)
+        for epoch in range(2):
+            for parts in examples.steps(32, 2, epoch, tokens=200):
+                with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                    accumulate(model, examples, parts)
+                optimiser.step()
+                optimiser.zero_grad()
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        found.append(evaluate(model, domain, "validation").value("NDCG@10"))
+    chance = sum(1 / math.log2(rank + 1) for rank in range(1, 11)) / 15
+    assert min(found) > 1.2 * chance
+    assert abs(found[0] - found[1]) < math.sqrt(found[0] * (1 - found[0]) / 200)
 
 
 def test_the_comparator_is_the_same_model(domain: DomainData, small: Config) -> None:
