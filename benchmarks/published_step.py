@@ -69,7 +69,7 @@ def step(model: "PublishedModel", optimiser: torch.optim.Optimizer, batches: Ite
 def segsum(v: Tensor) -> Tensor:
     """[..., T] -> [..., T, T]."""
     length = v.shape[-1]
-    lower = torch.ones(length, length, dtype=torch.bool).tril(-1)
+    lower = torch.ones(length, length, dtype=torch.bool, device=v.device).tril(-1)
     repeated = v[..., None].repeat(*[1] * v.dim(), length).masked_fill(~lower, 0)
     return repeated.cumsum(-2).masked_fill(~torch.ones_like(lower).tril(), -torch.inf)
 
@@ -276,6 +276,6 @@ class PublishedModel(nn.Module):
             self.gap_norm(self.gap_dropout(gaps))[:, None].repeat(1, self.config.heads, 1) for _ in range(2)
         )
         y = self.layers[0](text, image, D_text, D_image)
-        user = y[torch.arange(len(y)), lengths - 1]
+        user = y[torch.arange(len(y), device=y.device), lengths - 1]
         scores = user @ F.normalize(E_text, dim=-1).T + user @ F.normalize(E_image, dim=-1).T
         return F.cross_entropy(scores / self.config.temperature, labels)

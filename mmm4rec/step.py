@@ -12,9 +12,9 @@ from torch import Tensor
 from mmm4rec.data import Examples, Part
 from mmm4rec.model import MMM4Rec
 
-TOKENS = 2048
-"""Padded positions of a part: activations of some 30 MiB at the published sizes, which the allocator keeps, and
-products still wide enough to run at full speed. Measured by `benchmarks.training`."""
+TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
+"""Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
+sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
 
 
 def accumulate(
@@ -22,23 +22,27 @@ def accumulate(
     examples: Examples,
     parts: Sequence[Part],
     *,
+    in_batch: bool = False,
     call: Callable[..., Tensor] | None = None,
     backward: Callable[[Tensor], object] = Tensor.backward,
 ) -> Tensor:
-    """Add the gradients of a step over all items to the parameters; the losses [parts], each times its examples.
+    """Add the gradients of a step to the parameters; the losses [parts], each times the number of its examples.
 
     Args:
         model: in training mode, its gradients cleared.
-        examples: what `parts` (of `Examples.steps`) index.
+        examples: what `parts` (of `Examples.steps`) index, on the model's device.
+        in_batch: the loss over the labels of the batch; the parts must then be whole batches (`tokens` None).
         call: the model as wrapped for its device or precision. None: the model itself.
         backward: how a loss is sent back (Fabric has its own way).
     """
     leaks = model.rules.label_time_is_input
-    items = model.step_items()
+    # The loss within a batch needs the items of that batch only.
+    items = None if in_batch else model.step_items()
     losses = []
-    for index, longest, share in parts:
-        loss = (call or model)(examples.batch(index, longest, leaks), items=items)
+    for chosen, longest, share in parts:
+        loss = (call or model)(examples.batch(chosen, longest, leaks), in_batch, items)
         backward(loss * share)
-        losses.append(loss.detach() * len(index))
-    items.backward()
+        losses.append(loss.detach() * len(chosen))
+    if items is not None:
+        items.backward()
     return torch.stack(losses)

@@ -134,6 +134,17 @@ def test_a_step_in_parts_has_the_gradient_of_its_batches(
     torch.testing.assert_close(gradients(model), plain)
 
 
+def test_a_step_within_batches_adds_up_their_losses(domain: DomainData, small: Config) -> None:
+    model = build(small(), domain)
+    examples = domain.examples("training", 6)
+    parts = next(examples.steps(16, 4, seed=3))
+    for part in parts:
+        model(examples.batch(part.chosen, 6), in_batch=True).backward()
+    plain = gradients(model)
+    accumulate(model, examples, parts, in_batch=True)
+    torch.testing.assert_close(gradients(model), plain)
+
+
 def test_steps_hold_every_example_once_in_parts_of_similar_length(domain: DomainData) -> None:
     examples = domain.examples("training", 6)
     steps = list(examples.steps(16, 3, seed=1, tokens=30))
