@@ -126,6 +126,16 @@ class Batch(NamedTuple):
     """[B] int64, the next item, where there is one."""
 
 
+class Part(NamedTuple):
+    """What passes the model at once: a part of an optimiser step."""
+
+    chosen: Tensor
+    """[n] int64, examples."""
+    longest: int
+    share: float
+    """Weight of the part's mean loss in the step."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """Examples as positions in the flat sequences; `batch` gathers them."""
@@ -188,6 +198,35 @@ class Examples:
             batches.extend(torch.split(part, batch_size))
         for b in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[b].to(device), int(lengths[batches[b]].max())
+
+    def steps(self, batch_size: int, accumulate: int, seed: int, tokens: int | None = None) -> Iterator[list["Part"]]:
+        """The examples in random order, as optimiser steps of `accumulate` batches, each step cut into parts.
+
+        Within a step the examples are sorted by length and cut into parts of at most `tokens` padded
+        positions (None: into batches of `batch_size`, for a loss that looks across its batch). Every example of
+        a step weighs the same: the shares of its parts add up to its number of batches, so that the sum of
+        `share * mean loss` over the parts is the sum of the mean losses of random batches. Sorting whole
+        epochs instead would fill a step with sequences of one length.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator)
+        lengths = self.lengths.cpu()
+        for step in torch.split(order, batch_size * accumulate):
+            found, place = torch.sort(lengths[step], stable=True)
+            step, found_list = step[place], found.tolist()
+            batches = -(-len(step) // batch_size)
+            parts, first = [], 0
+            while first < len(step):
+                stop = min(first + batch_size, len(step))
+                if tokens is not None:
+                    # Sorted: the last one is the longest. Growing by one never shrinks the padded size.
+                    stop = first + 1
+                    while stop < len(step) and (stop + 1 - first) * found_list[stop] <= tokens:
+                        stop += 1
+                share = (stop - first) * batches / len(step)
+                parts.append(Part(step[first:stop].to(self.label.device), found_list[stop - 1], share))
+                first = stop
+            yield parts
 
     def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, int]]:
         """All examples from short to long: (index [B], longest)."""

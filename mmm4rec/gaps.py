@@ -7,13 +7,15 @@ spans all L positions, since its linear maps and Fourier transforms are dense ov
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmm4rec.compat import Rules
+from mmm4rec.dropout import Dropout
 
 SECONDS_PER_DAY = 86_400
 SOFT_EPS = 1.0
@@ -59,9 +61,44 @@ class CausalConv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,T,C] -> [B,T,C]."""
-        # As a picture of height 1 with channels last: on a CPU three times faster than conv1d.
-        padded = F.pad(x, (0, 0, self.kernel_size[0] - 1, 0)).transpose(1, 2).unsqueeze(2)
-        return F.conv2d(padded, self.weight.unsqueeze(2), self.bias, groups=self.groups).squeeze(2).transpose(1, 2)
+        if x.device.type == "cpu":
+            weight, bias = self.weight[:, 0].to(x.dtype), self.bias.to(x.dtype)
+            return cast(Tensor, _ShiftedSum.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+        padded = F.pad(x.transpose(1, 2), (self.kernel_size[0] - 1, 0))
+        return F.conv1d(padded, self.weight, self.bias, groups=self.groups).transpose(1, 2)
+
+    def at_last(self, x: Tensor, real: Tensor) -> Tensor:
+        """The output [B,C] at the last of W positions x [B,W,C], W the width; `real` [B,W] says which exist."""
+        weight = (self.weight[:, 0].T * real[..., None]).to(x.dtype)
+        return (x * weight).sum(1) + self.bias.to(x.dtype)
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """The depthwise convolution as one multiply-add per tap, in place: twice as fast as a CPU's conv2d."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x [B,T,C], weight [C,W], bias [C] -> [B,T,C]."""
+        ctx.save_for_backward(x, weight)
+        taps, length = weight.T.contiguous().flip(0), x.shape[1]
+        out = torch.addcmul(bias, x, taps[0])
+        for back in range(1, min(len(taps), length)):
+            out[:, back:].addcmul_(x[:, : length - back], taps[back])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        taps, length = weight.T.contiguous().flip(0), x.shape[1]
+        to_x = gradient * taps[0]
+        to_taps = torch.zeros_like(taps)
+        to_taps[0] = (gradient * x).sum((0, 1))
+        for back in range(1, min(len(taps), length)):
+            later, earlier = gradient[:, back:], x[:, : length - back]
+            to_x[:, : length - back].addcmul_(later, taps[back])
+            to_taps[back] = (later * earlier).sum((0, 1))
+        return to_x, to_taps.flip(0).T, gradient.sum((0, 1))
 
 
 class StepScale(nn.Module):
@@ -69,7 +106,7 @@ class StepScale(nn.Module):
 
     def __init__(self, length: int, heads: int, conv_width: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.mlp_in = nn.Linear(length, length)
         self.mlp_out = nn.Linear(length, length)
         self.conv_in = CausalConv(heads, conv_width)
@@ -104,7 +141,7 @@ class GapGate(nn.Module):
 
     def __init__(self, length: int, eps: float, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(length, 1)
         self.norm = GapNorm(length, eps=eps)
 

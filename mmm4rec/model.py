@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data import Batch, DomainData
+from mmm4rec.dropout import Dropout
 from mmm4rec.errors import ModelError
 from mmm4rec.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
 from mmm4rec.losses import full_cross_entropy, in_batch_cross_entropy
@@ -48,16 +49,41 @@ class StateSpace(nn.Module):
 
     def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
         """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
-        rows, length, _ = x.shape
-        if a is not None:
-            dt = dt * a[..., :length].transpose(1, 2)
-        delta = F.softplus(dt + self.dt_bias)
-        x = x.view(rows, length, self.heads, self.head_width)
-        B, C = (m.view(rows, length, self.groups, self.state) for m in (B, C))
+        x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
+        delta = self._steps(dt, a)
         y = ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form)
         # The skip takes delta * x, where Mamba takes x.
-        y = y + (self.skip * delta)[..., None] * x
-        return cast(Tensor, self.out(self.norm(y.flatten(2) * F.silu(z))))
+        return self._result(y + (self.skip * delta)[..., None] * x, z)
+
+    def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
+        """What `forward` gives at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""
+        x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
+        delta = self._steps(dt, a)
+        with torch.autocast(x.device.type, enabled=False):
+            total = (widened(delta) * -torch.exp(self.A_log)).cumsum(1)
+            elapsed = at(total, last)[:, None] - total
+            position = torch.arange(x.shape[1], device=x.device)
+            decay = elapsed.masked_fill((position > last[:, None])[..., None], -torch.inf).exp()
+        similarity = (B * C[:, None]).sum(-1).repeat_interleave(self.heads // self.groups, dim=-1)
+        # The skip, delta * x of the position itself, is one more term of the same sum.
+        weights = similarity * decay + self.skip * (position == last[:, None])[..., None]
+        y = ((weights * delta)[..., None] * x).sum(1)
+        return self._result(y, z)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, self.head_width)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.groups, self.state)
+
+    def _steps(self, dt: Tensor, a: Tensor | None) -> Tensor:
+        """delta [B,T,K]."""
+        if a is not None:
+            dt = dt * a[..., : dt.shape[1]].transpose(1, 2)
+        return F.softplus(dt + self.dt_bias)
+
+    def _result(self, y: Tensor, z: Tensor) -> Tensor:
+        return cast(Tensor, self.out(self.norm(y.flatten(-2) * F.silu(z))))
 
 
 class TimeAwareSSD(nn.Module):
@@ -111,6 +137,18 @@ class CrossSSD(nn.Module):
         a = None if D is None else self.step_scale(D)
         return cast(Tensor, self.state_space(x, B, C, dt, self.gate(image + text), a))
 
+    def at_last(self, text: Tensor, image: Tensor, real: Tensor, D: Tensor | None, last: Tensor) -> Tensor:
+        """What `forward` gives at position last [B] -> [B,H].
+
+        It reads text [B,T,H] up to that position, but of the image only the W positions [B,W,H] that the
+        convolution sees, of which `real` [B,W] exist.
+        """
+        xB, dt = torch.split(self.content(text), self.widths, dim=-1)
+        x, B = torch.split(F.silu(self.content_conv(xB)), self.split, dim=-1)
+        C = F.silu(self.query_conv.at_last(self.query(image), real))
+        a = None if D is None else self.step_scale(D)
+        return self.state_space.at_last(x, B, C, dt, self.gate(image[:, -1] + at(text, last)), a, last)
+
 
 class FeedForward(nn.Module):
     """LN(dropout(W2 dropout(hardswish(W1 x))) + x)."""
@@ -120,7 +158,7 @@ class FeedForward(nn.Module):
         self.widen = nn.Linear(config.hidden, config.inner)
         self.narrow = nn.Linear(config.inner, config.hidden)
         self.norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout_hidden)
+        self.dropout = Dropout(config.dropout_hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
@@ -145,7 +183,7 @@ class Layer(nn.Module):
         # The image branch has no feed-forward network in the published model, though the paper draws one.
         self.text_ffn, self.cross_ffn = feed_forward(), feed_forward()
         self.cross = CrossSSD(config, ssd_form)
-        self.dropout = nn.Dropout(config.dropout_hidden)
+        self.dropout = Dropout(config.dropout_hidden)
         if config.use_time:
             self.fourier = FourierMixing(config.length)
 
@@ -155,9 +193,32 @@ class Layer(nn.Module):
         out_text, out_image = (self.dropout(out) + tokens).chunk(2)
         text = self.text_ffn(self.text_norm(out_text))
         image = self.image_norm(out_image)
-        joined = None if D is None else self.fourier(*D.chunk(2))
-        cross = self.cross(text, image, joined)
+        cross = self.cross(text, image, self._joined(D))
         return text, self.cross_ffn(self.cross_norm(self.dropout(cross) + image + text)), D
+
+    def at_last(self, tokens: Tensor, D: Tensor | None, real: Tensor | None, last: Tensor) -> Tensor:
+        """The fused output of `forward` at position last [B] -> [B,H].
+
+        The top layer is read there only: what other positions do not feed is computed for that one alone.
+        """
+        out, D = self.branches(tokens, D, real)
+        (out_text, out_image), (tokens_text, tokens_image) = out.chunk(2), tokens.chunk(2)
+        text = self.text_ffn(self.text_norm(self.dropout(out_text) + tokens_text))
+        window = last[:, None] + torch.arange(1 - self.cross.query_conv.kernel_size[0], 1, device=last.device)
+        exists, window = window >= 0, window.clamp(min=0)
+        image = self.image_norm(self.dropout(at(out_image, window)) + at(tokens_image, window))
+        cross = self.cross.at_last(text, image, exists, self._joined(D), last)
+        return cast(Tensor, self.cross_ffn(self.cross_norm(self.dropout(cross) + image[:, -1] + at(text, last))))
+
+    def _joined(self, D: Tensor | None) -> Tensor | None:
+        return None if D is None else self.fourier(*D.chunk(2))
+
+
+def at(x: Tensor, position: Tensor) -> Tensor:
+    """x [B,T,C] at position [B] or [B,n] of its row -> [B,C] or [B,n,C]."""
+    row = torch.arange(len(x), device=x.device) * x.shape[1]
+    # By embedding, not by indexing: only embedding adds the gradients of repeated positions in a fixed order.
+    return F.embedding(position + (row if position.dim() == 1 else row[:, None]), x.flatten(0, 1))
 
 
 class MMM4Rec(nn.Module):
@@ -180,7 +241,7 @@ class MMM4Rec(nn.Module):
         self.image_adapter = nn.Linear(domain.image.width, config.hidden)
         self.text_norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
         self.image_norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout_embedding)
+        self.dropout = Dropout(config.dropout_embedding)
         if config.with_id:
             self.text_item = nn.Parameter(torch.zeros(rows, config.hidden))
             self.image_item = nn.Parameter(torch.zeros(rows, config.hidden))
@@ -190,7 +251,7 @@ class MMM4Rec(nn.Module):
             self.fusion = nn.Parameter(torch.zeros((2,) if config.fusion == "dynamic_shared" else (rows, 2)))
         if config.use_time:
             self.gap_norm = GapNorm(config.length, eps=config.norm_eps)
-            self.gap_dropout = nn.Dropout(config.dropout_time)
+            self.gap_dropout = Dropout(config.dropout_time)
         self.layers = nn.ModuleList(Layer(config, ssd_form) for _ in range(config.layers))
         self._initialise()
 
@@ -264,11 +325,11 @@ class MMM4Rec(nn.Module):
             ]
         )
         D, real = self._gap_signals(batch)
-        for layer in self.layers:
+        *below, top = cast("list[Layer]", list(self.layers))
+        for layer in below:
             text, fused, D = layer(tokens, D, real)
             tokens = torch.cat([text, fused])
-        last: Tensor = fused[torch.arange(len(fused), device=fused.device), batch.lengths - 1]
-        return widened(last)
+        return widened(top.at_last(tokens, D, real, batch.lengths - 1))
 
     def _gap_signals(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """D [2B,K,L] for the text and the image branch (their dropout differs), and the mask [2B,1,L]."""
@@ -280,19 +341,31 @@ class MMM4Rec(nn.Module):
         D = self.gap_norm(self.gap_dropout(gaps), real)
         return D[:, None].expand(-1, self.config.heads, -1), None if real is None else real[:, None]
 
-    def forward(self, batch: Batch, in_batch: bool = False) -> Tensor:
-        """The training loss: cross-entropy over all items, or over the labels of the batch."""
+    def step_items(self) -> "StepItems":
+        """The item vectors for the batches of one optimiser step, between which the weights do not change."""
+        return StepItems(self)
+
+    def forward(self, batch: Batch, in_batch: bool = False, items: "StepItems | None" = None) -> Tensor:
+        """The training loss: mean cross-entropy over all items, or over the labels of the batch.
+
+        With `items`, the loss over all items takes the item vectors from there: the adapters then run once a
+        step, and get their gradient when `items.backward()` is called.
+        """
         if batch.labels is None:
             raise ModelError("a batch without labels has no loss: use examples of training, validation or test")
         if not in_batch:
-            vectors = self.item_vectors()
+            if items is None:
+                vectors = self.item_vectors()
+                table = self.score_vectors(vectors)
+            else:
+                vectors, table = items.vectors, items.table
             users = self.user_vectors(batch, vectors, batch.items)
-            return full_cross_entropy(self.scores(users, self.score_vectors(vectors)), batch.labels)
+            return full_cross_entropy(users, table, batch.labels, self.rules)
         # Only the items of the batch pass the adapters.
         used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
         vectors = self.item_vectors(used)
-        items, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
-        users = self.user_vectors(batch, vectors, items)
+        places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
+        users = self.user_vectors(batch, vectors, places)
         # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
         of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
         candidates = self.score_vectors(of_labels, batch.labels)
@@ -308,3 +381,22 @@ class MMM4Rec(nn.Module):
             return scores
         padding = torch.arange(scores.shape[1], device=scores.device) == 0
         return scores.masked_fill(padding, -torch.inf)
+
+
+class StepItems:
+    """Item vectors E [2,N+1,H] and their score table [N+1,H], computed once for all batches of a step.
+
+    The batches' gradients gather in them; `backward` sends the sum through the adapters, which is exact,
+    since gradients are linear in it.
+    """
+
+    def __init__(self, model: MMM4Rec) -> None:
+        vectors = widened(model.item_vectors())  # gradients of many parts are added up in it
+        self._computed = [vectors, model.score_vectors(vectors)]
+        self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
+
+    def backward(self) -> None:
+        """To call once, after the backward pass of the step's last batch and before the optimiser."""
+        pairs = zip(self._computed, (self.vectors.grad, self.table.grad), strict=True)
+        tensors, gradients = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
+        torch.autograd.backward(tensors, gradients)

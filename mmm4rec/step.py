@@ -1,0 +1,48 @@
+"""The gradient of one optimiser step, at the least cost: parts of one length, item vectors computed once.
+
+What is added up is what the batches of the step, one by one, would give: gradients are linear in the losses, and the
+weights do not change between them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mmm4rec.data import Examples, Part
+from mmm4rec.model import MMM4Rec
+
+TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
+"""Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
+sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
+
+
+def accumulate(
+    model: MMM4Rec,
+    examples: Examples,
+    parts: Sequence[Part],
+    *,
+    in_batch: bool = False,
+    call: Callable[..., Tensor] | None = None,
+    backward: Callable[[Tensor], object] = Tensor.backward,
+) -> Tensor:
+    """Add the gradients of a step to the parameters; the losses [parts], each times the number of its examples.
+
+    Args:
+        model: in training mode, its gradients cleared.
+        examples: what `parts` (of `Examples.steps`) index, on the model's device.
+        in_batch: the loss over the labels of the batch; the parts must then be whole batches (`tokens` None).
+        call: the model as wrapped for its device or precision. None: the model itself.
+        backward: how a loss is sent back (Fabric has its own way).
+    """
+    leaks = model.rules.label_time_is_input
+    # The loss within a batch needs the items of that batch only.
+    items = None if in_batch else model.step_items()
+    losses = []
+    for chosen, longest, share in parts:
+        loss = (call or model)(examples.batch(chosen, longest, leaks), in_batch, items)
+        backward(loss * share)
+        losses.append(loss.detach() * len(chosen))
+    if items is not None:
+        items.backward()
+    return torch.stack(losses)
