@@ -74,7 +74,7 @@ def _ours(users: int, items: int, batch: int, seed: int, tokens: int, precision:
     def step(share: int) -> int:
         parts = next(steps)[::share]
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            losses = accumulate(model, examples, parts)
+            losses = accumulate(model, examples, parts, items=model.step_items())
         optimiser.step()
         optimiser.zero_grad()
         assert losses.isfinite().all()

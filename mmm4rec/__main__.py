@@ -20,6 +20,7 @@ from mmm4rec.data import DomainData, load_domain
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import evaluate, recommend, write_recommendations
 from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
+from mmm4rec.processed import load_processed
 from mmm4rec.tables import read_table
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
@@ -222,6 +223,8 @@ def _domain(files: Sequence[str]) -> DomainData:
     paths = [Path(path) for path in given]
     if len(paths) == 1:
         folder = paths[0]
+        if (folder / "item2id.jsonl").exists():
+            return load_processed(folder, name)
         return load_domain(
             _within(folder, "sequences").parent,
             _within(folder, "text_embeddings"),
@@ -243,6 +246,8 @@ def _within(path: Path, stem: str) -> Path:
 
 
 def _item_ids(path: Path) -> list[str]:
+    if (path / "item2id.jsonl").exists():
+        return load_processed(path).item_ids
     file = _within(path, "items")
     if not file.exists() and (path / "sequences" / "items.parquet").exists():
         file = path / "sequences" / "items.parquet"

@@ -159,6 +159,20 @@ class TrainConfig:
         return read_config(cls, mapping, where)
 
 
+@dataclass(frozen=True)
+class RecommendationConfig:
+    """What to recommend."""
+
+    k: int = 10
+    """How many items for every user."""
+    exclude_seen: bool = True
+    """Whether to leave out what the user already has; where things are bought again, set it to false."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k is {self.k}: recommend at least 1 item")
+
+
 def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", base: T | None = None) -> T:
     """Fill the dataclass `cls` from `mapping`, checking every key and every type.
 

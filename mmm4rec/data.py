@@ -182,31 +182,14 @@ class Examples:
         times = torch.where(step < timed[:, None], self.times[position], 0)
         return Batch(items, times, lengths, self.items[label] if self.labelled else None)
 
-    def shuffled(self, batch_size: int, seed: int, chunk: int = 32) -> Iterator[tuple[Tensor, int]]:
-        """Random batches of similar lengths: (index [B], longest).
-
-        The examples are shuffled, cut into chunks of `chunk` batches, sorted by length within a chunk and cut
-        into batches, which are shuffled again. Every example comes once; `seed` fixes the order.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        device = self.label.device
-        order = torch.randperm(len(self), generator=generator)
-        lengths = self.lengths.cpu()
-        batches: list[Tensor] = []
-        for part in torch.split(order, batch_size * chunk):
-            part = part[torch.sort(lengths[part], stable=True).indices]
-            batches.extend(torch.split(part, batch_size))
-        for b in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[b].to(device), int(lengths[batches[b]].max())
-
     def steps(self, batch_size: int, accumulate: int, seed: int, tokens: int | None = None) -> Iterator[list["Part"]]:
         """The examples in random order, as optimiser steps of `accumulate` batches, each step cut into parts.
 
-        Within a step the examples are sorted by length and cut into parts of at most `tokens` padded
-        positions (None: into batches of `batch_size`, for a loss that looks across its batch). Every example of
-        a step weighs the same: the shares of its parts add up to its number of batches, so that the sum of
-        `share * mean loss` over the parts is the sum of the mean losses of random batches. Sorting whole
-        epochs instead would fill a step with sequences of one length.
+        Within a step the examples are sorted by length and cut into batches of `batch_size`, or earlier where
+        these have more than `tokens` padded positions (None: never, for a loss that looks across its batch).
+        Every example of a step weighs the same: the shares of its parts add up to its number of batches, so that
+        the sum of `share * mean loss` over the parts is the sum of the mean losses of random batches. Sorting
+        whole epochs instead would fill a step with sequences of one length.
         """
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator)
@@ -221,7 +204,8 @@ class Examples:
                 if tokens is not None:
                     # Sorted: the last one is the longest. Growing by one never shrinks the padded size.
                     stop = first + 1
-                    while stop < len(step) and (stop + 1 - first) * found_list[stop] <= tokens:
+                    most = min(first + batch_size, len(step))
+                    while stop < most and (stop + 1 - first) * found_list[stop] <= tokens:
                         stop += 1
                 share = (stop - first) * batches / len(step)
                 parts.append(Part(step[first:stop].to(self.label.device), found_list[stop - 1], share))

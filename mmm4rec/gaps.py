@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmm4rec.compat import Rules
 from mmm4rec.dropout import Dropout
+from mmm4rec.kernels import causal_conv
 
 SECONDS_PER_DAY = 86_400
 SOFT_EPS = 1.0
@@ -64,8 +65,7 @@ class CausalConv(nn.Conv1d):
         if x.device.type == "cpu":
             weight, bias = self.weight[:, 0].to(x.dtype), self.bias.to(x.dtype)
             return cast(Tensor, _ShiftedSum.apply(x, weight, bias))  # type: ignore[no-untyped-call]
-        padded = F.pad(x.transpose(1, 2), (self.kernel_size[0] - 1, 0))
-        return F.conv1d(padded, self.weight, self.bias, groups=self.groups).transpose(1, 2)
+        return causal_conv(x, self.weight, self.bias)
 
     def at_last(self, x: Tensor, real: Tensor) -> Tensor:
         """The output [B,C] at the last of W positions x [B,W,C], W the width; `real` [B,W] says which exist."""

@@ -51,9 +51,8 @@ class StateSpace(nn.Module):
         """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
         x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
         delta = self._steps(dt, a)
-        y = ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form)
         # The skip takes delta * x, where Mamba takes x.
-        return self._result(y + (self.skip * delta)[..., None] * x, z)
+        return self._result(ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form, self.skip), z)
 
     def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
         """What `forward` gives at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""

@@ -13,27 +13,13 @@ from mmm4rec import evaluation
 from mmm4rec.baselines import popularity
 from mmm4rec.checkpoint import load_model
 from mmm4rec.data import DomainData, Split
-from mmm4rec.errors import ConfigError, ModelError
+from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Outcome, Ranking
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 NEARLY = 0.95
 """The share of the best validation whose cost `outcomes` gives."""
-
-
-@dataclass(frozen=True)
-class RecommendationConfig:
-    """What to recommend."""
-
-    k: int = 10
-    """How many items for every user."""
-    exclude_seen: bool = True
-    """Whether to leave out what the user already has; where things are bought again, set it to false."""
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k is {self.k}: recommend at least 1 item")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ weights do not change between them.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from mmm4rec.data import Examples, Part
-from mmm4rec.model import MMM4Rec
+from mmm4rec.model import MMM4Rec, StepItems
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 """Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
@@ -23,25 +24,29 @@ def accumulate(
     parts: Sequence[Part],
     *,
     in_batch: bool = False,
+    items: StepItems | None = None,
     call: Callable[..., Tensor] | None = None,
     backward: Callable[[Tensor], object] = Tensor.backward,
+    around: Callable[[int], AbstractContextManager[None]] = lambda place: nullcontext(),
 ) -> Tensor:
     """Add the gradients of a step to the parameters; the losses [parts], each times the number of its examples.
 
     Args:
         model: in training mode, its gradients cleared.
         examples: what `parts` (of `Examples.steps`) index, on the model's device.
+        parts: of the step.
         in_batch: the loss over the labels of the batch; the parts must then be whole batches (`tokens` None).
+        items: `model.step_items()` for the loss over all items; None: every part computes them anew.
         call: the model as wrapped for its device or precision. None: the model itself.
         backward: how a loss is sent back (Fabric has its own way).
+        around: what holds while the part of that place is computed.
     """
     leaks = model.rules.label_time_is_input
-    # The loss within a batch needs the items of that batch only.
-    items = None if in_batch else model.step_items()
     losses = []
-    for chosen, longest, share in parts:
-        loss = (call or model)(examples.batch(chosen, longest, leaks), in_batch, items)
-        backward(loss * share)
+    for place, (chosen, longest, share) in enumerate(parts):
+        with around(place):
+            loss = (call or model)(examples.batch(chosen, longest, leaks), in_batch, items)
+            backward(loss * share)
         losses.append(loss.detach() * len(chosen))
     if items is not None:
         items.backward()

@@ -6,24 +6,26 @@ full ranking; early stopping. The files written depend on inputs, config and mac
 returned, not written. Lightning Fabric (devices, precision, strategy, loggers) is imported inside `fit`, so
 that the package imports without it.
 
-**Random numbers.** The order of an epoch follows from (seed, epoch), the dropout of a batch from (seed, epoch,
-batch). So a run stopped anywhere can go on with no random state to restore, and a batch is the same whichever
-device computes it.
+**Random numbers.** The order of an epoch follows from (seed, epoch), the dropout of a part of a step from (seed,
+epoch, step, part). So a run stopped anywhere can go on with no random state to restore, and a part is the same
+whichever device computes it.
 
-**Several devices.** The batches of an optimiser step are dealt out to the devices in turn, and their gradients
-summed: the number of devices says who computes, not what. `batch_size` is one batch on one device. The
-negatives of the in-batch loss are the labels of that batch, never those of the batches on other devices.
-Gradients are exchanged once a step. The first device validates and writes; the others wait for it.
+**Several devices.** The parts of an optimiser step (`mmm4rec.step`) are dealt out to the devices in turn, and
+their gradients summed: the number of devices says who computes, not what. `batch_size` is one batch on one
+device. The negatives of the in-batch loss are the labels of that batch, never those of the batches on other
+devices. Gradients are exchanged once a step. The first device validates and writes; the others wait for it.
 
 **Resuming.** See `mmm4rec.resume`; `fit(state=...)` saves between two optimiser steps.
 """
 
+import hashlib
 import json
 import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -38,12 +40,13 @@ from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
 from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, merge_domains
+from mmm4rec.data import DomainData, Part, merge_domains
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, Outcome, evaluate
 from mmm4rec.model import MMM4Rec
 from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
+from mmm4rec.step import TOKENS, accumulate
 from mmm4rec.tables import write_table
 
 if TYPE_CHECKING:
@@ -57,9 +60,6 @@ LAST_GOOD = "last-good"
 """Folder, in the state's (else in the output's), for the last good weights of a training that diverged."""
 NEAR_BEST = 0.95
 """Share of the best validation metric whose first reaching is reported."""
-
-Index = tuple[Tensor, int]
-"""A batch: examples [B], and the longest of them."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def fit(
         state_seconds: seconds from one save of the state to the next; 0 saves after every optimiser step.
         logs: folder for the files of `train_config.loggers`.
         on_epoch: called after every epoch (and before the first) of this run.
-        progress: called with (batches done, batches at the epoch cap).
+        progress: called with (optimiser steps done, those at the epoch cap).
 
     Raises:
         ModelError: no training example, an empty validation set, a checkpoint that does not fit, a device or
@@ -267,13 +267,13 @@ def _worker(plan: _Plan, sender: "Connection", fabric: "Fabric") -> None:
         sender.send((kind, value))
 
     try:
-        summary = _work(plan, tell, fabric)
+        found: tuple[str, Any] = ("summary", _work(plan, tell, fabric))
     except ModelError as error:
-        if fabric.is_global_zero:
-            tell("error", error)
-        return
+        found = ("error", error)
     if fabric.is_global_zero:
-        tell("summary", summary)
+        tell(*found)
+    fabric.barrier()  # or one would end while another still speaks to it
+    torch.distributed.destroy_process_group()
 
 
 def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> TrainSummary:
@@ -330,7 +330,7 @@ def _write(plan: _Plan, run: "_Run", moved: Transfer | None, out: Path) -> None:
 def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
     best, last = run.kept, run.history[-1]
     near = _first_near_best(run.history, plan.train_config.metric)
-    choice = choose(plan.model_config.length, plan.train_config.ssd_form)
+    choice = choose(plan.model_config.length, plan.train_config.ssd_form, run.fabric.device)
     count, device = run.fabric.world_size, str(run.fabric.device)
     return TrainSummary(
         best_epoch=best.epoch,
@@ -378,6 +378,7 @@ class _Run:
         if len(self.examples) == 1 and config.loss == "in_batch":
             raise ModelError(f"{domain.name}: one training example has no in-batch negatives; set loss to 'full'")
         self.batches = math.ceil(len(self.examples) / config.batch_size)
+        self.steps_an_epoch = math.ceil(self.batches / config.accumulate)
         self.optimiser = torch.optim.NAdam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
@@ -385,7 +386,7 @@ class _Run:
         self.examples = self.examples.to(fabric.device)
         self.started = time.perf_counter()
         self.training_seconds = 0.0
-        # Where the run stands: `done` batches into the epoch after the last in history, their losses in `total`.
+        # Where the run stands: `done` steps into the epoch after the last in history, their losses in `total`.
         self.steps = self.seen = self.done = 0
         self.total = 0.0
         self.history: list[Epoch] = []
@@ -426,17 +427,19 @@ class _Run:
         """What is left of a pass over the examples; the mean loss of all of it."""
         started = time.perf_counter()
         self.wrapped.train()
-        order = self.examples.shuffled(self.config.batch_size, seed=self.config.seed * 1_000_003 + number)
-        left = islice(order, self.done, None)
-        while group := list(islice(left, self.config.accumulate)):
-            losses = self._gradients(number, group)
-            self.total += self._checked(losses, number)
+        # A loss that looks across its batch needs it whole.
+        tokens = None if self.config.loss == "in_batch" else TOKENS.get(self.fabric.device.type, TOKENS["cuda"])
+        seed = self.config.seed * 1_000_003 + number
+        order = self.examples.steps(self.config.batch_size, self.config.accumulate, seed, tokens)
+        for parts in islice(order, self.done, None):
+            self.total += self._checked(self._gradients(number, parts), number)
             self.stepper.step()
             self.stepper.zero_grad(set_to_none=True)
             self.steps += 1
-            self.done += len(group)
-            self.tell("progress", ((number - 1) * self.batches + self.done, self.config.epochs * self.batches))
-            if self.done < self.batches:
+            self.done += 1
+            whole = self.steps_an_epoch
+            self.tell("progress", ((number - 1) * whole + self.done, self.config.epochs * whole))
+            if self.done < whole:
                 self.training_seconds += time.perf_counter() - started
                 self._save_if_due()
                 started = time.perf_counter()
@@ -446,36 +449,50 @@ class _Run:
         self.training_seconds += time.perf_counter() - started
         return mean
 
-    def _gradients(self, number: int, group: list[Index]) -> Tensor:
-        """Sum the gradients of the batches of one optimiser step; the loss of each times its examples [n].
+    def _gradients(self, number: int, parts: list[Part]) -> Tensor:
+        """Sum the gradients of the parts of one optimiser step; the loss of each times its examples [n].
 
-        Batch i belongs to device i modulo their number.
+        Part i belongs to device i modulo their number.
         """
         rank, count = self.fabric.global_rank, self.fabric.world_size
-        in_batch = self.config.loss == "in_batch"
-        leaks = self.model.rules.label_time_is_input
-        mine = [(place, 1.0) for place in range(rank, len(group), count)]
-        # A device without a batch in the last, shorter step takes part with a gradient of zero.
-        mine = mine or [(0, 0.0)]
-        losses = torch.zeros(len(group), device=self.fabric.device)
-        for place, weight in mine:
-            index, longest = group[place]
-            torch.manual_seed(_batch_seed(self.config.seed, number, self.done + place))
-            with self.fabric.no_backward_sync(self.wrapped, enabled=place != mine[-1][0]):
-                loss = self.wrapped(self.examples.batch(index, longest, leaks), in_batch)
-                # The mean over the devices is taken when gradients are exchanged, and the sum is wanted.
-                self.fabric.backward(loss if count == 1 else loss * (weight * count))
-            losses[place] = loss.detach() * (len(index) * weight)
-        return losses if count == 1 else cast(Tensor, self.fabric.all_reduce(losses, reduce_op="sum"))
+        places = list(range(rank, len(parts), count))
+        mine = [parts[place] for place in places]
+        if count > 1:
+            # The mean over the devices is taken when gradients are exchanged, and the sum is wanted. A device
+            # without a part in a short step takes part with a gradient of zero.
+            mine = [part._replace(share=part.share * count) for part in mine] or [parts[0]._replace(share=0.0)]
+        items = None
+        if count == 1 and self.config.loss == "full":  # DDP follows gradients through the model alone
+            with self.fabric.autocast():
+                items = self.model.step_items()
+
+        @contextmanager
+        def around(turn: int) -> Iterator[None]:
+            place = places[turn] if places else 0
+            torch.manual_seed(_part_seed(self.config.seed, number, self.done, place))
+            with self.fabric.no_backward_sync(self.wrapped, enabled=turn < len(mine) - 1):
+                yield
+
+        found = accumulate(
+            self.model, self.examples, mine,
+            in_batch=self.config.loss == "in_batch", items=items, call=self.wrapped, backward=self.fabric.backward,
+            around=around,
+        )  # fmt: skip
+        if count == 1:
+            return found
+        losses = torch.zeros(len(parts), device=self.fabric.device)
+        losses[places] = found[: len(places)]
+        return cast(Tensor, self.fabric.all_reduce(losses, reduce_op="sum"))
 
     def _checked(self, losses: Tensor, epoch: int) -> float:
         """The sum of the losses of one step, looked at once a step: every look waits for the device."""
-        finite = losses.isfinite()
-        if not finite.all():
-            batch = self.done + 1 + int((~finite).nonzero()[0])
+        if not losses.isfinite().all():
+            first = self.done * self.config.accumulate + 1
+            last = min(first + self.config.accumulate - 1, self.batches)
             raise _DivergedError(
-                f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {batch}; "
-                "lower learning_rate, or look for extreme values in the features"
+                f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
+                f"{f' to {last}' if last > first else ''}; lower learning_rate, or look for extreme values in the "
+                "features"
             )
         return float(losses.sum())
 
@@ -586,9 +603,10 @@ def _silent(kind: str, value: Any) -> None:
     """What every device but the first tells."""
 
 
-def _batch_seed(seed: int, epoch: int, batch: int) -> int:
-    """The seed of a batch's dropout; distinct in the low 32 bits, which are all the CPU generator takes."""
-    return ((seed * 1_000_003 + epoch) * 1_000_003 + batch) % 2**63
+def _part_seed(seed: int, epoch: int, step: int, place: int) -> int:
+    """The seed of a part's dropout: whichever device computes it, and wherever a run was taken up again."""
+    digest = hashlib.sha256(f"{seed} {epoch} {step} {place}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")  # the CPU's generator takes 32 bits
 
 
 def _epoch_of(row: dict[str, Any]) -> Epoch:

@@ -18,7 +18,7 @@ import yaml
 
 from features.download import Fetching
 from features.encoders import EncoderSettings
-from mmm4rec.config import ModelConfig, TrainConfig, read_config
+from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
@@ -102,6 +102,7 @@ class Settings:
     pretraining: TrainConfig
     finetuning: TrainConfig
     domains: dict[str, DomainSettings]
+    recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
 
     def domain(self, name: str) -> DomainSettings:
         """The settings of a domain; an unknown one is an error that lists those known."""

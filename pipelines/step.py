@@ -30,12 +30,17 @@ Ref = tuple[str, str]
 
 @dataclass(frozen=True)
 class Job:
-    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to."""
+    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to.
+
+    `state` is a folder of this recipe alone for what lets a build that was killed go on, `logs` one for its logs.
+    """
 
     house: House
     domain: str
     inputs: Sequence[Artifact]
     out: Path
+    state: Path
+    logs: Path
     progress: Progress
 
     def input(self, key: str) -> Artifact:
@@ -98,7 +103,8 @@ class Step:
 
         def build(out: Path) -> Mapping[str, Any]:
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
-                job = Job(house, domain, inputs, out, progress)
+                state, logs = (house.cache / what / wanted.digest for what in ("training", "logs"))
+                job = Job(house, domain, inputs, out, state, logs, progress)
                 summary = self.build(job)
             # A file that somebody writes to meanwhile is neither what it was nor what it will be.
             if (now := self.sources(house, domain, inputs)) != wanted.sources:

@@ -61,6 +61,8 @@ def pretrained(job: Job) -> Any:
         settings.pretraining,
         job.out,
         data_versions=versions(job),
+        state=job.state,
+        logs=job.logs,
         progress=job.progress,
     )
 
@@ -81,6 +83,8 @@ def _fit(job: Job, init: Path | None = None) -> Any:
         job.out,
         init=init,
         data_versions=versions(job),
+        state=job.state,
+        logs=job.logs,
         progress=job.progress,
     )
 

@@ -5,11 +5,9 @@ from typing import Any
 
 from mmm4rec.reports import build_metrics, build_recommendations
 from pipelines.assets.models import DATA, domain_data, has_sources, is_target
-from pipelines.settings import House
+from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL
-
-TOP_K = 10
 
 
 def models_of(house: House, domain: str) -> list[Ref]:
@@ -49,10 +47,16 @@ def metrics(job: Job) -> Any:
     build_recommendations,
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
-    parameters=lambda house, domain: {"k": TOP_K},
+    parameters=lambda house, domain: as_parameters(house.settings.recommendations),
     kinds=["pytorch", "parquet"],
 )
 def recommendations(job: Job) -> Any:
-    """The ten items each user is most likely to want next, without those already bought."""
+    """The items each user is most likely to want next, without those already bought unless the settings say so."""
     best = list(_checkpoints(job).items())[-1]
-    return build_recommendations(domain_data(job, job.domain), best, job.out, k=TOP_K, progress=job.progress)
+    return build_recommendations(
+        domain_data(job, job.domain),
+        best,
+        job.out,
+        **as_parameters(job.house.settings.recommendations),
+        progress=job.progress,
+    )

@@ -178,19 +178,6 @@ def test_the_time_of_the_label_is_no_input(domain: DomainData) -> None:
     assert (published.times != batch.times).any()
 
 
-def test_shuffled_batches_hold_every_example_once(domain: DomainData) -> None:
-    examples = domain.examples("training", 6)
-    batches = list(examples.shuffled(8, seed=1, chunk=4))
-    assert sorted(torch.cat([index for index, _ in batches]).tolist()) == list(range(len(examples)))
-    assert all(int(examples.lengths[index].max()) == longest for index, longest in batches)
-    again = list(examples.shuffled(8, seed=1, chunk=4))
-    assert all(torch.equal(one, other) for (one, _), (other, _) in zip(batches, again, strict=True))
-    other = list(examples.shuffled(8, seed=2, chunk=4))
-    assert any(not torch.equal(one, two) for (one, _), (two, _) in zip(batches, other, strict=True))
-    padded = sum(len(index) * longest for index, longest in batches)
-    assert padded < 0.75 * len(examples) * 6
-
-
 def test_merging_prefixes_ids_and_shifts_items(make_domain: Callable[..., DomainData]) -> None:
     first, second = make_domain("A"), make_domain("B", users=7, items=9, absent_images=(), seed=5)
     merged = merge_domains([first, second])

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig, read_config
+from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, TrainConfig, read_config
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import Outcome
-from mmm4rec.reports import RecommendationConfig, build_metrics, build_recommendations, outcome
+from mmm4rec.reports import build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES
 from mmm4rec.training import fit, pretrain
 

@@ -129,7 +129,7 @@ def test_a_step_in_parts_has_the_gradient_of_its_batches(
         loss.backward()
         expected = expected + loss.detach() * 16
     plain = gradients(model)
-    losses = accumulate(model, examples, parts)
+    losses = accumulate(model, examples, parts, items=model.step_items())
     torch.testing.assert_close(losses.sum(), expected, check_dtype=False)
     torch.testing.assert_close(gradients(model), plain)
 
@@ -227,7 +227,7 @@ def test_bf16_learns_what_float32_learns(make_domain: Callable[..., DomainData],
         for epoch in range(2):
             for parts in examples.steps(32, 2, epoch, tokens=200):
                 with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-                    accumulate(model, examples, parts)
+                    accumulate(model, examples, parts, items=model.step_items())
                 optimiser.step()
                 optimiser.zero_grad()
         assert all(p.dtype == torch.float32 for p in model.parameters())

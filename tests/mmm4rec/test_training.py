@@ -125,8 +125,10 @@ def test_gradients_of_a_step_are_summed(
     torch.manual_seed(2020)
     model = MMM4Rec(small(**still), domain)
     examples = domain.examples("training", 6)
-    for index, longest in list(examples.shuffled(16, seed=2020 * 1_000_003 + 1))[:3]:
-        model(examples.batch(index, longest)).backward()
+    parts = next(examples.steps(16, 3, seed=2020 * 1_000_003 + 1))
+    step_examples = torch.cat([part.chosen for part in parts])
+    assert len(step_examples) == 48
+    (3 * model(examples.batch(step_examples, 6))).backward()  # three batches, every example of the same weight
     for parameter in model.parameters():
         assert parameter.grad is not None
     expected = {p.numel(): p.grad for p in model.parameters()}
