@@ -273,7 +273,6 @@ def _worker(plan: _Plan, sender: "Connection", fabric: "Fabric") -> None:
     if fabric.is_global_zero:
         tell(*found)
     fabric.barrier()  # or one would end while another still speaks to it
-    torch.distributed.destroy_process_group()
 
 
 def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> TrainSummary:
