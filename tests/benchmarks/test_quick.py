@@ -37,4 +37,4 @@ def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert figures <= set(found)
-    assert all(isinstance(value, int | float) and value >= 0 for value in found.values())
+    assert all(isinstance(value, str) or value >= 0 for value in found.values())
