@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from features.durable import replacing
 from features.errors import FeatureError
 
 _FORGOTTEN: Final = "forgotten.json"
@@ -125,15 +126,8 @@ def write_whole(path: Path, *parts: bytes) -> None:
     new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with new.open("wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
+        with replacing(path, new) as file:
+            file.writelines(parts)
     except OSError as error:
         raise FeatureError(
             f"{path} cannot be written ({error.strerror or error}): make room there, or permit it; "

@@ -9,7 +9,6 @@ time. What the columns mean is the business of :mod:`features.tables`.
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from features.durable import flush_folder, replacing
 from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
 from features.tables import ROW_GROUP
@@ -301,20 +301,9 @@ def _lengths(source: Path, batch: pa.RecordBatch, vectors: Vectors) -> NDArray[n
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the name only when it is whole and on the disk."""
-    made = path.with_name(f".{path.name}")
-    try:
-        with made.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path, path.with_name(f".{path.name}")) as file:
+        yield file
+    flush_folder(path.parent)
 
 
 @contextmanager

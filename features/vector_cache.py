@@ -12,7 +12,6 @@ again: what cannot be trusted is thrown away, and counts as never made.
 
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from features.durable import flush_folder, replacing
 from features.encoders import EncoderIdentity, Vectors
 from features.encoders.probe import Probe
 
@@ -127,20 +127,9 @@ class VectorCache:
 
     def _write(self, name: str, data: bytes) -> None:
         unfinished = self.folder / f"{secrets.token_hex(16)}{_UNFINISHED}"
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self.folder / name)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(self.folder / name, unfinished) as file:
+            file.write(data)
+        flush_folder(self.folder)
 
     def _contents(self, path: Path) -> pa.Array | None:
         """The contents that a part claims to hold: a hint, since only :meth:`_read` checks it."""

@@ -212,13 +212,6 @@ class Examples:
                 first = stop
             yield parts
 
-    def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, int]]:
-        """All examples from short to long: (index [B], longest)."""
-        lengths = self.lengths
-        order = torch.sort(lengths, stable=True).indices
-        for index in torch.split(order, batch_size):
-            yield index, int(lengths[index[-1]])
-
 
 def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") -> DomainData:
     """Read a domain from Parquet.

@@ -43,6 +43,9 @@ LENGTH_BINS = (1, 5, 10, 20, 50)
 LABEL_COUNT_BINS = (0, 1, 5, 20, 100)
 """Lower ends of the classes of labels, by their training interactions: never seen, cold, ... warm."""
 
+NEAR_BEST = 0.95
+"""Share of the best validation metric whose first reaching is reported."""
+
 DIVERGED = "a score is NaN or infinite: the model has diverged; lower the learning rate and train again"
 
 Score = Callable[[Tensor, int, int], Tensor]
@@ -125,6 +128,15 @@ class Outcome:
     """Up to the first epoch that reaches 95% of the best validation; None where there was no validation."""
     optimiser_steps_to_95: int | None = None
     examples_to_95: int | None = None
+
+
+def first_near_best(values: Sequence[float | None]) -> int | None:
+    """Where a metric by epoch first reaches NEAR_BEST of its best; None where it was never measured."""
+    measured = [value for value in values if value is not None]
+    if not measured:
+        return None
+    enough = NEAR_BEST * max(measured)
+    return next(place for place, value in enumerate(values) if value is not None and value >= enough)
 
 
 def metrics_of_ranks(ranks: Tensor) -> Metrics:

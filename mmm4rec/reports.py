@@ -18,8 +18,6 @@ from mmm4rec.evaluation import Outcome, Ranking
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
-NEARLY = 0.95
-"""The share of the best validation whose cost `outcomes` gives."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,8 @@ def outcome(
     """
     column = metric.lower().replace("@", "_")
     best = next(row for row in history if row["epoch"] == best_epoch)
-    validated = [row for row in history if row[column] is not None]
-    goal = NEARLY * max((row[column] for row in validated), default=0.0)
-    nearly: Mapping[str, Any] = next((row for row in validated if row[column] >= goal), {})
+    near = evaluation.first_near_best([row[column] for row in history])
+    nearly: Mapping[str, Any] = {} if near is None else history[near]
     return Outcome(
         name,
         parameters=parameters,

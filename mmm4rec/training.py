@@ -42,7 +42,7 @@ from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Part, merge_domains
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import Metrics, Outcome, evaluate
+from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.model import MMM4Rec
 from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
@@ -58,8 +58,6 @@ STATE_SECONDS = 30.0
 """Time from one save of the state to the next: about what a kill costs."""
 LAST_GOOD = "last-good"
 """Folder, in the state's (else in the output's), for the last good weights of a training that diverged."""
-NEAR_BEST = 0.95
-"""Share of the best validation metric whose first reaching is reported."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,6 @@ class TrainSummary:
     """Training examples per second of training, validation not counted."""
     resumed_at: int | None
     """Optimiser steps already done when this run took over an unfinished one; None where it began afresh."""
-
-    def outcome(self, model: str) -> Outcome:
-        """The row of `reports/metrics/outcomes` under the name `model`."""
-        return Outcome(
-            model=model,
-            parameters=self.parameters,
-            best_epoch=self.best_epoch,
-            epochs=self.epochs,
-            optimiser_steps_to_best=self.optimiser_steps_to_best,
-            examples_to_best=self.examples_to_best,
-        )
 
 
 def pretrain(
@@ -328,7 +315,9 @@ def _write(plan: _Plan, run: "_Run", moved: Transfer | None, out: Path) -> None:
 
 def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
     best, last = run.kept, run.history[-1]
-    near = _first_near_best(run.history, plan.train_config.metric)
+    metric = plan.train_config.metric
+    place = first_near_best([e.validation.value(metric) if e.validation else None for e in run.history])
+    near = None if place is None else run.history[place]
     choice = choose(plan.model_config.length, plan.train_config.ssd_form, run.fabric.device)
     count, device = run.fabric.world_size, str(run.fabric.device)
     return TrainSummary(
@@ -621,13 +610,6 @@ def _epoch_of(row: dict[str, Any]) -> Epoch:
 
 def _value(epoch: Epoch, metric: str) -> float:
     return -math.inf if epoch.validation is None else epoch.validation.value(metric)
-
-
-def _first_near_best(history: Sequence[Epoch], metric: str) -> Epoch | None:
-    """The first validated epoch within `NEAR_BEST` of the best value; None where there is no validation."""
-    validated = [epoch for epoch in history if epoch.validation is not None]
-    enough = NEAR_BEST * max((_value(epoch, metric) for epoch in validated), default=0.0)
-    return next((epoch for epoch in validated if _value(epoch, metric) >= enough), None)
 
 
 def _fabric(config: TrainConfig, logs: Path | None) -> "Fabric":

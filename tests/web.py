@@ -26,8 +26,26 @@ class Asked(NamedTuple):
     agent: str | None
 
 
+class Serving:
+    """A server in a thread of its own; `release` lets those go that were told to hang."""
+
+    release: threading.Event
+
+    def serve(self, server: ThreadingHTTPServer) -> None:
+        """Serve until the end of the context."""
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
 @dataclass
-class Site:
+class Site(Serving):
     """Files by path, the faults of the next requests, and what was asked. Without faults it does all as it should."""
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -42,18 +60,11 @@ class Site:
         class Handler(_Handler):
             served = site
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.serve(server)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     @property
     def ranges(self) -> list[str | None]:

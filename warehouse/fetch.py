@@ -34,6 +34,7 @@ from fsspec.core import url_to_fs
 
 from warehouse.errors import WarehouseError
 from warehouse.raw import Progress
+from warehouse.staging import fsync
 from warehouse.store import sha256_file, write_durably
 
 __all__ = ["Fetched", "MissingFileError", "fetch_file", "recorded"]
@@ -294,7 +295,7 @@ class _Part:
         )
         self._remember(found)
         self.path.replace(self.target)
-        _flush_folder(self.target.parent)
+        fsync(self.target.parent)
         self._beside.unlink(missing_ok=True)
         return found
 
@@ -306,7 +307,7 @@ class _Part:
         swap = record.with_suffix(".new")
         write_durably(swap, json.dumps({key: getattr(found, key) for key in kept}, indent=1))
         swap.replace(record)
-        _flush_folder(record.parent)
+        fsync(record.parent)
 
     def _in_place(self) -> bool:
         try:
@@ -500,14 +501,6 @@ def _disguise(head: bytes, gzipped: bool) -> str | None:
     if gzipped and not head.startswith(b"\x1f\x8b"):
         return "is no gzip file"
     return None
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_http(url: str) -> bool:

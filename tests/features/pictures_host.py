@@ -17,11 +17,12 @@ from PIL import Image
 
 from features.download import Fetching
 from features.item_images import collect_images
+from tests.web import Serving
 
 Page = Callable[["Handler"], None]
 
 
-class PictureHost:
+class PictureHost(Serving):
     """Pages by path, on every address of loopback. `asked`: requests by path; `most`: at once, by Host header."""
 
     def __init__(self, pages: dict[str, Page | bytes], tls: Path | None = None, pause: float = 0) -> None:
@@ -40,26 +41,19 @@ class PictureHost:
         class Served(Handler):
             site = host
 
-        self._server = _Server(("0.0.0.0", 0), Served)
-        self.port = self._server.server_port
+        self._listening = _Server(("0.0.0.0", 0), Served)
+        self.port = self._listening.server_port
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls)
             context.sni_callback = lambda _socket, name, _context: self.names.append(name)
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
+            self._listening.socket = context.wrap_socket(
+                self._listening.socket, server_side=True, do_handshake_on_connect=False
             )
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self.serve(self._listening)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def url(self, path: str, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"

@@ -61,7 +61,7 @@ def test_it_learns_and_beats_popularity(make_domain: Callable[..., DomainData], 
     assert history[summary.best_epoch]["optimiser_steps"] == summary.optimiser_steps_to_best
     assert steps[-1] == (len(steps), len(steps))
     assert summary.examples_per_epoch == len(domain.examples("training", 6))
-    assert summary.outcome("scratch").examples_to_best == summary.best_epoch * summary.examples_per_epoch
+    assert summary.examples_to_best == summary.best_epoch * summary.examples_per_epoch
 
     record = json.loads((out / "model.json").read_text())
     assert record["data_versions"] == {"core/sequences": "v1"}

@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all, whenever the process or the machine stops."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["flush_folder", "replacing"]
+
+
+@contextmanager
+def replacing(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path`, called `unfinished` until it is whole and on the disk, when it takes the name `path`.
+
+    What goes wrong meanwhile leaves nothing behind; a kill leaves `unfinished`.
+    """
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: a loss of power then takes back no rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
