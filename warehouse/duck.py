@@ -8,7 +8,6 @@ file, values bound as parameters. Identifiers, which no parameter can carry, pas
 from __future__ import annotations
 
 import glob
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import pyarrow as pa
 
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ROW_GROUP, ParquetSink
+from warehouse.threads import available_threads
 
 __all__ = [
     "Engine",
@@ -46,15 +46,11 @@ __all__ = [
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-def _available_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Engine:
     """What a build may use. Nothing here changes a byte of the result."""
 
-    threads: int = field(default_factory=_available_threads)
+    threads: int = field(default_factory=available_threads)
     memory: str = "3GB"
     """DuckDB's own limit; beyond it, it spills to disk."""
 

@@ -6,20 +6,22 @@ rows that they accuse are compared in full on the way; should the hash have lied
 is exact, whatever the hash does.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ParquetSink, rows_of
 from warehouse.tables import TABLES
+from warehouse.threads import in_turn
 
 __all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
 
@@ -79,7 +81,7 @@ def build_interactions(
         others = reasons[suspects]
         while True:
             reasons[suspects] = np.where(repeats, REASONS.index("exact_duplicate"), others)
-            kept, rows = _write(stream(connection, "ratings_in_order", source), reasons, suspects, out)
+            kept, rows = _write(ratings, reasons, suspects, out, engine.threads)
             connection.register("suspects", rows)
             found = np.isin(suspects, table(connection, "duplicates")["line"].to_numpy())
             if (found == repeats).all():
@@ -99,7 +101,7 @@ class _Fingerprints:
     """Fingerprints of lines, each in one integer with its line; in parts by their first bits, to be sorted apart."""
 
     BITS = 64
-    _PART_BITS: Final = 4
+    _PART_BITS: Final = 6
 
     def __init__(self, last_line: int) -> None:
         self._line = np.uint64((1 << last_line.bit_length()) - 1)
@@ -136,6 +138,7 @@ class _Fingerprints:
     def _suspects(self, part: list[npt.NDArray[np.uint64]]) -> Lines:
         packed = np.concatenate([np.empty(0, np.uint64), *part])
         part.clear()
+        packed = packed[self._in_company(packed)]
         packed.sort()
         same = packed[1:] ^ packed[:-1] <= self._line
         suspect = np.zeros(len(packed), np.bool_)
@@ -143,23 +146,54 @@ class _Fingerprints:
         suspect[:-1] |= same
         return (packed[suspect] & self._line).view(np.int64)
 
+    def _in_company(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which share some of their bits with another: a sixth or so, and sorting all would be most of the work.
+
+        Each leaves its place in its bucket, and who finds another's there is not alone, nor is the other.
+        """
+        bits = min(len(packed).bit_length() + 2, 64 - self._PART_BITS - int(self._line).bit_length())
+        buckets = packed << np.uint64(self._PART_BITS)
+        buckets >>= np.uint64(64 - bits)
+        places = np.arange(len(packed), dtype=np.int32)
+        left = np.empty(1 << bits, np.int32)
+        left[buckets.view(np.int64)] = places
+        found = left[buckets.view(np.int64)]
+        company = found != places
+        company[found[company]] = True
+        return company
+
 
 def _write(
-    ratings: Iterator[pa.RecordBatch], reasons: npt.NDArray[np.uint8], suspects: Lines, out: Path
+    ratings: Path, reasons: npt.NDArray[np.uint8], suspects: Lines, out: Path, threads: int
 ) -> tuple[int, pa.Table]:
     """Every rating into the one or the other file; returns the number of interactions, and the rows of `suspects`."""
-    names = pa.array(REASONS)
+    footer = pq.read_metadata(ratings)
+    judge = partial(_judged, ratings, footer, reasons, suspects)
     rows = []
     with (
+        ThreadPoolExecutor(threads) as pool,
         ParquetSink(out / "interactions.parquet", TABLES["core/interactions/interactions"]) as interactions,
         ParquetSink(out / "rejected.parquet", TABLES["core/interactions/rejected"]) as rejected,
     ):
-        for batch in ratings:
-            lines = batch["line"].to_numpy()
-            accused = suspects[np.searchsorted(suspects, lines[0]) : np.searchsorted(suspects, lines[-1], "right")]
-            rows.append(batch.take(pa.array(np.searchsorted(lines, accused))))
-            reason = reasons[lines]
-            gone = batch.filter(pa.array(reason > 0))
-            rejected.write(gone.append_column("reason", names.take(pa.array(reason[reason > 0]))))
-            interactions.write(batch.rename_columns({"line": "position"}).filter(pa.array(reason == 0)))
-    return interactions.rows, pa.Table.from_batches(rows)
+        for kept, gone, accused in in_turn(pool, judge, range(footer.num_row_groups)):
+            interactions.write(kept)
+            rejected.write(gone)
+            rows.append(accused)
+    return interactions.rows, pa.concat_tables(rows)
+
+
+def _judged(
+    ratings: Path, footer: pq.FileMetaData, reasons: npt.NDArray[np.uint8], suspects: Lines, group: int
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Of one row group, in the order of the file: interactions, the rejected with the reason, and the `suspects`."""
+    with pq.ParquetFile(ratings, metadata=footer) as file:
+        rows = file.read_row_group(group, use_threads=False)
+    lines = rows["line"].to_numpy()
+    accused = suspects[np.searchsorted(suspects, lines[0]) : np.searchsorted(suspects, lines[-1], "right")]
+    reason = reasons[lines]
+    gone = np.flatnonzero(reason)
+    return (
+        rows.rename_columns({"line": "position"}).filter(pa.array(reason == 0)),
+        rows.take(pa.array(gone)).append_column("reason", pa.array(REASONS).take(pa.array(reason[gone]))),
+        rows.take(pa.array(np.searchsorted(lines, accused))),
+    )

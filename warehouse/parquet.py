@@ -23,6 +23,8 @@ ROW_GROUP: Final = 122_880
 """Rows of a row group: 60 of DuckDB's vectors, so that its scans split evenly."""
 
 
+_FILE_ORDER: Final = ("line", "position")
+"""Columns that number the lines of a raw file."""
 _GROUPS_IN_FLIGHT: Final = 2
 """Row groups that may wait for the writing thread: enough to keep it busy, few enough to bound memory."""
 
@@ -39,8 +41,10 @@ class ParquetSink:
         self.schema = schema
         self.rows = 0
         self._row_group = row_group
-        self._waiting: list[pa.RecordBatch] = []
+        self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
+        # In the order of a raw file, the least and the greatest id of a row group rule nothing out, and cost a tenth.
+        in_file_order = schema.names[0] in _FILE_ORDER
         encodings = {field.name: encoding for field in schema if (encoding := _encoding(field))}
         self._writer = pq.ParquetWriter(
             path,
@@ -49,6 +53,7 @@ class ParquetSink:
             compression_level=1,
             use_dictionary=[f.name for f in schema if f.name not in encodings and _repeats(f)],
             column_encoding=encodings,
+            write_statistics=[f.name for f in schema if not _is_text(f)] if in_file_order else True,
             version="2.6",
         )
         self._thread = ThreadPoolExecutor(1, "parquet")
@@ -66,11 +71,11 @@ class ParquetSink:
             self._thread.shutdown(cancel_futures=True)
             self._writer.close()
 
-    def write(self, batch: pa.RecordBatch) -> None:
+    def write(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Append rows."""
-        self._waiting.append(self._conform(batch))
-        self._waiting_rows += batch.num_rows
-        self.rows += batch.num_rows
+        self._waiting.append(self._conform(rows))
+        self._waiting_rows += rows.num_rows
+        self.rows += rows.num_rows
         if self._waiting_rows >= self._row_group:
             self._write(self._waiting_rows - self._waiting_rows % self._row_group)
 
@@ -79,26 +84,26 @@ class ParquetSink:
         for batch in batches:
             self.write(batch)
 
-    def _conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _conform(self, rows: pa.RecordBatch | pa.Table) -> pa.Table:
         columns = []
         for field in self.schema:
-            column = batch.column(field.name)
+            column = rows.column(field.name)
             if not field.nullable and column.null_count:
                 raise WarehouseError(
                     f"{self.path.name}: column {field.name} is declared without nulls but "
                     f"{column.null_count} rows have none; this is a fault of the query that fills it"
                 )
             columns.append(column if column.type == field.type else column.cast(field.type))
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _write(self, rows: int) -> None:
-        table = pa.Table.from_batches(self._waiting, self.schema)
+        table = pa.concat_tables([self.schema.empty_table(), *self._waiting])
         if rows:
             self._wait(_GROUPS_IN_FLIGHT)
             group = table.slice(0, rows)
             self._in_flight.append(self._thread.submit(self._encode, group))
         rest = table.slice(rows)
-        self._waiting, self._waiting_rows = rest.to_batches(), rest.num_rows
+        self._waiting, self._waiting_rows = [rest], rest.num_rows
 
     def _encode(self, group: pa.Table) -> None:
         self._writer.write_table(group.combine_chunks(), self._row_group)  # else pages end where batches do
@@ -120,7 +125,11 @@ def _encoding(field: pa.Field) -> str | None:
         # Users hardly repeat within a row group: a dictionary costs time and saves no space. Lengths apart from
         # the text cost half the time of plain strings, to write and to read.
         return "DELTA_LENGTH_BYTE_ARRAY"
-    return "DELTA_BINARY_PACKED" if field.name in ("line", "position") else None
+    return "DELTA_BINARY_PACKED" if field.name in _FILE_ORDER else None
+
+
+def _is_text(field: pa.Field) -> bool:
+    return bool(pa.types.is_string(field.type))
 
 
 def _repeats(field: pa.Field) -> bool:

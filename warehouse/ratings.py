@@ -9,6 +9,7 @@ and every line of the file ends up either in the table or, with a reason, in the
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from warehouse.errors import WarehouseError
 from warehouse.parquet import ParquetSink
 from warehouse.raw import Block, Progress, Quarantine, blocks
 from warehouse.tables import TABLES
+from warehouse.threads import available_threads, in_turn
 
 __all__ = ["RatingsSummary", "ingest_ratings"]
 
@@ -65,8 +67,12 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
-        for block in blocks(source, LONGEST_LINE, progress):
-            yield from _read(block, quarantine)
+        with ThreadPoolExecutor(available_threads()) as pool:
+            for block, batch in in_turn(pool, _tried, blocks(source, LONGEST_LINE, progress)):
+                if batch is None:
+                    yield from _read_in_parts(block, quarantine)
+                else:
+                    yield batch
 
     layout = "a ratings file has the columns item,user,rating,unix time and no header"
     return write_ratings(source, out, read, "rating", layout)
@@ -181,19 +187,24 @@ def read_line_by_line(
     return pa.RecordBatch.from_arrays(arrays, schema=_TABLE)
 
 
-def _read(block: Block, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
-    batch = _read_at_once(block)
-    if batch is not None:
-        yield batch
-        return
+def _tried(block: Block) -> tuple[Block, pa.RecordBatch | None]:
+    return block, _read_at_once(block)
+
+
+def _read_in_parts(block: Block, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
+    """The rows of a block that was refused as a whole: halves are tried, then lines."""
     middle = block.data.rfind(b"\n", 0, len(block.data) // 2) + 1
-    if len(block.data) > _LINE_BY_LINE_BYTES and middle:
-        first, second = block.data[:middle], block.data[middle:]
-        yield from _read(Block(block.first_line, first), quarantine)
-        yield from _read(Block(block.first_line + first.count(b"\n"), second), quarantine)
-    else:
+    if len(block.data) <= _LINE_BY_LINE_BYTES or not middle:
         lines = block.data.removesuffix(b"\n").split(b"\n")
         yield read_line_by_line(block.first_line, lines, read_line, quarantine)
+        return
+    first, second = block.data[:middle], block.data[middle:]
+    for half in (Block(block.first_line, first), Block(block.first_line + first.count(b"\n"), second)):
+        batch = _read_at_once(half)
+        if batch is None:
+            yield from _read_in_parts(half, quarantine)
+        else:
+            yield batch
 
 
 def _read_at_once(block: Block) -> pa.RecordBatch | None:
@@ -213,7 +224,9 @@ def _read_at_once(block: Block) -> pa.RecordBatch | None:
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(data),
-            pa.csv.ReadOptions(column_names=["item_id", "user_id", "rating", "time"], block_size=1 << 20),
+            pa.csv.ReadOptions(
+                column_names=["item_id", "user_id", "rating", "time"], block_size=1 << 20, use_threads=False
+            ),
             pa.csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
             pa.csv.ConvertOptions(
                 # Both numbers as float64: exact for every time in range, and Arrow's integers would take

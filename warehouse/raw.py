@@ -22,7 +22,7 @@ __all__ = ["Block", "Progress", "Quarantine", "blocks"]
 Progress = Callable[[int, int], None]
 """Called with (done, total): bytes of the raw file."""
 
-_BLOCK_BYTES: Final = 8 << 20
+_BLOCK_BYTES: Final = 1 << 20
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class _Chunk(NamedTuple):
 
 
 def blocks(source: Path, longest_line: int, progress: Progress | None = None) -> Iterator[Block]:
-    """The lines of a file, in blocks of some 8 MiB. Gzip is told by its first bytes, not by the file's name.
+    """The lines of a file, in blocks of some 1 MiB. Gzip is told by its first bytes, not by the file's name.
 
     Of a line with more than `longest_line` bytes, at least the first `longest_line` + 1 are given, so that
     memory stays bounded and the reader of the lines still sees that it is too long.

@@ -8,14 +8,13 @@ these numbers, where a round costs a few passes over memory; ids return when the
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import duckdb
 import numpy as np
@@ -27,6 +26,7 @@ from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ROW_GROUP, ParquetSink, rows_of
 from warehouse.tables import SPLITS, TABLES
+from warehouse.threads import in_turn
 
 __all__ = ["GlobalTimeSplit", "SequencesSummary", "build_sequences", "k_core"]
 
@@ -36,13 +36,10 @@ _PARTS: Final = 16
 """Parts of the ids that are numbered each by itself (as the SQL says): a part's hash table stays in the cache."""
 _ROWS_AT_ONCE: Final = 64 << 20
 """Ids held as text at a time."""
-_AHEAD: Final = 4
-"""Row groups made before they are written."""
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -425,7 +422,7 @@ def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], pool: ThreadPool
     small = {"sequences": _sequences(core, parts), "items": _items(core, parts), "users": [users]}
     others = [pool.submit(_write_table, out, name, batches) for name, batches in small.items()]
     make = partial(_interactions, core, core.starts, parts)
-    _write_table(out, "interactions", _in_turn(pool, make, range(0, len(core.users), ROW_GROUP)))
+    _write_table(out, "interactions", in_turn(pool, make, range(0, len(core.users), ROW_GROUP)))
     for other in others:
         other.result()
 
@@ -433,17 +430,6 @@ def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], pool: ThreadPool
 def _write_table(out: Path, name: str, batches: Iterable[dict[str, pa.Array]]) -> None:
     with ParquetSink(out / f"{name}.parquet", TABLES[f"core/sequences/{name}"]) as sink:
         sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in batches)
-
-
-def _in_turn(pool: ThreadPoolExecutor, make: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
-    """What `make` gives for each start, in order, a few of them ahead."""
-    ahead: deque[Future[T]] = deque()
-    for start in starts:
-        ahead.append(pool.submit(make, start))
-        if len(ahead) > _AHEAD:
-            yield ahead.popleft().result()
-    for future in ahead:
-        yield future.result()
 
 
 def _items(core: _Core, parts: npt.NDArray[np.int8]) -> Iterator[dict[str, pa.Array]]:
