@@ -158,7 +158,7 @@ class _Fingerprints:
         left = np.empty(1 << bits, np.int32)
         left[buckets.view(np.int64)] = places
         found = left[buckets.view(np.int64)]
-        company = found != places
+        company: npt.NDArray[np.bool_] = found != places
         company[found[company]] = True
         return company
 
