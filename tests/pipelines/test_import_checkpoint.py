@@ -16,8 +16,13 @@ from mmm4rec import checkpoint
 from mmm4rec.data import DomainData, Features
 from mmm4rec.exchange import export_checkpoint
 from mmm4rec.model import MMM4Rec
+from pipelines.runs import plan
 from pipelines.settings import House
+from pipelines.step import STEPS
 from tests.conftest import Cli
+from warehouse.errors import WarehouseError
+from warehouse.query import query
+from warehouse.questions import example
 from warehouse.store import ALL
 
 ITEMS = [f"elsewhere{n}" for n in range(7)]
@@ -44,10 +49,20 @@ def published(tiny: Cli, tmp_path: Path) -> Path:
     return tmp_path / "published.ckpt"
 
 
-def test_a_published_checkpoint_is_fine_tuned(tiny: Cli, published: Path, tmp_path: Path) -> None:
-    cli = Cli(tmp_path / "data")
-    shutil.copytree(tiny.data, cli.data)
-    assert "--items" in cli("import-checkpoint", str(published), code=1).stderr
+@pytest.fixture
+def cli(tiny: Cli, tmp_path: Path) -> Cli:
+    """The command line over a copy of the tiny sample, built."""
+    shutil.copytree(tiny.data, tmp_path / "data")
+    return Cli(tmp_path / "data")
+
+
+def use(data: Path, pretrained: str) -> House:
+    settings = data / "domains.yaml"
+    settings.write_text(yaml.safe_dump({**yaml.safe_load(settings.read_text()), "pretrained": pretrained}))
+    return House(data)
+
+
+def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None:
     sizes = ["--items", str(published.with_name("items.parquet")), "--set", "model.groups=1"]
     sizes += [word for name in ("embedding", "hidden", "time") for word in ("--set", f"model.dropout_{name}=0.2")]
     said = cli("import-checkpoint", str(published), *sizes).stdout
@@ -55,16 +70,12 @@ def test_a_published_checkpoint_is_fine_tuned(tiny: Cli, published: Path, tmp_pa
     assert "left out: decoder_ssd_layers.1.ssd.A_log (the shared block, held once here)" in said
     assert f"next: `pretrained: imported/published` in {cli.data}/domains.yaml, then `mmm4rec run`" in said
     imported = cli.data / "imported/published"
-    again = json.loads(cli("import-checkpoint", str(published), *sizes, "--out", str(imported), "--json").stdout)
-    assert (again["folder"], again["items"], again["config"]["compat"]) == (str(imported), 7, "published")
 
-    settings = cli.data / "domains.yaml"
-    settings.write_text(yaml.safe_dump({**yaml.safe_load(settings.read_text()), "pretrained": "imported/published"}))
-    planned = json.loads(cli("run", "--dry-run", "--json").stdout)
-    stale = {stage["domain"]: stage["assets"] for stage in planned}
+    house = use(cli.data, "imported/published")
+    stale = {stage.domain: [step.key for step in stage.steps] for stage in plan(house, house.present())}
     assert stale["Sample_Toys"] == ["models/finetuned", "reports/metrics", "reports/recommendations"]
     assert not {"Sample_Kitchen", "Sample_Garden", "Sample_Sports"} & set(stale), "source domains play no part"
-    cli("run")
+    cli("run", "Sample_Toys")
     store = House(cli.data).store
     pretrained, tuned = store.require("models/pretrained", ALL), store.require("models/finetuned", "Sample_Toys")
     assert pretrained.manifest["inputs"] == pretrained.manifest["parameters"] == {}
@@ -78,16 +89,17 @@ def test_a_published_checkpoint_is_fine_tuned(tiny: Cli, published: Path, tmp_pa
     assert transfer["left_out"]["text_item"] == "one row per item: other items here"
     assert transfer["left_out"]["layers.1.cross.query.weight"] == "the model has 1 of its 2 layers"
     assert [unchecked.split()[0] for unchecked in transfer["unchecked"]] == ["text", "image"]
-    lineage = cli("sql", "--example", "model_lineage", "--param", "domain=Sample_Toys", "--json").stdout
-    assert "published/model.safetensors" in {row["source"] for row in json.loads(lineage)}
-    assert json.loads(cli("run", "--dry-run", "--json").stdout) == []
+    asked = example("model_lineage")
+    lineage = query(house.catalogue, asked.sql, asked.bind({"domain": "Sample_Toys"})).to_pylist()
+    assert {"published/model.safetensors", "Sample_Toys.csv"} <= {row["source"] for row in lineage}
+    assert plan(House(cli.data), ["Sample_Toys"]) == []
 
 
-def test_a_checkpoint_that_is_not_there_is_said(tiny: Cli, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(tiny.data, data)
-    settings = data / "domains.yaml"
-    settings.write_text(yaml.safe_dump({**yaml.safe_load(settings.read_text()), "pretrained": "nowhere"}))
-    said = Cli(data)("run", "--only", "models/pretrained", code=1).stderr
-    assert f"pretrained in domains.yaml: there is no model.safetensors in {data}/nowhere" in said
-    assert "import-checkpoint FILE" in said
+def test_a_checkpoint_that_is_not_there_is_said_and_holds_up_no_table(cli: Cli) -> None:
+    house = use(cli.data, "nowhere")
+    stale = {step.key for stage in plan(house, ["Sample_Toys"]) for step in stage.steps}
+    assert "models/pretrained" in stale
+    assert not {"core/sequences", "features/text_embeddings", "models/scratch"} & stale
+    missing = rf"pretrained in domains\.yaml: there is no model\.safetensors in {cli.data}/nowhere; .*import-checkpoint"
+    with pytest.raises(WarehouseError, match=missing):
+        STEPS["models/pretrained"].publish(house, ALL)
