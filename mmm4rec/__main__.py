@@ -21,7 +21,6 @@ from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import evaluate, recommend, write_recommendations
 from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
 from mmm4rec.processed import load_processed
-from mmm4rec.tables import read_table
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")
@@ -146,35 +145,41 @@ def _recommend(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+    found = import_published(options.file, options.out, options.items, options.config, options.set)
+    _report_exchange(found, options.out)
+
+
+def import_published(
+    file: Path, out: Path, items: Path | None, config: Path | None, changes: Sequence[str]
+) -> Exchange:
+    """`import_checkpoint` with settings as commands take them: the file `config`, and `changes` KEY=VALUE over it."""
+    settings = _settings(config, changes)
     if settings["training"]:
         raise ConfigError("training: a checkpoint has no settings of training; give those of model only")
-    items = None if options.items is None else _item_ids(options.items)
-    found = import_checkpoint(options.file, options.out, item_ids=items, settings=settings["model"])
-    _report_exchange(found, options.out)
+    return import_checkpoint(file, out, item_ids=items, settings=settings["model"])
 
 
 def _export(options: argparse.Namespace) -> None:
     _report_exchange(export_checkpoint(options.checkpoint, options.file), options.file)
 
 
-def _settings(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{"model": ..., "training": ...} of --config and --set."""
     found: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
-    if options.config is not None:
+    if config is not None:
         try:
-            given = json.loads(options.config.read_text(encoding="utf-8"))
+            given = json.loads(config.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{options.config}: cannot be read ({error.strerror})") from None
+            raise ConfigError(f"{config}: cannot be read ({error.strerror})") from None
         except ValueError as error:
-            raise ConfigError(f"{options.config}: not JSON ({error})") from None
+            raise ConfigError(f"{config}: not JSON ({error})") from None
         if not isinstance(given, dict) or not all(isinstance(part, dict) for part in given.values()):
-            raise ConfigError(f'{options.config}: expected {{"model": {{...}}, "training": {{...}}}}')
+            raise ConfigError(f'{config}: expected {{"model": {{...}}, "training": {{...}}}}')
         for part in given:
             if part not in found:
-                raise ConfigError(f"{options.config}: unknown part {part!r}; known: model, training")
+                raise ConfigError(f"{config}: unknown part {part!r}; known: model, training")
         found |= given
-    for setting in options.set:
+    for setting in changes:
         key, equals, value = setting.partition("=")
         part, dot, name = key.partition(".")
         if not (equals and dot and part in found):
@@ -187,11 +192,11 @@ def _settings(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _model(options: argparse.Namespace) -> ModelConfig:
-    return ModelConfig.from_dict(_settings(options)["model"])
+    return ModelConfig.from_dict(_settings(options.config, options.set)["model"])
 
 
 def _training(options: argparse.Namespace, base: TrainConfig) -> TrainConfig:
-    return read_config(TrainConfig, _settings(options)["training"], "training", base)
+    return read_config(TrainConfig, _settings(options.config, options.set)["training"], "training", base)
 
 
 def _common(options: argparse.Namespace, training: TrainConfig) -> Mapping[str, Any]:
@@ -245,16 +250,6 @@ def _within(path: Path, stem: str) -> Path:
     return inner if inner.exists() else path / f"{stem}.parquet"
 
 
-def _item_ids(path: Path) -> list[str]:
-    if (path / "item2id.jsonl").exists():
-        return load_processed(path).item_ids
-    file = _within(path, "items")
-    if not file.exists() and (path / "sequences" / "items.parquet").exists():
-        file = path / "sequences" / "items.parquet"
-    ids: list[str] = read_table(file, "core/sequences/items").sort_by("item_index")["item_id"].to_pylist()
-    return ids
-
-
 def _report(summary: TrainSummary, out: Path) -> None:
     """What a training did, for people; once, whatever the number of processes."""
     if _secondary():
@@ -277,12 +272,18 @@ def _report(summary: TrainSummary, out: Path) -> None:
         for what, names in (("left out", summary.transfer.left_out), ("fresh", summary.transfer.fresh)):
             for name, reason in names.items():
                 print(f"  {what}: {name} ({reason})")
+        for unknown in summary.transfer.unchecked:
+            print(f"  not checked: {unknown}")
 
 
 def _report_exchange(found: Exchange, to: Path) -> None:
-    print(f"{to}: {found.parameters:,} parameters, {found.config.layers} layers, {found.items} items with own weights")
-    for name, reason in found.left_out.items():
-        print(f"  left out: {name} ({reason})")
+    print(*exchange_lines(found, to), sep="\n")
+
+
+def exchange_lines(found: Exchange, to: Path) -> list[str]:
+    """What a checkpoint that came in or went out holds, for people."""
+    sizes = f"{found.parameters:,} parameters, {found.config.layers} layers, {found.items} items with own weights"
+    return [f"{to}: {sizes}", *(f"  left out: {name} ({reason})" for name, reason in found.left_out.items())]
 
 
 def _say(training: TrainConfig) -> Callable[[Epoch], None]:

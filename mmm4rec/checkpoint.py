@@ -1,12 +1,16 @@
 """Checkpoints: weights as safetensors with everything needed to load them, and transfer to another domain.
 
 A checkpoint holds the trainable parameters, never the features. Its metadata (one JSON value, so that equal
-weights are equal bytes) holds the config, the number of items and the feature widths; the item ids lie beside
-it in `items.parquet` where there are per-item weights. Loading is strict; what a transfer leaves out or
-starts afresh is listed, with the reason.
+weights are equal bytes) holds the config, the number of items, and the widths and encoders of the features; the
+item ids lie beside it in `items.parquet` where there are per-item weights. Loading is strict; what a transfer
+leaves out or starts afresh is listed, with the reason.
+
+A model understands the vectors of the encoders it was trained with and no others, so features of another one are an
+error. Where an encoder is not known (published checkpoints, processed folders, ready vectors), that is said.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmm4rec.config import ModelConfig, SSDForm
-from mmm4rec.data import DomainData
+from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
 from mmm4rec.tables import write_table
@@ -30,13 +34,21 @@ _ITEM_WEIGHTS = ("text_item", "image_item")
 
 
 @dataclass(frozen=True)
+class FeatureKind:
+    """What features of a modality a model was trained on."""
+
+    width: int
+    encoder: Encoder | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory."""
 
     path: Path
     config: ModelConfig
-    text_width: int
-    image_width: int
+    text: FeatureKind
+    image: FeatureKind
     weights: dict[str, Tensor]
     item_ids: list[str] | None
     """[N] owner of each row of the per-item weights (row 0 is padding); None where there are none."""
@@ -51,6 +63,8 @@ class Transfer:
     """In the checkpoint only: name and reason."""
     fresh: dict[str, str]
     """In the model only, so they keep their initial values: name and reason."""
+    unchecked: list[str]
+    """What could not be compared: features whose encoder is not known."""
 
 
 def has_item_weights(config: ModelConfig) -> bool:
@@ -60,23 +74,25 @@ def has_item_weights(config: ModelConfig) -> bool:
 
 def save(model: MMM4Rec, domain: DomainData, weights: Mapping[str, Tensor], out: Path) -> None:
     """Write `model.safetensors`, and `items.parquet` where there are per-item weights, into `out`."""
-    write(model.config, weights, domain.text.width, domain.image.width, domain.item_ids, out)
+    text, image = (FeatureKind(features.width, features.encoder) for features in (domain.text, domain.image))
+    write(model.config, weights, text, image, domain.item_ids, out)
 
 
 def write(
     config: ModelConfig,
     weights: Mapping[str, Tensor],
-    text_width: int,
-    image_width: int,
+    text: FeatureKind,
+    image: FeatureKind,
     item_ids: Sequence[str],
     out: Path,
 ) -> None:
     """As `save`, without a model; `item_ids` [N] may be empty where there are no per-item weights."""
+    kinds = {"text": text, "image": image}
     description = {
         "format": FORMAT,
         "config": asdict(config),
-        "text_width": text_width,
-        "image_width": image_width,
+        **{f"{name}_width": kind.width for name, kind in kinds.items()},
+        **{f"{name}_encoder": kind.encoder and asdict(kind.encoder) for name, kind in kinds.items()},
         "items": len(item_ids),
     }
     tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
@@ -110,7 +126,7 @@ def load(path: Path) -> Checkpoint:
         raise ModelError(f"{file}: format {found!r}, this version reads {FORMAT!r}; train the model again")
     try:
         settings, count = description["config"], int(description["items"])
-        widths = int(description["text_width"]), int(description["image_width"])
+        text, image = (_feature_kind(description, modality) for modality in ("text", "image"))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{file}: its metadata is damaged ({error!r}); train the model again") from None
     wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
@@ -120,11 +136,16 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(
         path=file,
         config=config,
-        text_width=widths[0],
-        image_width=widths[1],
+        text=text,
+        image=image,
         weights=weights,
         item_ids=_item_ids(file, count) if has_item_weights(config) else None,
     )
+
+
+def _feature_kind(description: Mapping[str, Any], modality: str) -> FeatureKind:
+    said = description.get(f"{modality}_encoder")  # the first checkpoints did not name it
+    return FeatureKind(int(description[f"{modality}_width"]), Encoder(**said) if said else None)
 
 
 def _item_ids(file: Path, count: int) -> list[str]:
@@ -143,14 +164,16 @@ def _item_ids(file: Path, count: int) -> list[str]:
 def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> MMM4Rec:
     """The trained model over the catalogue of `domain`, in eval mode.
 
-    A model without per-item weights serves any domain with features of its widths; one with them only its own
-    items.
+    A model without per-item weights serves any domain with features of its encoders; one with them only its own
+    items. An encoder that is not known is said on stderr.
 
     Raises:
-        ModelError: as `load`; or other widths, other items, or tensors that do not fit the config.
+        ModelError: as `load`; or features of other widths or encoders, other items, or tensors that do not fit the
+            config.
     """
     checkpoint = load(path)
-    _check_widths(checkpoint, domain)
+    for unknown in _check_features(checkpoint, domain):
+        print(f"{checkpoint.path}: {unknown}", file=sys.stderr)
     if checkpoint.item_ids is not None and checkpoint.item_ids != domain.item_ids:
         raise ModelError(
             f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
@@ -173,10 +196,10 @@ def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Tran
     """Start `model` from `checkpoint`: everything but per-item weights and layers that it does not have.
 
     Raises:
-        ModelError: another L, other widths or sizes, fewer layers: whatever could not be taken over in full.
+        ModelError: another L, other features or sizes, fewer layers: whatever could not be taken over in full.
     """
     ours, theirs = model.config, checkpoint.config
-    _check_widths(checkpoint, domain)
+    unchecked = _check_features(checkpoint, domain)
     if ours.use_time and theirs.use_time and ours.length != theirs.length:
         raise ModelError(
             f"{checkpoint.path}: trained with length {theirs.length}, the model has {ours.length}; the time path "
@@ -214,7 +237,7 @@ def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Tran
     with torch.no_grad():
         for name in taken:
             parameters[name].copy_(checkpoint.weights[name])
-    return Transfer(taken, left_out, dict(sorted(fresh.items())))
+    return Transfer(taken, left_out, dict(sorted(fresh.items())), unchecked)
 
 
 def _reason_left_out(name: str, ours: ModelConfig, theirs: ModelConfig) -> str | None:
@@ -233,13 +256,28 @@ def _settings_that_differ(ours: ModelConfig, theirs: ModelConfig) -> str:
     return f"settings that differ: {'; '.join(differing) or 'none'}"
 
 
-def _check_widths(checkpoint: Checkpoint, domain: DomainData) -> None:
+def _check_features(checkpoint: Checkpoint, domain: DomainData) -> list[str]:
+    """What cannot be compared; features that the checkpoint was not trained for are an error."""
+    unchecked = []
     for name, there, here in (
-        ("text", checkpoint.text_width, domain.text.width),
-        ("image", checkpoint.image_width, domain.image.width),
+        ("text", checkpoint.text, domain.text),
+        ("image", checkpoint.image, domain.image),
     ):
-        if there != here:
+        if there.width != here.width:
             raise ModelError(
-                f"{checkpoint.path}: trained on {name} vectors {there} wide, {domain.name} has {here}; "
+                f"{checkpoint.path}: trained on {name} vectors {there.width} wide, {domain.name} has {here.width}; "
                 f"use the same {name} encoder for both"
             )
+        made, given = there.encoder, here.encoder
+        if made and given and made.sha256 == given.sha256:
+            continue
+        if made and given and not (made.ready or given.ready):
+            raise ModelError(
+                f"{checkpoint.path}: trained on {name} vectors of the encoder {made}, those of {domain.name} are of "
+                f"{given}: of one width, but with another meaning; use the same {name} encoder for both"
+            )
+        unchecked.append(
+            f"{name} vectors: trained on those of {made or 'an encoder not recorded'}, {domain.name} has those of "
+            f"{given or 'an encoder not recorded'}: whether these agree is not known"
+        )
+    return unchecked

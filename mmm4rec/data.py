@@ -6,6 +6,8 @@ a batch is one gather. Reading Parquet happens here and nowhere else in the pack
 `Batch`.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,21 @@ Split = Literal["training", "validation", "test", "everything"]
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """What made the vectors of a modality, as `encoder.json` beside them says."""
+
+    model: str
+    """Name, for messages."""
+    sha256: str
+    """Of what decides where a content's vector lies: weights and preprocessing."""
+    ready: bool = False
+    """Vectors made elsewhere: the sha256 is of the vectors themselves, and nobody knows the encoder."""
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.sha256[:12]})"
+
+
+@dataclass(frozen=True)
 class Features:
     """Frozen vectors of one modality."""
 
@@ -31,6 +48,8 @@ class Features:
     """[N+1, D] float32; row 0 (padding) and rows of missing items are zero."""
     present: Tensor
     """[N+1] bool; false for padding and for items that lack this modality."""
+    encoder: Encoder | None = None
+    """None where nothing says what made the vectors."""
 
     @property
     def width(self) -> int:
@@ -218,8 +237,10 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
 
     Args:
         sequences: folder with `sequences.parquet` and `items.parquet` (core/sequences).
-        text: Parquet of text vectors, keyed by item_id; more items than the domain's are allowed.
-        image: Parquet of image vectors, likewise.
+        text: Parquet of text vectors, keyed by item_id; more items than the domain's are allowed. An
+            `encoder.json` beside it says what made them.
+        image: Parquet of image vectors, likewise. In one folder with the text vectors an `encoder.json` would be
+            of either, so it is not read.
         name: prefix of ids when domains are merged, and name in messages.
 
     Raises:
@@ -258,6 +279,8 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
             f"{sequences / 'sequences.parquet'}: items run from {flat.min()} to {flat.max()}, but item_index "
             f"is 1..{len(item_ids)}; build core/sequences again"
         )
+    apart = text.parent != image.parent
+    encoders = [_read_encoder(path.with_name("encoder.json")) if apart else None for path in (text, image)]
     return DomainData(
         name=name,
         user_ids=user_ids.to_pylist(),
@@ -267,8 +290,8 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
         times=torch.from_numpy(flat_times.to_numpy().astype(np.int64)),
         training=torch.from_numpy(training),
         validation=torch.from_numpy(validation),
-        text=_load_features(text, item_ids, "text"),
-        image=_load_features(image, item_ids, "image"),
+        text=_load_features(text, item_ids, "text", encoders[0]),
+        image=_load_features(image, item_ids, "image", encoders[1]),
     )
 
 
@@ -276,7 +299,7 @@ def merge_domains(domains: Sequence[DomainData], name: str = "merged") -> Domain
     """Several domains as one catalogue; user and item ids become `domain:id`.
 
     Raises:
-        ModelError: no domain, two of one name, or feature widths that differ.
+        ModelError: no domain, two of one name, or features of several widths or encoders.
     """
     if not domains:
         raise ModelError("no domain to merge: give at least one source domain")
@@ -310,14 +333,38 @@ def _merge_features(features: Sequence[Features], domains: Sequence[DomainData],
             + ", ".join(f"{name} {width}" for name, width in widths.items())
             + "; use one encoder for all"
         )
+    encoders = {domain.name: feature.encoder for domain, feature in zip(domains, features, strict=True)}
+    known = {name: encoder for name, encoder in encoders.items() if encoder and not encoder.ready}
+    if len({encoder.sha256 for encoder in known.values()}) > 1:
+        raise ModelError(
+            f"{modality} vectors of the domains are of several encoders: "
+            + ", ".join(f"{name} {encoder}" for name, encoder in known.items())
+            + f"; set one {modality}_encoder for all"
+        )
     first = features[0]
     return Features(
         vectors=torch.cat([first.vectors[:1], *(feature.vectors[1:] for feature in features)]),
         present=torch.cat([first.present[:1], *(feature.present[1:] for feature in features)]),
+        # Ready vectors of several domains have no encoder in common that anybody knows of.
+        encoder=next(iter(known.values()), first.encoder if len(features) == 1 else None),
     )
 
 
-def _load_features(path: Path, item_ids: pa.Array, modality: str) -> Features:
+def _read_encoder(path: Path) -> Encoder | None:
+    """What an `encoder.json` of the feature store says; None where there is none."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        # Not the model's name, of which one model may have several, nor the precision, which is rounding.
+        decisive = [said["weights_sha256"], said["preprocessing"]]
+        digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+        return Encoder(str(said["model"]), digest, ready=said["preprocessing"] == "unknown")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: no encoder's identity ({error!r}); build the embeddings beside it again") from None
+
+
+def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encoder | None) -> Features:
     """The vectors of `item_ids`, in that order, behind a zero row for padding."""
     table = read_table(path, f"features/{modality}_embeddings/{modality}_embeddings")
     found = table["item_id"].combine_chunks()
@@ -348,6 +395,7 @@ def _load_features(path: Path, item_ids: pa.Array, modality: str) -> Features:
     return Features(
         vectors=torch.from_numpy(np.concatenate([np.zeros((1, width), np.float32), vectors])),
         present=torch.from_numpy(np.concatenate([[False], present])),
+        encoder=encoder,
     )
 
 

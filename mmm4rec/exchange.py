@@ -27,7 +27,9 @@ from mmm4rec.config import ModelConfig, read_config
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
+from mmm4rec.processed import load_processed
 from mmm4rec.published import from_published, to_published
+from mmm4rec.tables import read_table
 
 _PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
 _SHARED_TWICE = re.compile(r"decoder_ssd_layers\.(\d+)\.ssd\.(.+)")
@@ -48,13 +50,18 @@ class Exchange:
 
 
 def import_checkpoint(
-    file: Path, out: Path, *, item_ids: Sequence[str] | None = None, settings: Mapping[str, object] | None = None
+    file: Path,
+    out: Path,
+    *,
+    item_ids: Sequence[str] | Path | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Exchange:
     """Write the published checkpoint `file` as a checkpoint of this package into `out`, in published mode.
 
     Args:
         item_ids: [N], the item of each row of the per-item weights (row 0 is padding); needed where there are
-            any, since the file does not hold them.
+            any, since the file does not hold them. Or where to read them: items.parquet, a folder with it or with
+            sequences/items.parquet, or a processed folder.
         settings: settings of the model that replace what the shapes say, or that they do not show.
 
     Raises:
@@ -62,6 +69,8 @@ def import_checkpoint(
             unknown, missing, not finite, of shapes that contradict each other, or a shared block whose two
             copies differ; or item ids of another number.
     """
+    if isinstance(item_ids, Path):
+        item_ids = _item_ids(item_ids)
     weights: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
@@ -106,8 +115,8 @@ def import_checkpoint(
         )
     fitted = _fitted(file, config, weights, items)
     out.mkdir(parents=True, exist_ok=True)
-    widths = fitted["text_adapter.weight"].shape[1], fitted["image_adapter.weight"].shape[1]
-    checkpoint.write(config, fitted, *widths, list(item_ids or ()), out)
+    text, image = (checkpoint.FeatureKind(fitted[f"{name}_adapter.weight"].shape[1]) for name in ("text", "image"))
+    checkpoint.write(config, fitted, text, image, list(item_ids or ()), out)
     return Exchange(config, sum(weight.numel() for weight in fitted.values()), items, left_out)
 
 
@@ -144,6 +153,15 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
         len(ours.item_ids or ()),
         {} if ours.item_ids is None else {"item ids": "a published checkpoint has none; keep items.parquet"},
     )
+
+
+def _item_ids(path: Path) -> list[str]:
+    if (path / "item2id.jsonl").exists():
+        return load_processed(path).item_ids
+    places = (path, path / "items.parquet", path / "sequences" / "items.parquet")
+    file = next((place for place in places if place.is_file()), places[1])
+    ids: list[str] = read_table(file, "core/sequences/items").sort_by("item_index")["item_id"].to_pylist()
+    return ids
 
 
 def _parameters(file: Path) -> dict[str, Tensor]:

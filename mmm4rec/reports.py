@@ -65,7 +65,8 @@ def build_metrics(
         history, record = _training(folder)
         curves.extend({"model": name, **row} for row in history)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        outcomes.append(outcome(name, parameters, history, record["best_epoch"], record["training"]["metric"]))
+        trained = record["training"] or {}  # not here, if it was adopted
+        outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", "NDCG@10")))
         if progress:
             progress(done, len(models))
     evaluation.write_metrics(rankings, outcomes, out)

@@ -13,7 +13,8 @@ whichever device computes it.
 **Several devices.** The parts of an optimiser step (`mmm4rec.step`) are dealt out to the devices in turn, and
 their gradients summed: the number of devices says who computes, not what. `batch_size` is one batch on one
 device. The negatives of the in-batch loss are the labels of that batch, never those of the batches on other
-devices. Gradients are exchanged once a step. The first device validates and writes; the others wait for it.
+devices. Gradients are exchanged once a step. The first device validates and writes; the others wait for it. An error
+in one process ends all.
 
 **Resuming.** See `mmm4rec.resume`; `fit(state=...)` saves between two optimiser steps.
 """
@@ -29,12 +30,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 
 from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
@@ -43,6 +46,7 @@ from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Part, merge_domains
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
+from mmm4rec.kernels import Choice
 from mmm4rec.model import MMM4Rec
 from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
@@ -144,6 +148,32 @@ def pretrain(
     )
 
 
+@dataclass(frozen=True)
+class Adopted:
+    """A model trained elsewhere."""
+
+    parameters: int
+    items: int
+    """N of the per-item weights; 0 where there are none."""
+    model: dict[str, Any]
+    """Its config."""
+
+
+def adopt(source: Path, out: Path) -> Adopted:
+    """Write the checkpoint `source` into `out` as a model that has not been trained here: the files of `fit`, with a
+    history that ends before the first epoch.
+
+    Raises:
+        ModelError: as `checkpoint.load`.
+    """
+    found = checkpoint.load(source)
+    item_ids = found.item_ids or []
+    checkpoint.write(found.config, found.weights, found.text, found.image, item_ids, out)
+    start = Epoch(0, 0, 0, None, None)
+    _write_record(out, [start], start, model=asdict(found.config), training=None, stopped="trained elsewhere")
+    return Adopted(sum(weight.numel() for weight in found.weights.values()), len(item_ids), asdict(found.config))
+
+
 def fit(
     domain: DomainData,
     model_config: ModelConfig,
@@ -176,13 +206,19 @@ def fit(
         progress: called with (optimiser steps done, those at the epoch cap).
 
     Raises:
+        ConfigError: a form of the SSD asked for by `train_config.ssd_form` that cannot run here.
         ModelError: no training example, an empty validation set, a checkpoint that does not fit, a device or
             logger that is not there. Or a loss, score or weight that is not finite: the last good weights are
             then in the folder `last-good` of `state` (without one: of `out`), as a whole checkpoint.
     """
     fabric = _fabric(train_config, logs)
+    # Before anything is read or built: a form that was asked for and cannot run here.
+    dtype = torch.bfloat16 if train_config.precision == "bf16-mixed" else torch.float32
+    form = choose(model_config.length, train_config.ssd_form, fabric.device, dtype)
     known = None if state is None else identity(domain, model_config, train_config, init)
-    plan = _Plan(domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known)
+    plan = _Plan(
+        domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known, form
+    )
 
     def tell(kind: str, value: Any) -> None:
         if kind == "epoch" and on_epoch:
@@ -209,56 +245,76 @@ class _Plan:
     state: Path | None
     state_seconds: float
     identity: dict[str, Any] | None
+    ssd: Choice
 
 
 def _spawn(fabric: "Fabric", plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
-    """`_work` in a new process per device; what the first of them tells comes through a pipe."""
-    receiver, sender = get_context("spawn").Pipe(duplex=False)
+    """`_work` in a new process per device; what they tell comes through a pipe each.
+
+    An error in one of them ends them all, since the others may wait for what it will never send.
+    """
+    pipes = [get_context("spawn").Pipe(duplex=False) for _ in range(plan.train_config.devices)]
+    senders = [sender for _, sender in pipes]
     results: dict[str, Any] = {}
     failed: list[BaseException] = []
+    others = set(active_children())
+
+    def stop() -> None:
+        for process in set(active_children()) - others:
+            process.terminate()
 
     def relay() -> None:
-        while True:
-            try:
-                kind, value = receiver.recv()
-            except EOFError:
-                return
-            if kind in ("summary", "error"):
-                results[kind] = value
-            elif not failed:
+        waiting = [receiver for receiver, _ in pipes]
+        while waiting:
+            for receiver in cast("list[Connection]", wait(waiting)):
                 try:
-                    tell(kind, value)
-                except BaseException as error:  # the caller's own, such as an interrupt: raised below
-                    failed.append(error)
+                    kind, value = receiver.recv()
+                except (EOFError, OSError):  # of a process that has ended, or was killed while it spoke
+                    waiting.remove(receiver)
+                    continue
+                if kind in ("summary", "error"):
+                    results.setdefault(kind, value)
+                elif not failed:
+                    try:
+                        tell(kind, value)
+                    except BaseException as error:  # the caller's own, such as an interrupt: raised below
+                        failed.append(error)
+                        stop()
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
+    ended: Exception | None = None
     try:
         # As a partial, because Fabric looks into arguments for modules, and stops at frozen dataclasses.
-        fabric.launch(partial(_worker, plan, sender))
+        fabric.launch(partial(_worker, plan, senders))
+    except ProcessException as error:
+        ended = error
     finally:
-        sender.close()  # now the pipe ends when the processes do
+        stop()
+        for sender in senders:
+            sender.close()  # now the pipes end when the processes do
         thread.join()
-    if failed:
-        raise failed[0]
-    if "error" in results:
-        raise results["error"]
+    cause = next((error for error in (*failed, results.get("error"), ended) if error is not None), None)
+    if cause is not None:
+        raise cause
     summary: TrainSummary = results["summary"]
     return summary
 
 
-def _worker(plan: _Plan, sender: "Connection", fabric: "Fabric") -> None:
-    """`_work` in a process that `_spawn` started. A ModelError comes to all of them at the same place."""
+def _worker(plan: _Plan, senders: Sequence["Connection"], fabric: "Fabric") -> None:
+    """`_work` in a process that `_spawn` started."""
+    sender = senders[fabric.global_rank]
 
     def tell(kind: str, value: Any) -> None:
         sender.send((kind, value))
 
     try:
-        found: tuple[str, Any] = ("summary", _work(plan, tell, fabric))
+        summary = _work(plan, tell, fabric)
     except ModelError as error:
-        found = ("error", error)
+        tell("error", error)
+        raise  # the launcher ends the others when one ends so
     if fabric.is_global_zero:
-        tell(*found)
+        tell("summary", summary)
     fabric.barrier()  # or one would end while another still speaks to it
 
 
@@ -280,6 +336,7 @@ def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> Tr
                 folder.mkdir(parents=True, exist_ok=True)
                 run.stopped = str(error)
                 _write(plan, run, moved, folder)
+            fabric.barrier()  # the end of one is the end of all, and the first is still writing
             raise ModelError(
                 f"{error}. The last good weights, those of epoch {run.best.epoch}, are in {folder}"
             ) from None
@@ -296,18 +353,27 @@ def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> Tr
 
 def _write(plan: _Plan, run: "_Run", moved: Transfer | None, out: Path) -> None:
     """The files of a model."""
-    best = run.kept
     checkpoint.save(run.model, plan.domain, run.weights, out)
-    write_table([epoch.row() for epoch in run.history], "models/finetuned/history", out / "history.parquet")
+    _write_record(
+        out,
+        run.history,
+        run.kept,
+        model=asdict(plan.model_config),
+        training=asdict(plan.train_config),
+        data_versions=plan.data_versions,
+        transfer=None if moved is None else asdict(moved),
+        stopped=run.stopped,
+    )
+
+
+def _write_record(out: Path, history: Sequence[Epoch], best: Epoch, **said: object) -> None:
+    """`history.parquet` and `model.json`."""
+    write_table([epoch.row() for epoch in history], "models/finetuned/history", out / "history.parquet")
     record = {
-        "model": asdict(plan.model_config),
-        "training": asdict(plan.train_config),
-        "data_versions": plan.data_versions,
-        "transfer": None if moved is None else asdict(moved),
+        **said,
         "best_epoch": best.epoch,
-        "epochs": run.history[-1].epoch,
+        "epochs": history[-1].epoch,
         "optimiser_steps_to_best": best.optimiser_steps,
-        "stopped": run.stopped,
         "validation": {} if best.validation is None else best.validation.flat(),
     }
     (out / "model.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -318,7 +384,6 @@ def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
     metric = plan.train_config.metric
     place = first_near_best([e.validation.value(metric) if e.validation else None for e in run.history])
     near = None if place is None else run.history[place]
-    choice = choose(plan.model_config.length, plan.train_config.ssd_form, run.fabric.device)
     count, device = run.fabric.world_size, str(run.fabric.device)
     return TrainSummary(
         best_epoch=best.epoch,
@@ -335,7 +400,7 @@ def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
         validation={} if best.validation is None else best.validation.flat(),
         stopped=run.stopped,
         transfer=moved,
-        ssd=f"{choice.form}: {choice.reason}",
+        ssd=f"{plan.ssd.form}: {plan.ssd.reason}",
         device=device if count == 1 else f"{count} x {device.split(':')[0]}",
         seconds=run.seconds,
         examples_per_second=last.examples / max(run.training_seconds, 1e-9),
@@ -651,16 +716,17 @@ def _loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
     loggers: list[Any] = []
     for name in config.loggers:
         folder = logs / name
+        # A resumed run logs its past again, so what it left is not missed, and would show every epoch twice.
+        for old in [*folder.glob("metrics.csv"), *folder.glob("events.out.tfevents.*")]:
+            old.unlink(missing_ok=True)
         if name == "csv":
-            # A resumed run logs its past again, so the file is always whole.
-            (folder / "metrics.csv").unlink(missing_ok=True)
             loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
         else:
             try:
                 loggers.append(TensorBoardLogger(folder, name="", version=""))
             except ModuleNotFoundError:
                 raise ModelError(
-                    "the logger 'tensorboard' needs a package that is not installed: pip install tensorboard, "
-                    "or set loggers to [csv]"
+                    "the logger 'tensorboard' needs a package that is not installed: pip install "
+                    "'mmm4rec[tensorboard]', or set loggers to [csv]"
                 ) from None
     return loggers

@@ -473,6 +473,44 @@ def check_parity(
         raise typer.Exit(1)
 
 
+@app.command(
+    name="import-checkpoint",
+    epilog="Examples: `mmm4rec import-checkpoint pretrained.ckpt` · "
+    "`mmm4rec import-checkpoint finetuned.ckpt --items processed/Scientific --set model.temperature=0.5`",
+)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A published .ckpt.")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the checkpoint; else DATA/imported/NAME.", show_default=False),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Whose its per-item weights are: items.parquet, or a processed folder.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help='Settings as JSON: {"model": {...}}.')] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What its shapes do not show; repeatable.", metavar="model.NAME=VALUE"),
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Read a published checkpoint, to fine-tune from it in place of a model that is pre-trained here."""
+    house = _house(data)
+    from mmm4rec.__main__ import exchange_lines, import_published
+
+    folder = to or house.data / "imported" / file.stem
+    found = import_published(file, folder, items, config, setting or [])
+    if as_json:
+        _print_json({"folder": str(folder.resolve()), **dataclasses.asdict(found)})
+        return
+    for line in exchange_lines(found, folder):
+        _say(line)
+    place = folder.resolve()
+    named = place.relative_to(house.data) if place.is_relative_to(house.data) else place
+    _say(f"next: `pretrained: {named}` in {house.data / 'domains.yaml'}, then `mmm4rec run`")
+
+
 @app.command(epilog="Example: `mmm4rec ui --port 3000`")
 def ui(
     data: Data = None,

@@ -94,7 +94,8 @@ class DomainSettings:
 @dataclass(frozen=True)
 class Settings:
     """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
-    such a folder, from which `mmm4rec fetch` takes raw files."""
+    such a folder, from which `mmm4rec fetch` takes raw files; `pretrained` is such a folder with a checkpoint to
+    fine-tune from, in place of pre-training on the source domains."""
 
     raw_folder: str
     location: str
@@ -103,6 +104,7 @@ class Settings:
     finetuning: TrainConfig
     domains: dict[str, DomainSettings]
     recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
+    pretrained: str | None = None
 
     def domain(self, name: str) -> DomainSettings:
         """The settings of a domain; an unknown one is an error that lists those known."""
@@ -153,6 +155,20 @@ class House:
     def raw_folder(self) -> Path:
         """Where the raw files of all categories lie."""
         return self.data / self.settings.raw_folder
+
+    @property
+    def pretrained(self) -> Path | None:
+        """The folder of the checkpoint that is given in place of pre-training, or None; absence is an error."""
+        named = self.settings.pretrained
+        if named is None:
+            return None
+        folder = self.data / Path(named).expanduser()
+        if not (folder / "model.safetensors").is_file():
+            raise WarehouseError(
+                f"pretrained in domains.yaml: there is no model.safetensors in {folder}; "
+                "`mmm4rec import-checkpoint FILE` makes such a folder of a published .ckpt"
+            )
+        return folder
 
     @property
     def catalogue(self) -> Path:

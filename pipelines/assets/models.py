@@ -1,13 +1,17 @@
-"""Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned."""
+"""Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned.
 
+A checkpoint that the settings give (`pretrained`) takes the place of pre-training.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmm4rec.data import DomainData, load_domain
-from mmm4rec.training import fit, pretrain
+from mmm4rec.training import adopt, fit, pretrain
 from pipelines.settings import House, as_parameters
-from pipelines.step import Job, same_domain, step
-from warehouse.store import ALL
+from pipelines.step import Job, Ref, same_domain, step
+from warehouse.store import ALL, Artifact
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
 """What a model learns from."""
@@ -29,32 +33,55 @@ def is_target(house: House, domain: str) -> bool:
     return house.settings.domain(domain).role == "target"
 
 
-def has_sources(house: House, domain: str) -> bool:
-    """Whether there is anything to pre-train on."""
-    return bool(house.sources())
+def is_given(house: House) -> bool:
+    """Whether the settings give a pre-trained model."""
+    return house.settings.pretrained is not None
+
+
+def has_pretrained(house: House, domain: str) -> bool:
+    """Whether there is a pre-trained model: one given, or something to pre-train on."""
+    return is_given(house) or bool(house.sources())
 
 
 def is_finetuned(house: House, domain: str) -> bool:
     """Whether a domain gets a fine-tuned model."""
-    return is_target(house, domain) and has_sources(house, domain)
+    return is_target(house, domain) and has_pretrained(house, domain)
+
+
+def _sources(house: House, domain: str) -> list[Ref]:
+    return [] if is_given(house) else [(key, source) for source in house.sources() for key in DATA]
+
+
+def _given(house: House, domain: str, inputs: Sequence[Artifact]) -> Mapping[str, str]:
+    """The sha256 of the files of a checkpoint that is given, by folder and name."""
+    folder = house.pretrained
+    files = [] if folder is None else [folder / "model.safetensors", folder / "items.parquet"]
+    return {f"{file.parent.name}/{file.name}": house.hashes.sha256(file) for file in files if file.exists()}
+
+
+def _pretraining(house: House, domain: str) -> dict[str, Any]:
+    if is_given(house):
+        return {}
+    return {"model": as_parameters(house.settings.model), "training": as_parameters(house.settings.pretraining)}
 
 
 @step(
     "models/pretrained",
     pretrain,
     upstream=DATA,
-    refs=lambda house, domain: [(key, source) for source in house.sources() for key in DATA],
-    parameters=lambda house, domain: {
-        "model": as_parameters(house.settings.model),
-        "training": as_parameters(house.settings.pretraining),
-    },
-    applies=has_sources,
+    refs=_sources,
+    sources=_given,
+    parameters=_pretraining,
+    applies=has_pretrained,
     per_domain=False,
     kinds=["pytorch"],
 )
 def pretrained(job: Job) -> Any:
-    """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives."""
+    """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
+    checkpoint that the settings give."""
     settings = job.house.settings
+    if given := job.house.pretrained:
+        return adopt(given, job.out)
     return pretrain(
         [domain_data(job, source) for source in job.house.sources()],
         settings.model,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmm4rec.reports import build_metrics, build_recommendations
-from pipelines.assets.models import DATA, domain_data, has_sources, is_target
+from pipelines.assets.models import DATA, domain_data, has_pretrained, is_given, is_target
 from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL
@@ -13,13 +13,18 @@ from warehouse.store import ALL
 def models_of(house: House, domain: str) -> list[Ref]:
     """The models a domain is judged by, the one that recommends last.
 
-    A target domain has one from scratch and, where there are sources, the fine-tuned; a source domain has the
+    A target domain has one from scratch and, where one is pre-trained, the fine-tuned; a source domain has the
     pre-trained one.
     """
     if not is_target(house, domain):
         return [("models/pretrained", ALL)]
-    finetuned = [("models/finetuned", domain)] if has_sources(house, domain) else []
+    finetuned = [("models/finetuned", domain)] if has_pretrained(house, domain) else []
     return [("models/scratch", domain), *finetuned]
+
+
+def is_judged(house: House, domain: str) -> bool:
+    """Whether a domain has a model: a source domain has none where the pre-trained one is given."""
+    return is_target(house, domain) or not is_given(house)
 
 
 def _refs(house: House, domain: str) -> list[Ref]:
@@ -35,6 +40,7 @@ def _checkpoints(job: Job) -> dict[str, Path]:
     build_metrics,
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
+    applies=is_judged,
     kinds=["pytorch", "parquet"],
 )
 def metrics(job: Job) -> Any:
@@ -47,6 +53,7 @@ def metrics(job: Job) -> Any:
     build_recommendations,
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
+    applies=is_judged,
     parameters=lambda house, domain: as_parameters(house.settings.recommendations),
     kinds=["pytorch", "parquet"],
 )

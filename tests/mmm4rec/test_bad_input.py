@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, load_domain
-from mmm4rec.errors import ModelError
+from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import evaluate
 from mmm4rec.model import MMM4Rec
 from mmm4rec.reports import build_metrics, build_recommendations
-from mmm4rec.training import fit
+from mmm4rec.training import LAST_GOOD, fit
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -222,3 +222,48 @@ def test_a_corrupt_checkpoint(
             use()
         assert str(trained / "model.safetensors") in str(caught.value)
     assert not any(out.iterdir())
+
+
+def test_a_kernel_that_is_not_there_stops_before_anything_is_built(
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(MMM4Rec, "__init__", build)
+    message = "ssd_form is 'triton', but mamba-ssm needs CUDA tensors .*set ssd_form to auto"
+    with pytest.raises(ConfigError, match=message):
+        fit(domain, small(), quick(ssd_form="triton"), tmp_path, state=tmp_path / "state")
+    with pytest.raises(ConfigError, match=message):
+        fit(domain, small(), quick(ssd_form="triton", devices=2, accumulate=2), tmp_path)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_weights(
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A label's row turns NaN in the middle of the second epoch; the first epoch's weights are what is left."""
+    training = quick(batch_size=32, epochs=3, keep="last", validate_every=0)
+    batches = -(-len(domain.examples("training", 6)) // 32)
+    calls = 0
+    forward = MMM4Rec.forward
+
+    def spoiled(self: MMM4Rec, *given: object, **named: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, *given, **named) * (torch.nan if calls > calls_of_an_epoch + 2 else 1)
+
+    calls_of_an_epoch = 10**9
+    monkeypatch.setattr(MMM4Rec, "forward", spoiled)
+    (tmp_path / "whole").mkdir()
+    fit(domain, small(), replace(training, epochs=1), tmp_path / "whole")
+    calls_of_an_epoch, calls = calls, 0
+    with pytest.raises(
+        ModelError, match=rf"Toys: the loss is not finite at epoch 2, batch [123]\b.*in {tmp_path}"
+    ) as caught:
+        fit(domain, small(), training, tmp_path)
+    assert batches > 3
+    assert "The last good weights, those of epoch 1" in str(caught.value)
+    kept, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / LAST_GOOD, tmp_path / "whole"))
+    assert all(torch.equal(kept[name], whole[name]) for name in whole)
+    assert not (tmp_path / "model.safetensors").exists()

@@ -1,18 +1,23 @@
 """Several devices, as processes on the CPU: the same training, divided."""
 
 import multiprocessing
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data import DomainData, Examples, Features, Part, Split
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.training import Epoch, fit
 
@@ -99,6 +104,88 @@ def test_an_error_in_a_process_comes_as_itself(
     training = quick(batch_size=16, accumulate=2, devices=2, validate_every=0, keep="last")
     with pytest.raises(ModelError, match=r"not finite at epoch 1, batch 1 to 2; .*those of epoch 0, are in"):
         trained(replace(domain, text=huge), small(), training, tmp_path / "out")
+
+
+@dataclass(frozen=True)
+class FailsInOne(DomainData):
+    """A domain that the second process cannot read: when it starts, or in the middle of an epoch."""
+
+    @classmethod
+    def of(cls, domain: DomainData) -> Self:
+        return cls(**{field.name: getattr(domain, field.name) for field in fields(domain)})
+
+    def examples(self, split: Split, length: int) -> Examples:
+        found = super().examples(split, length)
+        if os.environ.get("LOCAL_RANK") == "1" and split == "training":
+            return self.fail(found)
+        return found
+
+    def fail(self, found: Examples) -> Examples:
+        raise ModelError("the second process found no room")
+
+
+class FailsInTheMiddle(FailsInOne):
+    def fail(self, found: Examples) -> Examples:
+        return ThreeSteps(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+class ThreeSteps(Examples):
+    def steps(self, *given: Any) -> Iterator[list[Part]]:
+        yield from islice(super().steps(*given), 3)
+        raise RuntimeError("the second process lost its disk")
+
+
+@pytest.fixture
+def watchdog() -> Iterator[None]:
+    """Without it, processes that wait for each other would take half an hour to fail."""
+
+    def bark(*_: object) -> None:
+        raise TimeoutError("the processes wait for each other")
+
+    before = signal.signal(signal.SIGALRM, bark)
+    signal.alarm(300)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (FailsInOne, ModelError, "^the second process found no room$"),
+        (FailsInTheMiddle, ProcessRaisedException, "Process 1 .*RuntimeError: the second process lost its disk"),
+    ],
+)
+@pytest.mark.usefixtures("watchdog")
+def test_an_error_in_one_process_ends_them_all(
+    domain: DomainData,
+    tmp_path: Path,
+    small: Config,
+    quick: Training,
+    kind: type[FailsInOne],
+    error: type[Exception],
+    message: str,
+) -> None:
+    """The other one waits in a collective for what never comes."""
+    before = multiprocessing.active_children()
+    with pytest.raises(error, match=re.compile(message, re.DOTALL)):
+        trained(kind.of(domain), small(), quick(batch_size=16, accumulate=2, devices=2), tmp_path / "out")
+    assert multiprocessing.active_children() == before
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.usefixtures("watchdog")
+def test_a_caller_who_gives_up_ends_the_processes(
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training
+) -> None:
+    def give_up(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    before = multiprocessing.active_children()
+    training = quick(batch_size=16, accumulate=2, devices=2, epochs=100_000, patience=None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(domain, small(), training, tmp_path / "out", on_epoch=give_up)
+    assert multiprocessing.active_children() == before
 
 
 def test_a_step_must_have_a_batch_for_every_device(quick: Training) -> None:

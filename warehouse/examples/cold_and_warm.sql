@@ -1,0 +1,25 @@
+-- How good is each model on cold items, which training never showed it, and on warmer ones?
+-- $metric = "NDCG": NDCG or HR
+-- $k = 10: the cut-off
+-- $domain = null: one domain; all of them
+WITH by_warmth AS (
+    SELECT
+        domain,
+        model,
+        lowest AS training_interactions_from,
+        highest AS training_interactions_to,
+        users,
+        value,
+        standard_error
+    FROM reports.metrics_breakdown
+    WHERE
+        breakdown = 'label_count' AND split = 'test' AND metric = $metric AND k = $k
+        AND domain = coalesce($domain, domain)
+)
+SELECT
+    by_warmth.*,
+    by_warmth.value - popularity.value AS above_popularity
+FROM by_warmth
+JOIN by_warmth AS popularity USING (domain, training_interactions_from)
+WHERE popularity.model = 'popularity'
+ORDER BY domain, training_interactions_from, model
