@@ -18,6 +18,7 @@ import dagster as dg
 from features.errors import FeatureError
 from mmm4rec.errors import ModelError
 from pipelines.definitions import defs
+from pipelines.exhibits import NOT_SHOWN
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
 from warehouse.errors import WarehouseError
@@ -52,7 +53,7 @@ class Stage:
 class Outcome:
     """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
 
-    `warnings` are the checks that failed without stopping anything, with what they found.
+    `warnings` are the checks that failed without stopping anything, with what they found, and what is not shown.
     """
 
     stage: Stage
@@ -115,7 +116,7 @@ def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance)
             failed |= stage.refs
             yield Outcome(stage, None, {}, waited_for=lost[0])
             continue
-        outcome = _run(stage, instance, job)
+        outcome = _run(stage, instance, job, _left_out(house, stage))
         failed |= {(key, stage.domain) for key in outcome.errors}
         yield outcome
 
@@ -144,14 +145,21 @@ def survey(house: House) -> list[dict[str, Any]]:
     return rows
 
 
-def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> Outcome:
+def _left_out(house: House, stage: Stage) -> list[Step]:
+    """Steps that would read what the stage builds, were they for its domain: Dagster is told that they are not."""
+    built = {step.key for step in stage.steps}
+    others = (step for step in STEPS.values() if step.per_domain and stage.domain != ALL)
+    return [step for step in others if built & set(step.upstream) and not step.applies(house, stage.domain)]
+
+
+def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, left_out: Sequence[Step]) -> Outcome:
     partition = None if stage.domain == ALL else stage.domain
     if partition:
         instance.add_dynamic_partitions(str(DOMAINS.name), [partition])
     result = job.execute_in_process(
         instance=instance,
         partition_key=partition,
-        asset_selection=[dg.AssetKey(step.key.split("/")) for step in stage.steps],
+        asset_selection=[dg.AssetKey(step.key.split("/")) for step in (*stage.steps, *left_out)],
         raise_on_error=False,
         # The event log keeps everything; the terminal belongs to the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -171,6 +179,10 @@ def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> O
         for check in result.get_asset_check_evaluations()
         if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
     }
+    for event in events:
+        missing = event.materialization.metadata.get(NOT_SHOWN)
+        if event.asset_key and missing:
+            warnings[f"{'/'.join(event.asset_key.path)} {NOT_SHOWN}"] = str(missing.value)
     return Outcome(stage, result.run_id, errors, warnings)
 
 

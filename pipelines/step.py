@@ -17,12 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
+from pipelines.exhibits import exhibits
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, Recipe, recipe
 
 DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
+
+NOT_MADE = "not-made"
+"""Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
 
 Ref = tuple[str, str]
 """(key, domain) of an input."""
@@ -92,11 +96,6 @@ class Step:
 
     def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
         """Build and publish, unless a version of the same recipe is there already."""
-        if not self.applies(house, domain):
-            raise WarehouseError(
-                f"{self.key} is not made for {domain}: fine-tuned models are for target domains, pre-trained ones "
-                "need a source domain with raw files; domains.yaml gives the roles"
-            )
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
         inputs = self.inputs(house, domain)
         wanted = self.recipe(house, domain, inputs)
@@ -172,14 +171,22 @@ def step(
             code_version=stated.code_version,
             kinds=set(kinds),
             description=(build.__doc__ or "").strip(),
+            # The room that builds it.
+            owners=[f"team:{function.__module__.split('.')[0]}"],
             op_tags={"layer": layer},
         )
         def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
             domain = context.partition_key if per_domain else ALL
-            artifact, built = stated.publish(House(data_folder()), domain)
+            house = House(data_folder())
+            if not stated.applies(house, domain):
+                return _not_made(stated, domain)
+            artifact, built = stated.publish(house, domain)
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
+            shown, failed = exhibits(house, artifact)
+            for name, reason in failed.items():
+                context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             return dg.MaterializeResult(
-                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built)
+                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built) | shown
             )
 
         return asset
@@ -187,11 +194,21 @@ def step(
     return declare
 
 
+def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
+    """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
+    reason = (
+        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, the "
+        "pre-trained one needs a source domain with raw files; domains.yaml gives the roles"
+    )
+    return dg.MaterializeResult(data_version=dg.DataVersion(NOT_MADE), metadata={"built": False, "reason": reason})
+
+
 def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
     """What Dagster's UI shows of an artifact: counts, schema, where it lies, what it was made from."""
     shown: dict[str, Any] = {
         "built": built,
         "path": dg.MetadataValue.path(artifact.path),
+        "dagster/uri": artifact.path.absolute().as_uri(),
         "recipe": artifact.manifest["recipe"],
         "inputs": dg.MetadataValue.json(artifact.manifest["inputs"]),
         "sources": dg.MetadataValue.json(artifact.manifest["sources"]),
@@ -202,7 +219,11 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
         shown["dagster/row_count"] = main["rows"]
         shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
     for name, value in artifact.manifest["summary"].items():
-        shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+        if isinstance(value, dict) and all(isinstance(part, int | float) for part in value.values()):
+            # One by one, as Dagster plots numbers over time.
+            shown |= {f"{name}/{part}": number for part, number in value.items()}
+        else:
+            shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
     return shown
 
 
