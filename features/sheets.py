@@ -68,7 +68,7 @@ def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, til
         tile: pixels.
     """
     buffer = io.BytesIO()
-    _grid(samples, columns, tile).save(buffer, "WEBP", quality=75, method=6)
+    _grid(samples, columns, tile).save(buffer, "WEBP", quality=70, method=6)
     return buffer.getvalue()
 
 

@@ -186,7 +186,7 @@ def step(
             for name, reason in failed.items():
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             return dg.MaterializeResult(
-                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built) | shown
+                data_version=dg.DataVersion(artifact.version), metadata=shown | metadata(artifact, built)
             )
 
         return asset
