@@ -5,8 +5,8 @@ bring up to date, and asks for the runs that can begin; `next_stages` asks for t
 What is stale is the plan's to say (`pipelines.plan`). Within an occasion each asset of each domain is tried once, so
 what fails waits for another file or another week, and nothing loops.
 
-`automation: {enabled: true}` in domains.yaml, or the switches in the UI, set this to work. `next_stages` is always on: it
-goes on with what somebody switched on.
+`automation: {enabled: true}` in domains.yaml, or the switches in the UI, set this to work. `next_stages` is always on:
+it goes on with what somebody switched on.
 """
 
 import hashlib

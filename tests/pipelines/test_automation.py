@@ -1,9 +1,8 @@
 """Sensors and schedules, tick by tick: what they see, what they ask for, and that they stop asking."""
 
 import gzip
+import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pipelines.step import DOMAINS, STEPS
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import write_raw
 from warehouse import store
+from warehouse.errors import WarehouseError
 from warehouse.store import ALL
 
 DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
@@ -66,6 +66,7 @@ class Daemon:
             asset_selection=list(request.asset_selection or ()),
             tags=request.tags,
             raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         ).success
 
     def finish(self) -> list[str | None]:
@@ -87,8 +88,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with dg.DagsterInstance.ephemeral() as instance:
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield Daemon(instance)
 
 
@@ -249,7 +250,7 @@ def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon)
         assert daemon.perform(request)
     daemon.finish()
     assert daemon.week("2026-11-29") == []
-    write_settings(data, domains={"Toys": {"k": 4}})
+    write_settings(data, domains={"Toys": {"max_length": 4}})
     (request,) = daemon.week("2026-12-06")
     assert request.partition_key == "Toys"
     assert not any(asset.startswith("raw/") for asset in _assets(request))
@@ -316,33 +317,36 @@ def test_a_look_at_unchanged_files_reads_nothing(data: Path, daemon: Daemon, mon
     assert len(json.loads(str(daemon.cursors["raw_files"]))) == 10
 
 
-SWITCHES = """
-from pipelines.definitions import defs
-for name in ("raw_files", "next_stages"):
-    sensor = defs.resolve_sensor_def(name)
-    print(name, sensor.default_status.value, sensor.minimum_interval_seconds)
-for name in ("rebuild", "housekeeping"):
-    schedule = defs.resolve_schedule_def(name)
-    print(name, schedule.default_status.value, schedule.cron_schedule)
-"""
+def _switches() -> list[str]:
+    """Name, default status and pace of each, as the settings are now."""
+    spec = importlib.util.spec_from_file_location("fresh", automation.__file__)
+    assert spec
+    assert spec.loader
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    return [
+        *(f"{s.name} {s.default_status.value} {s.minimum_interval_seconds}" for s in fresh.SENSORS),
+        *(f"{s.name} {s.default_status.value} {s.cron_schedule}" for s in fresh.SCHEDULES),
+    ]
 
 
 def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
-    def switches() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", SWITCHES], capture_output=True, text=True, check=False)
-
-    assert switches().stdout.split("\n")[:4] == [
+    assert _switches() == [
         "raw_files STOPPED 30",
         "next_stages RUNNING 30",
         "rebuild STOPPED 0 3 * * 0",
         "housekeeping STOPPED 0 5 * * 0",
     ]
     write_settings(data, automation={"enabled": True, "interval": 5, "rebuild": "0 1 1 * *"})
-    assert switches().stdout.split("\n")[:4] == [
+    assert _switches() == [
         "raw_files RUNNING 5",
         "next_stages RUNNING 5",
         "rebuild RUNNING 0 1 1 * *",
         "housekeeping RUNNING 0 5 * * 0",
     ]
     write_settings(data, automation={"rebuild": "weekly"})
-    assert "automation: rebuild: 'weekly' is no cron expression" in switches().stderr
+    with pytest.raises(WarehouseError, match="automation: rebuild: 'weekly' is no cron expression"):
+        _switches()
+    write_settings(data, automation={"interval": 0})
+    with pytest.raises(WarehouseError, match="interval: 0 is no number of seconds"):
+        _switches()
