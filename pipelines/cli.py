@@ -166,12 +166,13 @@ def run(
     """Build what is stale: of the domains named, what they need, and what spans all domains."""
     house = _house(data)
     from pipelines import progress, runs
+    from pipelines.plan import plan
 
     _say_left_out(house)
     asked = domains or house.present()
     if not asked:
         _fail(f"no raw files in {house.raw_folder}: `mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`")
-    stages = runs.plan(house, asked, only or [])
+    stages = plan(house, asked, only or [])
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         if as_json:

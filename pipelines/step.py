@@ -6,8 +6,10 @@ lineage. `@step` turns such a statement into a Dagster asset and keeps it in `ST
 """
 
 import dataclasses
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,11 @@ DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
 
 NOT_MADE = "not-made"
 """Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
+RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""For what may pass: a network that failed, and a worker that was killed."""
+
+Pool = Literal["gpu", "downloads", "catalogue"]
+"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
 
 Ref = tuple[str, str]
 """(key, domain) of an input."""
@@ -74,7 +81,7 @@ class Step:
     exposed: str | None
     identity: Literal["content", "recipe"]
 
-    @property
+    @cached_property
     def code_version(self) -> str:
         """Hash of the code behind `function`."""
         return code_version(self.function)
@@ -146,13 +153,14 @@ def step(
     exposed: str | None = None,
     identity: Literal["content", "recipe"] = "content",
     kinds: Sequence[str] = (),
+    pool: Pool | None = None,
 ) -> Callable[[Callable[[Job], Any]], dg.AssetsDefinition]:
     """Declare a step and its Dagster asset; the decorated function calls `function` and returns its summary.
 
     `upstream` are the keys it reads; `refs` says of which domains, where that is not simply the same one; `applies`
     says for which domains the step is made at all. A step that `collects` reads whatever is current of its inputs, so
     a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands at the
-    top of the data folder.
+    top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
     """
 
     def declare(build: Callable[[Job], Any]) -> dg.AssetsDefinition:
@@ -174,13 +182,20 @@ def step(
             # The room that builds it.
             owners=[f"team:{function.__module__.split('.')[0]}"],
             op_tags={"layer": layer},
+            pool=pool,
+            retry_policy=RETRIES,
         )
         def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
             domain = context.partition_key if per_domain else ALL
             house = House(data_folder())
-            if not stated.applies(house, domain):
-                return _not_made(stated, domain)
-            artifact, built = stated.publish(house, domain)
+            try:
+                if not stated.applies(house, domain):
+                    return _not_made(stated, domain)
+                artifact, built = stated.publish(house, domain)
+            except Exception as error:
+                if may_pass(error):
+                    raise
+                raise dg.Failure(str(error), allow_retries=False) from error
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
             shown, failed = exhibits(house, artifact)
             for name, reason in failed.items():
@@ -201,6 +216,15 @@ def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
         "pre-trained one needs a source domain with raw files; domains.yaml gives the roles"
     )
     return dg.MaterializeResult(data_version=dg.DataVersion(NOT_MADE), metadata={"built": False, "reason": reason})
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one it comes from, is of a network, so that the same again may end otherwise."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:

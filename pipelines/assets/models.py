@@ -51,6 +51,7 @@ def is_finetuned(house: House, domain: str) -> bool:
     applies=has_sources,
     per_domain=False,
     kinds=["pytorch"],
+    pool="gpu",
 )
 def pretrained(job: Job) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives."""
@@ -89,7 +90,7 @@ def _fit(job: Job, init: Path | None = None) -> Any:
     )
 
 
-@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"])
+@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"], pool="gpu")
 def scratch(job: Job) -> Any:
     """MMM4Rec trained on the domain alone: what pre-training is measured against."""
     return _fit(job)
@@ -103,6 +104,7 @@ def scratch(job: Job) -> Any:
     parameters=_finetuning,
     applies=is_finetuned,
     kinds=["pytorch"],
+    pool="gpu",
 )
 def finetuned(job: Job) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""

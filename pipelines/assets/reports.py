@@ -36,6 +36,7 @@ def _checkpoints(job: Job) -> dict[str, Path]:
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def metrics(job: Job) -> Any:
     """HR and NDCG of popularity and of every model of the domain, ranked over all its items."""
@@ -49,6 +50,7 @@ def metrics(job: Job) -> Any:
     refs=_refs,
     parameters=lambda house, domain: as_parameters(house.settings.recommendations),
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def recommendations(job: Job) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so."""

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from pipelines.definitions import defs
-from pipelines.runs import _level
 from pipelines.step import STEPS, upstream_first
 
 LAYERS = {
@@ -45,7 +44,6 @@ def test_steps_come_after_what_they_read() -> None:
     order = [step.key for step in upstream_first()]
     for key, step in STEPS.items():
         assert all(order.index(key) > order.index(other) for other in step.upstream)
-        assert all(_level(step) >= _level(STEPS[other]) for other in step.upstream)
 
 
 def test_structural_checks_block() -> None:

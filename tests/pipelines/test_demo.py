@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from features.sample import DOMAINS
-from pipelines.runs import upstream_first
 from pipelines.settings import House
-from pipelines.step import NOT_MADE
+from pipelines.step import NOT_MADE, upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
 from warehouse.query import query
 from warehouse.store import sha256_file
