@@ -7,6 +7,7 @@ lineage. `@step` turns such a statement into a Dagster asset and keeps it in `ST
 
 import dataclasses
 import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,9 @@ from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, Recipe, recipe
 
+# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
 DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
 
 NOT_MADE = "not-made"
@@ -34,6 +38,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 Pool = Literal["gpu", "downloads", "catalogue"]
 """What only so many steps of all runs may use at a time; dagster.yaml says how many."""
+
+_FILES = "files_match_manifest"
 
 Ref = tuple[str, str]
 """(key, domain) of an input."""
@@ -184,8 +190,18 @@ def step(
             op_tags={"layer": layer},
             pool=pool,
             retry_policy=RETRIES,
+            check_specs=[
+                dg.AssetCheckSpec(
+                    _FILES,
+                    asset=[layer, noun],
+                    description="Every file is there, nothing else is, and each has the manifest's size and sha256.",
+                    blocking=True,
+                    partitions_def=DOMAINS if per_domain else None,
+                )
+            ],
         )
-        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        # The bare class: it is how Dagster tells a result with checks from an output.
+        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
             domain = context.partition_key if per_domain else ALL
             house = House(data_folder())
             try:
@@ -201,7 +217,9 @@ def step(
             for name, reason in failed.items():
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             return dg.MaterializeResult(
-                data_version=dg.DataVersion(artifact.version), metadata=shown | metadata(artifact, built)
+                data_version=dg.DataVersion(artifact.version),
+                metadata=shown | metadata(artifact, built),
+                check_results=[_check_files(house, artifact)],
             )
 
         return asset
@@ -215,7 +233,22 @@ def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
         f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, the "
         "pre-trained one needs a source domain with raw files; domains.yaml gives the roles"
     )
-    return dg.MaterializeResult(data_version=dg.DataVersion(NOT_MADE), metadata={"built": False, "reason": reason})
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(NOT_MADE),
+        metadata={"built": False, "reason": reason},
+        check_results=[dg.AssetCheckResult(passed=True, check_name=_FILES, description="there are none")],
+    )
+
+
+def _check_files(house: House, artifact: Artifact) -> dg.AssetCheckResult:
+    """Read every byte again. A step of its own would cost a process and gain nothing."""
+    problems = house.store.verify(artifact)
+    return dg.AssetCheckResult(
+        passed=not problems,
+        check_name=_FILES,
+        description=f"delete {artifact.path}, and run it again" if problems else None,
+        metadata={"files": len(artifact.manifest["files"]), "problems": problems},
+    )
 
 
 def may_pass(error: BaseException | None) -> bool:

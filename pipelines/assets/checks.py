@@ -1,20 +1,18 @@
-"""Asset checks: properties of what was published. The structural ones block what is downstream."""
+"""Asset checks: properties of what was published. The structural ones block what is downstream.
 
-import warnings
+That its files match its manifest is checked with every asset by its step itself (`pipelines.step`).
+"""
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pipelines.assets import warehouse  # noqa: F401 - declares every step
 from pipelines.settings import House, as_parameters, data_folder
-from pipelines.step import DOMAINS, STEPS, Step
+from pipelines.step import DOMAINS
 from warehouse.checks import violations
-from warehouse.store import ALL, Artifact
-
-# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+from warehouse.store import Artifact
 
 _COVERED = 0.5
 """Share of items below which a modality says more about what is missing than about the items."""
@@ -153,36 +151,6 @@ recommendations = _structural(
     ),
     lambda manifest: manifest["parameters"],
 )
-
-
-def _files(step: Step) -> dg.AssetChecksDefinition:
-    """A blocking check that reads every byte of an artifact again."""
-
-    @dg.asset_check(
-        asset=dg.AssetKey(step.key.split("/")),
-        name="files_match_manifest",
-        description="Every file is there, nothing else is, and each has the size and the sha256 of the manifest.",
-        blocking=True,
-        partitions_def=DOMAINS if step.per_domain else None,
-    )
-    def files(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        house = House(data_folder())
-        domain = context.partition_key if step.per_domain else ALL
-        if not step.applies(house, domain):
-            return dg.AssetCheckResult(passed=True, description=f"nothing is made for {domain}")
-        artifact = house.store.require(step.key, domain)
-        problems = house.store.verify(artifact)
-        mend = f"delete {artifact.path}, and run it again" if problems else None
-        return dg.AssetCheckResult(
-            passed=not problems,
-            description=mend,
-            metadata={"files": len(artifact.manifest["files"]), "problems": problems},
-        )
-
-    return files
-
-
-file_checks = [_files(step) for step in STEPS.values()]
 
 
 def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.AssetChecksDefinition:
