@@ -17,7 +17,7 @@ from features.errors import FeatureError
 from features.pictures import PictureError, decode
 from features.search import Hit
 
-__all__ = ["sheet_form", "write_sheet"]
+__all__ = ["contact_sheet", "sheet_form", "write_sheet"]
 
 Sample = tuple[Hit, str, bytes | None]
 """A hit, its title, and the bytes of its picture or None."""
@@ -57,6 +57,19 @@ def write_sheet(samples: Iterable[Sample], path: Path, heading: str = "Search re
             _grid(labelled, 5, _TILE).save(path, "PNG")
     except OSError as error:
         raise FeatureError(f"{path}: the sheet cannot be written: {error}") from error
+
+
+def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, tile: int) -> bytes:
+    """A small WebP of pictures in rows of `columns`, each `tile` pixels a side with its title below.
+
+    Args:
+        samples: titles and the bytes of pictures; one without a usable picture gets an empty frame.
+        columns: pictures in a row.
+        tile: pixels.
+    """
+    buffer = io.BytesIO()
+    _grid(samples, columns, tile).save(buffer, "WEBP", quality=70, method=6)
+    return buffer.getvalue()
 
 
 def _page(samples: Sequence[Sample], heading: str) -> str:

@@ -166,12 +166,13 @@ def run(
     """Build what is stale: of the domains named, what they need, and what spans all domains."""
     house = _house(data)
     from pipelines import progress, runs
+    from pipelines.plan import plan
 
     _say_left_out(house)
     asked = domains or house.present()
     if not asked:
         _fail(f"no raw files in {house.raw_folder}: `mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`")
-    stages = runs.plan(house, asked, only or [])
+    stages = plan(house, asked, only or [])
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         if as_json:
@@ -517,11 +518,13 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C."""
-    _house(data)
+    house = _house(data)
     from pipelines.runs import open_instance
+    from pipelines.step import DOMAINS
 
-    with open_instance(Path(os.environ["MMM4REC_DAGSTER"])):
-        pass  # its databases are made before others can meet there
+    # Its databases are made before others can meet there, and every domain is there to be chosen.
+    with open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance:
+        instance.add_dynamic_partitions(str(DOMAINS.name), house.present())
     command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1"]
     os.chdir(os.environ["DAGSTER_HOME"])
     os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself

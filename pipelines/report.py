@@ -1,7 +1,6 @@
 """The report: one HTML page, openable without a server, made from the catalogue and the items' pictures."""
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from pipelines.charts import learning_curves, svg
 from warehouse.errors import WarehouseError
 from warehouse.query import query
 
@@ -68,28 +68,10 @@ def _shelves(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[s
 
 def _curves(catalogue: Path) -> list[str]:
     """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     sql = (_HERE / "sql" / "report_curves.sql").read_text()
     rows: list[dict[str, Any]] = query(catalogue, sql).to_pylist()
-    drawn = []
-    for domain in sorted({row["domain"] for row in rows}):
-        # Fixed ids and no date: the same curves are the same bytes.
-        with mpl.rc_context({"svg.hashsalt": domain, "font.size": 9}):
-            figure = Figure(figsize=(5.2, 3.0), layout="constrained")
-            axes = figure.subplots()
-            for model, label in (("scratch", "from scratch"), ("finetuned", "pre-trained, then fine-tuned")):
-                points = [(r["epoch"], r["ndcg_10"]) for r in rows if (r["domain"], r["model"]) == (domain, model)]
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1.6)
-            axes.set(title=domain, xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-            axes.grid(alpha=0.25)
-            axes.legend(frameon=False)
-            svg = io.StringIO()
-            figure.savefig(svg, format="svg", metadata={"Date": None})
-        drawn.append(svg.getvalue()[svg.getvalue().index("<svg") :])
-    return drawn
+    domains = sorted({row["domain"] for row in rows})
+    return [svg(learning_curves(name, [row for row in rows if row["domain"] == name]), name) for name in domains]
 
 
 def _data_uri(content: bytes) -> str:

@@ -1,13 +1,12 @@
-"""Runs: what is stale, and building it through Dagster.
+"""Runs: building the stages of a plan through Dagster, in this process.
 
-`plan` compares recipes and runs nothing. `execute` starts Dagster runs in this process, one for each domain and
-stage, over the same instance and assets as the UI, so both leave the same trace.
+One Dagster run a stage, over the same instance and assets as the UI, so both leave the same trace.
 """
 
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any
 
 import dagster as dg
 
-from features.errors import FeatureError
-from mmm4rec.errors import ModelError
 from pipelines.definitions import defs
+from pipelines.exhibits import NOT_SHOWN
+from pipelines.launcher import bury, process_tag
+from pipelines.plan import Stage, plan
 from pipelines.settings import House
-from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
-from warehouse.errors import WarehouseError
+from pipelines.step import DOMAINS, Ref
 from warehouse.staging import held
-from warehouse.store import ALL
 
 _DATABASES = ("history", "schedules")
 """Folders of Dagster's databases."""
@@ -31,28 +29,10 @@ _HOUSE_ERROR = re.compile(r"^(warehouse|features|mmm4rec)\.errors\.\w+: ")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Steps of one domain (or of ALL) that one Dagster run builds."""
-
-    domain: str
-    steps: tuple[Step, ...]
-
-    @property
-    def name(self) -> str:
-        """The domain, for people."""
-        return "all domains" if self.domain == ALL else self.domain
-
-    @property
-    def refs(self) -> set[Ref]:
-        """What this stage makes."""
-        return {(step.key, self.domain) for step in self.steps}
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
 
-    `warnings` are the checks that failed without stopping anything, with what they found.
+    `warnings` are the checks that failed without stopping anything, with what they found, and what is not shown.
     """
 
     stage: Stage
@@ -60,29 +40,6 @@ class Outcome:
     errors: dict[str, str]
     warnings: dict[str, str] = field(default_factory=dict)
     waited_for: Ref | None = None
-
-
-def plan(house: House, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
-    """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
-
-    `only` restricts it to these asset keys. A step is stale if an input is, if its recipe is not the one its current
-    version was built by, or if that version is damaged or not the one shown at the top of the data folder. Nothing
-    stale: an empty list. A domain without raw files is an error.
-    """
-    unknown = sorted(set(only) - set(STEPS))
-    if unknown:
-        raise WarehouseError(f"there is no asset {unknown[0]!r}; known: {', '.join(STEPS)}")
-    for domain in domains:
-        house.raw_file(domain, "ratings")
-        house.raw_file(domain, "metadata")
-    stale: dict[Ref, Step] = {}
-    for (key, domain), step in _wanted(house, domains, only).items():
-        if _is_stale(house, step, domain, stale):
-            stale[key, domain] = step
-    stages: dict[tuple[int, str], list[Step]] = {}
-    for (_, domain), step in stale.items():
-        stages.setdefault((_level(step), domain), []).append(step)
-    return [Stage(domain, tuple(steps)) for (_, domain), steps in sorted(stages.items(), key=lambda s: s[0])]
 
 
 @contextmanager
@@ -101,6 +58,7 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
         opened = dg.DagsterInstance.get()
         making.unlink(missing_ok=True)
     with opened as instance:
+        bury(instance)
         yield instance
 
 
@@ -108,16 +66,17 @@ def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance)
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
     job = defs.resolve_implicit_global_asset_job_def()
     failed: set[Ref] = set()
-    for stage in stages:
-        needed = {r for s in stage.steps if not s.collects for r in s.refs(house, stage.domain)} - stage.refs
-        lost = sorted(failed & needed)
-        if lost:
-            failed |= stage.refs
-            yield Outcome(stage, None, {}, waited_for=lost[0])
-            continue
-        outcome = _run(stage, instance, job)
-        failed |= {(key, stage.domain) for key in outcome.errors}
-        yield outcome
+    with process_tag(Path(instance.storage_directory()) / "running") as tags:
+        for stage in stages:
+            needed = {r for s in stage.steps if not s.collects for r in s.refs(house, stage.domain)} - stage.refs
+            lost = sorted(failed & needed)
+            if lost:
+                failed |= stage.refs
+                yield Outcome(stage, None, {}, waited_for=lost[0])
+                continue
+            outcome = _run(house, stage, instance, job, tags)
+            failed |= {(key, stage.domain) for key in outcome.errors}
+            yield outcome
 
 
 def survey(house: House) -> list[dict[str, Any]]:
@@ -144,14 +103,16 @@ def survey(house: House) -> list[dict[str, Any]]:
     return rows
 
 
-def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> Outcome:
-    partition = None if stage.domain == ALL else stage.domain
-    if partition:
-        instance.add_dynamic_partitions(str(DOMAINS.name), [partition])
+def _run(
+    house: House, stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]
+) -> Outcome:
+    if stage.partition:
+        instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
     result = job.execute_in_process(
         instance=instance,
-        partition_key=partition,
-        asset_selection=[dg.AssetKey(step.key.split("/")) for step in stage.steps],
+        partition_key=stage.partition,
+        asset_selection=stage.asset_keys(house),
+        tags=tags,
         raise_on_error=False,
         # The event log keeps everything; the terminal belongs to the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -171,40 +132,8 @@ def _run(stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition) -> O
         for check in result.get_asset_check_evaluations()
         if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
     }
+    for event in events:
+        missing = event.materialization.metadata.get(NOT_SHOWN)
+        if event.asset_key and missing:
+            warnings[f"{'/'.join(event.asset_key.path)} {NOT_SHOWN}"] = str(missing.value)
     return Outcome(stage, result.run_id, errors, warnings)
-
-
-def _wanted(house: House, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
-    """Every step of the domains and of ALL, with whatever those read; upstream first."""
-    steps = upstream_first()
-    chosen = [step for step in steps if not only or step.key in only]
-    wanted = {(step.key, domain) for step in chosen for domain in step.domains(house, domains)}
-    pending = [] if only else list(wanted)
-    while pending:
-        key, domain = pending.pop()
-        if not STEPS[key].collects:
-            new = set(STEPS[key].refs(house, domain)) - wanted
-            wanted |= new
-            pending.extend(new)
-    order = {step.key: position for position, step in enumerate(steps)}
-    return {ref: STEPS[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
-
-
-def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> bool:
-    if (step.collects and stale) or any(ref in stale for ref in step.refs(house, domain)):
-        return True
-    current = house.store.whole(step.key, domain)
-    if current is None or (step.exposed and not house.store.exposes(current, step.exposed)):
-        return True
-    try:
-        recipe = step.recipe(house, domain, step.inputs(house, domain))
-        return bool(current.manifest["recipe"] != recipe.digest)
-    except (WarehouseError, FeatureError, ModelError):
-        # Something it needs is gone: the run of this domain will say what, and the others go on.
-        return True
-
-
-def _level(step: Step) -> int:
-    """How often the way down to `step` changes between one domain and all of them."""
-    levels = (_level(STEPS[key]) + (STEPS[key].per_domain != step.per_domain) for key in step.upstream)
-    return max(levels, default=0)

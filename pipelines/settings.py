@@ -92,6 +92,23 @@ class DomainSettings:
 
 
 @dataclass(frozen=True)
+class AutomationSettings:
+    """What Dagster's daemon does by itself: `pipelines.automation`. The UI's switches go before `enabled`.
+
+    `interval`: seconds between two looks at the raw folder. `rebuild` and `housekeeping`: cron expressions, UTC.
+    """
+
+    enabled: bool = False
+    interval: int = 30
+    rebuild: str = "0 3 * * 0"
+    housekeeping: str = "0 5 * * 0"
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise WarehouseError(f"automation: interval: {self.interval} is no number of seconds; 1 or more")
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
     such a folder, from which `mmm4rec fetch` takes raw files; `pretrained` is such a folder with a checkpoint to
@@ -105,6 +122,7 @@ class Settings:
     domains: dict[str, DomainSettings]
     recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
     pretrained: str | None = None
+    automation: AutomationSettings = field(default_factory=AutomationSettings)
 
     def domain(self, name: str) -> DomainSettings:
         """The settings of a domain; an unknown one is an error that lists those known."""

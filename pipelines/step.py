@@ -6,8 +6,11 @@ lineage. `@step` turns such a statement into a Dagster asset and keeps it in `ST
 """
 
 import dataclasses
+import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +20,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
+from pipelines.exhibits import exhibits
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, Recipe, recipe
 
+# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
 DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
+
+NOT_MADE = "not-made"
+"""Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
+RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""For what may pass: a network that failed, and a worker that was killed."""
+
+Pool = Literal["gpu", "downloads", "catalogue"]
+"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
+
+_FILES = "files_match_manifest"
 
 Ref = tuple[str, str]
 """(key, domain) of an input."""
@@ -70,7 +87,7 @@ class Step:
     exposed: str | None
     identity: Literal["content", "recipe"]
 
-    @property
+    @cached_property
     def code_version(self) -> str:
         """Hash of the code behind `function`."""
         return code_version(self.function)
@@ -92,11 +109,6 @@ class Step:
 
     def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
         """Build and publish, unless a version of the same recipe is there already."""
-        if not self.applies(house, domain):
-            raise WarehouseError(
-                f"{self.key} is not made for {domain}: fine-tuned models are for target domains, pre-trained ones "
-                "need a source domain with raw files; domains.yaml gives the roles"
-            )
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
         inputs = self.inputs(house, domain)
         wanted = self.recipe(house, domain, inputs)
@@ -147,13 +159,14 @@ def step(
     exposed: str | None = None,
     identity: Literal["content", "recipe"] = "content",
     kinds: Sequence[str] = (),
+    pool: Pool | None = None,
 ) -> Callable[[Callable[[Job], Any]], dg.AssetsDefinition]:
     """Declare a step and its Dagster asset; the decorated function calls `function` and returns its summary.
 
     `upstream` are the keys it reads; `refs` says of which domains, where that is not simply the same one; `applies`
     says for which domains the step is made at all. A step that `collects` reads whatever is current of its inputs, so
     a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands at the
-    top of the data folder.
+    top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
     """
 
     def declare(build: Callable[[Job], Any]) -> dg.AssetsDefinition:
@@ -172,14 +185,41 @@ def step(
             code_version=stated.code_version,
             kinds=set(kinds),
             description=(build.__doc__ or "").strip(),
+            # The room that builds it.
+            owners=[f"team:{function.__module__.split('.')[0]}"],
             op_tags={"layer": layer},
+            pool=pool,
+            retry_policy=RETRIES,
+            check_specs=[
+                dg.AssetCheckSpec(
+                    _FILES,
+                    asset=[layer, noun],
+                    description="Every file is there, nothing else is, and each has the manifest's size and sha256.",
+                    blocking=True,
+                    partitions_def=DOMAINS if per_domain else None,
+                )
+            ],
         )
-        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        # The bare class: it is how Dagster tells a result with checks from an output.
+        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
             domain = context.partition_key if per_domain else ALL
-            artifact, built = stated.publish(House(data_folder()), domain)
+            house = House(data_folder())
+            try:
+                if not stated.applies(house, domain):
+                    return _not_made(stated, domain)
+                artifact, built = stated.publish(house, domain)
+            except Exception as error:
+                if may_pass(error):
+                    raise
+                raise dg.Failure(str(error), allow_retries=False) from error
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
+            shown, failed = exhibits(house, artifact)
+            for name, reason in failed.items():
+                context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             return dg.MaterializeResult(
-                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built)
+                data_version=dg.DataVersion(artifact.version),
+                metadata=shown | metadata(artifact, built),
+                check_results=[_check_files(house, artifact)],
             )
 
         return asset
@@ -187,11 +227,45 @@ def step(
     return declare
 
 
+def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
+    """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
+    reason = (
+        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, the "
+        "pre-trained one needs a source domain with raw files; domains.yaml gives the roles"
+    )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(NOT_MADE),
+        metadata={"built": False, "reason": reason},
+        check_results=[dg.AssetCheckResult(passed=True, check_name=_FILES, description="there are none")],
+    )
+
+
+def _check_files(house: House, artifact: Artifact) -> dg.AssetCheckResult:
+    """Read every byte again. A step of its own would cost a process and gain nothing."""
+    problems = house.store.verify(artifact)
+    return dg.AssetCheckResult(
+        passed=not problems,
+        check_name=_FILES,
+        description=f"delete {artifact.path}, and run it again" if problems else None,
+        metadata={"files": len(artifact.manifest["files"]), "problems": problems},
+    )
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one it comes from, is of a network, so that the same again may end otherwise."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
     """What Dagster's UI shows of an artifact: counts, schema, where it lies, what it was made from."""
     shown: dict[str, Any] = {
         "built": built,
         "path": dg.MetadataValue.path(artifact.path),
+        "dagster/uri": artifact.path.absolute().as_uri(),
         "recipe": artifact.manifest["recipe"],
         "inputs": dg.MetadataValue.json(artifact.manifest["inputs"]),
         "sources": dg.MetadataValue.json(artifact.manifest["sources"]),
@@ -202,7 +276,11 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
         shown["dagster/row_count"] = main["rows"]
         shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
     for name, value in artifact.manifest["summary"].items():
-        shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+        if isinstance(value, dict) and all(isinstance(part, int | float) for part in value.values()):
+            # One by one, as Dagster plots numbers over time.
+            shown |= {f"{name}/{part}": number for part, number in value.items()}
+        else:
+            shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
     return shown
 
 

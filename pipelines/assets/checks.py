@@ -1,6 +1,8 @@
-"""Asset checks: properties of what was published. The structural ones block what is downstream."""
+"""Asset checks: properties of what was published. The structural ones block what is downstream.
 
-import warnings
+That its files match its manifest is checked with every asset by its step itself (`pipelines.step`).
+"""
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,50 +14,173 @@ from pipelines.step import DOMAINS
 from warehouse.checks import violations
 from warehouse.store import Artifact
 
-# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+_COVERED = 0.5
+"""Share of items below which a modality says more about what is missing than about the items."""
+
+
+_DESCRIPTIONS = {
+    "check_raw": "Every line of the raw file is a row or in quarantine, and never both.",
+    "check_items": "Every metadata row is an item or set aside; item ids are unique.",
+    "check_interactions": "Every rating is an interaction or set aside; interactions are unique, of items that exist.",
+    "check_sequences": (
+        "Every user and item has k interactions, order is total in time, and nothing for validation or testing leaks "
+        "into the past."
+    ),
+    "check_features": "Every item of the sequences has one row.",
+    "check_vectors": (
+        "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
+        "encoder says so."
+    ),
+    "check_recommendations": "Every user gets as many items as asked for, ranked, each once, and none already had.",
+}
+"""What each statement of warehouse/sql counts the violations of, for people."""
 
 
 def _structural(
-    key: str, name: str, check: str, files: Callable[[House, Artifact], Mapping[str, Path]], **bound: str
+    key: str,
+    name: str,
+    check: str,
+    files: Callable[[House, Artifact], Mapping[str, Path]],
+    bound: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
 ) -> dg.AssetChecksDefinition:
-    """A blocking check that counts violations by SQL; `bound` are parameters taken from the artifact's summary."""
+    """A blocking check that counts violations by SQL over `files`; `bound` are its parameters from the manifest."""
 
-    @dg.asset_check(asset=dg.AssetKey(key.split("/")), name=name, blocking=True, partitions_def=DOMAINS)
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name=name,
+        description=f"{_DESCRIPTIONS[check]} Each count is of what breaks this.",
+        blocking=True,
+        partitions_def=DOMAINS,
+    )
     def structural(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         house = House(data_folder())
         artifact = house.store.require(key, context.partition_key)
-        parameters = {parameter: artifact.manifest["summary"][field] for parameter, field in bound.items()}
-        counts = violations(check, files(house, artifact), **parameters)
+        counts = violations(check, files(house, artifact), **bound(artifact.manifest))
         return dg.AssetCheckResult(passed=not any(counts.values()), metadata=counts)
 
     return structural
 
 
-def _with_quarantine(house: House, artifact: Artifact) -> dict[str, Path]:
-    return {"rows": artifact.main, "quarantine": artifact.path / "quarantine.parquet"}
+def _beside(**others: str) -> Callable[[House, Artifact], dict[str, Path]]:
+    """Files by the parameters that name them: ``layer/noun/stem`` of the same domain, as it is now."""
+
+    def files(house: House, artifact: Artifact) -> dict[str, Path]:
+        named = {parameter: table.rsplit("/", 1) for parameter, table in others.items()}
+        made = {
+            key: artifact if key == artifact.key else house.store.require(key, artifact.domain)
+            for key, _ in named.values()
+        }
+        return {parameter: made[key].path / f"{stem}.parquet" for parameter, (key, stem) in named.items()}
+
+    return files
 
 
-def _interactions(house: House, artifact: Artifact) -> dict[str, Path]:
-    return {"interactions": artifact.path / "interactions.parquet"}
+def _lines(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"lines": manifest["summary"]["lines"]}
 
 
-def _with_items(house: House, artifact: Artifact) -> dict[str, Path]:
-    sequences = house.store.require("core/sequences", artifact.domain)
-    return {"vectors": artifact.main, "items": sequences.path / "items.parquet"}
+def _normalised(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"normalised": manifest["summary"]["encoder"]["normalised"]}
 
 
-ratings_lines = _structural("raw/ratings", "every_line_accounted_for", "check_raw", _with_quarantine, lines="lines")
-metadata_lines = _structural("raw/metadata", "every_line_accounted_for", "check_raw", _with_quarantine, lines="lines")
-k_core = _structural(
+def _core(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: manifest["summary"][name] for name in ("k", "max_length", "split", "validation_from", "test_from")}
+
+
+ratings_lines, metadata_lines = (
+    _structural(
+        f"raw/{noun}",
+        "every_line_accounted_for",
+        "check_raw",
+        _beside(rows=f"raw/{noun}/{noun}", quarantine=f"raw/{noun}/quarantine"),
+        _lines,
+    )
+    for noun in ("ratings", "metadata")
+)
+items = _structural(
+    "core/items",
+    "ids_unique_and_rows_accounted_for",
+    "check_items",
+    _beside(items="core/items/items", rejected="core/items/rejected", metadata="raw/metadata/metadata"),
+)
+interactions = _structural(
+    "core/interactions",
+    "ids_unique_and_rows_accounted_for",
+    "check_interactions",
+    _beside(
+        interactions="core/interactions/interactions",
+        rejected="core/interactions/rejected",
+        ratings="raw/ratings/ratings",
+        items="core/items/items",
+    ),
+)
+sequences = _structural(
     "core/sequences",
     "k_core_order_and_splits",
     "check_sequences",
-    _interactions,
-    **{name: name for name in ("k", "max_length", "split", "validation_from", "test_from")},
+    _beside(interactions="core/sequences/interactions"),
+    _core,
 )
-text_vectors = _structural("features/text_embeddings", "every_item_once_and_finite", "check_vectors", _with_items)
-image_vectors = _structural("features/image_embeddings", "every_item_once_and_finite", "check_vectors", _with_items)
+item_text, item_images = (
+    _structural(
+        f"features/{noun}",
+        "every_item_once",
+        "check_features",
+        _beside(features=f"features/{noun}/{noun}", items="core/sequences/items"),
+    )
+    for noun in ("item_text", "item_images")
+)
+text_vectors, image_vectors = (
+    _structural(
+        f"features/{noun}",
+        "every_item_once_and_finite",
+        "check_vectors",
+        _beside(vectors=f"features/{noun}/{noun}", items="core/sequences/items"),
+        _normalised,
+    )
+    for noun in ("text_embeddings", "image_embeddings")
+)
+recommendations = _structural(
+    "reports/recommendations",
+    "everybody_served_and_nothing_twice",
+    "check_recommendations",
+    _beside(
+        recommendations="reports/recommendations/recommendations",
+        interactions="core/sequences/interactions",
+        items="core/sequences/items",
+    ),
+    lambda manifest: manifest["parameters"],
+)
+
+
+def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.AssetChecksDefinition:
+    """A warning where most items lack a modality that the domain's models are to learn from."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="coverage",
+        description=f"At least {_COVERED:.0%} of the items have it, unless the settings do without.",
+        partitions_def=DOMAINS,
+    )
+    def coverage(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        house = House(data_folder())
+        settings = house.settings.domain(context.partition_key)
+        unwanted = "image" in key and settings.image_encoder.kind == "none"
+        summary: dict[str, Any] = house.store.require(key, context.partition_key).manifest["summary"]
+        present = covered(summary)
+        share = present / summary["items"]
+        return dg.AssetCheckResult(
+            passed=unwanted or share >= _COVERED,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"items": summary["items"], "present": present, "share": round(share, 4)},
+        )
+
+    return coverage
+
+
+picture_coverage = _coverage("features/item_images", lambda summary: summary["statuses"].get("ok", 0))
+text_vector_coverage = _coverage("features/text_embeddings", lambda summary: summary["items"] - summary["missing"])
+image_vector_coverage = _coverage("features/image_embeddings", lambda summary: summary["items"] - summary["missing"])
 
 
 @dg.asset_check(asset=dg.AssetKey(["reports", "metrics"]), partitions_def=DOMAINS)

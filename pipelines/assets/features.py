@@ -29,6 +29,7 @@ def item_text(job: Job) -> Any:
     "features/item_images",
     collect_images,
     upstream=_ITEMS,
+    pool="downloads",
     sources=lambda house, domain, inputs: {
         "pictures": image_fingerprint(
             inputs[0].main,
@@ -82,6 +83,7 @@ def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict
     parameters=_identity("text"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def text_embeddings(job: Job) -> Any:
     """A vector for every item's text, with the identity of the encoder that made it."""
@@ -104,6 +106,7 @@ def text_embeddings(job: Job) -> Any:
     parameters=_identity("image"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def image_embeddings(job: Job) -> Any:
     """A vector for every item's picture, with the identity of the encoder that made it."""

@@ -75,6 +75,7 @@ def _pretraining(house: House, domain: str) -> dict[str, Any]:
     applies=has_pretrained,
     per_domain=False,
     kinds=["pytorch"],
+    pool="gpu",
 )
 def pretrained(job: Job) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
@@ -116,7 +117,7 @@ def _fit(job: Job, init: Path | None = None) -> Any:
     )
 
 
-@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"])
+@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"], pool="gpu")
 def scratch(job: Job) -> Any:
     """MMM4Rec trained on the domain alone: what pre-training is measured against."""
     return _fit(job)
@@ -130,6 +131,7 @@ def scratch(job: Job) -> Any:
     parameters=_finetuning,
     applies=is_finetuned,
     kinds=["pytorch"],
+    pool="gpu",
 )
 def finetuned(job: Job) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""

@@ -42,6 +42,7 @@ def _checkpoints(job: Job) -> dict[str, Path]:
     refs=_refs,
     applies=is_judged,
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def metrics(job: Job) -> Any:
     """HR and NDCG of popularity and of every model of the domain, ranked over all its items."""
@@ -56,6 +57,7 @@ def metrics(job: Job) -> Any:
     applies=is_judged,
     parameters=lambda house, domain: as_parameters(house.settings.recommendations),
     kinds=["pytorch", "parquet"],
+    pool="gpu",
 )
 def recommendations(job: Job) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so."""

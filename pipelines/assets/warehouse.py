@@ -27,6 +27,7 @@ _EVERYTHING = tuple(key for key in STEPS if key.split("/")[0] in ("raw", "core",
     exposed=CATALOGUE,
     identity="recipe",
     kinds=["duckdb"],
+    pool="catalogue",
 )
 def catalogue(job: Job) -> Any:
     """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
@@ -47,6 +48,7 @@ def _pictures(house: House) -> list[Ref]:
     exposed=REPORT,
     identity="recipe",
     kinds=["html"],
+    pool="catalogue",
 )
 def report(job: Job) -> Any:
     """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.runs import open_instance, plan
+from pipelines.plan import plan
+from pipelines.runs import open_instance
 from pipelines.settings import House
 from pipelines.step import upstream_first
 from tests.conftest import REPOSITORY, Cli

@@ -1,4 +1,5 @@
--- Every item of the sequences has one row of vectors; a vector is finite, and zero if and only if it is missing.
+-- Every item of the sequences has one row of vectors; a vector is finite, zero if and only if it is missing, and else of
+-- length 1 if its encoder says so, up to the rounding of float16.
 WITH vectors AS (
     SELECT item_id, present, list_sum(list_transform(vector::FLOAT[], lambda x: x * x)) AS squared_length
     FROM read_parquet($vectors)
@@ -11,4 +12,5 @@ SELECT
     (SELECT count(*) FROM vectors ANTI JOIN items USING (item_id)) AS rows_without_item,
     (SELECT count(*) - count(DISTINCT item_id) FROM vectors) AS items_twice,
     (SELECT count(*) FROM vectors WHERE NOT isfinite(squared_length)) AS vectors_not_finite,
-    (SELECT count(*) FROM vectors WHERE present <> (squared_length > 0)) AS mask_disagrees
+    (SELECT count(*) FROM vectors WHERE present <> (squared_length > 0)) AS mask_disagrees,
+    (SELECT count(*) FROM vectors WHERE $normalised AND present AND abs(squared_length - 1) > 0.01) AS not_of_unit_norm

@@ -1,0 +1,269 @@
+"""What Dagster's daemon does by itself: two sensors and two schedules.
+
+`raw_files` sees new and changed raw files, `rebuild` comes by the week. Each opens an occasion, a set of domains to
+bring up to date, and asks for the runs that can begin; `next_stages` asks for those that their ends make possible.
+What is stale is the plan's to say (`pipelines.plan`). Within an occasion each asset of each domain is tried once, so
+what fails waits for another file or another week, and nothing loops.
+
+`automation: {enabled: true}` in domains.yaml, or the switches in the UI, set this to work. `next_stages` is always on:
+it goes on with what somebody switched on.
+"""
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from pipelines.plan import Stage, plan
+from pipelines.settings import House, as_parameters, data_folder, find_raw
+from pipelines.step import DOMAINS, Ref
+from warehouse.errors import WarehouseError
+from warehouse.raw import blocks
+from warehouse.store import ALL
+
+OCCASION_TAG = "mmm4rec/occasion"
+DOMAINS_TAG = "mmm4rec/domains"
+AUTOMATIC_TAG = "mmm4rec/automatic"
+
+_CHECKING = 20
+"""Seconds of a tick after which no further file is read through; Dagster ends a tick after 60."""
+_TOGETHER = 16
+"""Domains of one occasion at most: databases index tags, and take no long ones."""
+_OVERLAP = timedelta(minutes=1)
+"""Runs are looked at again for so long, since the clock of a tick is not that of the database."""
+
+settings = House(data_folder()).settings.automation
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Why something is built: a name that is its own, and the domains that changed, or ALL."""
+
+    name: str
+    changed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: dg.DagsterRun) -> Self:
+        """The occasion that a run was asked for."""
+        return cls(run.tags[OCCASION_TAG], tuple(run.tags[DOMAINS_TAG].split(",")))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """How its runs are known."""
+        return {AUTOMATIC_TAG: "true", OCCASION_TAG: self.name, DOMAINS_TAG: ",".join(self.changed)}
+
+
+def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    """The runs of an occasion that can begin now; those that began are known by their tags."""
+    tried: set[Ref] = set()
+    busy: set[Ref] = set()
+    for run in instance.get_runs(dg.RunsFilter(tags={OCCASION_TAG: occasion.name})):
+        domain = run.tags.get("dagster/partition", ALL)
+        refs = {("/".join(key.path), domain) for key in run.asset_selection or ()}
+        (tried if run.is_finished else busy).update(refs)
+    stages = plan(house, _affected(house, occasion.changed))
+    return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
+
+
+def ready(house: House, stages: Sequence[Stage], tried: set[Ref], busy: set[Ref]) -> list[Stage]:
+    """Of the stages of a plan, what can be built now.
+
+    What was tried and is stale still is lost, with all that needs it. What needs something that is being built, or is
+    to be, comes later; a step that collects comes last, lost ones or not.
+    """
+    lost: set[Ref] = set()
+    coming: set[Ref] = set()
+    found = []
+    for stage in stages:
+        steps = []
+        for step in stage.steps:
+            ref = (step.key, stage.domain)
+            needed = set() if step.collects else set(step.refs(house, stage.domain))
+            if ref in tried or needed & lost:
+                lost.add(ref)
+            elif ref in busy or needed & coming or (step.collects and coming):
+                coming.add(ref)
+            else:
+                steps.append(step)
+        if steps:
+            found.append(Stage(stage.domain, tuple(steps)))
+            coming |= found[-1].refs
+    return found
+
+
+def _request(house: House, stage: Stage, occasion: Occasion) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{occasion.name} {_digest(sorted(stage.refs))}",
+        partition_key=stage.partition,
+        asset_selection=stage.asset_keys(house),
+        tags=occasion.tags,
+    )
+
+
+def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
+    """Requests for the partitions of runs, which may be new."""
+    names = sorted({request.partition_key for request in asked if request.partition_key})
+    return [DOMAINS.build_add_request(names)] if names else []
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.all(),
+    minimum_interval_seconds=settings.interval,
+    default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
+)
+def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Sees new categories and changed raw files, and asks for all that depends on them.
+
+    Files are taken when size and time stayed the same between two ticks and their gzip streams are whole. The cursor
+    holds for each domain how far that went and a digest of what showed.
+    """
+    house = House(data_folder())
+    before = json.loads(context.cursor or "{}")
+    after: dict[str, tuple[Literal["seen", "taken", "refused"], str]] = {}
+    taken, said = [], []
+    deadline = time.monotonic() + _CHECKING
+    for domain in house.present():
+        look = _look(house, domain)
+        state, known = before.get(domain, ("seen", ""))
+        if look != known:
+            state = "seen"
+        elif state == "seen" and time.monotonic() < deadline:
+            if flaw := _flaw(house, domain):
+                state = "refused"
+                said.append(f"{domain} is not taken: {flaw}")
+            else:
+                state = "taken"
+                taken.append(domain)
+        after[domain] = (state, look)
+    for line in said:
+        context.log.warning(line)
+    asked = []
+    for first in range(0, len(taken), _TOGETHER):
+        changed = tuple(taken[first : first + _TOGETHER])
+        name = f"raw files {_digest([after[domain] for domain in changed])}"
+        asked += requests(house, Occasion(name, changed), context.instance)
+    return dg.SensorResult(
+        run_requests=asked or None,
+        skip_reason=None if asked else "; ".join(said) or _nothing(taken),
+        dynamic_partitions_requests=_partitions(asked),
+        cursor=json.dumps(after),
+    )
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.all(),
+    minimum_interval_seconds=settings.interval,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def next_stages(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Goes on where a run ended that `raw_files` or `rebuild` asked for: with what its result makes possible."""
+    now = datetime.now(UTC)
+    since = datetime.fromisoformat(context.cursor) - _OVERLAP if context.cursor else None
+    ended = context.instance.get_runs(
+        dg.RunsFilter(tags={AUTOMATIC_TAG: "true"}, statuses=FINISHED_STATUSES, updated_after=since), limit=1000
+    )
+    house = House(data_folder())
+    occasions = {Occasion.of(run): None for run in reversed(ended)}
+    asked = [request for occasion in occasions for request in requests(house, occasion, context.instance)]
+    return dg.SensorResult(
+        run_requests=asked or None,
+        skip_reason=None if asked else "nothing that was waited for has ended",
+        dynamic_partitions_requests=_partitions(asked),
+        cursor=now.isoformat(),
+    )
+
+
+def _rebuild(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    """Asks for all that is stale: code, settings or encoders changed, something was damaged, or failed before."""
+    house = House(data_folder())
+    occasion = Occasion(f"rebuild {context.scheduled_execution_time:%Y-%m-%d %H:%M}", (ALL,))
+    asked = requests(house, occasion, context.instance)
+    context.instance.add_dynamic_partitions(str(DOMAINS.name), [r.partition_key for r in asked if r.partition_key])
+    return asked or dg.SkipReason("everything is up to date")
+
+
+@dg.op
+def clear_and_verify(context: dg.OpExecutionContext) -> None:
+    """Removes what killed processes left, and hashes every file of every current version."""
+    store = House(data_folder()).store
+    context.log.info("removed %s leftovers", store.sweep())
+    problems = [problem for found in store.verify_all().values() for problem in found]
+    if problems:
+        raise dg.Failure("\n".join(problems), metadata={"problems": len(problems)}, allow_retries=False)
+
+
+@dg.job(description="Collects garbage and verifies hashes.", executor_def=dg.in_process_executor)
+def housekeeping() -> None:
+    """One run of `clear_and_verify`."""
+    clear_and_verify()
+
+
+def _schedule(name: str, **target: Any) -> dg.ScheduleDefinition:
+    """A schedule at the time that the settings give it."""
+    try:
+        return dg.ScheduleDefinition(
+            name=name,
+            cron_schedule=getattr(settings, name),
+            default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
+            **target,
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise WarehouseError(
+            f"domains.yaml: automation: {name}: {getattr(settings, name)!r} is no cron expression such as 0 3 * * 0"
+        ) from error
+
+
+rebuild = _schedule(
+    "rebuild", target=dg.AssetSelection.all(), execution_fn=_rebuild, description=(_rebuild.__doc__ or "").strip()
+)
+housekeeping_schedule = _schedule("housekeeping", job=housekeeping)
+
+SENSORS = [raw_files, next_stages]
+SCHEDULES = [rebuild, housekeeping_schedule]
+JOBS = [housekeeping]
+
+
+def _affected(house: House, changed: Sequence[str]) -> list[str]:
+    """The domains at hand that depend on the changed ones: themselves, and on a source every target."""
+    present = {name: house.settings.domains[name].role for name in house.present()}
+    shared = any(present.get(domain) == "source" for domain in changed)
+    return [
+        name for name, role in present.items() if ALL in changed or name in changed or (shared and role == "target")
+    ]
+
+
+def _look(house: House, domain: str) -> str:
+    """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings."""
+    domain_settings = house.settings.domain(domain)
+    files = [
+        (path.name, (status := path.stat()).st_size, status.st_mtime_ns)
+        for kind in ("ratings", "metadata")
+        if (path := find_raw(house.raw_folder, domain_settings.category, kind))
+    ]
+    return _digest([files, as_parameters(domain_settings)])
+
+
+def _flaw(house: House, domain: str) -> str | None:
+    """Why the raw files cannot be taken, or None; compressed ones are read to their ends."""
+    try:
+        for path in (house.raw_file(domain, "ratings"), house.raw_file(domain, "metadata")):
+            if path.suffix == ".gz":
+                deque(blocks(path, longest_line=1 << 20), maxlen=0)
+    except WarehouseError as error:
+        return str(error)
+    return None
+
+
+def _nothing(taken: Sequence[str]) -> str:
+    return f"nothing to build of {', '.join(taken)}" if taken else "no new or changed raw files"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

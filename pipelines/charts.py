@@ -1,0 +1,144 @@
+"""Charts: what the report and Dagster's metadata draw, from rows of the catalogue's queries.
+
+Nothing is computed here. The same rows give the same bytes.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+from PIL import Image
+
+Row = Mapping[str, Any]
+
+MODELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned"}
+"""The models of a target domain, as people know them."""
+_COLOURS = 64
+"""Enough for lines and text; a third of the bytes."""
+_styled = mpl.rc_context(
+    {
+        "font.size": 9,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.alpha": 0.25,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
+    }
+)
+
+
+@_styled
+def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
+    """Validation NDCG@10 by epoch, from scratch beside fine-tuned; rows: `model`, `epoch`, `ndcg_10`."""
+    figure, (axes,) = _panels(1)
+    for model, label in MODELS.items():
+        _line(axes, [row for row in rows if row["model"] == model], "epoch", "ndcg_10", label)
+    axes.set(title=title, xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+@_styled
+def training(rows: Sequence[Row], best_epoch: int) -> Figure:
+    """Loss and validation NDCG@10 by epoch; rows as in a model's `history`, with nulls where nothing was measured."""
+    figure, panels = _panels(2)
+    for axes, column, label in zip(panels, ("loss", "ndcg_10"), ("training loss", "validation NDCG@10"), strict=True):
+        _line(axes, [row for row in rows if row[column] is not None], "epoch", column)
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"weights kept: epoch {best_epoch}")
+        axes.set(title=label, xlabel="epoch")
+    panels[-1].legend()
+    return figure
+
+
+@_styled
+def lengths(rows: Sequence[Row]) -> Figure:
+    """Users by the length of their sequence, and the share of users up to each; rows of `length_distribution`."""
+    figure, (axes, cumulated) = _panels(2)
+    axes.bar([row["length"] for row in rows], [row["users"] for row in rows], width=1.0)
+    axes.set(title="users by length of sequence", xlabel="interactions", ylabel="users")
+    _line(cumulated, rows, "length", "share_at_most")
+    cumulated.set(title="users with at most so many", xlabel="interactions", ylabel="share of users", ylim=(0, 1))
+    # One user may have a thousand interactions; the others would be a line at the edge.
+    if rows and rows[-1]["length"] > 100:
+        axes.set(yscale="log")
+        cumulated.set(xscale="log")
+    return figure
+
+
+@_styled
+def popularity(rows: Sequence[Row]) -> Figure:
+    """The long tail and the Lorenz curve of the items; rows of `popularity_distribution`."""
+    figure, (tail, lorenz) = _panels(2)
+    _line(tail, rows, "items_at_least", "interactions")
+    tail.set(title="long tail", xlabel="rank of the item", ylabel="interactions", xscale="log", yscale="log")
+    for axis in (tail.xaxis, tail.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    _line(lorenz, rows, "share_of_items", "share_of_interactions")
+    lorenz.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="all bought alike")
+    lorenz.set(title="concentration", xlabel="share of items, best-sellers first", ylabel="share of interactions")
+    lorenz.legend()
+    return figure
+
+
+@_styled
+def ratings(rows: Sequence[Row]) -> Figure:
+    """Ratings and their mean by month; rows: `month`, `ratings`, `mean_stars`."""
+    figure, (counts, stars) = _panels(2)
+    counts.fill_between([row["month"] for row in rows], [row["ratings"] for row in rows], step="mid")
+    counts.set(title="ratings a month", ylim=(0, None))
+    _line(stars, rows, "month", "mean_stars")
+    stars.set(title="mean stars", ylim=(1, 5))
+    for axes in (counts, stars):
+        locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    return figure
+
+
+@_styled
+def words(rows: Sequence[Row]) -> Figure:
+    """Items by the number of words of their text; rows: `words`, the lower end of a class, and `items`."""
+    figure, (axes,) = _panels(1)
+    width = min((row["width"] for row in rows), default=1)
+    axes.bar([row["words"] for row in rows], [row["items"] for row in rows], width=width, align="edge")
+    axes.set(title="items by words of their text", xlabel="words", ylabel="items")
+    return figure
+
+
+@_styled
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as an element to stand in a page; `salt` keeps the ids of several apart."""
+    text = io.StringIO()
+    # Fixed ids and no date: the same curves are the same bytes.
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+@_styled
+def png(figure: Figure) -> bytes:
+    """The figure as a small picture."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def _panels(number: int) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side; one alone is a little wider."""
+    figure = Figure(figsize=(5.2 if number == 1 else 4.2 * number, 3.0), layout="constrained")
+    return figure, list(figure.subplots(1, number, squeeze=False)[0])
+
+
+def _line(axes: Axes, rows: Sequence[Row], x: str, y: str, label: str | None = None) -> None:
+    """A line with a mark a point where there are few."""
+    if rows:
+        marker = "o" if len(rows) < 3 else None
+        points = ([row[column] for row in rows] for column in (x, y))
+        axes.plot(*points, label=label, marker=marker, markersize=4)

@@ -1,0 +1,352 @@
+"""Sensors and schedules, tick by tick: what they see, what they ask for, and that they stop asking."""
+
+import gzip
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pipelines import automation
+from pipelines.automation import ready
+from pipelines.definitions import defs
+from pipelines.plan import Stage, plan
+from pipelines.settings import House
+from pipelines.step import DOMAINS, STEPS
+from tests.pipelines.small import write_settings, write_shop
+from tests.warehouse.work import write_raw
+from warehouse import store
+from warehouse.errors import WarehouseError
+from warehouse.store import ALL
+
+DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
+
+
+class Daemon:
+    """Ticks as Dagster's daemon makes them, over an instance of their own; runs happen when `perform` is called."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursors: dict[str, str | None] = {}
+        self.keys: set[str] = set()
+        self.said = ""
+
+    def tick(self, sensor: dg.SensorDefinition) -> list[dg.RunRequest]:
+        """The new runs that a sensor asks for."""
+        context = dg.build_sensor_context(self.instance, self.cursors.get(sensor.name))
+        result: Any = sensor(context)
+        self.cursors[sensor.name] = result.cursor
+        self.said = result.skip_reason.skip_message if result.skip_reason else ""
+        for request in result.dynamic_partitions_requests or []:
+            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        return self._new(result.run_requests or [])
+
+    def _new(self, asked: list[dg.RunRequest]) -> list[dg.RunRequest]:
+        new = [request for request in asked if request.run_key not in self.keys]
+        self.keys |= {str(request.run_key) for request in new}
+        return new
+
+    def week(self, day: str) -> list[dg.RunRequest]:
+        """What the schedule asks for on a day."""
+        context = dg.build_schedule_context(
+            self.instance, scheduled_execution_time=automation.datetime.fromisoformat(f"{day}T03:00:00+00:00")
+        )
+        answer: Any = automation._rebuild(context)
+        return [] if isinstance(answer, dg.SkipReason) else answer
+
+    def perform(self, request: dg.RunRequest) -> bool:
+        """Run it, and say whether it succeeded."""
+        job = defs.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(
+            instance=self.instance,
+            partition_key=request.partition_key,
+            asset_selection=list(request.asset_selection or ()),
+            tags=request.tags,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        ).success
+
+    def finish(self) -> list[str | None]:
+        """Go on until nothing more is asked for; the partitions of the runs, in order."""
+        ran: list[str | None] = []
+        while asked := self.tick(automation.next_stages):
+            for request in asked:
+                self.perform(request)
+                ran.append(request.partition_key)
+            assert len(ran) < 30, "it never ends"
+        return ran
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "data"
+    monkeypatch.setenv("MMM4REC_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield Daemon(instance)
+
+
+def _assets(request: dg.RunRequest) -> set[str]:
+    return {"/".join(key.path) for key in request.asset_selection or ()}
+
+
+def _taken(daemon: Daemon) -> list[dg.RunRequest]:
+    """Two looks: the first sees, the second takes."""
+    assert daemon.tick(automation.raw_files) == []
+    return daemon.tick(automation.raw_files)
+
+
+def test_a_new_category_is_built_down_to_the_catalogue(data: Path, daemon: Daemon) -> None:
+    write_shop(data)
+    assert _taken(daemon) == []
+    assert daemon.instance.get_dynamic_partitions(str(DOMAINS.name)) == []
+    write_raw(data / "raw_files", "Toys", 0)
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Toys"
+    assert daemon.instance.get_dynamic_partitions(str(DOMAINS.name)) == ["Toys"]
+    assert _assets(request) > DOWN_TO
+    assert daemon.tick(automation.next_stages) == []
+    assert daemon.perform(request)
+    assert daemon.finish() == [None]
+    assert House(data).catalogue.is_file()
+    assert House(data).store.require("reports/recommendations", "Toys")
+    assert plan(House(data), ["Toys"]) == []
+    # Nothing upstream changes: not even a plan is made, and a file that was only touched asks for nothing.
+    assert _taken(daemon) == daemon.tick(automation.next_stages) == []
+    (data / "raw_files" / "Toys.csv").touch()
+    assert _taken(daemon) == []
+    assert daemon.said == "nothing to build of Toys"
+
+
+def test_an_entry_in_the_settings_makes_a_category_known(data: Path, daemon: Daemon) -> None:
+    write_shop(data)
+    raw = data / "raw_files"
+    write_raw(raw, "Toys", 0)
+    (raw / "Toys.csv").rename(raw / "1 toys.csv")
+    (raw / "meta_Toys.json").rename(raw / "meta_1 toys.json")
+    assert _taken(daemon) == []
+    write_settings(data, domains={"Toys": {"category": "1 toys"}})
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Toys"
+
+
+def test_sources_then_the_shared_model_then_targets(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", sources=("Mugs",))
+    asked = {request.partition_key: request for request in _taken(daemon)}
+    assert asked.keys() == {"Mugs", "Toys"}
+    assert not {"models/finetuned", "reports/metrics"} & _assets(asked["Toys"])
+    assert daemon.perform(asked["Mugs"])
+    (shared,) = daemon.tick(automation.next_stages)
+    assert _assets(shared) == {"models/pretrained"}
+    assert daemon.tick(automation.next_stages) == []
+    assert daemon.perform(asked["Toys"])
+    assert daemon.tick(automation.next_stages) == []
+    assert daemon.perform(shared)
+    assert sorted(map(str, daemon.finish())) == ["Mugs", "None", "Toys"]
+    house = House(data)
+    assert plan(house, house.present()) == []
+
+    before = {artifact.ref: artifact.version for artifact in house.store.all_current()}
+    write_raw(data / "raw_files", "Toys", 1)
+    (request,) = _taken(daemon)
+    assert daemon.perform(request)
+    assert daemon.finish() == [None]
+    after = {artifact.ref: artifact.version for artifact in house.store.all_current()}
+    changed = {ref for ref in after if after[ref] != before[ref]}
+    assert changed
+    assert {ref.split("@")[1] for ref in changed} <= {"Toys", ALL}
+    assert "models/pretrained@_all" not in changed
+    assert "models/finetuned@Toys" in changed
+
+    # A source that changes concerns all that learns from it.
+    write_raw(data / "raw_files", "Mugs", 1)
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Mugs"
+    assert daemon.perform(request)
+    assert daemon.finish()[0] is None
+    assert plan(House(data), ["Mugs", "Toys"]) == []
+
+
+def test_a_file_that_grows_is_not_taken(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys")
+    for _ in range(3):
+        assert daemon.tick(automation.raw_files) == []
+        with (data / "raw_files" / "Toys.csv").open("a") as file:
+            file.write("\nToys1,U1,5.0,7")
+    assert len(_taken(daemon)) == 1
+
+
+def test_a_cut_gzip_file_is_not_taken(data: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shop(data, "Toys", "Mugs")
+    plain = data / "raw_files" / "meta_Toys.json"
+    whole = gzip.compress(plain.read_bytes())
+    plain.unlink()
+    packed = plain.with_suffix(".json.gz")
+    packed.write_bytes(whole[:-20])
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Mugs"
+    packed.touch()
+    assert _taken(daemon) == []
+    assert "Toys is not taken" in daemon.said
+    assert "meta_Toys.json.gz is cut or damaged" in daemon.said
+    with monkeypatch.context() as patch:
+        patch.setattr(automation, "blocks", None)  # it is not read again
+        assert daemon.tick(automation.raw_files) == []
+    packed.write_bytes(whole)
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Toys"
+
+
+def test_what_fails_is_tried_once(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", "Mugs")
+    (data / "raw_files" / "Toys.csv").write_text("no ratings\n")
+    asked = {request.partition_key: request for request in _taken(daemon)}
+    assert daemon.perform(asked["Mugs"])
+    assert not daemon.perform(asked["Toys"])
+    assert daemon.finish() == [None], "the catalogue is not held up"
+    assert House(data).store.current("raw/ratings", "Toys") is None
+    for _ in range(3):
+        assert daemon.tick(automation.raw_files) == daemon.tick(automation.next_stages) == []
+    # Once a week, whoever asks how often in it.
+    weekly = daemon.week("2026-11-22")
+    assert {request.partition_key for request in weekly} == {"Toys"}
+    assert [r.run_key for r in weekly] == [r.run_key for r in daemon.week("2026-11-22")]
+    assert not daemon.perform(weekly[0])
+    assert daemon.finish() == [None]
+    assert daemon.week("2026-11-22") == []
+    assert daemon.week("2026-11-29")
+    # Another file, another try.
+    write_raw(data / "raw_files", "Toys", 1)
+    (request,) = _taken(daemon)
+    assert daemon.perform(request)
+    assert daemon.finish() == [None]
+    assert daemon.week("2026-12-06") == []
+
+
+def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys")
+    (first,) = _taken(daemon)
+    write_raw(data / "raw_files", "Toys", 1)
+    (second,) = _taken(daemon)
+    assert first.run_key != second.run_key
+    assert daemon.perform(first)
+    assert daemon.perform(second)
+    daemon.finish()
+    house = House(data)
+    assert plan(house, ["Toys"]) == []
+    assert len(list(house.store.folder("raw/ratings", "Toys").glob("v=*"))) == 1
+
+
+def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", "Mugs")
+    for request in daemon.week("2026-11-22"):
+        assert daemon.perform(request)
+    daemon.finish()
+    assert daemon.week("2026-11-29") == []
+    write_settings(data, domains={"Toys": {"max_length": 4}})
+    (request,) = daemon.week("2026-12-06")
+    assert request.partition_key == "Toys"
+    assert not any(asset.startswith("raw/") for asset in _assets(request))
+    assert daemon.perform(request)
+    assert daemon.finish() == [None]
+    assert daemon.week("2026-12-13") == []
+
+
+def test_the_weekly_run_of_housekeeping_finds_damage(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys")
+    house = House(data)
+    STEPS["raw/ratings"].publish(house, "Toys")
+    (data / ".staging" / "killed").mkdir(parents=True)
+    assert automation.housekeeping.execute_in_process(instance=daemon.instance).success
+    assert not (data / ".staging" / "killed").exists()
+    table = house.store.require("raw/ratings", "Toys").main
+    table.write_bytes(bytes(table.stat().st_size))
+    failed = automation.housekeeping.execute_in_process(instance=daemon.instance, raise_on_error=False)
+    assert not failed.success
+    (event,) = failed.filter_events(lambda event: event.is_step_failure)
+    assert f"{table} has the sha256" in event.step_failure_data.user_failure_data.description
+
+
+def _stage(domain: str, *keys: str) -> Stage:
+    return Stage(domain, tuple(STEPS[key] for key in keys))
+
+
+def test_what_may_begin(data: Path) -> None:
+    write_shop(data, "Toys", "Mugs", sources=("Pots",))
+    house = House(data)
+    learnt = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
+    pots, shared = _stage("Pots", *learnt), _stage(ALL, "models/pretrained")
+    toys, mugs = (_stage(domain, "models/finetuned") for domain in ("Toys", "Mugs"))
+    last = _stage(ALL, "warehouse/catalogue", "warehouse/report")
+    stages = [pots, shared, mugs, toys, last]
+    assert ready(house, stages, set(), set()) == [pots]
+    assert ready(house, stages, set(), {("core/sequences", "Pots")}) == [_stage("Pots", *learnt[1:])]
+    assert ready(house, stages[1:], set(), shared.refs) == []
+    assert ready(house, stages[2:], set(), set()) == [mugs, toys]
+    assert ready(house, stages[2:], toys.refs, mugs.refs) == []
+    assert ready(house, stages[2:], toys.refs, set()) == [mugs]
+    assert ready(house, stages[3:], toys.refs, set()) == [last], "what failed does not hold up the catalogue"
+    assert ready(house, stages, pots.refs, set()) == [last]
+    assert ready(house, [last], last.refs, set()) == []
+
+
+def test_a_look_at_unchanged_files_reads_nothing(data: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shop(data, *(f"Shop{number}" for number in range(20)))
+    assert len(_taken(daemon)) == 20
+    cursor = json.loads(str(daemon.cursors["raw_files"]))
+    assert cursor.keys() == {f"Shop{number}" for number in range(20)}
+    assert len(str(daemon.cursors["raw_files"])) < 20 * 64
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    for name in ("sha256_file", "_pointed"):
+        monkeypatch.setattr(store, name, never)
+    monkeypatch.setattr(automation, "blocks", never)
+    assert daemon.tick(automation.raw_files) == daemon.tick(automation.next_stages) == []
+    for path in (data / "raw_files").glob("*Shop1[0-9]*"):
+        path.unlink()
+    assert daemon.tick(automation.raw_files) == []
+    assert len(json.loads(str(daemon.cursors["raw_files"]))) == 10
+
+
+def _switches() -> list[str]:
+    """Name, default status and pace of each, as the settings are now."""
+    spec = importlib.util.spec_from_file_location("fresh", automation.__file__)
+    assert spec
+    assert spec.loader
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    return [
+        *(f"{s.name} {s.default_status.value} {s.minimum_interval_seconds}" for s in fresh.SENSORS),
+        *(f"{s.name} {s.default_status.value} {s.cron_schedule}" for s in fresh.SCHEDULES),
+    ]
+
+
+def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
+    assert _switches() == [
+        "raw_files STOPPED 30",
+        "next_stages RUNNING 30",
+        "rebuild STOPPED 0 3 * * 0",
+        "housekeeping STOPPED 0 5 * * 0",
+    ]
+    write_settings(data, automation={"enabled": True, "interval": 5, "rebuild": "0 1 1 * *"})
+    assert _switches() == [
+        "raw_files RUNNING 5",
+        "next_stages RUNNING 5",
+        "rebuild RUNNING 0 1 1 * *",
+        "housekeeping RUNNING 0 5 * * 0",
+    ]
+    write_settings(data, automation={"rebuild": "weekly"})
+    with pytest.raises(WarehouseError, match="automation: rebuild: 'weekly' is no cron expression"):
+        _switches()
+    write_settings(data, automation={"interval": 0})
+    with pytest.raises(WarehouseError, match="interval: 0 is no number of seconds"):
+        _switches()

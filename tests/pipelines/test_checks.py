@@ -1,0 +1,208 @@
+"""Asset checks find what they are there to find."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.assets import checks
+from pipelines.definitions import defs
+from pipelines.settings import DATA_VARIABLE, House
+from tests.conftest import Cli
+from warehouse.checks import violations
+from warehouse.store import Artifact
+
+Tables = Mapping[str, list[dict[str, Any]]]
+
+ITEMS: Tables = {
+    "items": [{"item_id": "a"}, {"item_id": "b"}],
+    "rejected": [{"item_id": "a"}],
+    "metadata": [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}],
+}
+RATING = {"user_id": "u", "item_id": "a", "rating": 5.0, "time": 1}
+INTERACTIONS: Tables = {
+    "interactions": [{"position": 1, **RATING}, {"position": 3, **RATING, "item_id": "b"}],
+    "rejected": [{"line": 2}],
+    "ratings": [{"line": line} for line in (1, 2, 3)],
+    "items": [{"item_id": "a"}, {"item_id": "b"}],
+}
+FEATURES: Tables = {"features": [{"item_id": "a"}, {"item_id": "b"}], "items": [{"item_id": "a"}, {"item_id": "b"}]}
+VECTORS: Tables = {
+    "vectors": [
+        {"item_id": "a", "present": True, "vector": [0.6, 0.8]},
+        {"item_id": "b", "present": False, "vector": [0.0, 0.0]},
+    ],
+    "items": [{"item_id": "a"}, {"item_id": "b"}],
+}
+RECOMMENDATIONS: Tables = {
+    "recommendations": [
+        {"user_id": "u", "rank": 1, "item_id": "b", "score": 2.0},
+        {"user_id": "u", "rank": 2, "item_id": "c", "score": 1.0},
+        {"user_id": "v", "rank": 1, "item_id": "c", "score": 1.0},  # the last one left
+    ],
+    "interactions": [{"user_id": user, "item_id": item} for user, item in ("ua", "va", "vb")],
+    "items": [{"item_id": item} for item in "abc"],
+}
+ASKED = {"k": 2, "exclude_seen": True}
+
+
+def count(folder: Path, check: str, tables: Tables, changed: Tables, bound: Mapping[str, Any]) -> dict[str, int]:
+    """What the check counts over `tables` with those in `changed` in their place; only what is not zero."""
+    for name, rows in {**tables, **changed}.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    files = {name: folder / f"{name}.parquet" for name in tables}
+    return {name: found for name, found in violations(check, files, **bound).items() if found}
+
+
+@pytest.mark.parametrize(
+    ("check", "tables", "changed", "bound", "found"),
+    [
+        ("check_items", ITEMS, {}, {}, {}),
+        (
+            "check_items",
+            ITEMS,
+            {"items": [{"item_id": "a"}, {"item_id": "a"}, {"item_id": ""}]},
+            {},
+            {"items_twice": 1, "items_without_id": 1, "rows_lost_or_invented": 1},
+        ),
+        ("check_interactions", INTERACTIONS, {}, {}, {}),
+        (
+            "check_interactions",
+            INTERACTIONS,
+            {"interactions": [{"position": 1, **RATING}] * 2},
+            {},
+            {"positions_twice": 1, "interactions_twice": 1},
+        ),
+        (
+            "check_interactions",
+            INTERACTIONS,
+            {"interactions": [{"position": 1, **RATING, "item_id": "z"}]},
+            {},
+            {"interactions_without_item": 1, "rows_lost_or_invented": 1},
+        ),
+        ("check_features", FEATURES, {}, {}, {}),
+        (
+            "check_features",
+            FEATURES,
+            {"features": [{"item_id": "a"}, {"item_id": "a"}, {"item_id": "z"}]},
+            {},
+            {"items_without_row": 1, "rows_without_item": 1, "items_twice": 1},
+        ),
+        ("check_vectors", VECTORS, {}, {"normalised": True}, {}),
+        (
+            "check_vectors",
+            VECTORS,
+            {"vectors": [{"item_id": item, "present": True, "vector": [3.0, 4.0]} for item in "ab"]},
+            {"normalised": True},
+            {"not_of_unit_norm": 2},
+        ),
+        (
+            "check_vectors",
+            VECTORS,
+            {"vectors": [{"item_id": item, "present": True, "vector": [3.0, 4.0]} for item in "ab"]},
+            {"normalised": False},
+            {},
+        ),
+        (
+            "check_vectors",
+            VECTORS,
+            {
+                "vectors": [
+                    {"item_id": "a", "present": True, "vector": [0.0, 0.0]},
+                    {"item_id": "b", "present": True, "vector": [float("inf"), 0.0]},
+                ]
+            },
+            {"normalised": False},
+            {"vectors_not_finite": 1, "mask_disagrees": 1},
+        ),
+        ("check_recommendations", RECOMMENDATIONS, {}, ASKED, {}),
+        (
+            "check_recommendations",
+            RECOMMENDATIONS,
+            {
+                "recommendations": [
+                    {"user_id": "u", "rank": 1, "item_id": "a", "score": 1.0},
+                    {"user_id": "u", "rank": 2, "item_id": "b", "score": 2.0},
+                    {"user_id": "w", "rank": 3, "item_id": "b", "score": 2.0},
+                ]
+            },
+            ASKED,
+            {
+                "users_with_too_few_or_many": 1,
+                "users_unknown": 1,
+                "users_with_repeats_or_gaps": 1,
+                "scores_that_rise": 1,
+                "items_already_had": 1,
+            },
+        ),
+    ],
+)
+def test_each_property_that_is_broken_is_counted(
+    tmp_path: Path, check: str, tables: Tables, changed: Tables, bound: Mapping[str, Any], found: dict[str, int]
+) -> None:
+    assert count(tmp_path, check, tables, changed, bound) == found
+
+
+def evaluate(check: dg.AssetChecksDefinition, house: House, domain: str) -> dg.AssetCheckResult:
+    """Run a check alone."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("domain", [domain])
+        context = dg.build_asset_check_context(instance=instance, partition_key=domain)
+        result = check(context)
+        assert isinstance(result, dg.AssetCheckResult)
+        return result
+
+
+@pytest.fixture
+def store(tiny: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A copy of the tiny sample, to be damaged."""
+    shutil.copytree(tiny.data, tmp_path / "data", ignore=shutil.ignore_patterns(".dagster", "cache"))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
+    return House(tmp_path / "data")
+
+
+def _artifact(house: House, key: str) -> Artifact:
+    return house.store.require(key, "Sample_Toys")
+
+
+def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: House) -> None:
+    """Sizes are as they should be, so the version is found and not built anew; its bytes are not."""
+    artifact = _artifact(store, "core/items")
+    content = bytearray(artifact.main.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.main.write_bytes(content)
+    job = defs.resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("domain", ["Sample_Toys"])
+        keys = [dg.AssetKey(["core", noun]) for noun in ("items", "interactions")]
+        result = job.execute_in_process(
+            instance=instance, partition_key="Sample_Toys", asset_selection=keys, raise_on_error=False
+        )
+    (found,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "files_match_manifest")
+    assert not found.passed
+    assert "sha256" in str(found.metadata["problems"].value)
+    assert str(artifact.path) in str(found.description)
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == keys[:1]
+
+
+def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: House) -> None:
+    assert evaluate(checks.picture_coverage, store, "Sample_Toys").passed
+    manifest = _artifact(store, "features/item_images").path / "manifest.json"
+    stated = json.loads(manifest.read_text())
+    stated["summary"]["statuses"] = {"unreachable": stated["summary"]["items"]}
+    manifest.write_text(json.dumps(stated))
+    result = evaluate(checks.picture_coverage, store, "Sample_Toys")
+    assert not result.passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert result.metadata["share"].value == 0
+    settings = store.data / "domains.yaml"
+    settings.write_text(
+        settings.read_text().replace("image_encoder: {model: sample-clip}", "image_encoder: {kind: none}")
+    )
+    assert evaluate(checks.picture_coverage, House(store.data), "Sample_Toys").passed

@@ -1,0 +1,218 @@
+"""Dagster with its daemon, for real: files dropped into a folder become recommendations; killed, filled, cancelled."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from pipelines.plan import plan
+from pipelines.settings import House
+from pipelines.step import STEPS
+from tests.conftest import REPOSITORY, Cli
+from tests.pipelines.served import ENDED, JOB, TERMINATE, Run, Served
+from tests.pipelines.small import write_settings, write_shop
+from tests.warehouse.work import staged, write_raw
+from warehouse.query import query
+
+ALONE: dict[str, Any] = {"automation": {"enabled": True, "interval": 1}}
+ROLES = {"Mugs": {"role": "source"}}
+ASSETS = [key for key, step in STEPS.items() if step.per_domain]
+LITTLE = 3 << 20
+"""Bytes that are left: enough for Dagster's own notes."""
+ADD = """
+mutation ($name: String!, $repositoryLocationName: String!, $repositoryName: String!) {
+  addDynamicPartition(
+    repositorySelector: {repositoryLocationName: $repositoryLocationName, repositoryName: $repositoryName}
+    partitionsDefName: "domain"
+    partitionKey: $name
+  ) { __typename }
+}
+"""
+LONG = {"epochs": 5000, "patience": None, "batch_size": 32, "accumulate": 1}
+"""So much training that it is always disturbed before its end."""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source domain, built."""
+    data = tmp_path_factory.mktemp("shop") / "data"
+    write_shop(data, sources=("Mugs",), **ALONE)
+    Cli(data)("run")
+    return data
+
+
+@pytest.fixture
+def data(shop: Path, tmp_path: Path) -> Path:
+    """A copy of it, without the runs: what Dagster knows names folders."""
+    return Path(shutil.copytree(shop, tmp_path / "data", ignore=shutil.ignore_patterns(".dagster")))
+
+
+def _versions(data: Path) -> dict[str, str]:
+    return {artifact.ref: artifact.version for artifact in House(data).store.all_current()}
+
+
+def _sound(data: Path) -> None:
+    """Everything is built, whole, and nothing is left of what was disturbed."""
+    house = House(data)
+    assert plan(house, house.present()) == []
+    assert not any(house.store.verify_all().values())
+    house.store.sweep()
+    assert staged(house.store) == []
+
+
+def _recommended(data: Path) -> set[str]:
+    """The domains that have recommendations in the catalogue."""
+    rows = query(House(data).catalogue, "SELECT DISTINCT domain FROM reports.recommendations", {}).to_pylist()
+    return {row["domain"] for row in rows}
+
+
+def _quiet(served: Served) -> bool:
+    """All runs have ended, and everything is built."""
+    house = House(served.data)
+    return all(run.status in ENDED for run in served.runs()) and not plan(house, house.present())
+
+
+def test_a_category_dropped_into_the_folder_ends_as_recommendations(data: Path) -> None:
+    with Served(data) as served:
+        before = _versions(data)
+        write_raw(data / "raw_files", "Toys", 0)
+        served.until(lambda: "models/finetuned@Toys" in _versions(data) and _quiet(served), "Toys is built")
+        assert _recommended(data) == {"Mugs", "Toys"}
+        built = _versions(data)
+        assert {ref for ref in before if built[ref] != before[ref]} == {
+            "warehouse/catalogue@_all",
+            "warehouse/report@_all",
+        }
+
+        write_raw(data / "raw_files", "Toys", 1)
+        old = built["raw/ratings@Toys"]
+        served.until(lambda: _versions(data)["raw/ratings@Toys"] != old and _quiet(served), "Toys is built again")
+        again = _versions(data)
+        assert {ref for ref in built if again[ref] != built[ref] and not ref.endswith("@Toys")} <= {
+            "warehouse/catalogue@_all",
+            "warehouse/report@_all",
+        }
+        assert again["models/finetuned@Toys"] != built["models/finetuned@Toys"]
+        runs = served.runs()
+        assert [(run.status, run.partition) for run in runs] == [("SUCCESS", "Toys"), ("SUCCESS", None)] * 2
+        assert served.slots() == 0
+    _sound(data)
+
+
+def _training(served: Served, domain: str) -> Run:
+    """The run of a domain, once it trains."""
+    state = House(served.data).cache / "training"
+    before = set(state.glob("*"))
+
+    def found() -> Run | None:
+        running = [run for run in served.runs() if run.partition == domain and run.status == "STARTED"]
+        return running[-1] if running and set(state.glob("*")) - before else None
+
+    return cast(Run, served.until(found, f"{domain} is being trained"))
+
+
+@pytest.fixture
+def quick_home(tmp_path: Path) -> dict[str, str]:
+    """The shipped dagster.yaml with run monitoring that looks every second."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shipped = (REPOSITORY / "dagster.yaml").read_text()
+    quick = re.sub(r"(poll_interval_seconds|free_slots_after_run_end_seconds): \d+", r"\1: 1", shipped)
+    (home / "dagster.yaml").write_text(quick)
+    return {"DAGSTER_HOME": str(home)}
+
+
+def test_cancelled_then_two_at_once(data: Path, quick_home: dict[str, str]) -> None:
+    write_settings(data, domains=ROLES, finetuning=LONG)
+    write_raw(data / "raw_files", "Toys", 0)
+    with Served(data, quick_home) as served:
+        served.ask(ADD, name="Toys", **JOB)
+        cancelled = served.launch("Toys", *ASSETS)
+        _training(served, "Toys")
+        assert served.slots() == 1
+        served.ask(TERMINATE, run=cancelled)
+        assert served.ended(cancelled) == "CANCELED"
+        served.until(lambda: served.slots() == 0, "its slot is free")
+        house = House(data)
+        assert house.store.require("core/sequences", "Toys")
+        assert house.store.current("models/scratch", "Toys") is None
+        assert not any(house.store.verify_all().values())
+
+        write_settings(data, domains=ROLES)
+        pair = [served.launch("Toys", *ASSETS) for _ in range(2)]
+        assert [served.ended(run) for run in pair] == ["SUCCESS", "SUCCESS"]
+        assert served.slots() == 0
+    assert all(len(list(folder.glob("v=*"))) == 1 for folder in data.glob("*/*/domain=Toys"))
+    Cli(data)("run")
+    _sound(data)
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        "everything",
+        pytest.param("the daemon", marks=pytest.mark.soak),
+        pytest.param("the step", marks=pytest.mark.soak),
+    ],
+)
+def test_killed_during_a_run(data: Path, quick_home: dict[str, str], victims: str) -> None:
+    write_settings(data, domains=ROLES, finetuning=LONG, **ALONE)
+    write_raw(data / "raw_files", "Toys", 0)
+    with Served(data, quick_home) as served:
+        disturbed = _training(served, "Toys")
+        write_settings(data, domains=ROLES, **ALONE)
+        if victims == "everything":
+            served.kill()
+        elif victims == "the daemon":
+            for pid in served.processes("dagster._daemon"):
+                os.kill(pid, signal.SIGKILL)
+            served.until(lambda: served.process.poll() is not None, "dagster dev ends with its daemon")
+            served.kill()
+        else:
+            os.kill(served.processes("multiprocessing")[-1], signal.SIGKILL)
+            served.until(lambda: _quiet(served), "it is mended")
+            return
+    assert not any(House(data).store.verify_all().values())
+    with Served(data, quick_home) as served:
+        served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")
+        assert served.run(disturbed.id).status == "FAILURE"
+        served.until(lambda: served.slots() == 0, "its slot is free")
+    _sound(data)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount")
+    if (
+        not mounted
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=False).returncode
+    ):
+        pytest.skip("a file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_the_disk_is_full(shop: Path, small_disk: Path) -> None:
+    data = Path(shutil.copytree(shop, small_disk / "data", ignore=shutil.ignore_patterns(".dagster")))
+    before = _versions(data)
+    write_raw(data / "raw_files", "Toys", 0, users=2000, items=50)
+    with Served(data) as served:
+        ballast = small_disk / "ballast"
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(bytes(free - LITTLE))
+        served.until(lambda: [run for run in served.runs() if run.status == "FAILURE"], "a run fails")
+        assert {ref: version for ref, version in _versions(data).items() if ref in before} == before
+        assert not any(House(data).store.verify_all().values())
+        ballast.unlink()
+        (data / "raw_files" / "Toys.csv").touch()
+        served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")
+    _sound(data)

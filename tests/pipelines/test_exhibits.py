@@ -1,0 +1,99 @@
+"""What people look at in Dagster's UI: made of every artifact, small, and never in the way."""
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from pipelines import exhibits as module
+from pipelines import runs
+from pipelines.exhibits import NOT_SHOWN, exhibits
+from pipelines.settings import DATA_VARIABLE, House
+from tests.conftest import Cli
+
+PLOTS = {
+    "core/interactions": ["ratings_plot"],
+    "core/sequences": ["length_plot", "popularity_plot"],
+    "features/item_text": ["words_plot"],
+    "features/item_images": ["sheet"],
+    "models/pretrained": ["training_plot"],
+    "models/scratch": ["training_plot"],
+    "models/finetuned": ["training_plot"],
+    "reports/recommendations": ["shelves"],
+}
+
+
+def pictures(value: Any) -> list[bytes]:
+    """The pictures in a markdown text."""
+    return [base64.b64decode(found) for found in re.findall(r"\(data:image/\w+;base64,([^)]+)\)", value.value)]
+
+
+def test_every_artifact_has_something_to_look_at(tiny: Cli) -> None:
+    house = House(tiny.data)
+    for artifact in house.store.all_current():
+        shown, failed = exhibits(house, artifact)
+        assert not failed, artifact.ref
+        assert shown, artifact.ref
+        assert set(PLOTS.get(artifact.key, [])) <= set(shown), artifact.ref
+        for name, value in shown.items():
+            if isinstance(value, dg.MarkdownMetadataValue):
+                assert len(value.value) < 60_000, (artifact.ref, name, len(value.value))
+                for picture in pictures(value):
+                    assert Image.open(io.BytesIO(picture)).width > 300, (artifact.ref, name)
+
+
+def test_the_same_artifact_is_shown_the_same(tiny: Cli) -> None:
+    house = House(tiny.data)
+    for key in ("core/sequences", "features/item_images", "reports/recommendations"):
+        artifact = house.store.require(key, "Sample_Toys")
+        assert exhibits(house, artifact) == exhibits(house, artifact)
+
+
+def test_what_comes_from_outside_is_text(tiny: Cli, tmp_path: Path) -> None:
+    """A title in a table is a cell, cut to size, never markdown."""
+    house = House(tiny.data)
+    shown, _ = exhibits(house, house.store.require("raw/metadata", "Sample_Toys"))
+    rows = shown["preview"].records
+    assert len(rows) == 5
+    assert all(isinstance(cell, str | int | float | bool) for row in rows for cell in row.data.values())
+    assert max(len(str(cell)) for row in rows for cell in row.data.values()) <= 5 * 62
+
+
+def test_a_picture_that_cannot_be_read_takes_nothing_else_with_it(tiny: Cli, tmp_path: Path) -> None:
+    shutil.copytree(tiny.data, tmp_path / "data", ignore=shutil.ignore_patterns(".dagster", "cache"))
+    house = House(tmp_path / "data")
+    artifact = house.store.require("features/item_images", "Sample_Toys")
+    for shard in artifact.path.glob("*.tar"):
+        shard.unlink()
+    shown, failed = exhibits(house, artifact)
+    assert set(failed) == {"sheet"}
+    assert ".tar" in failed["sheet"]
+    assert shown[NOT_SHOWN].value == failed
+    assert {"preview", "statuses_table"} <= set(shown)
+
+
+def test_a_picture_that_fails_fails_alone_and_is_said(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(subject: module.Subject) -> Any:
+        raise ZeroDivisionError("no axis")
+
+    cli("sample", "--size", "tiny")
+    monkeypatch.setenv(DATA_VARIABLE, str(cli.data))
+    monkeypatch.setattr(module, "_EXHIBITS", {"raw/ratings": ((), {"plot": broken})})
+    house = House(cli.data)
+    stages = runs.plan(house, ["Sample_Toys"], ["raw/ratings"])
+    with dg.DagsterInstance.ephemeral() as instance:
+        (outcome,) = runs.execute(house, stages, instance)
+        record = instance.fetch_materializations(dg.AssetKey(["raw", "ratings"]), limit=1).records[0]
+    assert not outcome.errors
+    assert "no axis" in outcome.warnings[f"raw/ratings {NOT_SHOWN}"]
+    assert record.asset_materialization
+    assert record.asset_materialization.metadata[NOT_SHOWN].value == {"plot": "ZeroDivisionError: no axis"}
+    assert house.store.current("raw/ratings", "Sample_Toys")

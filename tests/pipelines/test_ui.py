@@ -1,0 +1,255 @@
+"""Dagster's UI as an engineer uses it: a headless Chromium finds the graph, builds a domain by clicking, and looks.
+
+The README's pictures come from here: `MMM4REC_SCREENSHOTS=docs/images` takes them, over the demo's data in place of the
+tiny sample's.
+"""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from pipelines.settings import House
+from pipelines.step import NOT_MADE, STEPS
+from tests.conftest import REPOSITORY, Cli
+from tests.pipelines.served import Served
+
+CHROMIUM = shutil.which("chromium")
+LAYERS = ["raw", "core", "features", "models", "reports", "warehouse"]
+TARGET, SOURCE = "Sample_Toys", "Sample_Garden"
+PER_DOMAIN = {key for key, step in STEPS.items() if step.per_domain}
+ONE_RUN = 'not (key:"models/pretrained" or group:"warehouse")'
+"""What is made per domain, in the language of the UI's filter."""
+PATIENCE = 300_000
+"""Milliseconds until the browser gives up: a bound for what never comes."""
+VOLATILE = re.compile(r"built|.*seconds.*|examples_per_second|encoded|reused|resumed_at")
+"""Metadata that says how a build went, not what it made."""
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    named = os.environ.get("MMM4REC_SCREENSHOTS")
+    return REPOSITORY / named if named else tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Cli, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that `mmm4rec run` has built, but one domain, which is as if it had never been."""
+    built: Cli = request.getfixturevalue("demo") if "MMM4REC_SCREENSHOTS" in os.environ else tiny
+    data = tmp_path_factory.mktemp("ui") / "data"
+    shutil.copytree(built.data, data)
+    for key in PER_DOMAIN:
+        shutil.rmtree(House(data).store.folder(key, TARGET))
+    return data
+
+
+@pytest.fixture(scope="module")
+def served(data: Path) -> Iterator[Served]:
+    """`mmm4rec ui` over them; what should go on by itself stays off."""
+    with Served(data) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; root has no sandbox to offer."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page."""
+    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    yield page
+    page.close()
+
+
+def _graph(page: Page, served: Served, selection: str = "") -> None:
+    """The lineage of all assets, or of some."""
+    page.goto(f"http://127.0.0.1:{served.port}/asset-groups")
+    page.get_by_role("button", name="Materialize all").wait_for()
+    if selection:
+        page.locator(".CodeMirror").click()
+        page.keyboard.type(selection)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("warehouse", exact=True)).to_have_count(0)
+
+
+def _materialise(page: Page, domain: str) -> str:
+    """Click until a run of the assets shown has begun; its page is open then."""
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_text("Select a partition").click()
+    page.get_by_role("menuitem", name=domain).click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch 1 run").click()
+    page.get_by_role("button", name="View").click()
+    page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
+    return page.url.rpartition("/")[2].partition("?")[0]
+
+
+@pytest.fixture(scope="module")
+def run(served: Served, browser: Browser, pictures: Path) -> str:
+    """The run that a person starts by clicking and watches until it succeeds; its id."""
+    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    _graph(page, served, ONE_RUN)
+    run = _materialise(page, TARGET)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=2 * PATIENCE)
+    page.wait_for_timeout(1000)  # until the bars have their last lengths
+    page.screenshot(path=pictures / "run.png")
+    page.close()
+    return run
+
+
+@needs_chromium
+def test_a_domain_is_built_by_clicking(run: str, data: Path, served: Served) -> None:
+    assert served.run(run).status == "SUCCESS"
+    assert served.run(run).partition == TARGET
+    house = House(data)
+    for key in PER_DOMAIN:
+        assert house.store.verify(house.store.require(key, TARGET)) == []
+
+
+@needs_chromium
+def test_the_ui_leaves_the_trace_of_the_command_line(run: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(REPOSITORY))
+    monkeypatch.setenv("MMM4REC_DAGSTER", str(data / ".dagster"))
+    with dg.DagsterInstance.get() as instance:
+        for key in PER_DOMAIN:
+            asset = dg.AssetKey(key.split("/"))
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[TARGET]), limit=2
+            ).records
+            assert len(records) == 2, key
+            clicked, typed = (record.asset_materialization for record in records)
+            assert clicked is not None
+            assert typed is not None
+            assert records[0].run_id == run
+            assert list(clicked.metadata) == list(typed.metadata), key
+            if key.split("/")[0] in ("raw", "core", "features"):  # trained on any number of threads, models differ
+                assert _lasting(clicked, data) == _lasting(typed, data), key
+                assert clicked.tags["dagster/data_version"] == typed.tags["dagster/data_version"]
+        runs = {record.run_id for record in instance.get_runs(dg.RunsFilter(tags={"dagster/partition": TARGET}))}
+        assert _checks(instance, {run}) == _checks(instance, runs - {run})
+
+
+def _lasting(event: dg.AssetMaterialization, data: Path) -> dict[str, Any]:
+    """The metadata of what was made, wherever the data lie."""
+    home = re.compile(r"(file://)?/.*/(?=(raw|core|features)/)")
+    return {
+        name: home.sub("", str(value.value)) if name in ("path", "dagster/uri") else value
+        for name, value in event.metadata.items()
+        if not VOLATILE.fullmatch(name)
+    }
+
+
+def _checks(instance: dg.DagsterInstance, runs: set[str]) -> dict[tuple[str, str], bool]:
+    """What the checks of some runs said of the target domain's assets."""
+    logs = (
+        entry.dagster_event.asset_check_evaluation_data
+        for run in runs
+        for entry in instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if entry.dagster_event
+    )
+    return {("/".join(found.asset_key.path), found.check_name): found.passed for found in logs}
+
+
+@needs_chromium
+def test_a_source_domain_says_what_it_does_not_have(run: str, served: Served) -> None:
+    """Everything of a source domain can be asked for: what is for target domains only is left out, and said so."""
+    asked = served.launch(SOURCE, "models/scratch", "models/finetuned", "reports/metrics")
+    assert served.ended(asked) == "SUCCESS"
+    answer = served.ask(
+        """
+        query ($key: AssetKeyInput!, $partition: String!) {
+          assetOrError(assetKey: $key) { ... on Asset { assetMaterializations(limit: 1, partitions: [$partition]) {
+            tags { key value } metadataEntries { label ... on TextMetadataEntry { text } }
+          } } }
+        }
+        """,
+        key={"path": ["models", "finetuned"]},
+        partition=SOURCE,
+    )
+    (event,) = answer["assetOrError"]["assetMaterializations"]
+    assert {"key": "dagster/data_version", "value": NOT_MADE} in event["tags"]
+    assert any("not made for Sample_Garden" in entry.get("text", "") for entry in event["metadataEntries"])
+
+
+@needs_chromium
+def test_the_graph_reads_from_raw_to_warehouse(run: str, page: Page, served: Served, pictures: Path) -> None:
+    page.set_viewport_size({"width": 2000, "height": 950})
+    _graph(page, served)
+    titles = [page.get_by_text(layer, exact=True).last for layer in LAYERS]
+    places = [_left(title) for title in titles]
+    assert places == sorted(places)
+    page.keyboard.press("Alt+e")
+    for key in STEPS:
+        expect(page.get_by_text(key.split("/")[1], exact=True).last).to_be_visible()
+    page.wait_for_timeout(3000)  # the layout moves
+    page.screenshot(path=pictures / "graph.png")
+
+
+def _left(element: Locator) -> float:
+    box = element.bounding_box()
+    assert box
+    return box["x"]
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("key", "name", "picture"),
+    [
+        ("core/sequences", "popularity_plot", "popularity.png"),
+        ("models/finetuned", "training_plot", "training.png"),
+        ("features/item_images", "sheet", "items.png"),
+        ("reports/recommendations", "shelves", "shelves.png"),
+    ],
+)
+def test_what_there_is_to_look_at_is_shown(
+    run: str, page: Page, served: Served, pictures: Path, key: str, name: str, picture: str
+) -> None:
+    page.goto(f"http://127.0.0.1:{served.port}/assets/{key}?view=partitions&partition={TARGET}")
+    row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
+    row.get_by_text("[Show Markdown]").click()
+    drawn = page.get_by_role("dialog").get_by_role("img")
+    expect(drawn.first).to_be_visible()
+    for image in drawn.all():
+        assert image.evaluate("image => image.complete && image.naturalWidth") > 300
+    page.wait_for_timeout(500)  # the dialog fades in
+    page.screenshot(path=pictures / picture)
+
+
+@needs_chromium
+def test_numbers_are_plotted_over_the_domains(run: str, page: Page, served: Served, pictures: Path) -> None:
+    page.goto(f"http://127.0.0.1:{served.port}/assets/reports/metrics")
+    page.get_by_role("button", name="Plots").click()
+    expect(page.get_by_text("ndcg_10/popularity").first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    page.wait_for_timeout(1500)  # the lines grow
+    page.screenshot(path=pictures / "plots.png")
+
+
+def test_the_ui_listens_on_loopback_alone(served: Served) -> None:
+    """Bound to 127.0.0.1, it answers at no other address of this machine, the rest of loopback included."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10):
+        pass
+    for other in {"127.0.0.2", *socket.gethostbyname_ex(socket.gethostname())[2]} - {"127.0.0.1"}:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((other, served.port), timeout=10)

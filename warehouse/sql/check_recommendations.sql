@@ -1,0 +1,31 @@
+-- Every user is recommended as many items as asked for (or as many as are left), each once, ranked by falling score, and
+-- none that the user already has unless that is wanted.
+WITH recommendations AS (
+    SELECT *, lag(score) OVER (PARTITION BY user_id ORDER BY rank) AS score_before
+    FROM read_parquet($recommendations)
+),
+interactions AS (
+    SELECT DISTINCT user_id, item_id FROM read_parquet($interactions)
+),
+user_counts AS (
+    SELECT user_id, count(*) AS rows, count(DISTINCT item_id) AS items, max(rank) AS last_rank
+    FROM recommendations
+    GROUP BY user_id
+),
+left_over AS (
+    SELECT user_id, (SELECT count(*) FROM read_parquet($items)) - $exclude_seen::INTEGER * count(*) AS items
+    FROM interactions
+    GROUP BY user_id
+)
+SELECT
+    (
+        SELECT count(*)
+        FROM left_over
+        LEFT JOIN user_counts USING (user_id)
+        WHERE coalesce(user_counts.rows, 0) <> least(left_over.items, $k)
+    ) AS users_with_too_few_or_many,
+    (SELECT count(*) FROM user_counts ANTI JOIN left_over USING (user_id)) AS users_unknown,
+    (SELECT count(*) FROM user_counts WHERE items <> rows OR last_rank <> rows) AS users_with_repeats_or_gaps,
+    (SELECT count(*) FROM recommendations WHERE score > score_before) AS scores_that_rise,
+    (SELECT count(*) FROM recommendations SEMI JOIN interactions USING (user_id, item_id) WHERE $exclude_seen)
+        AS items_already_had
