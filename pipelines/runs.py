@@ -17,6 +17,7 @@ import dagster as dg
 
 from features.errors import FeatureError
 from mmm4rec.errors import ModelError
+from pipelines import lineage
 from pipelines.definitions import defs
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
@@ -118,6 +119,16 @@ def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance)
         outcome = _run(stage, instance, job)
         failed |= {(key, stage.domain) for key in outcome.errors}
         yield outcome
+
+
+def unrecorded(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance) -> list[Stage]:
+    """Stages that build nothing, for what stands in the store and not in the event log; without those of `stages`."""
+    planned = {ref for stage in stages for ref in stage.refs}
+    behind: dict[str, list[Step]] = {}
+    for key, domain in lineage.unrecorded(house, instance):
+        if (key, domain) not in planned:
+            behind.setdefault(domain, []).append(STEPS[key])
+    return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 
 
 def survey(house: House) -> list[dict[str, Any]]:

@@ -98,7 +98,10 @@ class Step:
                 "need a source domain with raw files; domains.yaml gives the roles"
             )
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
-        inputs = self.inputs(house, domain)
+        with house.store.holding(self.refs(house, domain)) as inputs:
+            return self._publish(house, domain, inputs)
+
+    def _publish(self, house: House, domain: str, inputs: Sequence[Artifact]) -> tuple[Artifact, bool]:
         wanted = self.recipe(house, domain, inputs)
 
         def build(out: Path) -> Mapping[str, Any]:
