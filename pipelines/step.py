@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
+from pipelines.columns import column_lineage
+from pipelines.openlineage import told
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
@@ -179,10 +181,14 @@ def step(
         )
         def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
             domain = context.partition_key if per_domain else ALL
-            artifact, built = stated.publish(House(data_folder()), domain)
+            house = House(data_folder())
+            with told(house, key, context.job_name, context.run_id) as tell:
+                artifact, built = stated.publish(house, domain)
+                tell(artifact)
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
             return dg.MaterializeResult(
-                data_version=dg.DataVersion(artifact.version), metadata=metadata(artifact, built)
+                data_version=dg.DataVersion(artifact.version),
+                metadata=metadata(artifact, built) | column_lineage(artifact),
             )
 
         return asset
