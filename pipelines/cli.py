@@ -40,6 +40,13 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Data folder; else MMM4REC_DATA, else ./data.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Named = Annotated[
+    str,
+    typer.Argument(
+        help="layer/noun@domain (the current version; without a domain, what spans all), layer/noun@domain:version, "
+        "or a version; versions may be cut."
+    ),
+]
 
 
 def _house(data: Path | None) -> "House":
@@ -181,10 +188,9 @@ def run(
             _table(["domain", "stale"], [(p["domain"], ", ".join(p["assets"])) for p in planned])
         return
     house.store.sweep()
-    outcomes = []
-    if stages:
-        with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
-            outcomes = list(runs.execute(house, stages, instance))
+    with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
+        stages = runs.unrecorded(house, stages, instance) + stages
+        outcomes = list(runs.execute(house, stages, instance)) if stages else []
     for outcome in outcomes:
         for check, found in outcome.warnings.items():
             err.print(
@@ -395,6 +401,116 @@ def _say(text: str) -> None:
 
 def _complain(text: str) -> None:
     err.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Examples: `mmm4rec trace models/finetuned@Sample_Toys` · `mmm4rec trace 3f2a91c0 --json`")
+def trace(artifact: Named, data: Data = None, as_json: Json = False) -> None:
+    """Show what an artifact was made from, as a tree down to the sha256 of each raw file."""
+    house = _house(data)
+    from pipelines import lineage
+    from warehouse.lineage import Lineage
+
+    known = Lineage.of(house.store)
+    root = known.find(artifact)
+    if as_json:
+        _print_json([lineage.describe(known, version) for version in known.upstream([root])])
+    else:
+        out.print(lineage.tree(known, root), soft_wrap=True)
+
+
+@app.command(epilog="Examples: `mmm4rec impact Sample_Toys.csv` · `mmm4rec impact 3f2a91c0`")
+def impact(
+    raw: Annotated[str, typer.Argument(help="A raw file's name, or the first digits of its sha256.", metavar="RAW")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List every version that was made from a raw file, first what reads it."""
+    house = _house(data)
+    from pipelines import lineage
+    from warehouse.lineage import Lineage
+
+    known = Lineage.of(house.store)
+    rows = [lineage.describe(known, version) for version in known.downstream(known.readers(raw))]
+    if as_json:
+        _print_json(rows)
+    else:
+        shown = ("key", "domain", "version", "created")
+        _table([*shown, "current"], ((*(r[name] for name in shown), "yes" if r["current"] else "no") for r in rows))
+
+
+@app.command(epilog="Examples: `mmm4rec verify` · `mmm4rec verify Sample_Toys --all`")
+def verify(
+    domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all, and what spans them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Versions that are not current too.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Hash every file again. Exit 1 if one is damaged: `mmm4rec run` then builds it anew."""
+    house = _house(data)
+    from pipelines import lineage, progress
+
+    with progress.bars(), progress.show("bytes") as done:
+        found = lineage.verify(house, domains or [], everything, done)
+    damaged = {name: problems for name, problems in found.items() if problems}
+    if as_json:
+        _print_json({"verified": len(found), "damaged": damaged})
+    else:
+        out.print(f"{len(found):,} versions hashed, {len(damaged):,} damaged")
+    for name, problems in damaged.items():
+        for problem in problems:
+            err.print(f"[red]{escape(name)}:[/red] {escape(problem)}", highlight=False, soft_wrap=True)
+    if damaged:
+        err.print("next: [bold]mmm4rec run[/bold]")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: `mmm4rec gc --dry-run` · `mmm4rec gc`")
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Remove versions that nothing current, pinned, open or at work needs, and what ended processes left behind."""
+    house = _house(data)
+    from pipelines.garbage import collect
+
+    found = collect(house, dry_run)
+    if as_json:
+        _print_json([dataclasses.asdict(leftover) for leftover in found])
+        return
+    if found:
+        _table(["", "bytes", "what"], ((leftover.kind, f"{leftover.bytes:,}", leftover.name) for leftover in found))
+    what = "would be removed" if dry_run else "removed"
+    out.print(f"{what}: {len(found):,}, together {sum(leftover.bytes for leftover in found):,} bytes")
+
+
+@app.command(epilog="Examples: `mmm4rec pin models/finetuned@Sample_Toys` · `mmm4rec pin`")
+def pin(
+    artifact: Annotated[str | None, typer.Argument(help="As for `mmm4rec trace`; else list what is pinned.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a version, and all that it was made from, whatever becomes current."""
+    _pin(_house(data), artifact, True, as_json)
+
+
+@app.command(epilog="Example: `mmm4rec unpin models/finetuned@Sample_Toys:3f2a91c0`")
+def unpin(artifact: Named, data: Data = None, as_json: Json = False) -> None:
+    """Let `mmm4rec gc` remove a version again, once nothing else needs it."""
+    _pin(_house(data), artifact, False, as_json)
+
+
+def _pin(house: "House", name: str | None, on: bool, as_json: bool) -> None:
+    """Pin a version or let it go, and list what is pinned."""
+    from warehouse.lineage import Lineage, named
+
+    if name is not None and not house.store.mark(Lineage.of(house.store).find(name), "pin", on):
+        _fail(f"{name} has just been collected")
+    pinned = [named(version) for version in house.store.marked("pin")]
+    if as_json:
+        _print_json(pinned)
+    else:
+        _table(["pinned"], ([version] for version in pinned))
 
 
 @app.command(epilog="Example: `mmm4rec report`")

@@ -14,12 +14,13 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines import lineage
 from pipelines.definitions import defs
 from pipelines.exhibits import NOT_SHOWN
 from pipelines.launcher import bury, process_tag
 from pipelines.plan import Stage, plan
 from pipelines.settings import House
-from pipelines.step import DOMAINS, Ref
+from pipelines.step import DOMAINS, STEPS, Ref, Step
 from warehouse.staging import held
 
 _DATABASES = ("history", "schedules")
@@ -77,6 +78,16 @@ def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance)
             outcome = _run(house, stage, instance, job, tags)
             failed |= {(key, stage.domain) for key in outcome.errors}
             yield outcome
+
+
+def unrecorded(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance) -> list[Stage]:
+    """Stages that build nothing, for what stands in the store and not in the event log; without those of `stages`."""
+    planned = {ref for stage in stages for ref in stage.refs}
+    behind: dict[str, list[Step]] = {}
+    for key, domain in lineage.unrecorded(house, instance):
+        if (key, domain) not in planned:
+            behind.setdefault(domain, []).append(STEPS[key])
+    return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 
 
 def survey(house: House) -> list[dict[str, Any]]:

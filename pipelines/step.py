@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
+from pipelines.columns import column_lineage
 from pipelines.exhibits import exhibits
+from pipelines.openlineage import told
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
@@ -110,7 +112,10 @@ class Step:
     def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
         """Build and publish, unless a version of the same recipe is there already."""
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
-        inputs = self.inputs(house, domain)
+        with house.store.holding(self.refs(house, domain)) as inputs:
+            return self._publish(house, domain, inputs)
+
+    def _publish(self, house: House, domain: str, inputs: Sequence[Artifact]) -> tuple[Artifact, bool]:
         wanted = self.recipe(house, domain, inputs)
 
         def build(out: Path) -> Mapping[str, Any]:
@@ -207,7 +212,9 @@ def step(
             try:
                 if not stated.applies(house, domain):
                     return _not_made(stated, domain)
-                artifact, built = stated.publish(house, domain)
+                with told(house, key, context.job_name, context.run_id) as tell:
+                    artifact, built = stated.publish(house, domain)
+                    tell(artifact)
             except Exception as error:
                 if may_pass(error):
                     raise
@@ -218,7 +225,7 @@ def step(
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             return dg.MaterializeResult(
                 data_version=dg.DataVersion(artifact.version),
-                metadata=shown | metadata(artifact, built),
+                metadata=shown | metadata(artifact, built) | column_lineage(artifact),
                 check_results=[_check_files(house, artifact)],
             )
 

@@ -49,7 +49,7 @@ def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> Item
             sink.write_all(_cleaned(metadata))
         parameters = {"cleaned": pattern(cleaned)}
         execute(connection, "kept_lines", parameters)
-        items = write_parquet(connection, "items", out / "items.parquet", TABLES["core/items/items"], parameters)
+        items = write_parquet(connection, "kept_items", out / "items.parquet", TABLES["core/items/items"], parameters)
         rejected = write_parquet(
             connection, "items_rejected", out / "rejected.parquet", TABLES["core/items/rejected"], parameters
         )

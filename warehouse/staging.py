@@ -51,10 +51,14 @@ class Staging:
         if not self._folders():
             return 0
         with self.lock():
-            left = [folder for folder in self._folders() if not _in_use(folder)]
+            left = self.folders(living=False)
             for folder in left:
                 shutil.rmtree(folder, ignore_errors=True)
             return len(left)
+
+    def folders(self, living: bool) -> list[Path]:
+        """The folders of processes that live, or those that ended ones have left; to be asked under `lock`."""
+        return [folder for folder in self._folders() if _in_use(folder) == living]
 
     def _folders(self) -> list[Path]:
         return [path for path in (self.root / ".staging").glob("*") if path.is_dir() and not path.is_symlink()]

@@ -2,6 +2,8 @@
 
     <root>/<layer>/<noun>/domain=<domain>/v=<version>/   the artifact's files and manifest.json
     <root>/<layer>/<noun>/domain=<domain>/CURRENT        the version readers take
+    <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `warehouse.garbage`
+    <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
 
 A version is staged beside the store, flushed, described, renamed into place, and only then named by CURRENT, so a
 reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next publication
@@ -15,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,19 +31,30 @@ from warehouse.staging import Staging, fsync, is_full, make_folder
 
 ALL = "_all"
 """The domain of an artifact that spans all domains."""
+HELD, RECIPE = "held.json", "recipe"
+"""In the staging area: which versions a process reads, and the digest of the recipe that it builds."""
+Version = tuple[str, str, str]
+"""(key, domain, version)."""
+Mark = Literal["pin", "damaged"]
 
 _DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_LAYER = "[!.]*"
+"""Not the staging area, whose folders come and go."""
 _KEY = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
 
 
 def check_domain(domain: str) -> str:
     """Return `domain` if it is safe as a folder name and as text in SQL; raise `WarehouseError` otherwise."""
-    if domain != ALL and not _DOMAIN.fullmatch(domain):
+    if not _is_domain(domain):
         raise WarehouseError(
             f"{domain!r} is no domain name: a letter, then at most 63 letters, digits or underscores; "
             "rename the raw files, or give the category a short name in domains.yaml"
         )
     return domain
+
+
+def _is_domain(name: str) -> bool:
+    return name == ALL or bool(_DOMAIN.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,11 @@ class Artifact:
     version: str
     path: Path
     manifest: Mapping[str, Any]
+
+    @property
+    def named(self) -> Version:
+        """(key, domain, version)."""
+        return self.key, self.domain, self.version
 
     @property
     def ref(self) -> str:
@@ -91,13 +109,18 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._staging = Staging(root)
+        self.staging = Staging(root)
 
     def folder(self, key: str, domain: str) -> Path:
         """The folder that holds every version of one artifact."""
         if not _KEY.fullmatch(key):
             raise WarehouseError(f"{key!r} is no artifact key; keys read layer/noun, such as core/sequences")
         return self.root / key / f"domain={check_domain(domain)}"
+
+    def path(self, version: Version) -> Path:
+        """The folder of one version."""
+        key, domain, digest = version
+        return self.folder(key, domain) / f"v={digest}"
 
     def current(self, key: str, domain: str) -> Artifact | None:
         """The version readers should take, or None if the artifact was never published.
@@ -111,7 +134,12 @@ class Store:
             return None
         if not VERSION.fullmatch(version):
             raise WarehouseError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {_mend(domain)}")
-        return self._read(key, domain, folder / f"v={version}")
+        try:
+            return self._read(key, domain, folder / f"v={version}")
+        except WarehouseError:
+            if _pointed(folder) == version:
+                raise
+            return self.current(key, domain)  # it moved on between the two looks
 
     def whole(self, key: str, domain: str) -> Artifact | None:
         """Like `current`, but None also if a file is missing or has another size, or nothing says what it should be."""
@@ -133,6 +161,67 @@ class Store:
         """The current version of everything, sorted by key and domain."""
         found = (self.current(key, domain) for key, domain in self._published())
         return [artifact for artifact in found if artifact]
+
+    def versions(self) -> dict[Version, Artifact | None]:
+        """Every version there is, current or not, sorted; None for one whose manifest cannot be read."""
+        found: dict[Version, Artifact | None] = {}
+        for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/v=*")):
+            key, domain, version = named = _named(path, "v")
+            if not (_KEY.fullmatch(key) and _is_domain(domain) and VERSION.fullmatch(version)):
+                continue  # nothing of ours
+            try:
+                found[named] = self._read(key, domain, path)
+            except WarehouseError:
+                found[named] = None
+        return found
+
+    def pointed(self) -> dict[tuple[str, str], Version]:
+        """The version that each CURRENT names, by (key, domain), whether or not it is there and whole.
+
+        Raises:
+            WarehouseError: a CURRENT cannot be read.
+        """
+        named = ((key, domain, _pointed(self.folder(key, domain))) for key, domain in self._published())
+        return {(key, domain): (key, domain, version) for key, domain, version in named if version}
+
+    def marked(self, mark: Mark) -> list[Version]:
+        """The versions that bear a mark, sorted."""
+        return [_named(path, mark) for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/{mark}=*"))]
+
+    def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
+        """Set or remove a mark of a version, and return whether that version is there.
+
+        A pinned version is never collected. A damaged one counts as absent for `whole`, so that the next run builds
+        it again; what is then put in its place bears no mark.
+        """
+        path = self._marking(version, mark)
+        with self.staging.lock():  # so that it is not collected meanwhile
+            there = self.path(version).is_dir()
+            if on and there:
+                path.touch()
+            else:
+                path.unlink(missing_ok=True)
+            fsync(path.parent)
+        return there
+
+    @contextmanager
+    def holding(self, refs: Sequence[tuple[str, str]]) -> Iterator[list[Artifact]]:
+        """The current versions of (key, domain) pairs, which nobody collects until the end of the block.
+
+        With them is kept what they were made of. A process that is killed lets go of all.
+
+        Raises:
+            WarehouseError: one has not been built.
+        """
+        with ExitStack() as stack:
+            with self._room_for("noting what is read"):
+                hold = stack.enter_context(self.staging.new())
+                # Under the lock, so that nothing is collected between being found and being held.
+                with self.staging.lock():
+                    found = [self.require(key, domain) for key, domain in refs]
+                    text = json.dumps([[a.key, a.domain, a.version] for a in found])
+                    (hold / HELD).write_text(text, encoding="utf-8")
+            yield found
 
     def verify(self, artifact: Artifact) -> list[str]:
         """What is wrong with a version, each with its path; every byte is read. An empty list: it is whole."""
@@ -173,7 +262,7 @@ class Store:
 
         What a living process is making stays.
         """
-        return self._staging.sweep()
+        return self.staging.sweep()
 
     def publish(
         self,
@@ -195,11 +284,14 @@ class Store:
         """
         with self._room_for(f"building {recipe.key} of {recipe.domain}"):
             self.sweep()
-            known = self._with_recipe(recipe)
-            if known:
-                self._point(known)
-                return known, False
-            with self._staging.new() as staging:
+            with self.staging.new() as staging:
+                # Found and pointed to in one, so that nobody collects it in between.
+                with self.staging.lock():
+                    known = self._with_recipe(recipe)
+                    if known:
+                        self._point(known, staging)
+                        return known, False
+                    (staging / RECIPE).write_text(recipe.digest, encoding="utf-8")
                 files = staging / "files"
                 files.mkdir()
                 summary = build(files)
@@ -209,7 +301,7 @@ class Store:
         """Let `<root>/<name>` be that file of the artifact's current version; whoever has the old one open keeps it."""
         with self._room_for(f"showing {name}"):
             if not self.exposes(artifact, name):
-                with self._staging.new() as staging, self._staging.lock():
+                with self.staging.new() as staging, self.staging.lock():
                     # Of two that expose at once, the later one might be the one with the older version.
                     latest = self.current(artifact.key, artifact.domain) or artifact
                     os.link(latest.path / name, staging / "exposed")
@@ -235,9 +327,13 @@ class Store:
                 ) from error
             raise
 
+    def _marking(self, version: Version, mark: Mark) -> Path:
+        key, domain, digest = version
+        return self.folder(key, domain) / f"{mark}={digest}"
+
     def _published(self) -> Iterator[tuple[str, str]]:
         """(key, domain) of all that has a CURRENT."""
-        for pointer in sorted(self.root.glob("*/*/domain=*/CURRENT")):
+        for pointer in sorted(self.root.glob(f"{_LAYER}/*/domain=*/CURRENT")):
             layer, noun, domain = pointer.parts[-4:-1]
             yield f"{layer}/{noun}", domain.removeprefix("domain=")
 
@@ -275,7 +371,7 @@ class Store:
         make_folder(artifact.path.parent)
         # All that takes room is done before anything moves.
         write_durably(staging / "CURRENT", version)
-        with self._staging.lock():
+        with self.staging.lock():
             artifact = self._place(artifact, staging)
             (staging / "CURRENT").replace(artifact.path.parent / "CURRENT")
             fsync(artifact.path.parent)
@@ -292,6 +388,7 @@ class Store:
             if os.path.lexists(target):
                 target.rename(staging / "broken")
             files.rename(target)
+            self._marking(made.named, "damaged").unlink(missing_ok=True)
         elif there.manifest["recipe"] == made.manifest["recipe"]:
             # Somebody was faster. Made by recipe, their bytes need not be ours: their manifest stays with them.
             return there
@@ -322,12 +419,10 @@ class Store:
             raise WarehouseError(f"{path} has no readable manifest ({wrong}); {_mend(domain)}, or delete that folder")
         return Artifact(key, domain, version, path, manifest)
 
-    def _point(self, artifact: Artifact) -> None:
+    def _point(self, artifact: Artifact, staging: Path) -> None:
         """Move CURRENT, unless it stands there already."""
         folder = artifact.path.parent
-        if _pointed(folder) == artifact.version:
-            return
-        with self._staging.new() as staging:
+        if _pointed(folder) != artifact.version:
             write_durably(staging / "CURRENT", artifact.version)
             (staging / "CURRENT").replace(folder / "CURRENT")
             fsync(folder)
@@ -381,12 +476,20 @@ def _pointed(folder: Path) -> str | None:
         raise WarehouseError(f"{folder / 'CURRENT'} cannot be read ({error.strerror}): delete it") from error
 
 
+def _named(path: Path, what: str) -> Version:
+    """The version that `<layer>/<noun>/domain=<domain>/<what>=<version>` speaks of, unchecked."""
+    layer, noun, domain, name = path.parts[-4:]
+    return f"{layer}/{noun}", domain.removeprefix("domain="), name.removeprefix(f"{what}=")
+
+
 def _mend(domain: str) -> str:
     return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
 
 
 def _whole(artifact: Artifact) -> bool:
-    """Whether every file the manifest names is there at its size (hashes are the business of `verify`)."""
+    """Whether every file the manifest names is there at its size, and `verify` has not found it damaged."""
+    if (artifact.path.parent / f"damaged={artifact.version}").exists():
+        return False
     for name, facts in artifact.manifest["files"].items():
         path = artifact.path / name
         if path.is_symlink() or not path.is_file() or path.stat().st_size != facts["bytes"]:

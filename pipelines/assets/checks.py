@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines.lineage import disagreements
 from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS
 from warehouse.checks import violations
@@ -207,3 +208,14 @@ def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.A
         name: f"{summary[name]} (published: {count})" for name, count in known.items() if summary[name] != count
     }
     return dg.AssetCheckResult(passed=not differing, severity=dg.AssetCheckSeverity.WARN, metadata=differing)
+
+
+@dg.asset_check(asset=dg.AssetKey(["warehouse", "catalogue"]))
+def store_catalogue_and_event_log_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The catalogue shows, and Dagster's event log has as the last of each asset, the version that is current."""
+    found = disagreements(House(data_folder()), context.instance)
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"disagreements": len(found), "examples": "; ".join(found[:5]) or "none"},
+    )

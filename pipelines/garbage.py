@@ -1,0 +1,69 @@
+"""Garbage of a data folder: what the store does not need (`warehouse.garbage`), and the cache of what is gone.
+
+Of the cache goes what belongs to a version or a recipe that is no more: mapped copies, logs and unfinished states of
+trainings. Pictures and vectors were costly, and an earlier encoder may come back: they stay until a person removes
+them (docs/decisions/0007).
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from features.errors import FeatureError
+from mmm4rec.errors import ModelError
+from pipelines.assets import models  # noqa: F401 - declares the steps
+from pipelines.settings import House
+from pipelines.step import STEPS
+from warehouse import garbage
+from warehouse.errors import WarehouseError
+from warehouse.garbage import Leftover
+from warehouse.lineage import named
+
+__all__ = ["collect"]
+
+_BY_RECIPE = ("training", "logs")
+"""Folders of the cache with a folder a recipe."""
+
+
+def collect(house: House, dry_run: bool = False) -> list[Leftover]:
+    """Remove what nobody needs and say what it was; with `dry_run`, only say it."""
+    found = garbage.collect(house.store, dry_run)
+    gone = {leftover.name for leftover in found if leftover.kind == "version"}
+    kept = {version: made for version, made in house.store.versions().items() if named(version) not in gone}
+    folders = [*_copies(house, {version for _, _, version in kept})]
+    if any((house.cache / name).is_dir() for name in _BY_RECIPE):
+        recipes = {artifact.manifest["recipe"] for artifact in kept.values() if artifact}
+        folders += _states(house, recipes | garbage.building(house.store) | _wanted(house))
+    for folder in folders:
+        found.append(Leftover("cache", str(folder.relative_to(house.data)), garbage.size(folder)))
+        if not dry_run:
+            shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _copies(house: House, versions: set[str]) -> Iterator[Path]:
+    """Mapped copies of tables that are gone: `lookup/<domain>/<view>/<version>`."""
+    for folder in sorted((house.cache / "lookup").glob("*/*/*")):
+        if folder.is_dir() and folder.name not in versions:
+            yield folder
+
+
+def _states(house: House, recipes: set[str]) -> Iterator[Path]:
+    """What trainings of recipes left that are neither built nor to be built."""
+    for name in _BY_RECIPE:
+        for folder in sorted((house.cache / name).glob("*")):
+            if folder.is_dir() and folder.name not in recipes:
+                yield folder
+
+
+def _wanted(house: House) -> set[str]:
+    """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
+    found = set()
+    for step in STEPS.values():
+        if step.key.startswith("models/"):
+            for domain in step.domains(house, house.present()):
+                try:
+                    found.add(step.recipe(house, domain, step.inputs(house, domain)).digest)
+                except (WarehouseError, FeatureError, ModelError):
+                    continue  # what it learns from must be built first, which may give another recipe
+    return found

@@ -1,0 +1,62 @@
+"""`mmm4rec gc` over a data folder: versions, staging and cache; pins from the command line."""
+
+import json
+from pathlib import Path
+
+from pipelines.garbage import collect
+from pipelines.settings import House
+from pipelines.step import STEPS
+from tests.conftest import Cli
+from tests.warehouse.work import write_raw
+from warehouse.store import ALL, Store
+
+
+def _published(data: Path, generation: int) -> str:
+    """Raw ratings of another generation; returns the version."""
+    write_raw(data / "raw_files", "Toys", generation)
+    return STEPS["raw/ratings"].publish(House(data), "Toys")[0].version
+
+
+def test_pins_and_gc_from_the_command_line(cli: Cli) -> None:
+    old, new = _published(cli.data, 0), _published(cli.data, 1)
+    named = f"raw/ratings@Toys:{old}"
+    assert json.loads(cli("pin", old[:8], "--json").stdout) == [named]
+    assert json.loads(cli("gc", "--json").stdout) == []
+    assert json.loads(cli("unpin", named, "--json").stdout) == []
+    (planned,) = json.loads(cli("gc", "--dry-run", "--json").stdout)
+    assert planned["kind"] == "version"
+    assert planned["name"] == named
+    assert planned["bytes"] > 0
+    assert f"removed: 1, together {planned['bytes']:,} bytes" in cli("gc").stdout
+    assert [version for _, _, version in Store(cli.data).versions()] == [new]
+
+
+def test_of_the_cache_goes_what_belongs_to_nothing(tmp_path: Path) -> None:
+    old, new = _published(tmp_path, 0), _published(tmp_path, 1)
+    house = House(tmp_path)
+    recipe = house.store.require("raw/ratings", "Toys").manifest["recipe"]
+    kept = [f"lookup/Toys/view/{new}", f"logs/{recipe}", "vectors/text-0123456789abcdef", "pictures/00"]
+    gone = [f"lookup/Toys/view/{old}", "logs/0123456789abcdef", "training/0123456789abcdef"]
+    for name in (*kept, *gone):
+        (house.cache / name).mkdir(parents=True)
+        (house.cache / name / "file").write_text("12345")
+    found = [leftover.name for leftover in collect(house) if leftover.kind == "cache"]
+    assert sorted(found) == sorted(f"cache/{name}" for name in gone)
+    assert all((house.cache / name / "file").is_file() for name in kept)
+    assert not any((house.cache / name).exists() for name in gone)
+
+
+def test_the_state_of_a_training_that_the_next_run_goes_on_with_stays(tiny: Cli) -> None:
+    house = House(tiny.data)
+    finetuned = house.store.require("models/finetuned", "Sample_Toys").manifest["recipe"]
+    state = house.cache / "training" / finetuned
+    unused = house.cache / "training" / "0123456789abcdef"
+    for folder in (state, unused):
+        folder.mkdir(parents=True, exist_ok=True)
+    assert {leftover.name for leftover in collect(house, dry_run=True)} == {f"cache/training/{unused.name}"}
+    unused.rmdir()
+
+
+def test_a_whole_run_leaves_no_garbage(tiny: Cli) -> None:
+    assert json.loads(tiny("gc", "--dry-run", "--json").stdout) == []
+    assert Store(tiny.data).require("warehouse/catalogue", ALL)

@@ -1,0 +1,183 @@
+"""Lineage as people and Dagster see it: trees, impact, damage, and a store, a catalogue and an event log that agree."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipelines import lineage, runs
+from pipelines.definitions import defs
+from pipelines.runs import plan
+from pipelines.settings import House
+from pipelines.step import STEPS
+from tests.conftest import Cli
+from tests.warehouse.work import leftovers, write_raw
+from warehouse.store import ALL, sha256_file
+
+CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
+CATALOGUE = "warehouse/catalogue"
+
+
+# What is printed, over a whole run
+
+
+def test_a_tree_ends_at_the_bytes_of_the_raw_files(tiny: Cli) -> None:
+    house = House(tiny.data)
+    shown = tiny("trace", "models/finetuned@Sample_Toys").stdout
+    domains = ["Sample_Toys", *house.sources()]
+    for domain in domains:
+        for kind in ("ratings", "metadata"):
+            path = house.raw_file(domain, kind)
+            assert f"{path.name} sha256 {sha256_file(path)}" in shown
+    rows = json.loads(tiny("trace", "models/finetuned@Sample_Toys", "--json").stdout)
+    assert rows[0]["key"] == "models/finetuned"
+    seen: set[str] = set()
+    for row in reversed(rows):  # each after what it was made from
+        assert set(row["inputs"]) <= seen
+        seen.add(f"{row['key']}@{row['domain']}:{row['version']}")
+    assert {row["domain"] for row in rows} == {ALL, *domains}
+    assert json.loads(tiny("trace", rows[0]["version"][:8], "--json").stdout) == rows
+
+
+def test_the_way_up_and_the_catalogue_say_the_same(tiny: Cli) -> None:
+    house = House(tiny.data)
+    source = house.raw_file("Sample_Toys", "metadata")
+    by_name = json.loads(tiny("impact", source.name, "--json").stdout)
+    assert json.loads(tiny("impact", sha256_file(source)[:12], "--json").stdout) == by_name
+    shown = json.loads(tiny("sql", f"FROM lineage.impact('{source.name}')", "--json").stdout)
+    # The catalogue cannot show itself, nor what is made from it.
+    assert {(r["key"], r["domain"], r["version"]) for r in by_name if r["key"].split("/")[0] != "warehouse"} == {
+        (r["key"], r["domain"], r["version"]) for r in shown
+    }
+    assert {r["key"] for r in by_name} > {"raw/metadata", "models/finetuned", "warehouse/report"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trace", "models/finetuned"], "there are models/finetuned@Sample_Office, models/finetuned@Sample_Toys"),
+        (["impact", "nothing.csv"], "nothing was made from a raw file"),
+        (["verify", "Nowhere"], "no domain 'Nowhere'"),
+        (["pin", "ffffffff"], "no version ffffffff"),
+    ],
+)
+def test_errors_say_what_is_wrong(tiny: Cli, arguments: list[str], said: str) -> None:
+    failed = tiny(*arguments, code=1)
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+# Store, catalogue and event log, over a domain without models
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    data = tmp_path / "data"
+    write_raw(data / "raw_files", "Toys", 0)
+    (data / "domains.yaml").write_text("defaults: {k: 3}\n")
+    monkeypatch.setenv("MMM4REC_DATA", str(data))
+    return House(data)
+
+
+def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
+    """What `mmm4rec run` does; nothing fails, and no check warns."""
+    stages = plan(house, ["Toys"], keys)
+    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance) + stages, instance))
+    assert [(o.stage.name, o.errors, o.warnings) for o in outcomes if o.errors or o.warnings] == []
+
+
+def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, instance: dg.DagsterInstance) -> None:
+    _run(house, instance, *CORE, CATALOGUE)
+    assert lineage.disagreements(house, instance) == []
+    (made,) = instance.fetch_materializations(dg.AssetKey(["core", "items"]), 1).records
+    told = made.asset_materialization
+    assert told
+    columns = told.metadata["dagster/column_lineage"].value
+    assert columns.deps_by_column["title_raw"] == [dg.TableColumnDep(dg.AssetKey(["raw", "metadata"]), "title")]
+
+    # Killed after the version was published, before Dagster was told; so the catalogue is behind as well.
+    write_raw(house.raw_folder, "Toys", 1)
+    STEPS["raw/ratings"].publish(House(house.data), "Toys")
+    new, old = house.store.require("raw/ratings", "Toys").version, told.tags
+    assert old
+    assert lineage.unrecorded(house, instance) == [("raw/ratings", "Toys")]
+    found = "\n".join(lineage.disagreements(house, instance))
+    assert "event log does not have the current raw/ratings of Toys; `mmm4rec run` records it" in found
+    assert f"does not show the current raw/ratings@Toys:{new}" in found
+
+    _run(House(house.data), instance, *CORE, CATALOGUE)
+    assert lineage.disagreements(house, instance) == []
+
+
+def test_the_check_warns_in_the_ui(house: House, instance: dg.DagsterInstance) -> None:
+    _run(house, instance, *CORE, CATALOGUE)
+    shutil.rmtree(house.store.folder("raw/ratings", "Toys"))
+    ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))]
+    )
+    assert [check.passed for check in ran.get_asset_check_evaluations()] == [True]
+    house.catalogue.unlink()
+    assert lineage.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
+
+
+def test_a_store_from_elsewhere_is_recorded_without_building(house: House, instance: dg.DagsterInstance) -> None:
+    for key in CORE:
+        STEPS[key].publish(house, "Toys")
+    before = {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()}
+    assert plan(house, ["Toys"], CORE) == []
+    _run(house, instance, *CORE)
+    assert {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()} == before
+    assert lineage.unrecorded(house, instance) == []
+
+
+def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(
+    house: House, instance: dg.DagsterInstance
+) -> None:
+    _run(house, instance, *CORE)
+    items = house.store.require("core/items", "Toys")
+    data = bytearray(items.main.read_bytes())
+    data[len(data) // 2] ^= 1
+    items.main.write_bytes(data)
+    assert plan(house, ["Toys"], CORE) == []
+    seen: list[tuple[int, int]] = []
+    found = lineage.verify(house, ["Toys"], progress=lambda done, total: seen.append((done, total)))
+    assert [name for name, problems in found.items() if problems] == [f"core/items@Toys:{items.version}"]
+    assert len(found) == len(CORE)
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert {step.key for stage in plan(house, ["Toys"], CORE) for step in stage.steps} == {
+        "core/items",
+        "core/interactions",
+        "core/sequences",
+    }
+    _run(house, instance, *CORE)
+    assert house.store.require("core/items", "Toys").version == items.version
+    assert not any(lineage.verify(house).values())
+    assert plan(house, ["Toys"], CORE) == []
+    assert leftovers(house.store, ".dagster", "cache", "raw_files", "domains.yaml") == []
+
+
+def test_versions_that_are_not_current_are_verified_when_asked(house: House) -> None:
+    STEPS["raw/ratings"].publish(house, "Toys")
+    old = house.store.require("raw/ratings", "Toys")
+    write_raw(house.raw_folder, "Toys", 1)
+    STEPS["raw/ratings"].publish(House(house.data), "Toys")
+    old.main.unlink()
+    assert not any(lineage.verify(house).values())
+    assert lineage.verify(house, everything=True)[f"raw/ratings@Toys:{old.version}"] == [f"{old.main} is missing"]
+
+
+def test_a_current_that_leads_nowhere_is_damage(house: House) -> None:
+    STEPS["raw/ratings"].publish(house, "Toys")
+    shutil.rmtree(house.store.require("raw/ratings", "Toys").path)
+    ((problem,),) = lineage.verify(house).values()
+    assert "no readable manifest" in problem
+    assert "`mmm4rec run Toys` builds it again" in problem
