@@ -93,7 +93,7 @@ class Served:
                 found.append(int(status.parent.name))
         return found
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
         """Wait until the condition holds, and return what it gave; a bound for what never comes."""
         end = time.monotonic() + seconds
         while not (found := condition()):

@@ -1,7 +1,6 @@
 """A hundred domains: what looking at them costs, when nothing is to be done."""
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import dagster as dg
 import pytest
 
 from pipelines import automation
-from pipelines.plan import plan
 from pipelines.settings import House
 from pipelines.step import STEPS, upstream_first
 from tests.conftest import Cli
