@@ -16,7 +16,7 @@ from pipelines.settings import House
 from pipelines.step import STEPS
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import ENDED, JOB, TERMINATE, Run, Served
-from tests.pipelines.small import write_settings, write_shop
+from tests.pipelines.small import LONG, write_settings, write_shop
 from tests.warehouse.work import staged, write_raw
 from warehouse.query import query
 
@@ -34,8 +34,6 @@ mutation ($name: String!, $repositoryLocationName: String!, $repositoryName: Str
   ) { __typename }
 }
 """
-LONG = {"epochs": 5000, "patience": None, "batch_size": 32, "accumulate": 1}
-"""So much training that it is always disturbed before its end."""
 
 
 @pytest.fixture(scope="module")
