@@ -1,5 +1,6 @@
 """`mmm4rec ui` as an operator starts it: web server, daemon and code server, over GraphQL as the pages use it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -69,10 +70,9 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGINT)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=30)
-        finally:
-            self.kill()
+        self.kill()
 
     def kill(self) -> None:
         """As a power failure would: everything at once, runs too."""
@@ -149,6 +149,10 @@ class Served:
         """Wait for the end of a run; its status."""
         self.until(lambda: self.run(run_id).status in ENDED, f"run {run_id} ends")
         return self.run(run_id).status
+
+    def ticks(self, sensor: str) -> int:
+        """How often a sensor has begun to look."""
+        return self.log.read_text().count(f"Checking for new runs for sensor: {sensor}")
 
     def slots(self) -> int:
         """How many pool slots are taken or waited for."""

@@ -33,14 +33,26 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def _begun(step: str) -> bool:
+    """Whether the step of the only run has started."""
+    with dg.DagsterInstance.get() as instance:
+        return any(
+            event.dagster_event and event.dagster_event.step_key == step
+            for run in instance.get_runs()
+            for event in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+        )
+
+
 def test_a_killed_run_gives_its_slot_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DAGSTER", str(data / ".dagster"))
     monkeypatch.setenv("DAGSTER_HOME", str(REPOSITORY))
     write_shop(data, "Toys", finetuning=LONG)
     command = [str(REPOSITORY / ".venv/bin/mmm4rec"), "run", "--data", str(data)]
+    with open_instance(data / ".dagster"):
+        pass
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _until(lambda: any((data / "cache/training").glob("*")))
+    _until(lambda: _begun("models__scratch"))
     run.send_signal(signal.SIGKILL)
     run.wait()
     # As it is left, before anybody looks after it.
