@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from pipelines.plan import Stage, plan
-from pipelines.settings import House, as_parameters, data_folder, find_raw
+from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS, Ref
 from warehouse.errors import WarehouseError
 from warehouse.raw import blocks
@@ -40,6 +41,9 @@ _OVERLAP = timedelta(minutes=1)
 """Runs are looked at again for so long, since the clock of a tick is not that of the database."""
 
 settings = House(data_folder()).settings.automation
+
+_REST = settings.interval
+"""Seconds without a change after which a file is no longer being copied, for those that do not see two ticks."""
 
 
 @dataclass(frozen=True)
@@ -231,29 +235,39 @@ JOBS = [housekeeping]
 
 
 def _affected(house: House, changed: Sequence[str]) -> list[str]:
-    """The domains at hand that depend on the changed ones: themselves, and on a source every target."""
+    """The domains at hand that depend on the changed ones: themselves, and on a source every target.
+
+    Of others than the changed ones those are left out whose files are on their way: they have an occasion to come.
+    """
     present = {name: house.settings.domains[name].role for name in house.present()}
     shared = any(present.get(domain) == "source" for domain in changed)
     return [
-        name for name, role in present.items() if ALL in changed or name in changed or (shared and role == "target")
+        name
+        for name, role in present.items()
+        if name in changed or ((ALL in changed or (shared and role == "target")) and _at_rest(house, name))
     ]
+
+
+def _at_rest(house: House, domain: str) -> bool:
+    """Whether nobody has touched the raw files of late; whoever copies a file cannot set this time back."""
+    return all(time.time() - path.stat().st_ctime >= _REST for path in _files(house, domain))
+
+
+def _files(house: House, domain: str) -> list[Path]:
+    """The raw files of a domain at hand."""
+    return [house.raw_file(domain, "ratings"), house.raw_file(domain, "metadata")]
 
 
 def _look(house: House, domain: str) -> str:
     """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings."""
-    domain_settings = house.settings.domain(domain)
-    files = [
-        (path.name, (status := path.stat()).st_size, status.st_mtime_ns)
-        for kind in ("ratings", "metadata")
-        if (path := find_raw(house.raw_folder, domain_settings.category, kind))
-    ]
-    return _digest([files, as_parameters(domain_settings)])
+    shown = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(house, domain)]
+    return _digest([shown, as_parameters(house.settings.domain(domain))])
 
 
 def _flaw(house: House, domain: str) -> str | None:
     """Why the raw files cannot be taken, or None; compressed ones are read to their ends."""
     try:
-        for path in (house.raw_file(domain, "ratings"), house.raw_file(domain, "metadata")):
+        for path in _files(house, domain):
             if path.suffix == ".gz":
                 deque(blocks(path, longest_line=1 << 20), maxlen=0)
     except WarehouseError as error:

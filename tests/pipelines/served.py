@@ -1,5 +1,6 @@
 """`mmm4rec ui` as an operator starts it: web server, daemon and code server, over GraphQL as the pages use it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -69,10 +70,9 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGINT)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=30)
-        finally:
-            self.kill()
+        self.kill()
 
     def kill(self) -> None:
         """As a power failure would: everything at once, runs too."""
@@ -93,7 +93,7 @@ class Served:
                 found.append(int(status.parent.name))
         return found
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
         """Wait until the condition holds, and return what it gave; a bound for what never comes."""
         end = time.monotonic() + seconds
         while not (found := condition()):
@@ -149,6 +149,10 @@ class Served:
         """Wait for the end of a run; its status."""
         self.until(lambda: self.run(run_id).status in ENDED, f"run {run_id} ends")
         return self.run(run_id).status
+
+    def ticks(self, sensor: str) -> int:
+        """How often a sensor has begun to look."""
+        return self.log.read_text().count(f"Checking for new runs for sensor: {sensor}")
 
     def slots(self) -> int:
         """How many pool slots are taken or waited for."""

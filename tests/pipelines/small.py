@@ -14,6 +14,9 @@ SETTINGS: dict[str, Any] = {
     "defaults": {"k": 3, "text_encoder": {"kind": "none"}, "image_encoder": {"kind": "none"}},
 }
 
+LONG = {"epochs": 5000, "patience": None, "batch_size": 32, "accumulate": 1}
+"""So much fine-tuning that it is always disturbed before its end."""
+
 
 def write_settings(data: Path, **more: Any) -> None:
     """The settings of the shop, with some more."""

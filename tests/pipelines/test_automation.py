@@ -84,6 +84,7 @@ class Daemon:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DATA", str(folder))
+    monkeypatch.setattr(automation, "_REST", 0)
     return folder
 
 
@@ -242,6 +243,20 @@ def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
     house = House(data)
     assert plan(house, ["Toys"]) == []
     assert len(list(house.store.folder("raw/ratings", "Toys").glob("v=*"))) == 1
+
+
+def test_what_is_on_its_way_is_left_to_its_own_occasion(
+    data: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shop(data, sources=("Mugs",))
+    assert daemon.tick(automation.raw_files) == []
+    write_raw(data / "raw_files", "Toys", 0)
+    monkeypatch.setattr(automation, "_REST", 30)
+    (request,) = daemon.tick(automation.raw_files)
+    assert request.partition_key == "Mugs"
+    (request,) = daemon.tick(automation.raw_files)
+    assert request.partition_key == "Toys"
+    assert daemon.week("2026-11-22") == []
 
 
 def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon) -> None:

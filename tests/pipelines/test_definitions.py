@@ -13,6 +13,15 @@ LAYERS = {
     "reports": {"metrics", "recommendations"},
     "warehouse": {"catalogue", "report"},
 }
+POOLS = {
+    "downloads": {"features/item_images"},
+    "gpu": {
+        *("features/text_embeddings", "features/image_embeddings"),
+        *("models/pretrained", "models/scratch", "models/finetuned"),
+        *("reports/metrics", "reports/recommendations"),
+    },
+    "catalogue": {"warehouse/catalogue", "warehouse/report"},
+}
 SPANNING = {"models/pretrained", "warehouse/catalogue", "warehouse/report"}
 
 
@@ -62,3 +71,12 @@ def test_structural_checks_block() -> None:
         "everybody_served_and_nothing_twice": {"reports/recommendations"},
         "files_match_manifest": {f"{layer}/{noun}" for layer, nouns in LAYERS.items() for noun in nouns},
     }
+
+
+def test_what_is_scarce_is_in_a_pool() -> None:
+    pools: dict[str, set[str]] = {}
+    for key in STEPS:
+        node = defs.resolve_assets_def(dg.AssetKey(key.split("/"))).op
+        if node.pool:
+            pools.setdefault(node.pool, set()).add(key)
+    assert pools == POOLS

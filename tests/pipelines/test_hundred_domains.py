@@ -15,6 +15,7 @@ from pipelines.settings import House
 from pipelines.step import STEPS, upstream_first
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
+from warehouse import hashes
 from warehouse.store import ALL, Artifact
 
 
@@ -50,3 +51,31 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _tick(data: Path, cursor: str | None, instance: dg.DagsterInstance) -> Any:
     return automation.raw_files(dg.build_sensor_context(instance, cursor))
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(98, marks=pytest.mark.soak)])
+def test_nothing_to_do(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(toys, tmp_path / "data"))
+    _copies(data, [f"Shop{number:02}" for number in range(count)])
+    monkeypatch.setenv("MMM4REC_DATA", str(data))
+    house = House(data)
+    assert len(house.present()) == count + 2
+    assert plan(house, house.present()) == []
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        cursor = None
+        for _ in range(2):
+            cursor = _tick(data, cursor, instance).cursor
+        # What was hashed is remembered: neither a sweep nor a tick reads a raw file again.
+        read: list[Path] = []
+        monkeypatch.setattr(hashes, "sha256_file", read.append)
+        begin = time.perf_counter()
+        assert not _tick(data, cursor, instance).run_requests
+        tick = time.perf_counter() - begin
+    begin = time.perf_counter()
+    assert plan(House(data), house.present()) == []
+    sweep = time.perf_counter() - begin
+    assert read == []
+    with capsys.disabled():
+        print(f"\n{count + 2} domains: a tick {tick:.3f} s, a sweep {sweep:.2f} s")

@@ -1,0 +1,69 @@
+"""Runs whose process is dead: they are known, and hold up nobody."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipelines.launcher import is_alive, process_tag
+from pipelines.runs import open_instance
+from tests.conftest import REPOSITORY, Cli
+from tests.pipelines.small import LONG, write_settings, write_shop
+
+
+def test_who_is_alive(tmp_path: Path) -> None:
+    with process_tag(tmp_path) as tags:
+        assert is_alive(dg.DagsterRun("job", tags=tags))
+    assert not is_alive(dg.DagsterRun("job", tags=tags))
+    assert list(tmp_path.iterdir()) == []
+    left = tmp_path / "left"  # by a process that was killed
+    left.touch()
+    assert not is_alive(dg.DagsterRun("job", tags=dict.fromkeys(tags, str(left))))
+    assert is_alive(dg.DagsterRun("job")), "nobody knows"
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _begun(step: str) -> bool:
+    """Whether the step of the only run has started."""
+    with dg.DagsterInstance.get() as instance:
+        return any(
+            event.dagster_event and event.dagster_event.step_key == step
+            for run in instance.get_runs()
+            for event in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+        )
+
+
+def test_a_killed_run_gives_its_slot_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setenv("MMM4REC_DAGSTER", str(data / ".dagster"))
+    monkeypatch.setenv("DAGSTER_HOME", str(REPOSITORY))
+    write_shop(data, "Toys", finetuning=LONG)
+    command = [str(REPOSITORY / ".venv/bin/mmm4rec"), "run", "--data", str(data)]
+    with open_instance(data / ".dagster"):
+        pass
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _until(lambda: _begun("models__scratch"))
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    # As it is left, before anybody looks after it.
+    with dg.DagsterInstance.get() as instance:
+        (killed,) = instance.get_runs()
+        assert killed.status == dg.DagsterRunStatus.STARTED
+        assert instance.event_log_storage.get_concurrency_info("gpu").active_run_ids == {killed.run_id}
+    write_settings(data)
+    Cli(data)("run")
+    with open_instance(data / ".dagster") as instance:
+        statuses = {run.run_id: run.status for run in instance.get_runs()}
+        assert statuses.pop(killed.run_id) == dg.DagsterRunStatus.FAILURE
+        assert set(statuses.values()) == {dg.DagsterRunStatus.SUCCESS}
+        assert instance.event_log_storage.get_concurrency_run_ids() == set()
