@@ -22,6 +22,8 @@ from typing import Any, Literal, Self
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
+from pipelines.garbage import collect
+from pipelines.lineage import verify
 from pipelines.plan import Stage, plan
 from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS, Ref
@@ -195,10 +197,11 @@ def _rebuild(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.
 
 @dg.op
 def clear_and_verify(context: dg.OpExecutionContext) -> None:
-    """Removes what killed processes left, and hashes every file of every current version."""
-    store = House(data_folder()).store
-    context.log.info("removed %s leftovers", store.sweep())
-    problems = [problem for found in store.verify_all().values() for problem in found]
+    """Removes what nobody needs, and hashes every file of every current version; what is damaged is stale then."""
+    house = House(data_folder())
+    gone = collect(house)
+    context.log.info("removed %s leftovers of %s bytes", len(gone), sum(leftover.bytes for leftover in gone))
+    problems = [problem for found in verify(house).values() for problem in found]
     if problems:
         raise dg.Failure("\n".join(problems), metadata={"problems": len(problems)}, allow_retries=False)
 
