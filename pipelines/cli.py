@@ -475,7 +475,7 @@ def gc(
 
     found = collect(house, dry_run)
     if as_json:
-        _print_json([dataclasses.asdict(leftover) for leftover in found])
+        _print_json([{"kind": leftover.kind, "name": leftover.name, "bytes": leftover.bytes} for leftover in found])
         return
     if found:
         _table(["", "bytes", "what"], ((leftover.kind, f"{leftover.bytes:,}", leftover.name) for leftover in found))

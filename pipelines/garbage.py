@@ -35,7 +35,7 @@ def collect(house: House, dry_run: bool = False) -> list[Leftover]:
         recipes = {artifact.manifest["recipe"] for artifact in kept.values() if artifact}
         folders += _states(house, recipes | garbage.building(house.store) | _wanted(house))
     for folder in folders:
-        found.append(Leftover("cache", str(folder.relative_to(house.data)), garbage.size(folder)))
+        found.append(Leftover("cache", str(folder.relative_to(house.data)), folder, garbage.size(folder)))
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
     return found

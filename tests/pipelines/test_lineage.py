@@ -118,14 +118,19 @@ def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, 
     assert lineage.disagreements(house, instance) == []
 
 
-def test_the_check_warns_in_the_ui(house: House, instance: dg.DagsterInstance) -> None:
-    _run(house, instance, *CORE, CATALOGUE)
-    shutil.rmtree(house.store.folder("raw/ratings", "Toys"))
+def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.DagsterInstance) -> None:
+    STEPS["raw/ratings"].publish(house, "Toys")
     ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))]
     )
-    assert [check.passed for check in ran.get_asset_check_evaluations()] == [True]
-    house.catalogue.unlink()
+    assert ran.success
+    (check,) = ran.get_asset_check_evaluations()
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
+    assert check.metadata["disagreements"].value == 1
+    assert "raw/ratings of Toys" in str(check.metadata["examples"].value)
+
+
+def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.DagsterInstance) -> None:
     assert lineage.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
 
 

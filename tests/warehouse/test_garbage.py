@@ -57,7 +57,7 @@ def test_only_what_is_current_stays(store: Store, tmp_path: Path) -> None:
     before = _all(store)
     planned = collect(store, dry_run=True)
     assert _all(store) == before
-    assert Leftover("staging", "dead", 5) in planned
+    assert Leftover("staging", "dead", store.root / ".staging" / "dead", 5) in planned
     assert {leftover.name for leftover in planned} == {named(version) for version in before - current} | {"dead"}
     for leftover in planned:
         assert leftover.bytes > 0
