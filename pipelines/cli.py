@@ -188,7 +188,7 @@ def run(
         return
     house.store.sweep()
     with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
-        stages = runs.unrecorded(house, stages, instance) + stages
+        stages = runs.unrecorded(house, stages, instance, asked, only or []) + stages
         outcomes = list(runs.execute(house, stages, instance)) if stages else []
     for outcome in outcomes:
         for check, found in outcome.warnings.items():

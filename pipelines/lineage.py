@@ -11,6 +11,7 @@ import dagster as dg
 from rich.markup import escape
 from rich.tree import Tree
 
+from pipelines.assets import warehouse  # noqa: F401 - declares every step
 from pipelines.settings import House
 from pipelines.step import STEPS, Ref
 from warehouse.errors import WarehouseError

@@ -91,7 +91,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
     """What `mmm4rec run` does; nothing fails, and no check warns."""
     stages = plan(house, ["Toys"], keys)
-    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance) + stages, instance))
+    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance, ["Toys"], keys) + stages, instance))
     assert [(o.stage.name, o.errors, o.warnings) for o in outcomes if o.errors or o.warnings] == []
 
 
