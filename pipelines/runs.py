@@ -17,7 +17,7 @@ import dagster as dg
 
 from features.errors import FeatureError
 from mmm4rec.errors import ModelError
-from pipelines import lineage
+from pipelines import event_log
 from pipelines.definitions import defs
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step, upstream_first
@@ -134,7 +134,7 @@ def unrecorded(
     """
     coming = {ref for stage in planned for ref in stage.refs}
     behind: dict[str, list[Step]] = {}
-    for key, domain in lineage.unrecorded(house, instance):
+    for key, domain in event_log.unrecorded(house, instance):
         if (key, domain) not in coming and domain in {*domains, ALL} and (not only or key in only):
             behind.setdefault(domain, []).append(STEPS[key])
     return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines import lineage, runs
+from pipelines import event_log, lineage, runs
 from pipelines.definitions import defs
 from pipelines.runs import plan
 from pipelines.settings import House
@@ -97,7 +97,7 @@ def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
 
 def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, instance: dg.DagsterInstance) -> None:
     _run(house, instance, *CORE, CATALOGUE)
-    assert lineage.disagreements(house, instance) == []
+    assert event_log.disagreements(house, instance) == []
     (made,) = instance.fetch_materializations(dg.AssetKey(["core", "items"]), 1).records
     told = made.asset_materialization
     assert told
@@ -109,13 +109,13 @@ def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, 
     STEPS["raw/ratings"].publish(House(house.data), "Toys")
     new, old = house.store.require("raw/ratings", "Toys").version, told.tags
     assert old
-    assert lineage.unrecorded(house, instance) == [("raw/ratings", "Toys")]
-    found = "\n".join(lineage.disagreements(house, instance))
+    assert event_log.unrecorded(house, instance) == [("raw/ratings", "Toys")]
+    found = "\n".join(event_log.disagreements(house, instance))
     assert "event log does not have the current raw/ratings of Toys; `mmm4rec run` records it" in found
     assert f"does not show the current raw/ratings@Toys:{new}" in found
 
     _run(House(house.data), instance, *CORE, CATALOGUE)
-    assert lineage.disagreements(house, instance) == []
+    assert event_log.disagreements(house, instance) == []
 
 
 def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.DagsterInstance) -> None:
@@ -131,7 +131,7 @@ def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.
 
 
 def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.DagsterInstance) -> None:
-    assert lineage.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
+    assert event_log.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
 
 
 def test_a_store_from_elsewhere_is_recorded_without_building(house: House, instance: dg.DagsterInstance) -> None:
@@ -141,7 +141,7 @@ def test_a_store_from_elsewhere_is_recorded_without_building(house: House, insta
     assert plan(house, ["Toys"], CORE) == []
     _run(house, instance, *CORE)
     assert {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()} == before
-    assert lineage.unrecorded(house, instance) == []
+    assert event_log.unrecorded(house, instance) == []
 
 
 def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(
