@@ -189,7 +189,7 @@ def run(
         return
     house.store.sweep()
     with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
-        stages = runs.unrecorded(house, stages, instance) + stages
+        stages = runs.unrecorded(house, stages, instance, asked, only or []) + stages
         outcomes = list(runs.execute(house, stages, instance)) if stages else []
     for outcome in outcomes:
         for check, found in outcome.warnings.items():
@@ -476,7 +476,7 @@ def gc(
 
     found = collect(house, dry_run)
     if as_json:
-        _print_json([dataclasses.asdict(leftover) for leftover in found])
+        _print_json([{"kind": leftover.kind, "name": leftover.name, "bytes": leftover.bytes} for leftover in found])
         return
     if found:
         _table(["", "bytes", "what"], ((leftover.kind, f"{leftover.bytes:,}", leftover.name) for leftover in found))

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from features.errors import FeatureError
 from mmm4rec.errors import ModelError
-from pipelines.assets import models  # noqa: F401 - declares the steps
 from pipelines.settings import House
-from pipelines.step import STEPS
 from warehouse import garbage
 from warehouse.errors import WarehouseError
 from warehouse.garbage import Leftover
@@ -31,11 +29,11 @@ def collect(house: House, dry_run: bool = False) -> list[Leftover]:
     gone = {leftover.name for leftover in found if leftover.kind == "version"}
     kept = {version: made for version, made in house.store.versions().items() if named(version) not in gone}
     folders = [*_copies(house, {version for _, _, version in kept})]
-    if any((house.cache / name).is_dir() for name in _BY_RECIPE):
+    if any(folder for name in _BY_RECIPE for folder in (house.cache / name).glob("*")):
         recipes = {artifact.manifest["recipe"] for artifact in kept.values() if artifact}
         folders += _states(house, recipes | garbage.building(house.store) | _wanted(house))
     for folder in folders:
-        found.append(Leftover("cache", str(folder.relative_to(house.data)), garbage.size(folder)))
+        found.append(Leftover("cache", str(folder.relative_to(house.data)), folder, garbage.size(folder)))
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
     return found
@@ -58,6 +56,9 @@ def _states(house: House, recipes: set[str]) -> Iterator[Path]:
 
 def _wanted(house: House) -> set[str]:
     """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
+    from pipelines.assets import models  # noqa: F401 - declares the steps; with torch, so only where it is needed
+    from pipelines.step import STEPS
+
     found = set()
     for step in STEPS.values():
         if step.key.startswith("models/"):

@@ -1,27 +1,20 @@
-"""Lineage for people and for Dagster: trees, damage, and whether event log and catalogue say what the store says.
+"""Lineage for people: trees of versions, and damage to them.
 
-The graph is `warehouse.lineage`; columns are `pipelines.columns`; events for other tools `pipelines.openlineage`.
+The graph is `warehouse.lineage`; columns are `pipelines.columns`; what Dagster knows is `pipelines.event_log`.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import dagster as dg
 from rich.markup import escape
 from rich.tree import Tree
 
 from pipelines.settings import House
-from pipelines.step import STEPS, Ref
 from warehouse.errors import WarehouseError
 from warehouse.lineage import Lineage, named
-from warehouse.query import query
-from warehouse.store import ALL, Version
+from warehouse.store import Version
 
-__all__ = ["describe", "disagreements", "tree", "unrecorded", "verify"]
-
-_SQL = Path(__file__).parent / "sql"
-_DATA_VERSION = "dagster/data_version"
+__all__ = ["describe", "tree", "verify"]
 
 
 def describe(lineage: Lineage, version: Version) -> dict[str, Any]:
@@ -118,52 +111,3 @@ def _unreadable(house: House, version: Version) -> str:
     except WarehouseError as error:
         return str(error)
     return f"{house.store.path(version)} has no readable manifest; `mmm4rec gc` removes it"
-
-
-def unrecorded(house: House, instance: dg.DagsterInstance) -> list[Ref]:
-    """What stands in the store though Dagster's event log has another version as its last, or none.
-
-    So it is after a process was killed between the two, and in a store that came from elsewhere. To materialise these
-    builds nothing, and records them.
-    """
-    behind = []
-    current = house.store.pointed()
-    for key, step in STEPS.items():
-        logged = _logged(instance, key, step.per_domain)
-        for domain in step.domains(house, sorted(house.settings.domains)):
-            version = current.get((key, domain))
-            if version and version[2] != logged.get(domain):
-                behind.append((key, domain))
-    return behind
-
-
-def _logged(instance: dg.DagsterInstance, key: str, per_domain: bool) -> dict[str, str]:
-    """The data version of the last materialisation, by domain."""
-    asset = dg.AssetKey(key.split("/"))
-    if per_domain:
-        # One query an asset, however many domains there are; the public calls load an event a domain.
-        tags = instance.event_log_storage.get_latest_tags_by_partition(
-            asset, dg.DagsterEventType.ASSET_MATERIALIZATION, [_DATA_VERSION]
-        )
-        return {domain: found[_DATA_VERSION] for domain, found in tags.items()}
-    event = instance.get_latest_materialization_event(asset)
-    made = event.asset_materialization if event else None
-    return {ALL: (made.tags or {}).get(_DATA_VERSION, "")} if made else {}
-
-
-def disagreements(house: House, instance: dg.DagsterInstance) -> list[str]:
-    """Where catalogue or event log say something else than the store, a line each."""
-    found = [
-        f"Dagster's event log does not have the current {key} of {domain}; `mmm4rec run` records it"
-        for key, domain in unrecorded(house, instance)
-    ]
-    if not house.catalogue.is_file():
-        return [*found, f"there is no catalogue at {house.catalogue}"]
-    rows = query(house.catalogue, (_SQL / "shown_versions.sql").read_text()).to_pylist()
-    shown = {(row["key"], row["domain"], row["version"]) for row in rows}
-    stored = {version for version in house.store.pointed().values() if not version[0].startswith("warehouse/")}
-    return [
-        *found,
-        *(f"the catalogue does not show the current {named(version)}" for version in sorted(stored - shown)),
-        *(f"the catalogue shows {named(version)}, which is not current" for version in sorted(shown - stored)),
-    ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines import lineage
+from pipelines import event_log
 from pipelines.definitions import defs
 from pipelines.exhibits import NOT_SHOWN
 from pipelines.launcher import bury, process_tag
@@ -22,6 +22,7 @@ from pipelines.plan import Stage, plan
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS, Ref, Step
 from warehouse.staging import held
+from warehouse.store import ALL
 
 _DATABASES = ("history", "schedules")
 """Folders of Dagster's databases."""
@@ -80,12 +81,21 @@ def execute(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance)
             yield outcome
 
 
-def unrecorded(house: House, stages: Sequence[Stage], instance: dg.DagsterInstance) -> list[Stage]:
-    """Stages that build nothing, for what stands in the store and not in the event log; without those of `stages`."""
-    planned = {ref for stage in stages for ref in stage.refs}
+def unrecorded(
+    house: House,
+    planned: Sequence[Stage],
+    instance: dg.DagsterInstance,
+    domains: Sequence[str],
+    only: Sequence[str] = (),
+) -> list[Stage]:
+    """Stages that build nothing: they tell Dagster's event log of what stands in the store.
+
+    `planned` is the plan for these `domains` and `only` these assets; what is not in it is not stale.
+    """
+    coming = {ref for stage in planned for ref in stage.refs}
     behind: dict[str, list[Step]] = {}
-    for key, domain in lineage.unrecorded(house, instance):
-        if (key, domain) not in planned:
+    for key, domain in event_log.unrecorded(house, instance):
+        if (key, domain) not in coming and domain in {*domains, ALL} and (not only or key in only):
             behind.setdefault(domain, []).append(STEPS[key])
     return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 

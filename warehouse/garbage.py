@@ -13,7 +13,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -28,11 +28,20 @@ _CATALOGUE: Final = ".duckdb"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that nobody needs: its name for people, and its bytes."""
+    """Something that nobody needs: its name for people, where it lies or lay last, and its bytes."""
 
     kind: Literal["version", "staging", "cache"]
     name: str
-    bytes: int
+    path: Path = field(compare=False)
+    bytes: int = 0
+
+    def moved(self, target: Path) -> "Leftover":
+        """The same elsewhere; of a version, the mark that it is damaged goes."""
+        with suppress(FileNotFoundError):  # what a process has staged it may itself have just removed
+            self.path.rename(target)
+        if self.kind == "version":
+            self.path.with_name(self.path.name.replace("v=", "damaged=")).unlink(missing_ok=True)
+        return replace(self, path=target)
 
 
 def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
@@ -41,21 +50,13 @@ def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
     Raises:
         WarehouseError: a CURRENT cannot be read, or manifests contradict each other; nothing was removed.
     """
-    with store.staging.new() as bin_, store.staging.lock():
-        left = store.staging.folders(living=False)
-        found = [Leftover("staging", folder.name, size(folder)) for folder in left]
-        doomed = _unneeded(store)
-        for number, version in enumerate(doomed):
-            path = store.path(version)
-            found.append(Leftover("version", named(version), size(path)))
+    with store.staging.new() as bin_:
+        with store.staging.lock():
+            found = [Leftover("staging", folder.name, folder) for folder in store.staging.folders(living=False)]
+            found += [Leftover("version", named(version), store.path(version)) for version in _unneeded(store)]
             if not dry_run:
-                path.rename(bin_ / str(number))
-                path.with_name(f"damaged={version[2]}").unlink(missing_ok=True)
-        if not dry_run:
-            for number, folder in enumerate(left, len(doomed)):
-                with suppress(FileNotFoundError):  # its owner was about to remove it
-                    folder.rename(bin_ / str(number))
-    return found
+                found = [leftover.moved(bin_ / str(number)) for number, leftover in enumerate(found)]
+        return [replace(leftover, bytes=size(leftover.path)) for leftover in found]
 
 
 def building(store: Store) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.lineage import disagreements
+from pipelines.event_log import disagreements
 from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS
 from warehouse.checks import violations

@@ -1,13 +1,17 @@
 """`mmm4rec gc` over a data folder: versions, staging and cache; pins from the command line."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+from pipelines.assets import core, raw  # noqa: F401 - declare their steps
 from pipelines.garbage import collect
 from pipelines.settings import House
-from pipelines.step import STEPS
+from pipelines.step import STEPS, Job
 from tests.conftest import Cli
 from tests.warehouse.work import write_raw
+from warehouse.lineage import named
 from warehouse.store import ALL, Store
 
 
@@ -23,12 +27,30 @@ def test_pins_and_gc_from_the_command_line(cli: Cli) -> None:
     assert json.loads(cli("pin", old[:8], "--json").stdout) == [named]
     assert json.loads(cli("gc", "--json").stdout) == []
     assert json.loads(cli("unpin", named, "--json").stdout) == []
-    (planned,) = json.loads(cli("gc", "--dry-run", "--json").stdout)
-    assert planned["kind"] == "version"
-    assert planned["name"] == named
-    assert planned["bytes"] > 0
-    assert f"removed: 1, together {planned['bytes']:,} bytes" in cli("gc").stdout
+    (planned,) = collect(House(cli.data), dry_run=True)
+    assert planned.name == named
+    assert f"removed: 1, together {planned.bytes:,} bytes" in cli("gc").stdout
     assert [version for _, _, version in Store(cli.data).versions()] == [new]
+
+
+def test_what_a_build_reads_stays_until_it_has_ended(tmp_path: Path) -> None:
+    """A raw file changes, is taken in and garbage is collected, all while items are made from the version before."""
+    write_raw(tmp_path / "raw_files", "Toys", 0)
+    metadata, items = STEPS["raw/metadata"], STEPS["core/items"]
+    old, _ = metadata.publish(House(tmp_path), "Toys")
+
+    def disturbed(job: Job) -> Any:
+        write_raw(tmp_path / "raw_files", "Toys", 1)
+        new, built = metadata.publish(House(tmp_path), "Toys")
+        assert built
+        assert new.version != old.version
+        assert collect(House(tmp_path)) == []
+        return items.build(job)
+
+    artifact, _ = dataclasses.replace(items, build=disturbed).publish(House(tmp_path), "Toys")
+    assert artifact.manifest["inputs"] == {old.ref: old.version}
+    items.publish(House(tmp_path), "Toys")
+    assert {leftover.name for leftover in collect(House(tmp_path))} == {named(old.named), named(artifact.named)}
 
 
 def test_of_the_cache_goes_what_belongs_to_nothing(tmp_path: Path) -> None:

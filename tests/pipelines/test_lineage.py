@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines import lineage, runs
+from pipelines import event_log, lineage, runs
 from pipelines.definitions import defs
 from pipelines.runs import plan
 from pipelines.settings import House
@@ -91,13 +91,13 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
     """What `mmm4rec run` does; nothing fails, and no check warns."""
     stages = plan(house, ["Toys"], keys)
-    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance) + stages, instance))
+    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance, ["Toys"], keys) + stages, instance))
     assert [(o.stage.name, o.errors, o.warnings) for o in outcomes if o.errors or o.warnings] == []
 
 
 def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, instance: dg.DagsterInstance) -> None:
     _run(house, instance, *CORE, CATALOGUE)
-    assert lineage.disagreements(house, instance) == []
+    assert event_log.disagreements(house, instance) == []
     (made,) = instance.fetch_materializations(dg.AssetKey(["core", "items"]), 1).records
     told = made.asset_materialization
     assert told
@@ -109,24 +109,29 @@ def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, 
     STEPS["raw/ratings"].publish(House(house.data), "Toys")
     new, old = house.store.require("raw/ratings", "Toys").version, told.tags
     assert old
-    assert lineage.unrecorded(house, instance) == [("raw/ratings", "Toys")]
-    found = "\n".join(lineage.disagreements(house, instance))
+    assert event_log.unrecorded(house, instance) == [("raw/ratings", "Toys")]
+    found = "\n".join(event_log.disagreements(house, instance))
     assert "event log does not have the current raw/ratings of Toys; `mmm4rec run` records it" in found
     assert f"does not show the current raw/ratings@Toys:{new}" in found
 
     _run(House(house.data), instance, *CORE, CATALOGUE)
-    assert lineage.disagreements(house, instance) == []
+    assert event_log.disagreements(house, instance) == []
 
 
-def test_the_check_warns_in_the_ui(house: House, instance: dg.DagsterInstance) -> None:
-    _run(house, instance, *CORE, CATALOGUE)
-    shutil.rmtree(house.store.folder("raw/ratings", "Toys"))
+def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.DagsterInstance) -> None:
+    STEPS["raw/ratings"].publish(house, "Toys")
     ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))]
     )
-    assert [check.passed for check in ran.get_asset_check_evaluations()] == [True]
-    house.catalogue.unlink()
-    assert lineage.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
+    assert ran.success
+    (check,) = ran.get_asset_check_evaluations()
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
+    assert check.metadata["disagreements"].value == 1
+    assert "raw/ratings of Toys" in str(check.metadata["examples"].value)
+
+
+def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.DagsterInstance) -> None:
+    assert event_log.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
 
 
 def test_a_store_from_elsewhere_is_recorded_without_building(house: House, instance: dg.DagsterInstance) -> None:
@@ -136,7 +141,7 @@ def test_a_store_from_elsewhere_is_recorded_without_building(house: House, insta
     assert plan(house, ["Toys"], CORE) == []
     _run(house, instance, *CORE)
     assert {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()} == before
-    assert lineage.unrecorded(house, instance) == []
+    assert event_log.unrecorded(house, instance) == []
 
 
 def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(

@@ -1,7 +1,11 @@
 """What is collected and what is kept: by CURRENT, pins, living processes and catalogues that somebody has open."""
 
+import itertools
+import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +28,7 @@ from tests.warehouse.work import (
 )
 from warehouse.garbage import Leftover, collect
 from warehouse.lineage import Lineage, named
-from warehouse.store import Store, Version
+from warehouse.store import Store, Version, recipe
 
 
 def _all(store: Store) -> set[Version]:
@@ -57,7 +61,7 @@ def test_only_what_is_current_stays(store: Store, tmp_path: Path) -> None:
     before = _all(store)
     planned = collect(store, dry_run=True)
     assert _all(store) == before
-    assert Leftover("staging", "dead", 5) in planned
+    assert Leftover("staging", "dead", store.root / ".staging" / "dead", 5) in planned
     assert {leftover.name for leftover in planned} == {named(version) for version in before - current} | {"dead"}
     for leftover in planned:
         assert leftover.bytes > 0
@@ -179,14 +183,7 @@ def _reads(root: Path, ready: Any, go: Any) -> None:
             (out / "file.txt").write_text((items.path / "file.txt").read_text())
             return {}
 
-        made = recipe_of(items)
-        store.publish(made, build)
-
-
-def recipe_of(items: Any) -> Any:
-    from warehouse.store import recipe
-
-    return recipe("features/item_text", "Toys", "code", [items], {}, {})
+        store.publish(recipe("features/item_text", "Toys", "code", [items], {}, {}), build)
 
 
 def test_a_run_loses_neither_what_it_reads_nor_what_it_builds(store: Store, tmp_path: Path) -> None:
@@ -238,8 +235,6 @@ def _collect(root: Path, stop: Any) -> None:
 
 
 def _contend(root: Path, report: Path, seconds: float) -> None:
-    import time
-
     stop = processes.Event()
     crowd = [start(work, root, stop, report=report) for work in (_flip, _flip, _collect)]
     until = time.monotonic() + seconds
@@ -250,11 +245,11 @@ def _contend(root: Path, report: Path, seconds: float) -> None:
     store = Store(root)
     assert leftovers(store) == []
     assert staged(store) == []
-    assert all(lineage_is_whole(store))
+    assert all(_has_its_inputs(store))
 
 
-def lineage_is_whole(store: Store) -> Iterator[bool]:
-    """Whether each version that is there still has what it was made from."""
+def _has_its_inputs(store: Store) -> Iterator[bool]:
+    """Of each version that is there, whether it still has what it was made from."""
     lineage = Lineage.of(store)
     for version in lineage.versions:
         yield all(read in lineage.versions for read in lineage.inputs(version))
@@ -285,33 +280,36 @@ def _prepare(root: Path, raw: Path) -> tuple[dict[str, str], set[Version]]:
 def _still_whole(store: Store, before: dict[str, str], current: set[Version]) -> None:
     assert versions(store) == before
     assert leftovers(store, CATALOGUE) == []
-    assert all(lineage_is_whole(store))
-    assert not disagreements(ask(store.root / CATALOGUE))
+    assert all(_has_its_inputs(store))
     collect(store)
     assert _all(store) == current
     assert staged(store) == []
 
 
-def test_killed_before_every_change_it_makes(tmp_path: Path) -> None:
-    import shutil
-
-    report = tmp_path / "report.txt"
-    before, current = _prepare(tmp_path / "calm", tmp_path / "raw")
-    number, step = 0, 7
-    while True:
-        number += step
-        root = tmp_path / str(number)
-        shutil.copytree(tmp_path / "calm", root, copy_function=_link)
+def _kill(folder: Path, step: int) -> None:
+    """Kill collecting before every `step`-th change that it makes, each time over the same store."""
+    report = folder / "report.txt"
+    before, current = _prepare(folder / "calm", folder / "raw")
+    for number in itertools.count(step, step):
+        root = folder / str(number)
+        shutil.copytree(folder / "calm", root, copy_function=_link)
         killed = killed_at(number, _doomed, root, report=report)
         _still_whole(Store(root), before, current)
         shutil.rmtree(root)
         if not killed:
+            assert number > 30
             break
-    assert number > 30
+
+
+def test_killed_before_some_changes_that_it_makes(tmp_path: Path) -> None:
+    _kill(tmp_path, 7)
+
+
+@pytest.mark.soak
+def test_killed_before_every_change_that_it_makes(tmp_path: Path) -> None:
+    _kill(tmp_path, 1)
 
 
 def _link(source: str, target: str) -> None:
     """Copies of a store that share the bytes: immutable, as they are, and the exposed file stays the same file."""
-    import os
-
     os.link(source, target)
