@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from pipelines.garbage import collect
 from pipelines.lineage import verify
@@ -70,10 +71,15 @@ def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> 
     """The runs of an occasion that can begin now; those that began are known by their tags."""
     tried: set[Ref] = set()
     busy: set[Ref] = set()
-    for run in instance.get_runs(dg.RunsFilter(tags={OCCASION_TAG: occasion.name})):
-        domain = run.tags.get("dagster/partition", ALL)
+    runs = instance.get_runs(dg.RunsFilter(tags={OCCASION_TAG: occasion.name}))
+    retried = {run.parent_run_id for run in runs}
+    for run in runs:
+        if run.run_id in retried:
+            continue
+        domain = run.tags.get(PARTITION_NAME_TAG, ALL)
         refs = {("/".join(key.path), domain) for key in run.asset_selection or ()}
-        (tried if run.is_finished else busy).update(refs)
+        ended = run.is_finished and not (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true")
+        (tried if ended else busy).update(refs)
     stages = plan(house, _affected(house, occasion.changed))
     return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
 
@@ -92,10 +98,10 @@ def ready(house: House, stages: Sequence[Stage], tried: set[Ref], busy: set[Ref]
         for step in stage.steps:
             ref = (step.key, stage.domain)
             needed = set() if step.collects else set(step.refs(house, stage.domain))
-            if ref in tried or needed & lost:
-                lost.add(ref)
-            elif ref in busy or needed & coming or (step.collects and coming):
+            if ref in busy or needed & coming or (step.collects and coming):
                 coming.add(ref)
+            elif ref in tried or needed & lost:
+                lost.add(ref)
             else:
                 steps.append(step)
         if steps:

@@ -46,8 +46,9 @@ def is_alive(run: dg.DagsterRun) -> bool:
         client = DagsterGrpcClient(server.get("port"), server.get("socket"), server.get("host") or "localhost")
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=10)
-        except DagsterUserCodeUnreachableError:
-            return False
+        except DagsterUserCodeUnreachableError as error:
+            # A server that is only slow is none that is gone.
+            return "timed out" in str(error)
         return deserialize_value(answer, CanCancelExecutionResult).can_cancel
     if PROCESS_TAG in run.tags:
         try:

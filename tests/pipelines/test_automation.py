@@ -231,6 +231,19 @@ def test_what_fails_is_tried_once(data: Path, daemon: Daemon) -> None:
     assert daemon.week("2026-12-06") == []
 
 
+def test_a_run_that_dagster_will_retry_has_not_failed_yet(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys")
+    (data / "raw_files" / "Toys.csv").write_text("no ratings\n")
+    (request,) = _taken(daemon)
+    assert not daemon.perform(request)
+    (run,) = daemon.instance.get_runs()
+    daemon.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    assert daemon.tick(automation.next_stages) == []
+    daemon.instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    (request,) = daemon.tick(automation.next_stages)
+    assert _assets(request) == {"warehouse/catalogue", "warehouse/report"}
+
+
 def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys")
     (first,) = _taken(daemon)
