@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 Row = Mapping[str, Any]
@@ -36,6 +36,7 @@ _styled = mpl.rc_context(
 def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
     """Validation NDCG@10 by epoch, from scratch beside fine-tuned; rows: `model`, `epoch`, `ndcg_10`."""
     figure, (axes,) = _panels(1)
+    _count(axes)
     for model, label in MODELS.items():
         _line(axes, [row for row in rows if row["model"] == model], "epoch", "ndcg_10", label)
     axes.set(title=title, xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
@@ -48,6 +49,7 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
     """Loss and validation NDCG@10 by epoch; rows as in a model's `history`, with nulls where nothing was measured."""
     figure, panels = _panels(2)
     for axes, column, label in zip(panels, ("loss", "ndcg_10"), ("training loss", "validation NDCG@10"), strict=True):
+        _count(axes)
         _line(axes, [row for row in rows if row[column] is not None], "epoch", column)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"weights kept: epoch {best_epoch}")
         axes.set(title=label, xlabel="epoch")
@@ -59,6 +61,8 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
 def lengths(rows: Sequence[Row]) -> Figure:
     """Users by the length of their sequence, and the share of users up to each; rows of `length_distribution`."""
     figure, (axes, cumulated) = _panels(2)
+    _count(axes)
+    _count(cumulated)
     axes.bar([row["length"] for row in rows], [row["users"] for row in rows], width=1.0)
     axes.set(title="users by length of sequence", xlabel="interactions", ylabel="users")
     _line(cumulated, rows, "length", "share_at_most")
@@ -134,6 +138,11 @@ def _panels(number: int) -> tuple[Figure, Sequence[Axes]]:
     """Panels side by side; one alone is a little wider."""
     figure = Figure(figsize=(5.2 if number == 1 else 4.2 * number, 3.0), layout="constrained")
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
+
+
+def _count(axes: Axes) -> None:
+    """What goes to the right is counted: no ticks between two numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _line(axes: Axes, rows: Sequence[Row], x: str, y: str, label: str | None = None) -> None:

@@ -65,7 +65,7 @@ class Served:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.until(self._answers, "the web server answers", 120)
+        self.until(self._answers, "the web server answers", 300)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.assets import checks
 from pipelines.definitions import defs
 from pipelines.settings import DATA_VARIABLE, House
 from tests.conftest import Cli
@@ -149,14 +148,22 @@ def test_each_property_that_is_broken_is_counted(
     assert count(tmp_path, check, tables, changed, bound) == found
 
 
-def evaluate(check: dg.AssetChecksDefinition, house: House, domain: str) -> dg.AssetCheckResult:
-    """Run a check alone."""
+def materialise(*keys: str) -> dg.ExecuteInProcessResult:
+    """Materialise assets of Sample_Toys, with their checks."""
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("domain", [domain])
-        context = dg.build_asset_check_context(instance=instance, partition_key=domain)
-        result = check(context)
-        assert isinstance(result, dg.AssetCheckResult)
-        return result
+        instance.add_dynamic_partitions("domain", ["Sample_Toys"])
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            partition_key="Sample_Toys",
+            asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+            raise_on_error=False,
+        )
+
+
+def evaluation(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
+    """What the one check of that name said."""
+    (found,) = (check for check in result.get_asset_check_evaluations() if check.check_name == name)
+    return found
 
 
 @pytest.fixture
@@ -177,32 +184,26 @@ def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: House)
     content = bytearray(artifact.main.read_bytes())
     content[len(content) // 2] ^= 1
     artifact.main.write_bytes(content)
-    job = defs.resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("domain", ["Sample_Toys"])
-        keys = [dg.AssetKey(["core", noun]) for noun in ("items", "interactions")]
-        result = job.execute_in_process(
-            instance=instance, partition_key="Sample_Toys", asset_selection=keys, raise_on_error=False
-        )
-    (found,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "files_match_manifest")
+    result = materialise("core/items", "core/interactions")
+    found = evaluation(result, "files_match_manifest")
     assert not found.passed
     assert "sha256" in str(found.metadata["problems"].value)
     assert str(artifact.path) in str(found.description)
-    assert [event.asset_key for event in result.get_asset_materialization_events()] == keys[:1]
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "items"])]
 
 
 def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: House) -> None:
-    assert evaluate(checks.picture_coverage, store, "Sample_Toys").passed
+    assert evaluation(materialise("features/item_images"), "coverage").passed
     manifest = _artifact(store, "features/item_images").path / "manifest.json"
     stated = json.loads(manifest.read_text())
     stated["summary"]["statuses"] = {"unreachable": stated["summary"]["items"]}
     manifest.write_text(json.dumps(stated))
-    result = evaluate(checks.picture_coverage, store, "Sample_Toys")
-    assert not result.passed
-    assert result.severity == dg.AssetCheckSeverity.WARN
-    assert result.metadata["share"].value == 0
+    found = evaluation(materialise("features/item_images"), "coverage")
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert found.metadata["share"].value == 0
     settings = store.data / "domains.yaml"
     settings.write_text(
         settings.read_text().replace("image_encoder: {model: sample-clip}", "image_encoder: {kind: none}")
     )
-    assert evaluate(checks.picture_coverage, House(store.data), "Sample_Toys").passed
+    assert evaluation(materialise("features/item_images"), "coverage").passed
