@@ -90,7 +90,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    silent = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"compute_logs": silent}) as instance:
         yield Daemon(instance)
 
 
