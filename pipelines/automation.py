@@ -81,6 +81,10 @@ def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> 
         ended = run.is_finished and not (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true")
         (tried if ended else busy).update(refs)
     stages = plan(house, _affected(house, occasion.changed))
+    for stage in stages:
+        # Of others than the changed ones: what is being copied has an occasion to come.
+        if stage.partition and stage.domain not in occasion.changed and not _at_rest(house, stage.domain):
+            tried |= stage.refs
     return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
 
 
@@ -244,16 +248,11 @@ JOBS = [housekeeping]
 
 
 def _affected(house: House, changed: Sequence[str]) -> list[str]:
-    """The domains at hand that depend on the changed ones: themselves, and on a source every target.
-
-    Of others than the changed ones those are left out whose files are on their way: they have an occasion to come.
-    """
+    """The domains at hand that depend on the changed ones: themselves, and on a source every target."""
     present = {name: house.settings.domains[name].role for name in house.present()}
     shared = any(present.get(domain) == "source" for domain in changed)
     return [
-        name
-        for name, role in present.items()
-        if name in changed or ((ALL in changed or (shared and role == "target")) and _at_rest(house, name))
+        name for name, role in present.items() if ALL in changed or name in changed or (shared and role == "target")
     ]
 
 
