@@ -75,7 +75,7 @@ def test_by_one_change(tmp_path: Path, postgres: str, monkeypatch: pytest.Monkey
     Cli(data)("run")
     assert "nothing to do" in Cli(data)("run").stdout
     asked = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=False)
-    assert asked.stdout == "PostgresEventLogStorage ['SUCCESS', 'SUCCESS']\n14 ['Toys']\n", asked.stderr
+    assert asked.stdout == "PostgresEventLogStorage ['SUCCESS', 'SUCCESS']\n15 ['Toys']\n", asked.stderr
     assert not list((data / ".dagster").rglob("*.db"))
 
 
