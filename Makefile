@@ -4,7 +4,7 @@ DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
 OPEN_CLIP := .venv-open-clip
 
-.PHONY: help setup demo ui test soak openclip check format docs lock clean
+.PHONY: help setup demo ui test soak openclip screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ openclip: setup ## run the encoders' tests with open_clip, in an environment lai
 	$(OPEN_CLIP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4
 	$(OPEN_CLIP)/bin/python -m pytest tests/features/test_encoders_contract.py tests/features/test_encoders_open_clip.py
+
+screenshots: setup ## take the README's pictures of the UI, over the demo's data
+	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/pipelines/test_ui.py
 
 check: setup ## lint, format, types, import rules
 	$(BIN)/ruff check .

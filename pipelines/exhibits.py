@@ -121,10 +121,12 @@ def _set_aside(stem: str) -> Exhibit:
     return set_aside
 
 
-def _rows(name: str, **bound: Any) -> Exhibit:
-    """The answer to a query as a table; None where it has no rows."""
+def _rows(name: str, needs: str = "", **bound: Any) -> Exhibit:
+    """The answer to a query as a table; None where it has no rows, or the catalogue not yet the view it `needs`."""
 
     def rows(subject: Subject) -> Any:
+        if needs and not subject.ask("exhibit_has", view=needs):
+            return None
         answer = subject.table(name, **bound)
         return _table(answer.to_pylist(), answer.column_names) if answer.num_rows else None
 
@@ -243,7 +245,10 @@ _EXHIBITS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Exhibit]]] = {
     "models/finetuned": _MODEL,
     "reports/metrics": ((), {"results": _rows("exhibit_metrics"), "learning_curves": _learning_curves}),
     "reports/recommendations": (("core/sequences", "core/items"), {**_PREVIEW, "shelves": _shelves}),
-    "warehouse/catalogue": ((), {"domains_table": _rows("exhibit_domains"), "results": _rows("exhibit_results")}),
+    "warehouse/catalogue": (
+        (),
+        {"domains_table": _rows("exhibit_domains", "domains"), "results": _rows("exhibit_results", "results")},
+    ),
     "warehouse/report": ((), {"page": _page}),
 }
 """The exhibits of each artifact: keys of the artifacts that it is looked at with, and the exhibits by name."""
