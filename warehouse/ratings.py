@@ -69,10 +69,7 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(available_threads()) as pool:
             for block, batch in in_turn(pool, _tried, blocks(source, LONGEST_LINE, progress)):
-                if batch is None:
-                    yield from _read_in_parts(block, quarantine)
-                else:
-                    yield batch
+                yield from _rows(block, batch, quarantine)
 
     layout = "a ratings file has the columns item,user,rating,unix time and no header"
     return write_ratings(source, out, read, "rating", layout)
@@ -191,20 +188,19 @@ def _tried(block: Block) -> tuple[Block, pa.RecordBatch | None]:
     return block, _read_at_once(block)
 
 
-def _read_in_parts(block: Block, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
-    """The rows of a block that was refused as a whole: halves are tried, then lines."""
+def _rows(block: Block, batch: pa.RecordBatch | None, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
+    """What a block holds: the `batch` read at once, or if it was refused, what its halves do, or its lines."""
+    if batch is not None:
+        yield batch
+        return
     middle = block.data.rfind(b"\n", 0, len(block.data) // 2) + 1
-    if len(block.data) <= _LINE_BY_LINE_BYTES or not middle:
+    if len(block.data) > _LINE_BY_LINE_BYTES and middle:
+        first, second = block.data[:middle], block.data[middle:]
+        for half in (Block(block.first_line, first), Block(block.first_line + first.count(b"\n"), second)):
+            yield from _rows(half, _read_at_once(half), quarantine)
+    else:
         lines = block.data.removesuffix(b"\n").split(b"\n")
         yield read_line_by_line(block.first_line, lines, read_line, quarantine)
-        return
-    first, second = block.data[:middle], block.data[middle:]
-    for half in (Block(block.first_line, first), Block(block.first_line + first.count(b"\n"), second)):
-        batch = _read_at_once(half)
-        if batch is None:
-            yield from _read_in_parts(half, quarantine)
-        else:
-            yield batch
 
 
 def _read_at_once(block: Block) -> pa.RecordBatch | None:
