@@ -9,7 +9,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -65,7 +65,6 @@ SCAN = Kernel("mamba-ssm", "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_sca
 CONV = Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunk_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """The SSD by mamba-ssm; shapes as in `mmm4rec.ssd`.
 
@@ -113,7 +112,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, for
     """
     chosen = _conv_form(weight, x) if form == "auto" else choose_conv(*_sizes(weight), form, x.device, x.dtype).form
     if chosen == "fused":
-        return cast(Tensor, _fused(x, weight, bias, silu))
+        return _fused(x, weight, bias, silu)
     y = shifted_sum(x, weight, bias) if chosen == "plain" else _as_picture(x, weight, bias)
     return F.silu(y) if silu else y
 
@@ -131,7 +130,6 @@ def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(padded, weight.unsqueeze(2), bias, groups=len(weight)).squeeze(2).transpose(1, 2)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         rows = x.transpose(1, 2)
@@ -161,4 +159,6 @@ def _imported(module: str, name: str) -> Callable[..., Any] | str:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
-    return function
+    # Not for torch.compile to look into. Only here, since the compiler takes seconds to import.
+    disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled

@@ -9,7 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,10 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _imports(module: str) -> Iterator[str]:
+@cache
+def _imports(module: str) -> list[str]:
     """The house's modules that `module` imports, at its top or inside functions."""
+    found = []
     for node in ast.walk(_tree(module)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -69,7 +71,8 @@ def _imports(module: str) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.split(".")[0] in ROOMS and _path(name):
-                yield name
+                found.append(name)
+    return found
 
 
 def _named_files(module: str) -> list[Path]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 REPOSITORY = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -40,14 +42,7 @@ class Cli:
 
     def __call__(self, *arguments: str, code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run it, expect the exit code, return what it printed."""
-        done = subprocess.run(
-            [REPOSITORY / ".venv/bin/mmm4rec", *arguments],
-            env={**os.environ, "MMM4REC_DATA": str(self.data), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        done = forked.run(arguments, {**os.environ, "MMM4REC_DATA": str(self.data), "COLUMNS": "200"}, timeout)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

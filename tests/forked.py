@@ -1,0 +1,43 @@
+"""The command line in a process forked from one that has imported everything: imports would outlast most commands."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+# Not what reads the settings as it is imported.
+_PRELOADED = ["pipelines.plan", "pipelines.charts", "tests.forked"]
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """`mmm4rec` with these arguments, to its end."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = context.Process(target=_main, args=(list(arguments), dict(environment), out, err))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(["mmm4rec", *arguments], timeout, out.read_text(), err.read_text())
+        code = process.exitcode
+        assert code is not None
+        return subprocess.CompletedProcess(["mmm4rec", *arguments], code, out.read_text(), err.read_text())
+
+
+def _main(arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = ["mmm4rec", *arguments]
+    from pipelines.cli import main
+
+    main()
