@@ -9,16 +9,18 @@ import pytest
 
 from pipelines.settings import House
 from tests.conftest import Cli
+from tests.pipelines.small import write_settings, write_shop
+
+ROLES = {"Pots": {"role": "source"}}
 
 
 @pytest.fixture
-def tiny(cli: Cli) -> Cli:
-    """The tiny sample, without vectors and with next to no training."""
-    cli("sample", "--size", "tiny")
-    settings = (cli.data / "domains.yaml").read_text().replace("{model: sample-clip}", "{kind: none}")
-    (cli.data / "domains.yaml").write_text(
-        settings.replace("epochs: 24", "epochs: 1").replace("epochs: 40", "epochs: 1")
-    )
+def shop(cli: Cli) -> Cli:
+    """Two target domains and a source, the products of one of them compressed."""
+    write_shop(cli.data, "Toys", "Mugs", sources=("Pots",))
+    plain = cli.data / "raw_files" / "meta_Toys.json"
+    plain.with_suffix(".json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
     return cli
 
 
@@ -49,31 +51,32 @@ def _noise(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "spoil", "asset", "said"),
     [
-        ("Sample_Toys.csv", _zero, "raw/ratings", "empty"),
-        ("Sample_Toys.csv", _noise, "raw/ratings", "none of its"),
-        ("meta_Sample_Toys.json.gz", _zero, "raw/metadata", "empty"),
-        ("meta_Sample_Toys.json.gz", _cut, "raw/metadata", "cut"),
-        ("meta_Sample_Toys.json.gz", _noise, "raw/metadata", "gz"),
+        ("Toys.csv", _zero, "raw/ratings", "empty"),
+        ("Toys.csv", _noise, "raw/ratings", "none of its"),
+        ("meta_Toys.json.gz", _zero, "raw/metadata", "empty"),
+        ("meta_Toys.json.gz", _cut, "raw/metadata", "cut"),
+        ("meta_Toys.json.gz", _noise, "raw/metadata", "gz"),
     ],
 )
-def test_a_spoilt_raw_file(tiny: Cli, file: str, spoil: Callable[[Path], None], asset: str, said: str) -> None:
-    spoil(tiny.data / "raw_files" / file)
-    failed = tiny("run", "--only", asset, code=1)
+def test_a_spoilt_raw_file(shop: Cli, file: str, spoil: Callable[[Path], None], asset: str, said: str) -> None:
+    spoil(shop.data / "raw_files" / file)
+    failed = shop("run", "--only", asset, code=1)
     assert file in failed.stderr.replace("\n", "")
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
-    store = House(tiny.data).store
-    assert store.current(asset, "Sample_Toys") is None
-    assert store.current(asset, "Sample_Garden") is not None
-    _whole(tiny)
+    store = House(shop.data).store
+    assert store.current(asset, "Toys") is None
+    assert store.current(asset, "Mugs") is not None
+    _whole(shop)
 
 
-def test_a_missing_raw_file(tiny: Cli) -> None:
-    (tiny.data / "raw_files" / "Sample_Toys.csv").unlink()
-    failed = tiny("run", "Sample_Toys", code=1)
-    assert "Sample_Toys.csv" in failed.stderr.replace("\n", "")
-    assert "mmm4rec run Sample_Toys" in failed.stderr.replace("\n", " ")
-    assert House(tiny.data).store.all_current() == []
+def test_a_missing_raw_file(shop: Cli) -> None:
+    write_settings(shop.data, domains={"Toys": {"role": "target"}})
+    (shop.data / "raw_files" / "Toys.csv").unlink()
+    failed = shop("run", "Toys", code=1)
+    assert "Toys.csv" in failed.stderr.replace("\n", "")
+    assert "mmm4rec run Toys" in failed.stderr.replace("\n", " ")
+    assert House(shop.data).store.all_current() == []
 
 
 def test_nothing_at_all(cli: Cli) -> None:
@@ -82,38 +85,29 @@ def test_nothing_at_all(cli: Cli) -> None:
     assert "mmm4rec run" in cli("sql", "SELECT 1", code=1).stderr
 
 
-def test_a_core_that_leaves_nothing_holds_up_only_its_domain(tiny: Cli) -> None:
-    settings = tiny.data / "domains.yaml"
-    settings.write_text(
-        settings.read_text().replace("Sample_Toys: {role: target}", "Sample_Toys: {role: target, k: 500}")
-    )
-    failed = tiny("run", code=1)
+def test_a_core_that_leaves_nothing_holds_up_only_its_domain(shop: Cli) -> None:
+    write_settings(shop.data, domains={**ROLES, "Toys": {"k": 500}})
+    failed = shop("run", code=1)
     said = " ".join(failed.stderr.split())
-    assert "Sample_Toys: core/sequences: no user and item" in said
+    assert "Toys: core/sequences: no user and item" in said
     assert "lower k" in said
-    store = House(tiny.data).store
-    assert store.current("core/sequences", "Sample_Toys") is None
-    assert store.require("core/interactions", "Sample_Toys")
-    assert store.require("reports/recommendations", "Sample_Office")
-    assert [row["domain"] for row in json.loads(tiny("report", "--json").stdout)["results"]] == [
-        "Sample_Garden",
-        "Sample_Kitchen",
-        "Sample_Sports",
-        "Sample_Office",
-    ]
-    _whole(tiny)
-    settings.write_text(settings.read_text().replace(", k: 500", ""))
-    tiny("run")
-    assert len(json.loads(tiny("report", "--json").stdout)["results"]) == 5
+    store = House(shop.data).store
+    assert store.current("core/sequences", "Toys") is None
+    assert store.require("core/interactions", "Toys")
+    assert store.require("reports/recommendations", "Mugs")
+    assert {row["domain"] for row in json.loads(shop("report", "--json").stdout)["results"]} == {"Mugs", "Pots"}
+    _whole(shop)
+    write_settings(shop.data, domains=ROLES)
+    shop("run")
+    assert len(json.loads(shop("report", "--json").stdout)["results"]) == 3
 
 
-def test_other_counts_than_published_are_a_warning(tiny: Cli) -> None:
-    settings = tiny.data / "domains.yaml"
-    published = "{role: target, published: {users: 1, items: 2, interactions: 3}}"
-    settings.write_text(settings.read_text().replace("Sample_Toys: {role: target}", f"Sample_Toys: {published}"))
+def test_other_counts_than_published_are_a_warning(shop: Cli) -> None:
+    published = {"users": 1, "items": 2, "interactions": 3}
+    write_settings(shop.data, domains={**ROLES, "Toys": {"published": published}})
     layers = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
-    said = tiny("run", "Sample_Toys", *(f"--only={asset}" for asset in layers)).stderr
-    summary = House(tiny.data).store.require("core/sequences", "Sample_Toys").manifest["summary"]
+    said = shop("run", "Toys", *(f"--only={asset}" for asset in layers)).stderr
+    summary = House(shop.data).store.require("core/sequences", "Toys").manifest["summary"]
     assert f"users {summary['users']} (published: 1)" in said
     assert f"interactions {summary['interactions']} (published: 3)" in said
 
