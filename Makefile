@@ -27,7 +27,7 @@ ui: setup ## Dagster's UI on 127.0.0.1 over the same data
 	@$(BIN)/mmm4rec ui --data $(DATA)
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak

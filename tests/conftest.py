@@ -19,10 +19,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests over one whole run stay in one worker, so that it runs once; the others keep to their file's fixtures."""
+    """Tests over one whole run stay in one worker, so that it runs once; the others keep to their file's fixtures.
+
+    The longest come first: what one worker does alone at the end, nobody helps it with.
+    """
+    groups = {}
     for item in items:
         runs = {"demo", "tiny"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group(min(runs, default=str(item.path))))
+        groups[item] = min(runs, default=str(item.path))
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: ["demo", "tiny", groups[item]].index(groups[item]))
 
 
 @pytest.fixture(scope="session")
