@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import termios
@@ -33,6 +34,7 @@ class Terminal:
         self._read = ""
         self._pid, self._file = pty.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where tests run in the background
             environment = {**os.environ, "MMM4REC_DATA": str(data), "HOME": str(home), "TERM": "dumb", "COLUMNS": "150"}
             os.execve(REPOSITORY / ".venv/bin/mmm4rec", ["mmm4rec", "sql"], environment)
         fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 150, 0, 0))
