@@ -4,13 +4,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from mmm4rec.baselines.bsarec import BSARec
+from mmm4rec.baselines.gru4rec import GRU4Rec
+from mmm4rec.baselines.mamba4rec import Mamba4Rec
+from mmm4rec.baselines.sasrec import SASRec
+from mmm4rec.baselines.tim4rec import TiM4Rec
+from mmm4rec.baselines.unisrec import UniSRec
 from mmm4rec.config import RecommenderConfig, SSDForm, read_config
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
 from mmm4rec.recommender import Recommender
 
-MODELS: Final[Mapping[str, type[Recommender]]] = {MMM4Rec.__name__: MMM4Rec}
+MODELS: Final[Mapping[str, type[Recommender]]] = {
+    model.__name__: model for model in (MMM4Rec, GRU4Rec, SASRec, BSARec, Mamba4Rec, TiM4Rec, UniSRec)
+}
 """Each model by its kind."""
 
 
