@@ -53,6 +53,12 @@ def test_ranks_are_those_of_summed_similarities(counted: DomainData) -> None:
     assert ranking.label_counts.tolist() == counted.training_counts()[[4, 4, 5, 3, 5]].tolist()
 
 
+def test_an_item_speaks_once(counted: DomainData) -> None:
+    """However often a user has had it: histories {a b c}, {a b c}, {a b c}, {a b}, {d e}."""
+    found = item_knn._history(counted.examples("test", 20), torch.arange(5))
+    assert [sorted(row[row > 0].tolist()) for row in found] == [[1, 2, 3], [1, 2, 3], [1, 2, 3], [1, 2], [4, 5]]
+
+
 def test_blocks_change_nothing(make_domain: Callable[..., DomainData], monkeypatch: pytest.MonkeyPatch) -> None:
     domain = make_domain(users=80, items=40, seed=1)
     whole = item_knn.rank_labels(domain, "test", ItemKNNConfig()).ranks
