@@ -5,10 +5,11 @@ Needs torch, numpy, pyarrow and safetensors; `training.fit` also needs lightning
 starts. Only settings and errors are imported here; the rest by module:
 
     data        load_domain, merge_domains: Parquet -> DomainData
-    model       MMM4Rec; beneath it ssd, gaps, losses, and compat (where published and default mode differ)
+    model       MMM4Rec; beneath it ssd, gaps, and compat (where published and default mode differ)
+    baselines   what it is measured against; recommender: what all models share, registry: which there are
     training    pretrain, fit; resume: the state of an unfinished training
     checkpoint  load_model, transfer; exchange: published checkpoints in and out
-    evaluation  evaluate, recommend, write_metrics; baselines.popularity
+    evaluation  evaluate, recommend, write_metrics
     parity      check: comparison with tensors of the published model
     __main__    python -m mmm4rec: all this from exported files
 """

@@ -1,9 +1,9 @@
 """Checkpoints: weights as safetensors with everything needed to load them, and transfer to another domain.
 
 A checkpoint holds the trainable parameters, never the features. Its metadata (one JSON value, so that equal
-weights are equal bytes) holds the config, the number of items, and the widths and encoders of the features; the
-item ids lie beside it in `items.parquet` where there are per-item weights. Loading is strict; what a transfer
-leaves out or starts afresh is listed, with the reason.
+weights are equal bytes) holds the config with the kind of the model, the number of items, and the widths and
+encoders of the features; the item ids lie beside it in `items.parquet` where there are per-item weights. Loading is
+strict; what a transfer leaves out or starts afresh is listed, with the reason.
 
 A model understands the vectors of the encoders it was trained with and no others, so features of another one are an
 error. Where an encoder is not known (published checkpoints, processed folders, ready vectors), that is said.
@@ -23,14 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmm4rec.config import ModelConfig, SSDForm
+from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
 from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
-from mmm4rec.model import MMM4Rec
+from mmm4rec.recommender import Recommender
+from mmm4rec.registry import kind_of, make, read_stated, stated
 from mmm4rec.tables import write_table
 
 FORMAT = "mmm4rec 1"
-_ITEM_WEIGHTS = ("text_item", "image_item")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Checkpoint:
     """A checkpoint in memory."""
 
     path: Path
-    config: ModelConfig
+    config: RecommenderConfig
     text: FeatureKind
     image: FeatureKind
     weights: dict[str, Tensor]
@@ -67,19 +67,14 @@ class Transfer:
     """What could not be compared: features whose encoder is not known."""
 
 
-def has_item_weights(config: ModelConfig) -> bool:
-    """Whether some parameters have one row per item."""
-    return config.with_id or config.fusion == "dynamic_instance"
-
-
-def save(model: MMM4Rec, domain: DomainData, weights: Mapping[str, Tensor], out: Path) -> None:
+def save(model: Recommender, domain: DomainData, weights: Mapping[str, Tensor], out: Path) -> None:
     """Write `model.safetensors`, and `items.parquet` where there are per-item weights, into `out`."""
     text, image = (FeatureKind(features.width, features.encoder) for features in (domain.text, domain.image))
     write(model.config, weights, text, image, domain.item_ids, out)
 
 
 def write(
-    config: ModelConfig,
+    config: RecommenderConfig,
     weights: Mapping[str, Tensor],
     text: FeatureKind,
     image: FeatureKind,
@@ -90,14 +85,14 @@ def write(
     kinds = {"text": text, "image": image}
     description = {
         "format": FORMAT,
-        "config": asdict(config),
+        "config": stated(config),
         **{f"{name}_width": kind.width for name, kind in kinds.items()},
         **{f"{name}_encoder": kind.encoder and asdict(kind.encoder) for name, kind in kinds.items()},
         "items": len(item_ids),
     }
     tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
     save_file(tensors, out / "model.safetensors", {"mmm4rec": json.dumps(description, sort_keys=True)})
-    if has_item_weights(config):
+    if config.item_weights:
         rows = [{"item_index": n, "item_id": item} for n, item in enumerate(item_ids, start=1)]
         write_table(rows, "models/finetuned/items", out / "items.parquet")
 
@@ -132,14 +127,14 @@ def load(path: Path) -> Checkpoint:
     wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
     if wrong:
         raise ModelError(f"{file}: {wrong[0]} holds NaN or infinity: the file is damaged; train the model again")
-    config = ModelConfig.from_dict(settings, f"{file}: config")
+    config = read_stated(settings, f"{file}: config")
     return Checkpoint(
         path=file,
         config=config,
         text=text,
         image=image,
         weights=weights,
-        item_ids=_item_ids(file, count) if has_item_weights(config) else None,
+        item_ids=_item_ids(file, count) if config.item_weights else None,
     )
 
 
@@ -161,7 +156,7 @@ def _item_ids(file: Path, count: int) -> list[str]:
     return ids
 
 
-def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> MMM4Rec:
+def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Recommender:
     """The trained model over the catalogue of `domain`, in eval mode.
 
     A model without per-item weights serves any domain with features of its encoders; one with them only its own
@@ -179,7 +174,7 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> MM
             f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
             f"the {domain.item_count} of {domain.name}; fine-tune it on this domain instead"
         )
-    model = MMM4Rec(checkpoint.config, domain, ssd_form)
+    model = make(checkpoint.config, domain, ssd_form)
     ours = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     theirs = {name: list(weight.shape) for name, weight in checkpoint.weights.items()}
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
@@ -192,15 +187,20 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> MM
     return model.eval()
 
 
-def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Transfer:
+def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> Transfer:
     """Start `model` from `checkpoint`: everything but per-item weights and layers that it does not have.
 
     Raises:
-        ModelError: another L, other features or sizes, fewer layers: whatever could not be taken over in full.
+        ModelError: another model, L, features or sizes, fewer layers: whatever could not be taken over in full.
     """
     ours, theirs = model.config, checkpoint.config
+    if type(ours) is not type(theirs):
+        raise ModelError(
+            f"{checkpoint.path}: it holds a {kind_of(theirs)}, which a {kind_of(ours)} cannot start from: give a "
+            "checkpoint of the same model"
+        )
     unchecked = _check_features(checkpoint, domain)
-    if ours.use_time and theirs.use_time and ours.length != theirs.length:
+    if _uses_time(ours) and _uses_time(theirs) and ours.length != theirs.length:
         raise ModelError(
             f"{checkpoint.path}: trained with length {theirs.length}, the model has {ours.length}; the time path "
             f"is made for one length: set length to {theirs.length}, or pre-train again"
@@ -228,9 +228,9 @@ def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Tran
         else:
             taken.append(name)
     for name in parameters.keys() - set(taken):
-        if name in _ITEM_WEIGHTS or (name == "fusion" and ours.fusion == "dynamic_instance"):
+        if name in ours.item_weights:
             fresh[name] = "one row per item: learned in each domain"
-        elif name == "absent" and theirs.compat == "published":
+        elif name == "absent" and _is_published(theirs):
             fresh[name] = "the published mode has no such vector"
         else:
             raise ModelError(f"{checkpoint.path}: it lacks {name}; {_settings_that_differ(ours, theirs)}")
@@ -240,17 +240,25 @@ def transfer(checkpoint: Checkpoint, model: MMM4Rec, domain: DomainData) -> Tran
     return Transfer(taken, left_out, dict(sorted(fresh.items())), unchecked)
 
 
-def _reason_left_out(name: str, ours: ModelConfig, theirs: ModelConfig) -> str | None:
-    if name in _ITEM_WEIGHTS or (name == "fusion" and theirs.fusion == "dynamic_instance"):
+def _reason_left_out(name: str, ours: RecommenderConfig, theirs: RecommenderConfig) -> str | None:
+    if name in theirs.item_weights:
         return "one row per item: other items here"
     if name.startswith("layers.") and int(name.split(".")[1]) >= ours.layers:
         return f"the model has {ours.layers} of its {theirs.layers} layers"
-    if name == "absent" and ours.compat == "published":
+    if name == "absent" and _is_published(ours):
         return "the published mode has no such vector"
     return None
 
 
-def _settings_that_differ(ours: ModelConfig, theirs: ModelConfig) -> str:
+def _uses_time(config: RecommenderConfig) -> bool:
+    return isinstance(config, ModelConfig) and config.use_time
+
+
+def _is_published(config: RecommenderConfig) -> bool:
+    return isinstance(config, ModelConfig) and config.compat == "published"
+
+
+def _settings_that_differ(ours: RecommenderConfig, theirs: RecommenderConfig) -> str:
     mine, other = asdict(ours), asdict(theirs)
     differing = [f"{name} {other[name]} there, {mine[name]} here" for name in mine if mine[name] != other[name]]
     return f"settings that differ: {'; '.join(differing) or 'none'}"

@@ -30,14 +30,27 @@ ConvForm = Literal["auto", "plain", "torch", "fused"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and variants of MMM4Rec. Feature widths and the number of items come from the data."""
+class RecommenderConfig:
+    """What the trainer, checkpoints and evaluation ask of the settings of any model (`mmm4rec.recommender`)."""
 
     hidden: int = 256
     """Width H of item and user vectors."""
+    layers: int = 1
+    length: int = 20
+    """The number L of last interactions the model sees."""
+
+    @property
+    def item_weights(self) -> tuple[str, ...]:
+        """Names of the parameters with one row per item: they belong to the items of one domain."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ModelConfig(RecommenderConfig):
+    """Sizes and variants of MMM4Rec. Feature widths and the number of items come from the data."""
+
     inner: int = 256
     """Width between the two linear maps of a feed-forward network."""
-    layers: int = 1
     state: int = 64
     """SSM state size S."""
     head_width: int = 64
@@ -50,8 +63,6 @@ class ModelConfig:
     dropout_hidden: float = 0.4
     dropout_time: float = 0.4
     norm_eps: float = 1e-12
-    length: int = 20
-    """The number L of last interactions the model sees."""
     temperature: float = 0.8
     use_time: bool = True
     use_ffn: bool = True
@@ -92,6 +103,12 @@ class ModelConfig:
     def group_count(self) -> int:
         """G, the number of groups."""
         return self.heads if self.groups is None else self.groups
+
+    @property
+    def item_weights(self) -> tuple[str, ...]:
+        """Item vectors of both modalities, and weights of the fusion, where there are any."""
+        vectors = ("text_item", "image_item") if self.with_id else ()
+        return (*vectors, "fusion") if self.fusion == "dynamic_instance" else vectors
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, object], where: str = "model") -> Self:
@@ -149,7 +166,7 @@ class TrainConfig:
             raise ConfigError("weight_decay, validate_every and seed must not be negative")
         known = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
         if self.metric not in known:
-            raise ConfigError(f"metric is {self.metric!r}{_nearest(self.metric, known)}; known: {', '.join(known)}")
+            raise ConfigError(f"metric is {self.metric!r}{nearest(self.metric, known)}; known: {', '.join(known)}")
         if self.validate_every == 0 and self.keep == "best":
             raise ConfigError("keep is 'best' but validate_every is 0: validate, or set keep to 'last'")
 
@@ -194,7 +211,7 @@ def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", ba
     for key in mapping:
         if key not in known:
             raise ConfigError(
-                f"{place}: unknown setting {key!r}{_nearest(str(key), list(known))}; known: {', '.join(known)}"
+                f"{place}: unknown setting {key!r}{nearest(str(key), list(known))}; known: {', '.join(known)}"
             )
     values: dict[str, Any] = {}
     for name, field in known.items():
@@ -222,7 +239,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         choices = [str(choice) for choice in arguments]
-        raise ConfigError(f"{where}: {value!r} is unknown{_nearest(str(value), choices)}; known: {', '.join(choices)}")
+        raise ConfigError(f"{where}: {value!r} is unknown{nearest(str(value), choices)}; known: {', '.join(choices)}")
     if origin in (typing.Union, types.UnionType):
         return _read_union(arguments, value, where)
     if isinstance(kind, type) and is_dataclass(kind):
@@ -268,7 +285,8 @@ def _read_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     raise ConfigError(f"{where}: expected {' or '.join(_name(m) for m in members)}, found {_shown(value)}")
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (did you mean ...?)` with the word most like this one, or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmm4rec.config import CUTOFFS
 from mmm4rec.data import DomainData, Examples, Split
 from mmm4rec.errors import ModelError
-from mmm4rec.model import MMM4Rec
+from mmm4rec.recommender import Recommender
 from mmm4rec.tables import TABLES, write_table
 
 USER_BATCH, USER_BATCH_CPU = 1024, 128
@@ -212,12 +212,12 @@ def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
 
 
 @torch.inference_mode()
-def encode_users(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
+def encode_users(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
     """User vectors [n,H] of the examples `index` [n] by a model in eval mode."""
     return torch.cat([_encode(model, examples, part) for part in torch.split(index, ENCODED_TOGETHER)])
 
 
-def _encode(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
+def _encode(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
     # From short to long, so that no batch computes positions that none of it needs.
     size = USER_BATCH_CPU if index.device.type == "cpu" else USER_BATCH
     order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
@@ -232,9 +232,9 @@ def _encode(model: MMM4Rec, examples: Examples, index: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def item_table(model: MMM4Rec) -> Tensor:
+def item_table(model: Recommender) -> Tensor:
     """The vectors [N+1,H] whose products with user vectors are the scores; beside them, a block is held."""
-    weight = model.text_adapter.weight
+    weight = next(model.parameters())
     table = torch.empty(model.item_count + 1, model.config.hidden, dtype=weight.dtype, device=weight.device)
     for index in torch.split(torch.arange(len(table), device=weight.device), TABLE_BLOCK):
         table[index] = model.score_vectors(model.item_vectors(index), index)
@@ -242,7 +242,7 @@ def item_table(model: MMM4Rec) -> Tensor:
 
 
 @torch.inference_mode()
-def rank_labels(model: MMM4Rec, domain: DomainData, split: Split) -> Ranking:
+def rank_labels(model: Recommender, domain: DomainData, split: Split) -> Ranking:
     """The ranks of the labels of `split` (validation or test) among all items; the model's mode is restored.
 
     Raises:
@@ -251,7 +251,7 @@ def rank_labels(model: MMM4Rec, domain: DomainData, split: Split) -> Ranking:
     was_training = model.training
     model.eval()
     try:
-        device = model.text_features.device
+        device = model.device
         examples = domain.examples(split, model.config.length)
         there = examples.to(device)
         table = item_table(model)
@@ -277,7 +277,7 @@ def ranking(domain: DomainData, examples: Examples, ranks: Tensor) -> Ranking:
     )
 
 
-def evaluate(model: MMM4Rec, domain: DomainData, split: Split) -> Metrics:
+def evaluate(model: Recommender, domain: DomainData, split: Split) -> Metrics:
     """HR and NDCG of `split` (validation or test) by full ranking; the model's mode is restored.
 
     Raises:
@@ -286,7 +286,7 @@ def evaluate(model: MMM4Rec, domain: DomainData, split: Split) -> Metrics:
     return rank_labels(model, domain, split).metrics()
 
 
-def _score(model: MMM4Rec, users: Tensor, table: Tensor) -> Score:
+def _score(model: Recommender, users: Tensor, table: Tensor) -> Score:
     def score(rows: Tensor, low: int, high: int) -> Tensor:
         # Rounded to bf16, scores would tie by the dozen.
         with torch.autocast(users.device.type, enabled=False):
@@ -297,7 +297,7 @@ def _score(model: MMM4Rec, users: Tensor, table: Tensor) -> Score:
 
 @torch.inference_mode()
 def recommend(
-    model: MMM4Rec,
+    model: Recommender,
     domain: DomainData,
     k: int = 10,
     exclude_seen: bool = True,
@@ -317,7 +317,7 @@ def recommend(
     model.eval()
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
-        device = model.text_features.device
+        device = model.device
         examples = domain.examples("everything", model.config.length).to(device)
         table = item_table(model)
         together = max(1, RECOMMENDED_SCORES // len(table))

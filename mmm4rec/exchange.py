@@ -29,6 +29,7 @@ from mmm4rec.errors import ModelError
 from mmm4rec.model import MMM4Rec
 from mmm4rec.processed import load_processed
 from mmm4rec.published import from_published, to_published
+from mmm4rec.registry import kind_of
 from mmm4rec.tables import read_table
 
 _PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
@@ -107,7 +108,7 @@ def import_checkpoint(
     items = next((len(weights[name]) - 1 for name in ("text_item", "image_item") if name in weights), 0)
     if config.fusion == "dynamic_instance":
         items = weights["fusion"].numel() // 2 - 1
-    if checkpoint.has_item_weights(config) and len(item_ids or ()) != items:
+    if config.item_weights and len(item_ids or ()) != items:
         given = "no item ids are given" if item_ids is None else f"{len(item_ids)} item ids are given"
         raise ModelError(
             f"{file}: it has weights of {items} items and {given}: give the items.parquet of the domain it was "
@@ -127,6 +128,8 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
         ModelError: as `checkpoint.load`; or a checkpoint of the default mode, which computes something else.
     """
     ours = checkpoint.load(source)
+    if not isinstance(ours.config, ModelConfig):
+        raise ModelError(f"{ours.path}: a {kind_of(ours.config)}; only an MMM4Rec has a published form")
     if ours.config.compat != "published":
         raise ModelError(
             f"{ours.path}: a model of the default mode, which the published code would compute otherwise; train it "

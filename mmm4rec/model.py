@@ -21,9 +21,8 @@ from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data import Batch, DomainData
 from mmm4rec.dropout import Dropout
-from mmm4rec.errors import ModelError
 from mmm4rec.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
-from mmm4rec.losses import full_cross_entropy, in_batch_cross_entropy
+from mmm4rec.recommender import Recommender
 from mmm4rec.ssd import ssd, widened
 
 RMS_EPS = 1e-12
@@ -86,9 +85,9 @@ class StateSpace(nn.Module):
 
 
 class TimeAwareSSD(nn.Module):
-    """The block of the text and of the image branch (TiSSD)."""
+    """The block of the text and of the image branch (TiSSD). The `last` of a model hands on no gap signal."""
 
-    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm, last: bool = False) -> None:
         super().__init__()
         inner, grouped = config.inner_width, config.group_count * config.state
         self.widths = [inner, inner + 2 * grouped, config.heads]
@@ -96,10 +95,11 @@ class TimeAwareSSD(nn.Module):
         self.inputs = nn.Linear(config.hidden, sum(self.widths))
         self.conv = CausalConv(self.widths[1], config.conv_width)
         self.state_space = StateSpace(config, ssd_form)
-        self.use_time = config.use_time
+        self.last = last
         if config.use_time:
             self.step_scale = StepScale(config.length, config.heads, config.conv_width, config.dropout_time)
-            self.gap_gate = GapGate(config.length, config.norm_eps, config.dropout_time)
+            if not last:
+                self.gap_gate = GapGate(config.length, config.norm_eps, config.dropout_time)
 
     def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """u [B,T,H], D [B,K,L] -> out [B,T,H], the gap signal for the next block [B,K,L]."""
@@ -108,7 +108,7 @@ class TimeAwareSSD(nn.Module):
         if D is None:
             return self.state_space(x, B, C, dt, z, None), None
         a = self.step_scale(D)
-        return self.state_space(x, B, C, dt, z, a), self.gap_gate(D, a, real)
+        return self.state_space(x, B, C, dt, z, a), None if self.last else self.gap_gate(D, a, real)
 
 
 class CrossSSD(nn.Module):
@@ -220,17 +220,20 @@ def at(x: Tensor, position: Tensor) -> Tensor:
     return F.embedding(position + (row if position.dim() == 1 else row[:, None]), x.flatten(0, 1))
 
 
-class MMM4Rec(nn.Module):
+class MMM4Rec(Recommender):
     """The model over the catalogue of one domain: frozen features in buffers, everything else trainable."""
 
+    config_type = ModelConfig
+    has_state_space = True
+
+    config: ModelConfig
     text_features: Tensor
     image_features: Tensor
     text_present: Tensor
     image_present: Tensor
 
     def __init__(self, config: ModelConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, domain, ssd_form)
         self.rules = rules(config.compat)
         rows = domain.item_count + 1
         for name, features in (("text", domain.text), ("image", domain.image)):
@@ -264,11 +267,6 @@ class MMM4Rec(nn.Module):
         for module in self.modules():
             if isinstance(module, (StepScale, FourierMixing)):
                 module.reset_parameters(self.rules)
-
-    @property
-    def item_count(self) -> int:
-        """N, padding not counted."""
-        return len(self.text_features) - 1
 
     def item_vectors(self, index: Tensor | None = None) -> Tensor:
         """E [2,n,H]: the text and the image vector of the items `index` [n] (None: all, padding included).
@@ -339,63 +337,3 @@ class MMM4Rec(nn.Module):
         real = None if real is None else torch.cat([real, real])
         D = self.gap_norm(self.gap_dropout(gaps), real)
         return D[:, None].expand(-1, self.config.heads, -1), None if real is None else real[:, None]
-
-    def step_items(self) -> "StepItems":
-        """The item vectors for the batches of one optimiser step, between which the weights do not change."""
-        return StepItems(self)
-
-    def forward(self, batch: Batch, in_batch: bool = False, items: "StepItems | None" = None) -> Tensor:
-        """The training loss: mean cross-entropy over all items, or over the labels of the batch.
-
-        With `items`, the loss over all items takes the item vectors from there: the adapters then run once a
-        step, and get their gradient when `items.backward()` is called.
-        """
-        if batch.labels is None:
-            raise ModelError("a batch without labels has no loss: use examples of training, validation or test")
-        if not in_batch:
-            if items is None:
-                vectors = self.item_vectors()
-                table = self.score_vectors(vectors)
-            else:
-                vectors, table = items.vectors, items.table
-            users = self.user_vectors(batch, vectors, batch.items)
-            return full_cross_entropy(users, table, batch.labels, self.rules)
-        # Only the items of the batch pass the adapters.
-        used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
-        vectors = self.item_vectors(used)
-        places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
-        users = self.user_vectors(batch, vectors, places)
-        # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
-        of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
-        candidates = self.score_vectors(of_labels, batch.labels)
-        return in_batch_cross_entropy(users @ candidates.T, batch.labels, self.rules)
-
-    def scores(self, users: Tensor, table: Tensor, first_item: int = 0) -> Tensor:
-        """[B,n] scores of users [B,H] over the items from `first_item` on; table [n,H] of `score_vectors`.
-
-        Padding (item 0) is at -inf, except in published mode, where it is a candidate.
-        """
-        scores = users @ table.T
-        if first_item > 0 or self.rules.padding_is_candidate:
-            return scores
-        padding = torch.arange(scores.shape[1], device=scores.device) == 0
-        return scores.masked_fill(padding, -torch.inf)
-
-
-class StepItems:
-    """Item vectors E [2,N+1,H] and their score table [N+1,H], computed once for all batches of a step.
-
-    The batches' gradients gather in them; `backward` sends the sum through the adapters, which is exact,
-    since gradients are linear in it.
-    """
-
-    def __init__(self, model: MMM4Rec) -> None:
-        vectors = widened(model.item_vectors())  # gradients of many parts are added up in it
-        self._computed = [vectors, model.score_vectors(vectors)]
-        self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
-
-    def backward(self) -> None:
-        """To call once, after the backward pass of the step's last batch and before the optimiser."""
-        pairs = zip(self._computed, (self.vectors.grad, self.table.grad), strict=True)
-        tensors, gradients = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
-        torch.autograd.backward(tensors, gradients)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec import evaluation
-from mmm4rec.baselines import popularity
+from mmm4rec.baselines import item_knn, popularity
+from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
 from mmm4rec.checkpoint import load_model
 from mmm4rec.data import DomainData, Split
 from mmm4rec.errors import ModelError
@@ -43,11 +44,13 @@ def build_metrics(
     models: Mapping[str, Path],
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    knn: ItemKNNConfig | None = None,
 ) -> MetricsSummary:
     """Rank with popularity and every model; write `metrics`, `breakdown`, `outcomes` and `curves.parquet`.
 
     Args:
-        models: folder of the checkpoint by name.
+        models: checkpoint by name, its folder or its file.
+        knn: rank with item-kNN too, by these settings.
         progress: called with (models done, models).
 
     Raises:
@@ -57,12 +60,15 @@ def build_metrics(
         ("popularity", split): popularity.rank_labels(domain, split) for split in SPLITS
     }
     outcomes = [Outcome("popularity", parameters=0)]
+    if knn is not None:
+        rankings |= {(ITEM_KNN, split): item_knn.rank_labels(domain, split, knn) for split in SPLITS}
+        outcomes.append(Outcome(ITEM_KNN, parameters=0))
     curves: list[dict[str, object]] = []
-    for done, (name, folder) in enumerate(models.items(), start=1):
-        model = load_model(folder, domain)
+    for done, (name, checkpoint) in enumerate(models.items(), start=1):
+        model = load_model(checkpoint, domain)
         for split in SPLITS:
             rankings[name, split] = evaluation.rank_labels(model, domain, split)
-        history, record = _training(folder)
+        history, record = _training(checkpoint)
         curves.extend({"model": name, **row} for row in history)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = record["training"] or {}  # not here, if it was adopted
@@ -103,17 +109,19 @@ def outcome(
     )
 
 
-def _training(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The history and the record that lie beside a checkpoint."""
+def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history and the record that lie beside a checkpoint; of several in one folder, those of this one."""
+    file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
+    record_file = file.with_suffix(".json")
     try:
-        history = pq.ParquetFile(folder / "history.parquet").read().to_pylist()
-        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        rows = pq.ParquetFile(file.with_name("history.parquet")).read().to_pylist()
+        record = json.loads(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ModelError(
-            f"{folder}: the record of the training cannot be read ({error}): history.parquet and model.json lie beside "
-            "the weights; restore them, or train the model again"
+            f"{checkpoint}: the record of the training cannot be read ({error}): history.parquet and "
+            f"{record_file.name} lie beside the weights; restore them, or train the model again"
         ) from None
-    return history, record
+    return [row for row in rows if row.pop("model", file.stem) == file.stem], record
 
 
 def build_recommendations(

@@ -21,15 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.data import DomainData
+from mmm4rec.registry import stated
 
 HASH_BLOCK = 2**24
 """Bytes hashed at a time."""
 
 
 def identity(
-    domain: DomainData, model_config: ModelConfig, train_config: TrainConfig, init: Path | None
+    domain: DomainData, model_config: RecommenderConfig, train_config: TrainConfig, init: Path | None
 ) -> dict[str, Any]:
     """What a state belongs to: config, data, initial weights and code. Reads all of `domain` once."""
     code = hashlib.sha256()
@@ -39,7 +40,7 @@ def identity(
     _feed(data, domain)
     weights = init / "model.safetensors" if init is not None and init.is_dir() else init
     return {
-        "model": asdict(model_config),
+        "model": stated(model_config),
         "training": asdict(train_config),
         "data": data.hexdigest(),
         "init": _sha256(weights) if weights is not None and weights.is_file() else None,

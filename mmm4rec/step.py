@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmm4rec.data import Examples, Part
-from mmm4rec.model import MMM4Rec, StepItems
+from mmm4rec.recommender import Recommender, StepItems
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 """Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
@@ -19,7 +19,7 @@ sizes, which the allocator keeps, while the products are wide enough for full sp
 
 
 def accumulate(
-    model: MMM4Rec,
+    model: Recommender,
     examples: Examples,
     parts: Sequence[Part],
     *,

@@ -83,7 +83,7 @@ _MODEL_ITEMS = _table(
 )
 
 _WHOSE = [
-    _field("model", pa.string(), "popularity, scratch, finetuned or pretrained"),
+    _field("model", pa.string(), "popularity, scratch, finetuned, pretrained, or a baseline that was asked for"),
     _field("split", pa.string(), "validation or test"),
 ]
 _FIGURES = [
@@ -96,7 +96,11 @@ _FIGURES = [
 
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
-    **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned")},
+    **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned", "baselines")},
+    "models/baselines/history": _table(
+        "Training of the baselines asked for, epoch by epoch. Key: (model, epoch)",
+        [_field("model", pa.string(), "name of the baseline"), *_HISTORY],
+    ),
     "reports/metrics/metrics": _table(
         "HR and NDCG of popularity and every model of a domain. Key: (model, split, metric, k)",
         [*_WHOSE, *_FIGURES],

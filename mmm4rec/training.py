@@ -1,5 +1,5 @@
 """Training: one trainer for pre-training (several domains merged), from scratch, and fine-tuning from a
-checkpoint.
+checkpoint; for MMM4Rec and for every other model of `mmm4rec.registry`, which the type of its config names.
 
 NAdam over seeded, length-bucketed batches; gradients of `accumulate` batches summed per step; validation by
 full ranking; early stopping. The files written depend on inputs, config and machine only: seconds are
@@ -42,12 +42,13 @@ from torch.multiprocessing.spawn import ProcessException
 from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
 from mmm4rec.compat import rules
-from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
 from mmm4rec.data import DomainData, Part, merge_domains
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.kernels import Choice
-from mmm4rec.model import MMM4Rec
+from mmm4rec.recommender import Recommender
+from mmm4rec.registry import make, model_of, stated
 from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
 from mmm4rec.step import TOKENS, accumulate
@@ -105,7 +106,7 @@ class TrainSummary:
     stopped: str
     transfer: Transfer | None
     ssd: str
-    """The form of the SSD and why."""
+    """The form of the SSD and why; "none" for a model without."""
     device: str
     seconds: float
     """Wall-clock time of training and validation, over all the runs that it took."""
@@ -156,7 +157,7 @@ class Adopted:
     items: int
     """N of the per-item weights; 0 where there are none."""
     model: dict[str, Any]
-    """Its config."""
+    """Its config, and its kind where it is no MMM4Rec."""
 
 
 def adopt(source: Path, out: Path) -> Adopted:
@@ -170,13 +171,13 @@ def adopt(source: Path, out: Path) -> Adopted:
     item_ids = found.item_ids or []
     checkpoint.write(found.config, found.weights, found.text, found.image, item_ids, out)
     start = Epoch(0, 0, 0, None, None)
-    _write_record(out, [start], start, model=asdict(found.config), training=None, stopped="trained elsewhere")
-    return Adopted(sum(weight.numel() for weight in found.weights.values()), len(item_ids), asdict(found.config))
+    _write_record(out, [start], start, model=stated(found.config), training=None, stopped="trained elsewhere")
+    return Adopted(sum(weight.numel() for weight in found.weights.values()), len(item_ids), stated(found.config))
 
 
 def fit(
     domain: DomainData,
-    model_config: ModelConfig,
+    model_config: RecommenderConfig,
     train_config: TrainConfig,
     out: Path,
     *,
@@ -188,7 +189,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainSummary:
-    """Train on `domain` and write the model into `out`.
+    """Train the model that `model_config` describes on `domain`, and write it into `out`.
 
     Files: `model.safetensors`, `items.parquet` (where there are per-item weights), `history.parquet` (a row
     an epoch, epoch 0 before training) and `model.json` (config, data versions, transfer list, metrics).
@@ -214,7 +215,9 @@ def fit(
     fabric = _fabric(train_config, logs)
     # Before anything is read or built: a form that was asked for and cannot run here.
     dtype = torch.bfloat16 if train_config.precision == "bf16-mixed" else torch.float32
-    form = choose(model_config.length, train_config.ssd_form, fabric.device, dtype)
+    form = None
+    if model_of(model_config).has_state_space:
+        form = choose(model_config.length, train_config.ssd_form, fabric.device, dtype)
     known = None if state is None else identity(domain, model_config, train_config, init)
     plan = _Plan(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known, form
@@ -237,7 +240,7 @@ class _Plan:
     """The arguments of `fit` that go to every process."""
 
     domain: DomainData
-    model_config: ModelConfig
+    model_config: RecommenderConfig
     train_config: TrainConfig
     out: Path
     init: Path | None
@@ -245,7 +248,7 @@ class _Plan:
     state: Path | None
     state_seconds: float
     identity: dict[str, Any] | None
-    ssd: Choice
+    ssd: Choice | None
 
 
 def _spawn(fabric: "Fabric", plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
@@ -323,7 +326,7 @@ def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> Tr
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(plan.train_config.seed)
-        model = MMM4Rec(plan.model_config, plan.domain, plan.train_config.ssd_form)
+        model = make(plan.model_config, plan.domain, plan.train_config.ssd_form)
         moved = None if plan.init is None else checkpoint.transfer(checkpoint.load(plan.init), model, plan.domain)
         run = _Run(fabric, model, plan, tell)
         try:
@@ -358,7 +361,7 @@ def _write(plan: _Plan, run: "_Run", moved: Transfer | None, out: Path) -> None:
         out,
         run.history,
         run.kept,
-        model=asdict(plan.model_config),
+        model=stated(plan.model_config),
         training=asdict(plan.train_config),
         data_versions=plan.data_versions,
         transfer=None if moved is None else asdict(moved),
@@ -400,7 +403,7 @@ def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
         validation={} if best.validation is None else best.validation.flat(),
         stopped=run.stopped,
         transfer=moved,
-        ssd=f"{plan.ssd.form}: {plan.ssd.reason}",
+        ssd="none" if plan.ssd is None else f"{plan.ssd.form}: {plan.ssd.reason}",
         device=device if count == 1 else f"{count} x {device.split(':')[0]}",
         seconds=run.seconds,
         examples_per_second=last.examples / max(run.training_seconds, 1e-9),
@@ -415,7 +418,7 @@ class _DivergedError(ModelError):
 class _Run:
     """The state of one training in one process."""
 
-    def __init__(self, fabric: "Fabric", model: MMM4Rec, plan: _Plan, tell: Callable[[str, Any], None]) -> None:
+    def __init__(self, fabric: "Fabric", model: Recommender, plan: _Plan, tell: Callable[[str, Any], None]) -> None:
         domain, config = plan.domain, plan.train_config
         self.fabric, self.model, self.domain, self.config = fabric, model, domain, config
         self.tell = tell if fabric.is_global_zero else _silent
@@ -516,6 +519,8 @@ class _Run:
             mine = [part._replace(share=part.share * count) for part in mine] or [parts[0]._replace(share=0.0)]
         items = None
         if count == 1 and self.config.loss == "full":  # DDP follows gradients through the model alone
+            # The making of item vectors may be random too (UniSRec's is), and no part of the step is its own.
+            torch.manual_seed(_part_seed(self.config.seed, number, self.done, -1))
             with self.fabric.autocast():
                 items = self.model.step_items()
 

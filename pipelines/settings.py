@@ -18,6 +18,8 @@ import yaml
 
 from features.download import Fetching
 from features.encoders import EncoderSettings
+from mmm4rec.baselines.config import Asked, BaselineSettings
+from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
 from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
@@ -123,6 +125,15 @@ class Settings:
     recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
     pretrained: str | None = None
     automation: AutomationSettings = field(default_factory=AutomationSettings)
+    baselines: dict[str, BaselineSettings] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.asked  # noqa: B018 - a baseline or setting that is none is said here, before anything runs
+
+    @property
+    def asked(self) -> Asked:
+        """The baselines asked for, with the history length and the fine-tuning of all models."""
+        return resolve_baselines(self.baselines, self.finetuning, self.model.length)
 
     def domain(self, name: str) -> DomainSettings:
         """The settings of a domain; an unknown one is an error that lists those known."""
@@ -263,6 +274,10 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     named: dict[str, Any] = {
         name: _overlay(defaults, {"category": name, **(settings or {})})
         for name, settings in merged.pop("domains", {}).items()
+    }
+    # A name alone asks for the baseline as published.
+    merged["baselines"] = {
+        name: settings or {} for name, settings in _mapping(merged.get("baselines"), "baselines").items()
     }
     folder = data / str(merged.get("raw_folder", "raw_files"))
     # A published domain whose files are absent, and which the user does not name, is knowledge and no domain.

@@ -237,8 +237,9 @@ def step(
 def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
     """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
     reason = (
-        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, the "
-        "pre-trained one needs a source domain with raw files; domains.yaml gives the roles"
+        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
+        "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
+        "gives the roles"
     )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(NOT_MADE),

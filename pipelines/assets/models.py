@@ -1,4 +1,5 @@
-"""Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned.
+"""Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned, beside
+the baselines that the settings ask for.
 
 A checkpoint that the settings give (`pretrained`) takes the place of pre-training.
 """
@@ -7,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmm4rec.baselines.fitting import fit_all
 from mmm4rec.data import DomainData, load_domain
 from mmm4rec.training import adopt, fit, pretrain
 from pipelines.settings import House, as_parameters
@@ -46,6 +48,11 @@ def has_pretrained(house: House, domain: str) -> bool:
 def is_finetuned(house: House, domain: str) -> bool:
     """Whether a domain gets a fine-tuned model."""
     return is_target(house, domain) and has_pretrained(house, domain)
+
+
+def has_baselines(house: House, domain: str) -> bool:
+    """Whether baselines are trained on a domain: on a target domain, if the settings ask for any."""
+    return is_target(house, domain) and bool(house.settings.asked.trained)
 
 
 def _sources(house: House, domain: str) -> list[Ref]:
@@ -136,3 +143,32 @@ def scratch(job: Job) -> Any:
 def finetuned(job: Job) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""
     return _fit(job, init=job.input("models/pretrained").path)
+
+
+def _baselines(house: House, domain: str) -> dict[str, Any]:
+    return {
+        name: {"model": as_parameters(model), "training": as_parameters(training)}
+        for name, (model, training) in house.settings.asked.trained.items()
+    }
+
+
+@step(
+    "models/baselines",
+    fit_all,
+    upstream=DATA,
+    parameters=_baselines,
+    applies=has_baselines,
+    kinds=["pytorch"],
+    pool="gpu",
+)
+def baselines(job: Job) -> Any:
+    """The models that the settings ask for beside MMM4Rec, each trained on the domain alone."""
+    return fit_all(
+        domain_data(job, job.domain),
+        job.house.settings.asked.trained,
+        job.out,
+        state=job.state,
+        data_versions=versions(job),
+        logs=job.logs,
+        progress=job.progress,
+    )

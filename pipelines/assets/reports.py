@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.reports import build_metrics, build_recommendations
-from pipelines.assets.models import DATA, domain_data, has_pretrained, is_given, is_target
+from pipelines.assets.models import DATA, domain_data, has_baselines, has_pretrained, is_given, is_target
 from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL
@@ -35,18 +36,40 @@ def _checkpoints(job: Job) -> dict[str, Path]:
     return {key.split("/")[1]: job.input(key).path for key, _ in models_of(job.house, job.domain)}
 
 
+def _compared(house: House, domain: str) -> list[Ref]:
+    """What the metrics are of: the models of the domain, and its baselines."""
+    return [*_refs(house, domain), *([("models/baselines", domain)] if has_baselines(house, domain) else [])]
+
+
+def _knn(house: House, domain: str) -> ItemKNNConfig | None:
+    """The settings of the baseline that needs no training, where it is asked for."""
+    return house.settings.asked.item_knn if is_target(house, domain) else None
+
+
+def _counted(house: House, domain: str) -> dict[str, Any]:
+    knn = _knn(house, domain)
+    return {"item_knn": as_parameters(knn)} if knn else {}
+
+
 @step(
     "reports/metrics",
     build_metrics,
-    upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
-    refs=_refs,
+    upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned", "models/baselines"],
+    refs=_compared,
     applies=is_judged,
+    parameters=_counted,
     kinds=["pytorch", "parquet"],
     pool="gpu",
 )
 def metrics(job: Job) -> Any:
-    """HR and NDCG of popularity and of every model of the domain, ranked over all its items."""
-    return build_metrics(domain_data(job, job.domain), _checkpoints(job), job.out, progress=job.progress)
+    """HR and NDCG of popularity, of the baselines asked for and of every model of the domain, over all its items."""
+    checkpoints = _checkpoints(job)
+    if has_baselines(job.house, job.domain):
+        folder = job.input("models/baselines").path
+        checkpoints |= {name: folder / f"{name}.safetensors" for name in job.house.settings.asked.trained}
+    return build_metrics(
+        domain_data(job, job.domain), checkpoints, job.out, progress=job.progress, knn=_knn(job.house, job.domain)
+    )
 
 
 @step(

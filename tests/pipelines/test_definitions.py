@@ -9,7 +9,7 @@ LAYERS = {
     "raw": {"ratings", "metadata"},
     "core": {"items", "interactions", "sequences"},
     "features": {"item_text", "item_images", "text_embeddings", "image_embeddings"},
-    "models": {"pretrained", "scratch", "finetuned"},
+    "models": {"pretrained", "scratch", "finetuned", "baselines"},
     "reports": {"metrics", "recommendations"},
     "warehouse": {"catalogue", "report"},
 }
@@ -17,7 +17,7 @@ POOLS = {
     "downloads": {"features/item_images"},
     "gpu": {
         *("features/text_embeddings", "features/image_embeddings"),
-        *("models/pretrained", "models/scratch", "models/finetuned"),
+        *("models/pretrained", "models/scratch", "models/finetuned", "models/baselines"),
         *("reports/metrics", "reports/recommendations"),
     },
     "catalogue": {"warehouse/catalogue", "warehouse/report"},

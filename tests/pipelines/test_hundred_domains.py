@@ -27,7 +27,7 @@ def _copies(data: Path, names: Sequence[str]) -> None:
         shutil.copy(raw / "meta_Toys.json", raw / f"meta_{name}.json")
     house = House(data)
     for step in upstream_first():
-        for name in names if step.per_domain else ():
+        for name in step.domains(house, names) if step.per_domain else ():
             template = house.store.require(step.key, "Toys")
 
             def build(out: Path, template: Artifact = template) -> Mapping[str, Any]:

@@ -8,7 +8,9 @@ import pytest
 
 from features.download import Fetching
 from features.encoders import EncoderSettings
+from mmm4rec.baselines.config import BASELINES, BaselineSettings
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
+from mmm4rec.errors import ConfigError
 from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
 from tests.conftest import REPOSITORY
 
@@ -85,10 +87,30 @@ def test_the_data_folder_is_given_or_named_or_here(tmp_path: Path, monkeypatch: 
     assert data_folder(tmp_path / "given") == tmp_path / "given"
 
 
-@pytest.mark.parametrize("kind", [Settings, DomainSettings, Fetching, EncoderSettings, ModelConfig, TrainConfig])
+BASELINE_KINDS = [type(baseline.config) for baseline in BASELINES.values()]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Settings, DomainSettings, Fetching, EncoderSettings, ModelConfig, TrainConfig, BaselineSettings, *BASELINE_KINDS],
+)
 def test_every_setting_is_documented(kind: type) -> None:
     documented = set(
         re.findall(r"`([a-z_]+)`|^([a-z_]+):", (REPOSITORY / "docs/settings.md").read_text(), re.MULTILINE)
     )
     names = {name for pair in documented for name in pair}
     assert {field.name for field in dataclasses.fields(kind)} <= names
+
+
+def test_every_baseline_is_documented() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text()
+    assert [name for name in BASELINES if f"`{name}`" not in page] == []
+
+
+def test_a_baseline_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    assert _house(tmp_path).settings.asked.trained == {}
+    settings = _house(tmp_path, "baselines: {sasrec, gru4rec: {model: {hidden: 8}}}\nmodel: {length: 9}").settings
+    assert [model.length for model, _ in settings.asked.trained.values()] == [9, 9]
+    assert settings.asked.trained["gru4rec"][0].hidden == 8
+    with pytest.raises(ConfigError, match=r"domains\.yaml: baselines: unknown baseline 'sas'"):
+        _ = _house(tmp_path, "baselines: {sas}").settings

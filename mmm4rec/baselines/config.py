@@ -1,0 +1,222 @@
+"""Names and settings of the baselines: the defaults are those their papers or public configurations state.
+
+No tensors here, so that settings can be checked where no model is built.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal
+
+from mmm4rec.config import RecommenderConfig, TrainConfig, nearest, read_config
+from mmm4rec.errors import ConfigError
+
+ItemKind = Literal["id", "text", "both"]
+
+
+@dataclass(frozen=True)
+class BaselineConfig(RecommenderConfig):
+    """What every trained baseline has."""
+
+    hidden: int = 64
+    items: ItemKind = "id"
+    """What an item is: a trainable vector, its adapted text vector, or the sum of both."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name.startswith("dropout") and not 0 <= value < 1:
+                raise ConfigError(f"{setting.name} is {value}: give a share of at least 0 and below 1")
+            if not setting.name.startswith("dropout") and not isinstance(value, str) and not value > 0:
+                raise ConfigError(f"{setting.name} is {value}: it must be greater than 0")
+
+    @property
+    def item_weights(self) -> tuple[str, ...]:
+        """The trainable item vectors."""
+        return () if self.items == "text" else ("item",)
+
+
+@dataclass(frozen=True)
+class GRU4RecConfig(BaselineConfig):
+    """Defaults of RecBole 1.2, `GRU4Rec.yaml`; the paper (arXiv 1511.06939) has other data and a sampled loss."""
+
+    inner: int = 128
+    """Width of the recurrent state."""
+    dropout: float = 0.3
+
+
+@dataclass(frozen=True)
+class SASRecConfig(BaselineConfig):
+    """Defaults of RecBole 1.2, `SASRec.yaml`; the paper (arXiv 1808.09781) has 2 blocks of 1 head, 50 wide."""
+
+    layers: int = 2
+    heads: int = 2
+    inner: int = 256
+    dropout_hidden: float = 0.5
+    dropout_attention: float = 0.5
+    norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden % self.heads:
+            raise ConfigError(f"heads {self.heads} does not divide hidden {self.hidden}: choose a divisor of it")
+
+
+@dataclass(frozen=True)
+class BSARecConfig(SASRecConfig):
+    """Defaults of the public command line (github.com/yehjin-shin/BSARec, `src/utils.py`); arXiv 2312.10325 searches
+    alpha in 0.1 .. 0.9 and the cut-off in 1 .. 9 for each domain."""
+
+    alpha: float = 0.9
+    """Weight of the frequency filter; 1 - alpha is that of attention."""
+    cutoff: int = 3
+    """c: the lowest frequencies of the discrete Fourier transform that pass the filter unscaled (c odd: the constant
+    and (c-1)/2 pairs)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha > 1:
+            raise ConfigError(f"alpha is {self.alpha}: give a share of at most 1")
+        if self.cutoff > self.length:
+            raise ConfigError(f"cutoff is {self.cutoff}, but {self.length} positions have no more frequencies")
+
+
+@dataclass(frozen=True)
+class Mamba4RecConfig(BaselineConfig):
+    """Defaults of arXiv 2403.03900 and its public `config.yaml`; dropout is the paper's for the Amazon data (MovieLens:
+    0.2)."""
+
+    state: int = 32
+    """SSM state size S."""
+    conv_width: int = 4
+    expand: int = 2
+    dropout: float = 0.4
+    norm_eps: float = 1e-12
+
+
+@dataclass(frozen=True)
+class TiM4RecConfig(BaselineConfig):
+    """Defaults of the public configuration for Amazon Beauty (github.com/AlwaysFHao/TiM4Rec,
+    `config4beauty_64d.yaml`) of arXiv 2409.16182."""
+
+    layers: int = 2
+    state: int = 32
+    head_width: int = 32
+    conv_width: int = 4
+    expand: int = 2
+    dropout: float = 0.4
+    dropout_time: float = 0.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.expand * self.hidden % self.head_width:
+            raise ConfigError(
+                f"head_width {self.head_width} does not divide expand * hidden = {self.expand * self.hidden}: choose a "
+                "divisor of it"
+            )
+
+
+@dataclass(frozen=True)
+class UniSRecConfig(SASRecConfig):
+    """Defaults of the public `UniSRec.yaml` (github.com/RUCAIBox/UniSRec) of arXiv 2206.05941."""
+
+    hidden: int = 300
+    items: ItemKind = "text"
+    """`text` is the paper's inductive setting, `both` its transductive one."""
+    experts: int = 8
+    dropout_adapter: float = 0.2
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.items == "id":
+            raise ConfigError("items is 'id', but the model adapts texts: choose text or both")
+
+
+@dataclass(frozen=True)
+class ItemKNNConfig:
+    """The default of RecBole 1.2, `ItemKNN.yaml`."""
+
+    neighbours: int = 100
+    """Most similar items that an item speaks for."""
+    length: int = 20
+    """The number L of last interactions that are looked at."""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1 or self.length < 1:
+            raise ConfigError("neighbours and length must be greater than 0")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline by its published settings: of the model, and of training where they differ from fine-tuning."""
+
+    config: RecommenderConfig | ItemKNNConfig
+    training: Mapping[str, object] = field(default_factory=dict)
+
+
+def _adam(examples: int) -> Mapping[str, object]:
+    """Learning rate 0.001 and no weight decay, with so many examples a step in parts that devices can share."""
+    return {"learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": examples // 8, "accumulate": 8}
+
+
+ITEM_KNN: Final = "item_knn"
+BASELINES: Final[Mapping[str, Baseline]] = {
+    ITEM_KNN: Baseline(ItemKNNConfig()),
+    "gru4rec": Baseline(GRU4RecConfig(), _adam(2048)),
+    "sasrec": Baseline(SASRecConfig(), _adam(2048)),
+    "sasrec_text": Baseline(SASRecConfig(items="text"), _adam(2048)),
+    "bsarec": Baseline(BSARecConfig(), _adam(256)),
+    "mamba4rec": Baseline(Mamba4RecConfig(), _adam(2048)),
+    "mamba4rec_text": Baseline(Mamba4RecConfig(items="text"), _adam(2048)),
+    "tim4rec": Baseline(TiM4RecConfig(), _adam(2048)),
+    "tim4rec_text": Baseline(TiM4RecConfig(items="text"), _adam(2048)),
+    "unisrec": Baseline(UniSRecConfig(), _adam(2048)),
+    "unisrec_id": Baseline(UniSRecConfig(items="both"), _adam(2048)),
+}
+"""Every baseline that can be asked for, by name."""
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What is to differ from the published settings of a baseline."""
+
+    model: dict[str, object] = field(default_factory=dict)
+    training: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The baselines asked for, with all their settings."""
+
+    trained: dict[str, tuple[RecommenderConfig, TrainConfig]]
+    """Model and training by name."""
+    item_knn: ItemKNNConfig | None
+
+
+def resolve(
+    asked: Mapping[str, BaselineSettings], finetuning: TrainConfig, length: int, where: str = "baselines"
+) -> Asked:
+    """What is asked for, over the published settings, over those of fine-tuning (training) and `length` (model).
+
+    Raises:
+        ConfigError: an unknown baseline, or a setting that it does not have.
+    """
+    trained: dict[str, tuple[RecommenderConfig, TrainConfig]] = {}
+    item_knn = None
+    for name, given in asked.items():
+        if name not in BASELINES:
+            raise ConfigError(
+                f"{where}: unknown baseline {name!r}{nearest(name, list(BASELINES))}; known: {', '.join(BASELINES)}"
+            )
+        published = BASELINES[name]
+        base = replace(published.config, length=length)
+        config = read_config(type(base), given.model, f"{where}.{name}.model", base)
+        if isinstance(config, ItemKNNConfig):
+            if given.training:
+                raise ConfigError(f"{where}.{name}: it is counted, not trained; leave its training out")
+            item_knn = config
+            continue
+        ours = read_config(TrainConfig, published.training, f"{where}.{name}", finetuning)
+        trained[name] = config, read_config(TrainConfig, given.training, f"{where}.{name}.training", ours)
+    return Asked(trained, item_knn)

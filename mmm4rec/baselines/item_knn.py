@@ -1,0 +1,88 @@
+"""Item-kNN: an item speaks for those that the same users had in training (Sarwar et al. 2001; RecBole's `ItemKNN`).
+
+The similarity of two items is the cosine of their users, |U_i and U_j| / sqrt(|U_i| |U_j|), of which an item keeps
+its k largest; the score of an item is the sum of what the user's last L interactions, each item once, say for it.
+Nothing is trained, and nothing but training interactions is counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmm4rec.baselines.config import ItemKNNConfig
+from mmm4rec.data import DomainData, Examples, Split
+from mmm4rec.evaluation import Metrics, Ranking, ranking, ranks_by_counting
+
+HELD = 1 << 24
+"""Users times items, or items times items, held at a time: 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k most similar items of each item, the most similar first, then the lowest index."""
+
+    items: Tensor
+    """[N+1,k] int64; 0 where there are fewer."""
+    similarities: Tensor
+    """[N+1,k] float32; 0 there."""
+
+
+def neighbours(domain: DomainData, k: int) -> Neighbours:
+    """From the training interactions of all users, each item once a user."""
+    items, rows = domain.items, domain.item_count + 1
+    lengths = domain.offsets[1:] - domain.offsets[:-1]
+    users = torch.repeat_interleave(torch.arange(domain.user_count), lengths)
+    place = torch.arange(len(items)) - domain.offsets[:-1][users]
+    trained = place < domain.training[users]
+    pairs = torch.unique(torch.stack([users, items])[:, trained], dim=1)
+    size = (domain.user_count, rows)
+    bought = torch.sparse_coo_tensor(pairs, torch.ones(pairs.shape[1]), size, check_invariants=True).coalesce()
+    counts = torch.bincount(pairs[1], minlength=rows).float()
+    k = min(k, rows)
+    found, values = torch.zeros(rows, k, dtype=torch.int64), torch.zeros(rows, k)
+    for block in torch.split(torch.arange(rows), max(1, HELD // max(rows, domain.user_count))):
+        mine = bought.index_select(1, block).to_dense()  # [U,n]
+        common = torch.sparse.mm(bought.t(), mine).T  # [n,N+1]
+        cosine = common / (counts[block, None] * counts).sqrt().clamp(min=1)
+        cosine[torch.arange(len(block)), block] = 0  # not its own neighbour
+        # Stable, because which of equal similarities are kept must not depend on the machine.
+        ordered = cosine.sort(dim=1, descending=True, stable=True)
+        values[block] = ordered.values[:, :k]
+        found[block] = torch.where(values[block] > 0, ordered.indices[:, :k], 0)
+    return Neighbours(found, values)
+
+
+def rank_labels(domain: DomainData, split: Split, config: ItemKNNConfig) -> Ranking:
+    """The ranks of the labels of `split`, for the users and among the candidates of the model's evaluation."""
+    known = neighbours(domain, config.neighbours)
+    examples = domain.examples(split, config.length)
+
+    def score(users: Tensor, low: int, high: int) -> Tensor:
+        return _scores(known, _history(examples, users), low, high)
+
+    ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1)
+    return ranking(domain, examples, ranks)
+
+
+def evaluate(domain: DomainData, split: Split, config: ItemKNNConfig) -> Metrics:
+    """HR and NDCG of `split` by full ranking."""
+    return rank_labels(domain, split, config).metrics()
+
+
+def _history(examples: Examples, users: Tensor) -> Tensor:
+    """[B,L] items of the examples `users`, each item once; 0 elsewhere."""
+    items = examples.batch(users, examples.length).items.sort(dim=1).values
+    items[:, 1:][items[:, 1:] == items[:, :-1]] = 0
+    return items
+
+
+def _scores(known: Neighbours, history: Tensor, low: int, high: int) -> Tensor:
+    """[B,high-low] scores of the items from `low` on, for histories [B,L]; padding is no candidate."""
+    items, values = known.items[history].flatten(1), known.similarities[history].flatten(1)
+    inside = (items >= low) & (items < high) & (items > 0)
+    scores = torch.zeros(len(history), high - low)
+    scores.scatter_add_(1, (items - low).clamp(0, high - low - 1), values * inside)
+    if low == 0:
+        scores[:, 0] = -torch.inf
+    return scores

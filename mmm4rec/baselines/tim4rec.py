@@ -1,0 +1,76 @@
+"""TiM4Rec: time-aware SSD blocks over the item vectors (Fan et al. 2024, arXiv 2409.16182).
+
+The block is the one that MMM4Rec took over from it, so it is this package's `TimeAwareSSD`, in the default mode: gaps
+only between real interactions, in log(1 + days), and a start from which the time path learns. So MMM4Rec is measured
+against its own branch under equal terms, not against other data handling.
+
+Unclear in public: whether B and C are shared by heads (here they are, Mamba-2's default, while MMM4Rec's are per head),
+how the gap signal is handed from layer to layer (here as in MMM4Rec), and whether the skip takes x or delta * x (here
+the latter, as in MMM4Rec).
+"""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from mmm4rec.baselines.config import TiM4RecConfig
+from mmm4rec.baselines.items import Baseline, FeedForward, initialised
+from mmm4rec.config import ModelConfig, SSDForm
+from mmm4rec.data import Batch, DomainData
+from mmm4rec.dropout import Dropout
+from mmm4rec.gaps import GapNorm, StepScale, gap_inputs
+from mmm4rec.model import TimeAwareSSD
+
+
+class TiM4Rec(Baseline):
+    """LN(dropout(items)), then layers of a time-aware block and a feed-forward network of four times the width."""
+
+    config_type = TiM4RecConfig
+    has_state_space = True
+
+    def __init__(self, config: TiM4RecConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> None:
+        super().__init__(config, domain, ssd_form)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.gap_norm = GapNorm(config.length, eps=config.norm_eps)
+        self.gap_dropout = Dropout(config.dropout_time)
+        self.layers = nn.ModuleList(
+            Layer(config, ssd_form, last=number == config.layers) for number in range(1, config.layers + 1)
+        )
+        initialised(self.layers)
+        for module in self.modules():
+            if isinstance(module, StepScale):
+                module.reset_parameters(self.rules)
+
+    def encode(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """[B,T,H] -> [B,T,H]."""
+        gaps, real = gap_inputs(batch.times, batch.lengths, self.rules, self.gap_norm.weight.dtype)
+        D: Tensor | None = self.gap_norm(self.gap_dropout(gaps), real)[:, None]  # [B,1,L]: the same for all heads
+        x = self.norm(self.dropout(tokens))
+        for layer in self.layers:
+            x, D = layer(x, D, None if real is None else real[:, None])
+        return cast(Tensor, x)
+
+
+class Layer(nn.Module):
+    """FFN(LN(dropout(block(x)) + x))."""
+
+    def __init__(self, config: TiM4RecConfig, ssd_form: SSDForm, last: bool) -> None:
+        super().__init__()
+        sizes = ModelConfig(
+            hidden=config.hidden, length=config.length, state=config.state, head_width=config.head_width, groups=1,
+            expand=config.expand, conv_width=config.conv_width, dropout_time=config.dropout_time,
+            norm_eps=config.norm_eps,
+        )  # fmt: skip
+        self.heads = sizes.heads
+        self.block = TimeAwareSSD(sizes, ssd_form, last)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
+        self.ffn = FeedForward(
+            config.hidden, 4 * config.hidden, config.dropout, config.norm_eps, between=config.dropout
+        )
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, D: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x [B,T,H], D [B,1 or K,L] -> [B,T,H] and the gap signal of the next layer [B,K,L], None after the last."""
+        out, D_next = self.block(x, D.expand(-1, self.heads, -1), real)
+        return self.ffn(self.norm(self.dropout(out) + x)), D_next
