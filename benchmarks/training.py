@@ -19,9 +19,9 @@ import torch
 from benchmarks import published_step
 from benchmarks.measure import GIB, Measured, arguments, measured, show
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data import TOKENS, DomainData, Features
 from mmm4rec.model import MMM4Rec
-from mmm4rec.step import TOKENS, accumulate
+from mmm4rec.step import accumulate
 
 USERS, ITEMS, WIDTH, BATCH, ACCUMULATE = 8_442, 4_385, 768, 1_024, 8
 MANY_ITEMS = 25_986

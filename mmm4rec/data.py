@@ -132,6 +132,11 @@ class DomainData:
         )
 
 
+TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
+"""Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
+sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
+
+
 class Batch(NamedTuple):
     """Input of the model."""
 
@@ -143,6 +148,24 @@ class Batch(NamedTuple):
     """[B] int64, at least 1."""
     labels: Tensor | None
     """[B] int64, the next item, where there is one."""
+
+    def pieces(self) -> Iterator[tuple[slice, "Batch"]]:
+        """Rows in order and their batch, each with no more padded positions than a part may have; few and with little
+        padding where the rows come sorted by length."""
+        tokens = TOKENS.get(self.items.device.type, TOKENS["cuda"])
+        if self.items.numel() <= tokens:
+            yield slice(0, len(self.items)), self
+            return
+        lengths, first = self.lengths.tolist(), 0
+        while first < len(lengths):
+            stop, longest = first + 1, lengths[first]
+            while stop < len(lengths) and (stop + 1 - first) * max(longest, lengths[stop]) <= tokens:
+                longest = max(longest, lengths[stop])
+                stop += 1
+            rows = slice(first, stop)
+            labels = None if self.labels is None else self.labels[rows]
+            yield rows, Batch(self.items[rows, :longest], self.times[rows], self.lengths[rows], labels)
+            first = stop
 
 
 class Part(NamedTuple):

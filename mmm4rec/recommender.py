@@ -82,7 +82,8 @@ class Recommender(nn.Module, ABC):
         used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
         vectors = self.item_vectors(used)
         places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
-        users = self.user_vectors(batch, vectors, places)
+        # A sequence does not see the others of its batch: only the scores need all of them at once.
+        users = torch.cat([self.user_vectors(b, vectors, places[at, : b.items.shape[1]]) for at, b in batch.pieces()])
         # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
         of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
         candidates = self.score_vectors(of_labels, batch.labels)

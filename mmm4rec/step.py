@@ -13,10 +13,6 @@ from torch import Tensor
 from mmm4rec.data import Examples, Part
 from mmm4rec.recommender import Recommender, StepItems
 
-TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
-"""Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
-sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
-
 
 def accumulate(
     model: Recommender,

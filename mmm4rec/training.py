@@ -43,7 +43,7 @@ from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
 from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData, Part, merge_domains
+from mmm4rec.data import TOKENS, DomainData, Part, merge_domains
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.kernels import Choice
@@ -51,7 +51,7 @@ from mmm4rec.recommender import Recommender
 from mmm4rec.registry import make, model_of, stated
 from mmm4rec.resume import StateFolder, identity
 from mmm4rec.ssd import choose
-from mmm4rec.step import TOKENS, accumulate
+from mmm4rec.step import accumulate
 from mmm4rec.tables import write_table
 
 if TYPE_CHECKING:

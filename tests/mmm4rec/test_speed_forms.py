@@ -11,7 +11,7 @@ from benchmarks.published_step import Prefixes, PublishedModel
 from mmm4rec import losses
 from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data import TOKENS, DomainData
 from mmm4rec.dropout import Dropout
 from mmm4rec.evaluation import evaluate
 from mmm4rec.gaps import CausalConv
@@ -142,6 +142,28 @@ def test_a_step_within_batches_adds_up_their_losses(domain: DomainData, small: C
         model(examples.batch(part.chosen, 6), in_batch=True).backward()
     plain = gradients(model)
     accumulate(model, examples, parts, in_batch=True)
+    torch.testing.assert_close(gradients(model), plain)
+
+
+@pytest.mark.parametrize("compat", ["default", "published"])
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_a_batch_in_pieces_has_the_loss_and_gradient_of_the_whole(
+    domain: DomainData, small: Config, monkeypatch: pytest.MonkeyPatch, compat: str, tokens: int
+) -> None:
+    model = build(small(compat=compat), domain)
+    examples = domain.examples("training", 6)
+    batch = examples.batch(torch.randperm(len(examples))[:32], 6, model.rules.label_time_is_input)
+    whole = model(batch, in_batch=True)
+    whole.backward()
+    plain = gradients(model)
+    monkeypatch.setitem(TOKENS, "cpu", tokens)
+    pieces = list(batch.pieces())
+    assert torch.cat([torch.arange(32)[rows] for rows, _ in pieces]).tolist() == list(range(32))
+    assert all(piece.items.numel() <= tokens or len(piece.items) == 1 for _, piece in pieces)
+    assert torch.cat([piece.items[piece.items > 0] for _, piece in pieces]).equal(batch.items[batch.items > 0])
+    found = model(batch, in_batch=True)
+    found.backward()
+    torch.testing.assert_close(found, whole)
     torch.testing.assert_close(gradients(model), plain)
 
 
