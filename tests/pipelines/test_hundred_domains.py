@@ -63,6 +63,7 @@ def test_nothing_to_do(
     house = House(data)
     assert len(house.present()) == count + 2
     assert plan(house, house.present()) == []
+    (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         cursor = None
         for _ in range(2):
