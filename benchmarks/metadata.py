@@ -1,6 +1,6 @@
 """How fast `warehouse.metadata` reads a product file, beside DuckDB's `read_json` of the same file.
 
-``python -m benchmarks.metadata [--quick] [--json]``. A json.gz file with a seed, 400 MB of text (40 with --quick).
+``python -m benchmarks.metadata [--quick] [--json]``. A json.gz file with a seed, 400 MB of text (8 with --quick).
 Ours checks every line and writes Parquet; DuckDB, on two threads, fills a table in memory with the same fields,
 declared to it (`read_json`) or found by it (`read_json_auto`), or writes Parquet too (`read_json_to_parquet`). Each
 run is a process of its own, in turns; medians.
@@ -36,7 +36,7 @@ FOUND: Final = "auto_detect = true"
 def main() -> None:
     """Write the file, measure, show."""
     options = arguments(__doc__ or "", repeats=5)
-    megabytes = 40 if options.quick else 400
+    megabytes = 8 if options.quick else 400
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "meta_Benchmark.json.gz"
         size, products = write_metadata(source, megabytes * 1_000_000)

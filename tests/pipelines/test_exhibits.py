@@ -16,6 +16,7 @@ from pipelines import runs
 from pipelines.exhibits import NOT_SHOWN, exhibits
 from pipelines.settings import DATA_VARIABLE, House
 from tests.conftest import Cli
+from warehouse.store import ALL
 
 PLOTS = {
     "core/interactions": ["ratings_plot"],
@@ -37,6 +38,8 @@ def pictures(value: Any) -> list[bytes]:
 def test_every_artifact_has_something_to_look_at(tiny: Cli) -> None:
     house = House(tiny.data)
     for artifact in house.store.all_current():
+        if artifact.domain not in ("Sample_Garden", "Sample_Toys", ALL):  # a source, a target
+            continue
         shown, failed = exhibits(house, artifact)
         assert not failed, artifact.ref
         assert shown, artifact.ref

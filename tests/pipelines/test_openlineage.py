@@ -1,6 +1,7 @@
 """OpenLineage events, sent by the standard client to a file and to a web server on loopback."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,14 @@ from warehouse.errors import WarehouseError
 from warehouse.store import sha256_file
 
 DOMAIN = "Toys"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client writes other forms of what it is told into the environment, where they stay."""
+    for name in list(os.environ):
+        if name.startswith("OPENLINEAGE"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
