@@ -82,8 +82,8 @@ def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> 
         (tried if ended else busy).update(refs)
     stages = plan(house, _affected(house, occasion.changed))
     for stage in stages:
-        # Of others than the changed ones: what is being copied has an occasion to come.
-        if stage.partition and stage.domain not in occasion.changed and not _at_rest(house, stage.domain):
+        # Of others than the changed ones: what is new, or is being copied, has an occasion to come.
+        if stage.partition and stage.domain not in occasion.changed and not _concerns(house, occasion, stage.domain):
             tried |= stage.refs
     return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
 
@@ -254,6 +254,12 @@ def _affected(house: House, changed: Sequence[str]) -> list[str]:
     return [
         name for name, role in present.items() if ALL in changed or name in changed or (shared and role == "target")
     ]
+
+
+def _concerns(house: House, occasion: Occasion, domain: str) -> bool:
+    """Whether an occasion may build a domain that has not changed."""
+    known = ALL in occasion.changed or house.store.current("raw/ratings", domain) is not None
+    return known and _at_rest(house, domain)
 
 
 def _at_rest(house: House, domain: str) -> bool:

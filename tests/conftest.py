@@ -74,7 +74,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     tiny = Cli(tmp_path_factory.mktemp("tiny"))
     tiny("sample", "--size", "tiny")
     settings = tiny.data / "domains.yaml"
-    settings.write_text(settings.read_text().replace("epochs: 24", "epochs: 1").replace("epochs: 40", "epochs: 1"))
+    settings.write_text(settings.read_text().replace("epochs: 16", "epochs: 1").replace("epochs: 40", "epochs: 1"))
     tiny("run")
     return tiny
 

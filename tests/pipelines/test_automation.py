@@ -265,8 +265,11 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
     write_shop(data, sources=("Mugs",))
     assert daemon.tick(automation.raw_files) == []
     write_raw(data / "raw_files", "Toys", 0)
+    (request,) = daemon.tick(automation.raw_files)
+    assert request.partition_key == "Mugs"
+    assert daemon.perform(request)
+    assert [request.partition_key for request in daemon.tick(automation.next_stages)] == [None], "Toys is new"
     monkeypatch.setattr(automation, "_REST", 30)
-    assert [request.partition_key for request in daemon.tick(automation.raw_files)] == ["Mugs"]
     assert "Toys" in [request.partition_key for request in daemon.tick(automation.raw_files)]
     assert {request.partition_key for request in daemon.week("2026-11-22")} == {None}
 
