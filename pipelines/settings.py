@@ -304,8 +304,8 @@ def _seconds(name: str, date: str | None) -> int | None:
         raise WarehouseError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML in which a date stays the text that it is."""
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a date stays the text that it is; read by libyaml, where PyYAML has it."""
 
 
 _Yaml.yaml_implicit_resolvers = {
