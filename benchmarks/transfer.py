@@ -25,10 +25,10 @@ from benchmarks.measure import arguments, show
 from benchmarks.training import make_domain
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, load_domain
+from mmm4rec.data import DomainData
 from mmm4rec.evaluation import NEAR_BEST, Metrics, evaluate
 from mmm4rec.training import Epoch, fit, pretrain
-from pipelines.assets.models import DATA
+from pipelines.assets.models import DATA, load_artifacts
 from pipelines.settings import House, data_folder
 
 MODES = ("default", "published")
@@ -150,8 +150,7 @@ def _of_folder(data: Path, target: str) -> Bench:
 
 
 def _load(house: House, domain: str) -> DomainData:
-    sequences, texts, images = (house.store.require(key, domain) for key in DATA)
-    return load_domain(sequences.path, texts.main, images.main, name=domain)
+    return load_artifacts([house.store.require(key, domain) for key in DATA], domain)
 
 
 def _small() -> Bench:

@@ -116,6 +116,41 @@ def words(rows: Sequence[Row]) -> Figure:
 
 
 @_styled
+def convergence(title: str, rows: Sequence[Row]) -> Figure:
+    """Validation NDCG@10 of every training against what it took: optimiser steps, examples, seconds.
+
+    Rows: `label`, `seed`, `ndcg_10` and those three; the trainings of a label have one colour.
+    """
+    figure, panels = _panels(3)
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    for axes, column in zip(panels, ("optimiser_steps", "examples", "seconds"), strict=True):
+        for number, label in enumerate(labels):
+            mine = [row for row in rows if row["label"] == label and None not in (row["ndcg_10"], row[column])]
+            for turn, seed in enumerate(sorted({row["seed"] for row in mine})):
+                curve = [row for row in mine if row["seed"] == seed]
+                points = ([row[name] for row in curve] for name in (column, "ndcg_10"))
+                axes.plot(*points, color=f"C{number % 10}", label=None if turn else label, linewidth=1.2)
+        axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
+    if labels:
+        panels[-1].legend(fontsize="small")
+    return figure
+
+
+@_styled
+def shares(title: str, rows: Sequence[Row]) -> Figure:
+    """Test NDCG@10 by the share of users learnt from; rows: `label`, `percent`, `value`, `standard_error`."""
+    figure, (axes,) = _panels(1)
+    for label in dict.fromkeys(row["label"] for row in rows):
+        mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["percent"])
+        points = ([row[name] for row in mine] for name in ("percent", "value", "standard_error"))
+        axes.errorbar(*points, label=label, marker="o", markersize=4, capsize=2)
+    axes.set(title=title, xlabel="% of users learnt from", ylabel="test NDCG@10", xscale="log", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    return figure
+
+
+@_styled
 def svg(figure: Figure, salt: str) -> str:
     """The figure as an element to stand in a page; `salt` keeps the ids of several apart."""
     text = io.StringIO()

@@ -562,6 +562,70 @@ def _score(hr: float | None, ndcg: float | None) -> str:
     return "–" if hr is None or ndcg is None else f"{hr:.3f} {ndcg:.3f}"
 
 
+@app.command(
+    epilog="Examples: `mmm4rec compare Sample_Toys --seeds 1` · "
+    "`mmm4rec compare Sample_Toys --models finetuned,scratch,sasrec --users 10,100 --no-ablations`"
+)
+def compare(
+    domains: Annotated[list[str], typer.Argument(help="Target domains that are built.", metavar="DOMAIN...")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
+    models: Annotated[
+        str | None, typer.Option(help="Names with commas; else MMM4Rec and the baselines of the settings, or all.")
+    ] = None,
+    ablations: Annotated[bool, typer.Option(help="Also MMM4Rec from scratch without some of its parts.")] = True,
+    users: Annotated[str, typer.Option(help="Percentages of users that MMM4Rec is to learn from.")] = "1,10,100",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Cap on epochs, below that of the settings.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The page; else DATA/comparison.html.", show_default=False)
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Train models side by side, with several seeds, and write a page of it with its figures as Parquet.
+
+    What is finished is kept: a comparison that was stopped goes on, and another trains only what is new.
+    """
+    house = _house(data)
+    from pipelines import progress
+    from pipelines.compare import build_comparison
+
+    with progress.bars(), progress.show("thousandths of a training") as done:
+        found = build_comparison(
+            house,
+            domains,
+            to or house.data / "comparison.html",
+            models=_listed(models),
+            seeds=seeds,
+            ablations=ablations,
+            users=_percentages(users),
+            epochs=epochs,
+            progress=done,
+        )
+    if as_json:
+        _print_json({"page": str(found.page), "tables": [str(table) for table in found.tables], **found.rows})
+        return
+    for domain in domains:
+        rows = [r for r in found.rows["accuracy"] if r["domain"] == domain and (r["metric"], r["k"]) == ("NDCG", 10)]
+        shown = sorted(rows, key=lambda row: (row["part"] == "ablations", -row["percent"], -row["value"]))
+        _table(
+            ["part", "model", "% of users", "NDCG@10", "±"],
+            ((r["part"], r["model"], f"{r['percent']:g}", f"{r['value']:.4f}", f"{r['standard_error']:.4f}") for r in shown),
+            title=domain,
+        )
+    out.print(f"page     {found.page}\nfigures  {found.tables[0].parent}", soft_wrap=True, highlight=False)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _percentages(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _listed(text)] or [100.0]
+    except ValueError:
+        raise typer.BadParameter(f"--users {text}: percentages with commas, such as 1,10,100") from None
+
+
 @app.command(name="check-parity", epilog="Example: `mmm4rec check-parity with_id_1layer.safetensors`")
 def check_parity(
     files: Annotated[list[Path], typer.Argument(help="Tensors computed with the published model.")],

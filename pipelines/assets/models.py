@@ -21,7 +21,12 @@ DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings
 
 def domain_data(job: Job, domain: str) -> DomainData:
     """The sequences and vectors of one domain among the inputs of `job`."""
-    sequences, texts, images = (next(a for a in job.inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
+    return load_artifacts(job.inputs, domain)
+
+
+def load_artifacts(inputs: Sequence[Artifact], domain: str) -> DomainData:
+    """The sequences and vectors of one domain among `inputs`."""
+    sequences, texts, images = (next(a for a in inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
     return load_domain(sequences.path, texts.main, images.main, name=domain)
 
 

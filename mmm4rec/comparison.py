@@ -1,0 +1,585 @@
+"""Models side by side: which trainings a comparison is made of, their running, and the tables of what came out.
+
+All models of a domain have the same users, items, features, budget and evaluation. **Every choice is made on
+validation** (which epoch, which model is the best); the test labels are ranked once for each finished training.
+
+A training is kept under a digest of all that decides it (versions of the data and the code, config, seed, initial
+weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model that was
+tested, the ranks and the curve are kept, not the weights.
+
+**Shares of users.** Users are taken in the order of the hashes of their ids, so that a smaller share is part of a larger
+one. A model learns and is validated on its share alone, and is tested on all users of the domain: the same ones for
+every share. The items are those of the whole domain.
+
+No drawing and no page here, and no files but the kept trainings and Parquet.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mmm4rec.baselines import item_knn, popularity
+from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
+from mmm4rec.checkpoint import load_model
+from mmm4rec.config import CUTOFFS, ModelConfig, RecommenderConfig, TrainConfig, nearest
+from mmm4rec.data import DomainData, Features
+from mmm4rec.errors import ConfigError
+from mmm4rec.evaluation import NEAR_BEST, rank_labels
+from mmm4rec.registry import stated
+from mmm4rec.significance import paired_p
+from mmm4rec.tables import TABLES
+from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
+
+Modality = Literal["text", "image"]
+Progress = Callable[[int, int], None]
+
+POPULARITY: Final = "popularity"
+FULL: Final = "scratch"
+"""The model that ablations take something from."""
+OURS: Final[Mapping[str, tuple[bool, bool]]] = {
+    FULL: (False, True),
+    "scratch_without_id": (False, False),
+    "finetuned": (True, True),
+    "finetuned_without_id": (True, False),
+}
+"""MMM4Rec: whether it is pre-trained, and whether every item has a trainable vector."""
+NAMES: Final = (POPULARITY, *BASELINES, *OURS)
+"""All models that can be compared."""
+PAIRS: Final = (("finetuned", FULL), ("finetuned_without_id", "scratch_without_id"))
+"""A pre-trained model, and the same from scratch."""
+SIGNIFICANT: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is taken from MMM4Rec from scratch: settings that differ, or a modality that no item has."""
+
+    settings: Mapping[str, object]
+    lacks: Modality | None = None
+
+
+ABLATIONS: Final[Mapping[str, Ablation]] = {
+    "no_time": Ablation({"use_time": False}),
+    "no_feed_forward": Ablation({"use_ffn": False}),
+    "text_only": Ablation({}, lacks="image"),
+    "image_only": Ablation({}, lacks="text"),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to compare, and with which settings.
+
+    `models` are of NAMES; `users` are percentages of the users of a domain; `model`, `pretraining` and `finetuning`
+    are MMM4Rec's; `baselines` is what differs from their published settings.
+    """
+
+    models: tuple[str, ...]
+    model: ModelConfig
+    pretraining: TrainConfig
+    finetuning: TrainConfig
+    baselines: Mapping[str, BaselineSettings]
+    seeds: int = 3
+    ablations: bool = True
+    users: tuple[float, ...] = (100.0,)
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in NAMES:
+                raise ConfigError(f"models: unknown model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
+        if not self.models:
+            raise ConfigError(f"models: none is named; known: {', '.join(NAMES)}")
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}: train at least once")
+        for share in self.users:
+            if not 0 < share <= 100:
+                raise ConfigError(f"users: {share:g} is no percentage above 0 and up to 100")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A domain to be loaded when it is needed, and what says whether it is still the same."""
+
+    name: str
+    load: Callable[[], DomainData]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a comparison; a model that is counted has neither seed nor training."""
+
+    part: Literal["models", "ablations"]
+    model: str
+    percent: float = 100.0
+    seed: int | None = None
+    config: RecommenderConfig | ItemKNNConfig | None = None
+    training: TrainConfig | None = None
+    pretrained: bool = False
+    lacks: Modality | None = None
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        """What runs of several seeds have in common."""
+        return self.part, self.model, self.percent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and what came of it on a domain."""
+
+    run: Run
+    ranks: npt.NDArray[np.float64]
+    """[U] of the test labels, in the same order of users for all runs of a domain."""
+    validation: dict[str, float]
+    """Of the weights tested: {ndcg_10: ...}."""
+    cost: dict[str, Any]
+    """Columns of `costs`; empty for a model that is counted."""
+    curve: list[dict[str, Any]]
+    """A row an epoch, from the one before training on; columns of `curves`."""
+
+
+def planned(asked: Asked, can_transfer: bool) -> list[Run]:
+    """The runs on a domain; without anything to transfer from, none is pre-trained."""
+    runs = [Run("models", POPULARITY)] if POPULARITY in asked.models else []
+    given = {name: asked.baselines.get(name, BaselineSettings()) for name in asked.models if name in BASELINES}
+    baselines = resolve(given, asked.finetuning, asked.model.length)
+    if baselines.item_knn:
+        runs.append(Run("models", ITEM_KNN, config=baselines.item_knn))
+    for seed in range(asked.seeds):
+
+        def seeded(training: TrainConfig, seed: int = seed) -> TrainConfig:
+            return replace(training, seed=training.seed + seed)
+
+        for name, (config, training) in baselines.trained.items():
+            runs.append(Run("models", name, 100.0, training.seed + seed, config, seeded(training)))
+        training = seeded(asked.finetuning)
+        for name, (pretrained, with_id) in OURS.items():
+            wanted = name in asked.models or (name == FULL and asked.ablations)
+            if wanted and (can_transfer or not pretrained):
+                config = replace(asked.model, with_id=with_id)
+                for percent in sorted({100.0, *(asked.users if name in asked.models else ())}):
+                    runs.append(Run("models", name, percent, training.seed, config, training, pretrained))
+        if asked.ablations:
+            full = replace(asked.model, with_id=True)
+            for name, taken in ABLATIONS.items():
+                config = replace(full, **taken.settings)  # type: ignore[arg-type]
+                runs.append(Run("ablations", name, 100.0, training.seed, config, training, lacks=taken.lacks))
+    return runs
+
+
+def compare(
+    targets: Sequence[Source],
+    sources: Sequence[Source],
+    asked: Asked,
+    cache: Path,
+    *,
+    given: tuple[Path, str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[Finished]]:
+    """Train and test what is asked for on every target; the finished runs by domain.
+
+    Args:
+        targets: domains to compare on.
+        sources: domains to pre-train on together.
+        asked: what to compare.
+        cache: folder for the kept trainings; it may be deleted at any time.
+        given: a checkpoint and its sha256, in place of pre-training.
+        progress: called with (done, total), in thousandths of a training.
+
+    Raises:
+        ModelError: as `training.fit`; what has been finished by then is kept.
+    """
+    can_transfer = given is not None or bool(sources)
+    runs = planned(asked, can_transfer)
+    seeds = sorted({run.seed for run in runs if run.pretrained and run.seed is not None})
+    total = 1000 * (len(targets) * len(runs) + (0 if given else len(seeds)))
+    done = 0
+
+    def shown(step: int, steps: int) -> None:
+        if progress:
+            progress(done + 1000 * step // max(steps, 1), total)
+
+    starts: dict[int, tuple[Path, str]] = dict.fromkeys(seeds, given) if given else {}
+    for seed in () if given else seeds:
+        starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), cache, shown)
+        done += 1000
+    found: dict[str, list[Finished]] = {}
+    for target in targets:
+        domain = target.load()
+        for run in runs:
+            start = starts[run.seed] if run.pretrained and run.seed is not None else None
+            found.setdefault(target.name, []).append(_finished(target, domain, run, start, cache, shown))
+            done += 1000
+    return found
+
+
+def _kept(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], None]) -> Path:
+    """The folder that `build(folder, folder for an unfinished training)` has filled, now or before."""
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+    place = cache / digest
+    finished = place / "finished"
+    if not finished.exists():
+        made = place / "made"
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        build(made, place / "unfinished")
+        made.rename(finished)
+        shutil.rmtree(place / "unfinished", ignore_errors=True)
+    return finished
+
+
+def _pretrained(
+    sources: Sequence[Source], model: ModelConfig, training: TrainConfig, cache: Path, progress: Progress
+) -> tuple[Path, str]:
+    """The pre-trained checkpoint and its sha256."""
+    decisive = {
+        "data": {source.name: dict(source.versions) for source in sources},
+        "model": stated(model),
+        "training": asdict(training),
+    }
+
+    def build(made: Path, unfinished: Path) -> None:
+        pretrain([source.load() for source in sources], model, training, made, state=unfinished, progress=progress)
+
+    folder = _kept(cache, decisive, build)
+    return folder, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _finished(
+    target: Source, domain: DomainData, run: Run, start: tuple[Path, str] | None, cache: Path, progress: Progress
+) -> Finished:
+    if run.training is None:
+        return _counted(domain, run)
+    assert isinstance(run.config, RecommenderConfig)
+    config, training = run.config, run.training
+    decisive = {
+        "data": {target.name: dict(target.versions)},
+        "model": stated(config),
+        "training": asdict(training),
+        "init": start and start[1],
+        "users": run.percent,
+        "lacks": run.lacks,
+    }
+
+    def build(made: Path, unfinished: Path) -> None:
+        seconds = _Seconds(unfinished / "seconds.json")
+        whole = without(domain, run.lacks)
+        learnt = share_of_users(whole, run.percent)
+        on_gpu = torch.cuda.is_available() and training.device != "cpu" and training.devices == 1
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        summary = fit(
+            learnt,
+            config,
+            training,
+            made,
+            init=start and start[0],
+            state=unfinished / "state",
+            on_epoch=seconds,
+            progress=progress,
+        )
+        peak = torch.cuda.max_memory_allocated() if on_gpu else None
+        ranks = rank_labels(load_model(made, whole, training.ssd_form), whole, "test").ranks
+        pq.write_table(pa.table({"rank": ranks.numpy()}), made / "ranks.parquet")
+        record = {"cost": _cost(summary, peak), "validation": summary.validation, "seconds": seconds.by_epoch}
+        (made / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for weights in ("model.safetensors", "items.parquet"):
+            (made / weights).unlink(missing_ok=True)
+
+    folder = _kept(cache, decisive, build)
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    curve = [
+        {name: row[name] for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")}
+        | {"seconds": record["seconds"].get(str(row["epoch"]))}
+        for row in pq.ParquetFile(folder / "history.parquet").read().to_pylist()
+    ]
+    ranks = pq.ParquetFile(folder / "ranks.parquet").read()["rank"].to_numpy()
+    return Finished(run, ranks, record["validation"], record["cost"], curve)
+
+
+def _counted(domain: DomainData, run: Run) -> Finished:
+    config = run.config
+    if isinstance(config, ItemKNNConfig):
+        validation, test = (item_knn.rank_labels(domain, split, config) for split in ("validation", "test"))
+    else:
+        validation, test = (popularity.rank_labels(domain, split) for split in ("validation", "test"))
+    return Finished(run, test.ranks.numpy(), validation.metrics().flat(), {}, [])
+
+
+class _Seconds:
+    """Wall-clock time by epoch, which `history` has not; on disk, since a training may take several runs."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.by_epoch: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def __call__(self, epoch: Epoch) -> None:
+        self.by_epoch[str(epoch.epoch)] = epoch.seconds
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        written = self.file.with_suffix(".new")
+        written.write_text(json.dumps(self.by_epoch), encoding="utf-8")
+        written.replace(self.file)
+
+
+def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
+    names = [field.name for field in COMPARISON["costs"] if hasattr(summary, field.name)]
+    return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}
+
+
+def share_of_users(domain: DomainData, percent: float) -> DomainData:
+    """The domain with so many of its users, at least one; its items stay."""
+    if percent == 100:
+        return domain
+    order = sorted(
+        range(domain.user_count), key=lambda user: hashlib.sha256(domain.user_ids[user].encode()).digest()
+    )
+    chosen = torch.tensor(sorted(order[: math.ceil(domain.user_count * percent / 100)]))
+    lengths = (domain.offsets[1:] - domain.offsets[:-1])[chosen]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    owner = torch.repeat_interleave(torch.arange(len(chosen)), lengths)
+    flat = domain.offsets[chosen][owner] + torch.arange(len(owner)) - offsets[owner]
+    return replace(
+        domain,
+        user_ids=[domain.user_ids[user] for user in chosen.tolist()],
+        offsets=offsets,
+        items=domain.items[flat],
+        times=domain.times[flat],
+        training=domain.training[chosen],
+        validation=domain.validation[chosen],
+    )
+
+
+def without(domain: DomainData, modality: Modality | None) -> DomainData:
+    """The domain as if no item had this modality."""
+    if modality is None:
+        return domain
+    there: Features = getattr(domain, modality)
+    gone = replace(there, vectors=torch.zeros_like(there.vectors), present=torch.zeros_like(there.present))
+    return replace(domain, **{modality: gone})
+
+
+# What came out
+
+
+def gains(ranks: npt.NDArray[np.float64], metric: str, k: int) -> npt.NDArray[np.float64]:
+    """What each user [U] adds to HR@k or NDCG@k; the metric is the mean."""
+    return np.where(ranks <= k, 1.0 if metric == "HR" else 1 / np.log2(1 + ranks), 0.0)
+
+
+def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finished]]:
+    """The seeds of each model together."""
+    found: dict[tuple[str, str, float], list[Finished]] = {}
+    for finished in runs:
+        found.setdefault(finished.run.key, []).append(finished)
+    return found
+
+
+def _of_users(seeds: Sequence[Finished], metric: str = "NDCG", k: int = 10) -> npt.NDArray[np.float64]:
+    """[U] the mean over the seeds."""
+    mean: npt.NDArray[np.float64] = np.mean([gains(one.ranks, metric, k) for one in seeds], axis=0)
+    return mean
+
+
+def best_on_validation(runs: Sequence[Finished]) -> tuple[str, str, float]:
+    """The key of the model with the best mean validation NDCG@10, of those trained on all users."""
+    whole = {key: seeds for key, seeds in by_key(runs).items() if key[0] == "models" and key[2] == 100}
+    return max(whole, key=lambda key: statistics.mean(one.validation.get("ndcg_10", -math.inf) for one in whole[key]))
+
+
+def accuracy_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+    """Rows of `accuracy`."""
+    for (part, model, percent), seeds in by_key(runs).items():
+        for metric in ("HR", "NDCG"):
+            for k in CUTOFFS:
+                users = _of_users(seeds, metric, k)
+                means = [float(gains(one.ranks, metric, k).mean()) for one in seeds]
+                yield {
+                    "domain": domain,
+                    "part": part,
+                    "model": model,
+                    "percent": percent,
+                    "metric": metric,
+                    "k": k,
+                    "value": float(users.mean()),
+                    "standard_error": float(users.std(ddof=1)) / len(users) ** 0.5 if len(users) > 1 else 0.0,
+                    "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
+                    "seeds": len(seeds),
+                    "users": len(users),
+                }
+
+
+def paired_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+    """Rows of `tests`."""
+    found = by_key(runs)
+    best = best_on_validation(runs)
+    for key in found:
+        if key[0] == "models" and key[2] == 100 and key != best:
+            yield _tested(domain, "best", found, key, best)
+    for key in found:
+        if key[0] == "ablations":
+            yield _tested(domain, "ablation", found, key, ("models", FULL, 100.0))
+    for ours, theirs in PAIRS:
+        for key in sorted(found, key=lambda key: key[2]):
+            other = ("models", theirs, key[2])
+            if key[:2] == ("models", ours) and other in found:
+                yield _tested(domain, "transfer", found, key, other) | _speed(found[key], found[other])
+
+
+def _tested(
+    domain: str,
+    question: str,
+    found: Mapping[tuple[str, str, float], Sequence[Finished]],
+    key: tuple[str, str, float],
+    other: tuple[str, str, float],
+) -> dict[str, object]:
+    ours, theirs = _of_users(found[key]), _of_users(found[other])
+    difference, p = float((ours - theirs).mean()), paired_p(ours, theirs)
+    return {
+        "domain": domain,
+        "question": question,
+        "model": key[1],
+        "against": other[1],
+        "percent": key[2],
+        "difference": difference,
+        "p": p,
+        "verdict": "no difference shown" if p >= SIGNIFICANT else "better" if difference > 0 else "worse",
+        "users": len(ours),
+        "reached": None,
+        "steps_share": None,
+    }
+
+
+def _speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
+    """In how many seeds ours reaches 95% of the best validation of theirs, and after which share of the optimiser
+    steps that theirs takes to its best (mean over those)."""
+    shares = []
+    for one, other in zip(ours, theirs, strict=True):
+        best = max(other.curve, key=_value)
+        steps = next((row["optimiser_steps"] for row in one.curve if _value(row) >= NEAR_BEST * _value(best)), None)
+        if steps is not None and best["optimiser_steps"]:
+            shares.append(steps / best["optimiser_steps"])
+    return {"reached": len(shares), "steps_share": statistics.mean(shares) if shares else None}
+
+
+def _value(row: Mapping[str, Any]) -> float:
+    return -math.inf if row["ndcg_10"] is None else float(row["ndcg_10"])
+
+
+def tables(found: Mapping[str, Sequence[Finished]]) -> dict[str, list[dict[str, object]]]:
+    """The rows of each table of COMPARISON."""
+    rows: dict[str, list[dict[str, object]]] = {name: [] for name in COMPARISON}
+    for domain, runs in found.items():
+        rows["accuracy"].extend(accuracy_rows(domain, runs))
+        rows["tests"].extend(paired_rows(domain, runs))
+        for one in runs:
+            whose = {"domain": domain, "part": one.run.part, "model": one.run.model}
+            whose |= {"percent": one.run.percent, "seed": one.run.seed}
+            rows["curves"].extend(whose | row for row in one.curve)
+            if one.cost:
+                rows["costs"].append(whose | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
+    return rows
+
+
+def write_tables(rows: Mapping[str, Sequence[Mapping[str, object]]], out: Path) -> list[Path]:
+    """Write the rows of `tables` as Parquet into `out`; the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, schema in COMPARISON.items():
+        written.append(out / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[name], schema=schema), written[-1])
+    return written
+
+
+def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
+
+
+_RUN = [
+    _field("domain", pa.string(), "target domain"),
+    _field("part", pa.string(), "models, or ablations of MMM4Rec from scratch"),
+    _field("model", pa.string(), "name of the model or of the ablation"),
+    _field("percent", pa.float64(), "of the domain's users that the model learns from"),
+]
+_SEED = _field("seed", pa.int64(), "of the training", nullable=True)
+_OF_HISTORY = TABLES["models/scratch/history"]
+
+COMPARISON: Final[Mapping[str, pa.Schema]] = {
+    "accuracy": pa.schema(
+        [
+            *_RUN,
+            _field("metric", pa.string(), "HR or NDCG"),
+            _field("k", pa.int32(), "cut-off of the ranked list"),
+            _field("value", pa.float64(), "test figure: mean over users and seeds"),
+            _field("standard_error", pa.float64(), "of the mean over users, each with the mean of its seeds"),
+            _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
+            _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
+            _field("users", pa.int64(), "users tested"),
+        ],
+        metadata={"comment": "HR and NDCG on the test labels. Key: (domain, part, model, percent, metric, k)"},
+    ),
+    "tests": pa.schema(
+        [
+            _field("domain", pa.string(), "target domain"),
+            _field(
+                "question",
+                pa.string(),
+                "best: against the best on validation; ablation: against the whole model; transfer: pre-trained "
+                "against from scratch",
+            ),
+            _field("model", pa.string(), "one model"),
+            _field("against", pa.string(), "the other"),
+            _field("percent", pa.float64(), "of the domain's users that both learn from"),
+            _field("difference", pa.float64(), "of their test NDCG@10; below 0, the other one is better"),
+            _field("p", pa.float64(), "two-sided, paired permutation test over users; for one comparison alone"),
+            _field("verdict", pa.string(), "better, worse, or no difference shown (p of 0.05 and more)"),
+            _field("users", pa.int64(), "users tested"),
+            _field("reached", pa.int32(), "transfer: seeds that reach 95% of the best validation from scratch", True),
+            _field("steps_share", pa.float64(), "transfer: share of the steps from scratch that this takes", True),
+        ],
+        metadata={"comment": "Whether two models differ. Key: (domain, question, model, percent)"},
+    ),
+    "curves": pa.schema(
+        [
+            *_RUN,
+            _SEED,
+            *(_OF_HISTORY.field(name) for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")),
+            _field("seconds", pa.float64(), "wall-clock time up to the end of the epoch, validation included", True),
+        ],
+        metadata={"comment": "Every training, epoch by epoch. Key: (domain, part, model, percent, seed, epoch)"},
+    ),
+    "costs": pa.schema(
+        [
+            *_RUN,
+            _SEED,
+            _field("parameters", pa.int64(), "trainable numbers"),
+            _field("best_epoch", pa.int32(), "epoch of the weights tested; 0 is before training"),
+            _field("epochs", pa.int32(), "epochs run"),
+            _field("optimiser_steps", pa.int64(), "steps of all epochs"),
+            _field("optimiser_steps_to_best", pa.int64(), "steps up to the best epoch"),
+            _field("examples_to_best", pa.int64(), "training examples seen up to the best epoch"),
+            _field("seconds", pa.float64(), "wall-clock time of training and validation"),
+            _field("seconds_to_best", pa.float64(), "up to the best epoch"),
+            _field("optimiser_steps_to_95", pa.int64(), "steps to 95% of the best validation", nullable=True),
+            _field("seconds_to_95", pa.float64(), "seconds to 95% of the best validation", nullable=True),
+            _field("examples_per_second", pa.float64(), "of training, validation not counted"),
+            _field("peak_bytes", pa.int64(), "most GPU memory held; null on a CPU, where it is not known", True),
+            _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the weights tested", nullable=True),
+            _field("device", pa.string(), "where it was trained"),
+        ],
+        metadata={"comment": "What each training cost. Key: (domain, part, model, percent, seed)"},
+    ),
+}
+"""The tables of a comparison."""

@@ -1,0 +1,235 @@
+"""The comparison as people get it: `mmm4rec compare`, its page, openable without a server, and its Parquet.
+
+What is trained, and what the figures are, says `mmm4rec.comparison`; here is what it is made from and how it is shown.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from mmm4rec.baselines.config import BASELINES
+from mmm4rec.comparison import NAMES, OURS, Asked, Finished, Source, compare, tables, write_tables
+from mmm4rec.config import TrainConfig
+from mmm4rec.evaluation import rank_labels
+from mmm4rec.training import fit, pretrain
+from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
+from pipelines.charts import convergence, shares, svg
+from pipelines.code_version import code_version
+from pipelines.settings import House
+from warehouse.errors import WarehouseError
+from warehouse.store import Artifact
+
+CACHE = "comparison"
+"""Folder of the cache for finished and unfinished trainings."""
+LABELS = {
+    "finetuned": "MMM4Rec, pre-trained",
+    "finetuned_without_id": "MMM4Rec, pre-trained, without ID",
+    "scratch": "MMM4Rec from scratch",
+    "scratch_without_id": "MMM4Rec from scratch, without ID",
+    "no_time": "without time",
+    "no_feed_forward": "without feed-forward networks",
+    "text_only": "text only: no item has a picture",
+    "image_only": "picture only: no item has a text",
+}
+_HERE = Path(__file__).parent
+_SHOWN = tuple((metric, k) for metric in ("HR", "NDCG") for k in (10, 20))
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was written."""
+
+    page: Path
+    tables: list[Path]
+    rows: dict[str, list[Row]]
+
+
+def build_comparison(
+    house: House,
+    domains: Sequence[str],
+    out: Path,
+    *,
+    models: Sequence[str] = (),
+    seeds: int = 3,
+    ablations: bool = True,
+    users: Sequence[float] = (1, 10, 100),
+    epochs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compared:
+    """Train what is asked for on built target domains; write the page to `out` and Parquet into a folder beside it.
+
+    Args:
+        house: the data folder; its settings are those of the models and of training.
+        domains: target domains.
+        out: file for the page.
+        models: of `mmm4rec.comparison.NAMES`; none: MMM4Rec, what is counted, and the baselines that the settings ask
+            for (all, where they ask for none).
+        seeds: trainings of each model.
+        ablations: whether to take parts from MMM4Rec from scratch, too.
+        users: percentages of a domain's users to learn from, for MMM4Rec; all else learns from all.
+        epochs: cap on the epochs of every training, below those of the settings.
+        progress: called with (done, total), in thousandths of a training.
+
+    Raises:
+        WarehouseError: a domain that is unknown, a source domain, or not built.
+        ConfigError: an option that is refused.
+        ModelError: as `training.fit`; what has been finished by then is kept, and the same command goes on from it.
+    """
+    settings = house.settings
+    for name in domains:
+        if not is_target(house, name):
+            raise WarehouseError(
+                f"{name} is a source domain, which pre-training learns from: nothing can be compared on it; name a "
+                "target domain"
+            )
+    asked = Asked(
+        tuple(models) or tuple(name for name in NAMES if name not in BASELINES or _is_asked(house, name)),
+        settings.model,
+        _capped(settings.pretraining, epochs),
+        _capped(settings.finetuning, epochs),
+        settings.baselines,
+        seeds,
+        ablations,
+        tuple(users),
+    )
+    transfers = any(OURS[name][0] for name in asked.models if name in OURS)
+    names = house.sources() if transfers and not is_given(house) else []
+    with house.store.holding([(key, name) for name in [*domains, *names] for key in DATA]) as inputs:
+        found = compare(
+            [_source(inputs, name) for name in domains],
+            [_source(inputs, name) for name in names],
+            asked,
+            house.cache / CACHE,
+            given=_given(house) if transfers else None,
+            progress=progress,
+        )
+        rows = tables(found)
+        page = _page(house, asked, found, rows, {name: load_artifacts(inputs, name) for name in domains})
+    written = write_tables(rows, out.with_suffix(""))
+    out.write_text(page, encoding="utf-8")
+    return Compared(out, written, rows)
+
+
+def _is_asked(house: House, baseline: str) -> bool:
+    return not house.settings.baselines or baseline in house.settings.baselines
+
+
+def _capped(training: TrainConfig, epochs: int | None) -> TrainConfig:
+    return training if epochs is None else replace(training, epochs=min(epochs, training.epochs))
+
+
+def _source(inputs: Sequence[Artifact], domain: str) -> Source:
+    versions = {artifact.ref: artifact.version for artifact in inputs if artifact.domain == domain}
+    code = code_version(fit, pretrain, rank_labels)
+    return Source(domain, partial(load_artifacts, inputs, domain), versions | {"code": code})
+
+
+def _given(house: House) -> tuple[Path, str] | None:
+    """The checkpoint that the settings give, and its sha256."""
+    folder = house.pretrained
+    return folder and (folder, house.hashes.sha256(folder / "model.safetensors"))
+
+
+def _page(
+    house: House,
+    asked: Asked,
+    found: Mapping[str, Sequence[Finished]],
+    rows: Mapping[str, Sequence[Row]],
+    data: Mapping[str, Any],
+) -> str:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+    sections = []
+    for domain in found:
+        mine = {name: [row for row in table if row["domain"] == domain] for name, table in rows.items()}
+        counts = (data[domain].user_count, data[domain].item_count, len(data[domain].items))
+        sections.append(
+            {
+                "name": domain,
+                "counts": counts,
+                "accuracy": _accuracy(mine, "models"),
+                "published": _published(house, domain, counts),
+                "ablations": _accuracy(mine, "ablations"),
+                "costs": _costs(mine["costs"]),
+                "transfer": [row | {"label": label(row["model"])} for row in mine["tests"] if _is_transfer(row)],
+                "curves": _curves(domain, mine["curves"]),
+                "sweep": _sweep(domain, mine["accuracy"]),
+            }
+        )
+    return environment.get_template("comparison.html").render(
+        sections=sections, asked=asked, metrics=[f"{metric}@{k}" for metric, k in _SHOWN]
+    )
+
+
+def label(model: str) -> str:
+    """A model as people know it."""
+    return LABELS.get(model, model)
+
+
+def _is_transfer(row: Row) -> bool:
+    return bool(row["question"] == "transfer")
+
+
+def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
+    """A row a model of all users: figures by metric, and its paired test; the ablations with the whole model first."""
+    tested = {row["model"]: row for row in mine["tests"] if row["question"] == ("best", "ablation")[part != "models"]}
+    figures: dict[str, Row] = {}
+    for row in mine["accuracy"]:
+        if row["percent"] == 100 and (row["part"] == part or row["model"] in {t["against"] for t in tested.values()}):
+            of = figures.setdefault(row["model"], {"label": label(row["model"]), "test": tested.get(row["model"])})
+            of[f"{row['metric']}@{row['k']}"] = row
+            of["seeds"] = row["seeds"]
+    if part != "models":
+        return sorted(figures.values(), key=lambda row: row["test"] is not None) if tested else []
+    return sorted(figures.values(), key=lambda row: -float(row["NDCG@10"]["value"]))
+
+
+def _published(house: House, domain: str, counts: tuple[int, int, int]) -> list[Row]:
+    """The published figures of a domain, if it has the published users, items and interactions."""
+    known = house.settings.domain(domain).published
+    if known is None or counts != (known.users, known.items, known.interactions):
+        return []
+    figures = yaml.safe_load((_HERE / "published_figures.yaml").read_text(encoding="utf-8")).get(domain, {})
+    return [{"label": label(model), **values} for model, values in figures.items()]
+
+
+def _costs(rows: Sequence[Row]) -> list[Row]:
+    """Means over the seeds, of the trainings on all users."""
+    found = []
+    for model in dict.fromkeys(row["model"] for row in rows if row["percent"] == 100):
+        mine = [row for row in rows if row["model"] == model and row["percent"] == 100]
+        of: Row = {"label": label(model), "parameters": mine[0]["parameters"], "device": mine[0]["device"]}
+        for name in ("examples_per_second", "best_epoch", "optimiser_steps_to_best", "optimiser_steps_to_95",
+                     "seconds_to_95", "seconds", "peak_bytes"):  # fmt: skip
+            values = [row[name] for row in mine if row[name] is not None]
+            of[name] = statistics.mean(values) if values else None
+        found.append(of)
+    return found
+
+
+def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
+    """MMM4Rec's trainings on all users; and those of the others beside the best known of it."""
+    whole = [row | {"label": label(row["model"])} for row in rows if row["percent"] == 100 and row["part"] == "models"]
+    ours = [row for row in whole if row["model"] in OURS]
+    others = [row for row in whole if row["model"] not in OURS]
+    drawn = (("MMM4Rec", ours), ("baselines", others))
+    return [svg(convergence(title, chosen), f"{domain} {title}") for title, chosen in drawn if chosen]
+
+
+def _sweep(domain: str, rows: Sequence[Row]) -> str | None:
+    """By share of users, where there is more than one."""
+    chosen = [
+        row | {"label": label(row["model"])}
+        for row in rows
+        if row["model"] in OURS and (row["metric"], row["k"]) == ("NDCG", 10)
+    ]
+    if len({row["percent"] for row in chosen}) < 2:
+        return None
+    return svg(shares("what each share of users gives", chosen), f"{domain} shares")
