@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mmm4rec.ablations import AblationConfig
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
 from mmm4rec.checkpoint import load_model
@@ -64,14 +65,19 @@ SIGNIFICANT: Final = 0.05
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is taken from MMM4Rec from scratch: settings that differ, or a modality that no item has."""
+    """What is taken from MMM4Rec from scratch: fields of `AblationConfig`, or a modality that no item then has."""
 
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     lacks: Modality | None = None
 
 
 ABLATIONS: Final[Mapping[str, Ablation]] = {
     "no_time": Ablation({"use_time": False}),
+    "separate_projections": Ablation({"shared_projection": False}),
+    "no_text_filter": Ablation({"text_filter": False}),
+    "no_image_filter": Ablation({"image_filter": False}),
+    "no_cross_filter": Ablation({"cross_filter": False}),
+    "attention": Ablation({"mixer": "attention"}),
     "no_feed_forward": Ablation({"use_ffn": False}),
     "text_only": Ablation({}, lacks="image"),
     "image_only": Ablation({}, lacks="text"),
@@ -173,10 +179,9 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
                 for percent in sorted({100.0, *(asked.users if name in asked.models else ())}):
                     runs.append(Run("models", name, percent, training.seed, config, training, pretrained))
         if asked.ablations:
-            full = replace(asked.model, with_id=True)
             for name, taken in ABLATIONS.items():
-                config = replace(full, **taken.settings)  # type: ignore[arg-type]
-                runs.append(Run("ablations", name, 100.0, training.seed, config, training, lacks=taken.lacks))
+                ablated = AblationConfig(**{**asdict(asked.model), "with_id": True, **taken.settings})
+                runs.append(Run("ablations", name, 100.0, training.seed, ablated, training, lacks=taken.lacks))
     return runs
 
 

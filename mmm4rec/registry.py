@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from mmm4rec.ablations import AblatedMMM4Rec
 from mmm4rec.baselines.bsarec import BSARec
 from mmm4rec.baselines.gru4rec import GRU4Rec
 from mmm4rec.baselines.mamba4rec import Mamba4Rec
@@ -17,7 +18,7 @@ from mmm4rec.model import MMM4Rec
 from mmm4rec.recommender import Recommender
 
 MODELS: Final[Mapping[str, type[Recommender]]] = {
-    model.__name__: model for model in (MMM4Rec, GRU4Rec, SASRec, BSARec, Mamba4Rec, TiM4Rec, UniSRec)
+    model.__name__: model for model in (MMM4Rec, AblatedMMM4Rec, GRU4Rec, SASRec, BSARec, Mamba4Rec, TiM4Rec, UniSRec)
 }
 """Each model by its kind."""
 

@@ -1,0 +1,247 @@
+"""A comparison: its paired test by hand, shares of users, and real trainings that are never done twice."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mmm4rec.baselines.config import BaselineSettings
+from mmm4rec.comparison import (
+    ABLATIONS,
+    COMPARISON,
+    Asked,
+    Finished,
+    Run,
+    Source,
+    accuracy_rows,
+    best_on_validation,
+    compare,
+    gains,
+    paired_rows,
+    planned,
+    share_of_users,
+    tables,
+    without,
+    write_tables,
+)
+from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
+from mmm4rec.data import DomainData
+from mmm4rec.errors import ConfigError
+from mmm4rec.evaluation import metrics_of_ranks
+from mmm4rec.significance import DRAWN, paired_p
+
+Small = Callable[..., ModelConfig]
+Training = Callable[..., TrainConfig]
+Make = Callable[..., DomainData]
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([1, 1, 1], 2 / 8),  # +++ and --- of eight
+        ([3, -1], 1.0),  # sums of 4, 2, -2, -4: none nearer to zero than the 2 seen
+        ([2, 2, -1, 0, 0], 4 / 8),  # 3 seen; of +-2 +-2 +-1 those of 5, 3, -3, -5; who is served alike says nothing
+        ([0, 0], 1.0),
+    ],
+)
+def test_the_paired_test_by_hand(differences: list[float], p: float) -> None:
+    theirs = np.full(len(differences), 0.1)
+    assert paired_p(theirs + differences, theirs) == pytest.approx(p)
+    assert paired_p(theirs, theirs + differences) == pytest.approx(p)
+
+
+def test_drawn_signs_come_near_the_count_of_all() -> None:
+    differences = np.random.default_rng(3).normal(0.3, 1, 14)
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=14)]
+    exact = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
+    assert 0.05 < exact < 0.95
+    assert paired_p(differences, np.zeros(14)) == pytest.approx(exact, abs=0.03)
+    assert paired_p(differences, np.zeros(14)) == paired_p(differences, np.zeros(14))
+    assert paired_p(np.ones(60), np.zeros(60)) == 1 / (DRAWN + 1), "never 0"
+
+
+def test_gains_of_users_are_what_the_metrics_are_the_means_of() -> None:
+    ranks = np.array([1.0, 2.5, 10.0, 10.5, 400.0])
+    assert gains(ranks, "NDCG", 10) == pytest.approx([1, 1 / np.log2(3.5), 1 / np.log2(11), 0, 0])
+    metrics = metrics_of_ranks(torch.from_numpy(ranks))
+    for k in (10, 20, 50):
+        assert gains(ranks, "HR", k).mean() == metrics.hr[k]
+        assert gains(ranks, "NDCG", k).mean() == pytest.approx(metrics.ndcg[k])
+
+
+def of(model: str, ranks: list[float], seed: int | None = 0, ndcg: float = 0.0, part: str = "models") -> Finished:
+    """A run that came out so."""
+    return Finished(Run(part, model, seed=seed), np.array(ranks), {"ndcg_10": ndcg}, {}, [])  # type: ignore[arg-type]
+
+
+def test_the_rows_by_hand() -> None:
+    runs = [
+        of("scratch", [1, 1, 99, 99], ndcg=0.1),
+        of("scratch", [1, 99, 99, 99], seed=1, ndcg=0.3),
+        of("popularity", [99, 99, 99, 99], seed=None, ndcg=0.15),
+    ]
+    rows = {(row["model"], row["metric"], row["k"]): row for row in accuracy_rows("Toys", runs)}
+    row = rows["scratch", "HR", 10]
+    assert row["value"] == pytest.approx((0.5 + 0.25) / 2)
+    # Users with the mean of their seeds: 1, 1/2, 0, 0.
+    assert row["standard_error"] == pytest.approx(np.std([1, 0.5, 0, 0], ddof=1) / 2)
+    assert row["seed_deviation"] == pytest.approx(0.25 / 2**0.5)
+    assert (row["seeds"], row["users"]) == (2, 4)
+    assert rows["popularity", "NDCG", 20]["seed_deviation"] is None
+    assert best_on_validation(runs) == ("models", "scratch", 100.0)
+    (test,) = paired_rows("Toys", runs)
+    assert (test["model"], test["against"], test["question"]) == ("popularity", "scratch", "best")
+    assert test["difference"] == pytest.approx(-0.375)
+    assert test["p"] == pytest.approx(2 / 4)
+    assert test["verdict"] == "no difference shown"
+
+
+def test_the_best_is_chosen_on_validation_and_not_on_test() -> None:
+    good_on_test, good_on_validation = of("sasrec", [1, 1, 1], ndcg=0.1), of("scratch", [50, 50, 50], ndcg=0.2)
+    assert best_on_validation([good_on_test, good_on_validation])[1] == "scratch"
+
+
+def test_shares_of_users_hold_each_other_and_keep_histories_and_items(make_domain: Make) -> None:
+    domain = make_domain(users=30)
+    half, tenth = share_of_users(domain, 50), share_of_users(domain, 10)
+    assert (half.user_count, tenth.user_count) == (15, 3)
+    assert set(tenth.user_ids) < set(half.user_ids) < set(domain.user_ids)
+    assert half.item_ids == domain.item_ids
+    for place, user in enumerate(half.user_ids):
+        there = domain.user_ids.index(user)
+        for name in ("items", "times"):
+            flat, whole = getattr(half, name), getattr(domain, name)
+            mine = flat[half.offsets[place] : half.offsets[place + 1]]
+            assert mine.equal(whole[domain.offsets[there] : domain.offsets[there + 1]])
+        assert half.training[place] == domain.training[there]
+        assert half.validation[place] == domain.validation[there]
+    assert share_of_users(domain, 100) is domain
+    assert share_of_users(domain, 0.01).user_count == 1
+
+
+def test_a_modality_that_is_taken_away_is_missing_for_every_item(domain: DomainData) -> None:
+    assert not without(domain, "image").image.present.any()
+    assert not without(domain, "image").image.vectors.any()
+    assert without(domain, "image").text is domain.text
+
+
+@pytest.fixture
+def asked(small: Small, quick: Training) -> Callable[..., Asked]:
+    """A factory: two seeds of a few models at their smallest, with changes."""
+    defaults = {
+        "models": ("popularity", "item_knn", "gru4rec", "scratch", "finetuned"),
+        "model": small(),
+        "pretraining": replace(PRETRAINING, epochs=1, batch_size=32, accumulate=1, device="cpu"),
+        "finetuning": quick(),
+        "baselines": {"gru4rec": BaselineSettings(model={"hidden": 8, "inner": 8})},
+        "seeds": 2,
+        "ablations": False,
+        "users": (50.0,),
+    }
+    return lambda **changes: Asked(**{**defaults, **changes})
+
+
+def finished(cache: Path) -> dict[Path, int]:
+    """The kept trainings, and when their figures were written."""
+    return {path: path.stat().st_mtime_ns for path in cache.glob("*/finished/model.json")}
+
+
+def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
+    make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    domain, other = make_domain("Toys", users=60), make_domain("Mugs", seed=5)
+    targets = [Source("Toys", lambda: domain, {"core/sequences": "1"})]
+    sources = [Source("Mugs", lambda: other, {"core/sequences": "1"})]
+
+    # Two pre-trainings; and on the domain, a seed: gru4rec, scratch and fine-tuned with a half and all of the users.
+    count = 2 + 2 * (1 + 2 + 2)
+
+    def stop(done: int, total: int) -> None:
+        assert total == 1000 * (count + 2)  # and two that are counted
+        if done > 7500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(targets, sources, asked(), cache, progress=stop)
+    before = finished(cache)
+    assert 0 < len(before) < count
+    found = compare(targets, sources, asked(), cache)
+    whole = finished(cache)
+    assert len(whole) == count
+    assert before.items() <= whole.items()
+
+    again = compare(targets, sources, asked(), cache)
+    assert finished(cache) == whole
+    assert all(np.array_equal(a.ranks, b.ranks) for a, b in zip(found["Toys"], again["Toys"], strict=True))
+    assert tables(again) == tables(found)
+
+    # One seed more is one more of everything, and of other data all is new.
+    compare(targets, sources, asked(seeds=3), cache)
+    assert len(finished(cache)) == count + count // 2
+    moved = [replace(targets[0], versions={"core/sequences": "2"})]
+    compare(moved, sources, asked(seeds=1), cache)
+    assert len(finished(cache)) == count + count // 2 + count // 2 - 1
+
+    # A share learns from fewer users, and is tested on all.
+    runs = found["Toys"]
+    assert {len(one.ranks) for one in runs} == {len(domain.examples("test", 6))}
+    seen = {one.run.key: one.curve[-1]["examples"] for one in runs if one.curve}
+    assert seen["models", "scratch", 50.0] < seen["models", "scratch", 100.0]
+    assert not list(cache.glob("*/unfinished"))
+    assert {path.parent.parent for path in cache.glob("*/finished/model.safetensors")} == {
+        path.parent.parent for path in whole if not (path.parent / "ranks.parquet").exists()
+    } | {path.parent.parent for path in finished(cache).keys() - whole.keys() if not (path.parent / "run.json").exists()}
+
+    rows = tables(found)
+    for path in write_tables(rows, tmp_path / "figures"):
+        assert pq.read_schema(path).equals(COMPARISON[path.stem])
+        assert pq.read_table(path).num_rows == len(rows[path.stem]) > 0
+    questions = {(row["question"], row["model"], row["against"], row["percent"]) for row in rows["tests"]}
+    assert ("transfer", "finetuned", "scratch", 50.0) in questions
+    assert ("transfer", "finetuned", "scratch", 100.0) in questions
+    assert len(rows["costs"]) == count - 2
+    curve = [row for row in rows["curves"] if (row["model"], row["percent"], row["seed"]) == ("scratch", 100.0, 2020)]
+    assert [row["epoch"] for row in curve] == [0, 1, 2]
+    assert curve[0]["optimiser_steps"] == 0
+    assert curve[0]["seconds"] < curve[1]["seconds"] < curve[2]["seconds"]
+
+
+def test_every_ablation_is_trained_beside_the_whole_model(
+    make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
+) -> None:
+    domain = make_domain("Toys")
+    target = Source("Toys", lambda: domain, {})
+    given = asked(models=("popularity",), ablations=True, seeds=1)
+    found = compare([target], [], given, tmp_path)
+    rows = tables(found)
+    assert {row["model"] for row in rows["tests"] if row["question"] == "ablation"} == set(ABLATIONS)
+    assert {row["against"] for row in rows["tests"] if row["question"] == "ablation"} == {"scratch"}
+    # Each is a model of its own.
+    ranks = {one.run.model: one.curve[-1]["loss"] for one in found["Toys"] if one.curve}
+    assert len(set(ranks.values())) == len(ABLATIONS) + 1
+
+
+def test_without_anything_to_transfer_from_nothing_is_pretrained(asked: Callable[..., Asked]) -> None:
+    assert any(run.pretrained for run in planned(asked(), can_transfer=True))
+    assert not any(run.pretrained for run in planned(asked(), can_transfer=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ("sasrek",)}, r"unknown model 'sasrek' \(did you mean 'sasrec'\?\)"),
+        ({"models": ()}, "none is named"),
+        ({"seeds": 0}, "train at least once"),
+        ({"users": (0.0,)}, "users: 0 is no percentage"),
+        ({"users": (101.0,)}, "users: 101 is no percentage"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict, message: str, asked: Callable[..., Asked]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asked(**changes)

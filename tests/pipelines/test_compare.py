@@ -1,0 +1,148 @@
+"""`mmm4rec compare`: trains over built domains, writes a page that opens by itself, and the figures behind it."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.assets.models import DATA
+from pipelines.charts import convergence, shares, svg
+from pipelines.compare import _published
+from pipelines.settings import House
+from tests.conftest import Cli
+from tests.pipelines.small import write_shop
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+ARGUMENTS = ("--seeds", "2", "--models", "popularity,sasrec,scratch,finetuned", "--users", "50,100", "--epochs", "1")
+
+
+class Page(HTMLParser):
+    """A page whose tags all close, with the text of its tables' rows by the table's class."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.rows: list[list[str]] = []
+        self.outside: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.outside += [v or "" for name, v in attrs if name in ("src", "href") and not (v or "").startswith("#")]
+        if tag in VOID:
+            return
+        self.open.append(tag)
+        if tag == "table":
+            self.rows = self.tables.setdefault(given.get("class") or "", [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another"
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A target and a source domain, built as far as models need it."""
+    cli = Cli(tmp_path_factory.mktemp("shop"))
+    baselines = {"sasrec": {"model": {"hidden": 8, "layers": 1, "inner": 8}}}
+    write_shop(cli.data, "Toys", sources=("Mugs",), baselines=baselines)
+    cli("run", *(part for key in DATA for part in ("--only", key)))
+    return cli
+
+
+@pytest.fixture(scope="module")
+def compared(shop: Cli) -> Page:
+    done = shop("compare", "Toys", *ARGUMENTS)
+    assert "finetuned" in done.stdout
+    return Page((shop.data / "comparison.html").read_text())
+
+
+def test_the_page_opens_by_itself_and_shows_every_table(compared: Page) -> None:
+    assert compared.outside == []
+    text = {name: [" ".join(row) for row in rows] for name, rows in compared.tables.items()}
+    assert set(text) == {"accuracy", "costs", "transfer", "ablations"}
+    for model in ("popularity", "sasrec", "MMM4Rec from scratch", "MMM4Rec, pre-trained"):
+        assert any(row.startswith(model) for row in text["accuracy"]), model
+    assert sum("the best on validation" in row for row in text["accuracy"]) == 1
+    assert any(row.startswith("attention in place of SSD") for row in text["ablations"])
+    assert text["ablations"][1].startswith("MMM4Rec from scratch")
+    assert len(text["transfer"]) == 1 + 2, "a row for each share of users"
+    assert all(len({len(row) for row in rows}) == 1 for rows in compared.tables.values())
+
+
+def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Page) -> None:
+    rows = pq.read_table(shop.data / "comparison" / "accuracy.parquet").to_pylist()
+    shown = {row[0]: row for row in compared.tables["accuracy"]}
+    head = compared.tables["accuracy"][0]
+    for model, label in (("popularity", "popularity"), ("scratch", "MMM4Rec from scratch")):
+        for row in rows:
+            column = f"{row['metric']}@{row['k']}"
+            if (row["model"], row["percent"]) == (model, 100) and column in head:
+                assert shown[label][head.index(column)] == f"{row['value']:.4f} ± {row['standard_error']:.4f}"
+
+
+def test_again_it_trains_nothing_and_writes_the_same(shop: Cli, compared: Page) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in (shop.data / "cache" / "comparison").glob("*/finished/*")}
+    page = (shop.data / "comparison.html").read_bytes()
+    out = shop.data / "elsewhere.html"
+    said = json.loads(shop("compare", "Toys", *ARGUMENTS, "--out", str(out), "--json").stdout)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((shop.data / "cache" / "comparison").glob("*/finished/*"))) == len(kept)
+    assert out.read_bytes() == page
+    assert said["page"] == str(out)
+    assert {Path(table).stem for table in said["tables"]} == {"accuracy", "tests", "curves", "costs"}
+    assert {row["model"] for row in said["accuracy"]} >= {"popularity", "sasrec", "scratch", "finetuned"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("Mugs",), 1, "Mugs is a source domain"),
+        (("Nothing",), 1, "there is no domain 'Nothing'"),
+        (("Toys", "--models", "sasrek"), 1, "did you mean 'sasrec'"),
+        (("Toys", "--users", "few"), 2, "percentages with commas"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(shop: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+    assert message in re.sub(r"[\s│]+", " ", shop("compare", *arguments, code=code).stderr)
+
+
+def test_published_figures_stand_only_beside_the_same_data(tmp_path: Path) -> None:
+    (tmp_path / "domains.yaml").write_text("domains: {Scientific: {}, Toys: {}}")
+    house = House(tmp_path)
+    same = _published(house, "Scientific", (8442, 4385, 59427))
+    assert [(row["label"], row["HR@10"], row["NDCG@10"]) for row in same] == [
+        ("MMM4Rec, pre-trained", 0.1348, 0.0724),
+        ("MMM4Rec, pre-trained, without ID", 0.1278, 0.0668),
+    ]
+    assert _published(house, "Scientific", (8442, 4385, 59426)) == []
+    assert _published(house, "Toys", (8442, 4385, 59427)) == []
+
+
+def test_the_charts_draw_what_was_measured_and_the_same_again() -> None:
+    rows = [
+        {"label": "one", "seed": seed, "ndcg_10": value, "optimiser_steps": step, "examples": step, "seconds": None}
+        for seed in (1, 2)
+        for step, value in enumerate((0.1, 0.2, None))
+    ]
+    figure = convergence("curves", rows)
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0, 0.1], [1, 0.2]]
+    assert figure.axes[2].lines[0].get_xydata().tolist() == []
+    assert svg(convergence("curves", rows), "a") == svg(figure, "a")
+    points = [{"label": "one", "percent": p, "value": p / 100, "standard_error": 0.01} for p in (100, 1, 10)]
+    assert shares("shares", points).axes[0].lines[0].get_xydata().tolist() == [[1, 0.01], [10, 0.1], [100, 1]]
