@@ -35,10 +35,11 @@ from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import CUTOFFS, ModelConfig, RecommenderConfig, TrainConfig, nearest
-from mmm4rec.data import DomainData, Features
-from mmm4rec.errors import ConfigError
+from mmm4rec.data import DomainData
+from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import NEAR_BEST, rank_labels
 from mmm4rec.registry import stated
+from mmm4rec.reports import SPLITS
 from mmm4rec.significance import paired_p
 from mmm4rec.tables import TABLES
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
@@ -158,7 +159,17 @@ class Finished:
 
 
 def planned(asked: Asked, can_transfer: bool) -> list[Run]:
-    """The runs on a domain; without anything to transfer from, none is pre-trained."""
+    """The runs on a domain.
+
+    Raises:
+        ConfigError: a model is to be pre-trained, and there is nothing to transfer from.
+    """
+    for name in asked.models:
+        if name in OURS and OURS[name][0] and not can_transfer:
+            raise ConfigError(
+                f"models: {name} is pre-trained, and there is no source domain and no checkpoint to start from: leave "
+                "it out, or give one"
+            )
     runs = [Run("models", POPULARITY)] if POPULARITY in asked.models else []
     given = {name: asked.baselines.get(name, BaselineSettings()) for name in asked.models if name in BASELINES}
     baselines = resolve(given, asked.finetuning, asked.model.length)
@@ -174,7 +185,7 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
         training = seeded(asked.finetuning)
         for name, (pretrained, with_id) in OURS.items():
             wanted = name in asked.models or (name == FULL and asked.ablations)
-            if wanted and (can_transfer or not pretrained):
+            if wanted:
                 config = replace(asked.model, with_id=with_id)
                 for percent in sorted({100.0, *(asked.users if name in asked.models else ())}):
                     runs.append(Run("models", name, percent, training.seed, config, training, pretrained))
@@ -205,10 +216,10 @@ def compare(
         progress: called with (done, total), in thousandths of a training.
 
     Raises:
-        ModelError: as `training.fit`; what has been finished by then is kept.
+        ConfigError: as `planned`.
+        ModelError: as `training.fit` and `share_of_users`; what has been finished by then is kept.
     """
-    can_transfer = given is not None or bool(sources)
-    runs = planned(asked, can_transfer)
+    runs = planned(asked, can_transfer=given is not None or bool(sources))
     seeds = sorted({run.seed for run in runs if run.pretrained and run.seed is not None})
     total = 1000 * (len(targets) * len(runs) + (0 if given else len(seeds)))
     done = 0
@@ -266,10 +277,9 @@ def _pretrained(
 def _finished(
     target: Source, domain: DomainData, run: Run, start: tuple[Path, str] | None, cache: Path, progress: Progress
 ) -> Finished:
-    if run.training is None:
-        return _counted(domain, run)
-    assert isinstance(run.config, RecommenderConfig)
     config, training = run.config, run.training
+    if training is None or not isinstance(config, RecommenderConfig):
+        return _counted(domain, run)
     decisive = {
         "data": {target.name: dict(target.versions)},
         "model": stated(config),
@@ -318,9 +328,9 @@ def _finished(
 def _counted(domain: DomainData, run: Run) -> Finished:
     config = run.config
     if isinstance(config, ItemKNNConfig):
-        validation, test = (item_knn.rank_labels(domain, split, config) for split in ("validation", "test"))
+        validation, test = (item_knn.rank_labels(domain, split, config) for split in SPLITS)
     else:
-        validation, test = (popularity.rank_labels(domain, split) for split in ("validation", "test"))
+        validation, test = (popularity.rank_labels(domain, split) for split in SPLITS)
     return Finished(run, test.ranks.numpy(), validation.metrics().flat(), {}, [])
 
 
@@ -345,13 +355,23 @@ def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
 
 
 def share_of_users(domain: DomainData, percent: float) -> DomainData:
-    """The domain with so many of its users, at least one; its items stay."""
+    """The domain with so many of its users, at least one; its items stay.
+
+    Raises:
+        ModelError: none of them has what a model is trained or validated on.
+    """
     if percent == 100:
         return domain
     order = sorted(
         range(domain.user_count), key=lambda user: hashlib.sha256(domain.user_ids[user].encode()).digest()
     )
     chosen = torch.tensor(sorted(order[: math.ceil(domain.user_count * percent / 100)]))
+    trained, validated = domain.training[chosen], domain.validation[chosen]
+    if not (trained > 1).any() or not ((trained > 0) & (validated > 0)).any():
+        raise ModelError(
+            f"{domain.name}: {percent:g}% of its {domain.user_count:,} users is {len(chosen):,}, too few to learn from "
+            "and validate on: compare larger shares of users"
+        )
     lengths = (domain.offsets[1:] - domain.offsets[:-1])[chosen]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     owner = torch.repeat_interleave(torch.arange(len(chosen)), lengths)
@@ -362,8 +382,8 @@ def share_of_users(domain: DomainData, percent: float) -> DomainData:
         offsets=offsets,
         items=domain.items[flat],
         times=domain.times[flat],
-        training=domain.training[chosen],
-        validation=domain.validation[chosen],
+        training=trained,
+        validation=validated,
     )
 
 
@@ -371,9 +391,9 @@ def without(domain: DomainData, modality: Modality | None) -> DomainData:
     """The domain as if no item had this modality."""
     if modality is None:
         return domain
-    there: Features = getattr(domain, modality)
+    there = domain.text if modality == "text" else domain.image
     gone = replace(there, vectors=torch.zeros_like(there.vectors), present=torch.zeros_like(there.present))
-    return replace(domain, **{modality: gone})
+    return replace(domain, text=gone) if modality == "text" else replace(domain, image=gone)
 
 
 # What came out
@@ -440,7 +460,7 @@ def paired_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, obj
         for key in sorted(found, key=lambda key: key[2]):
             other = ("models", theirs, key[2])
             if key[:2] == ("models", ours) and other in found:
-                yield _tested(domain, "transfer", found, key, other) | _speed(found[key], found[other])
+                yield _tested(domain, "transfer", found, key, other) | speed(found[key], found[other])
 
 
 def _tested(
@@ -467,7 +487,7 @@ def _tested(
     }
 
 
-def _speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
+def speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
     """In how many seeds ours reaches 95% of the best validation of theirs, and after which share of the optimiser
     steps that theirs takes to its best (mean over those)."""
     shares = []

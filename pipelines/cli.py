@@ -589,7 +589,7 @@ def compare(
     from pipelines import progress
     from pipelines.compare import build_comparison
 
-    with progress.bars(), progress.show("thousandths of a training") as done:
+    with progress.bars(), progress.show("compare") as done:
         found = build_comparison(
             house,
             domains,
@@ -607,11 +607,11 @@ def compare(
     for domain in domains:
         rows = [r for r in found.rows["accuracy"] if r["domain"] == domain and (r["metric"], r["k"]) == ("NDCG", 10)]
         shown = sorted(rows, key=lambda row: (row["part"] == "ablations", -row["percent"], -row["value"]))
-        _table(
-            ["part", "model", "% of users", "NDCG@10", "±"],
-            ((r["part"], r["model"], f"{r['percent']:g}", f"{r['value']:.4f}", f"{r['standard_error']:.4f}") for r in shown),
-            title=domain,
+        figures = (
+            (r["part"], r["model"], f"{r['percent']:g}", f"{r['value']:.4f}", f"{r['standard_error']:.4f}")
+            for r in shown
         )
+        _table(["part", "model", "% of users", "NDCG@10", "±"], figures, title=domain)
     out.print(f"page     {found.page}\nfigures  {found.tables[0].parent}", soft_wrap=True, highlight=False)
 
 

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 
 from mmm4rec.baselines.config import BASELINES
-from mmm4rec.comparison import NAMES, OURS, Asked, Finished, Source, compare, tables, write_tables
+from mmm4rec.comparison import NAMES, OURS, Asked, Source, compare, tables, write_tables
 from mmm4rec.config import TrainConfig
 from mmm4rec.evaluation import rank_labels
 from mmm4rec.training import fit, pretrain
@@ -75,8 +75,8 @@ def build_comparison(
         house: the data folder; its settings are those of the models and of training.
         domains: target domains.
         out: file for the page.
-        models: of `mmm4rec.comparison.NAMES`; none: MMM4Rec, what is counted, and the baselines that the settings ask
-            for (all, where they ask for none).
+        models: of `mmm4rec.comparison.NAMES`; none: popularity, MMM4Rec (pre-trained where there is something to start
+            from), and the baselines that the settings ask for (all, where they ask for none).
         seeds: trainings of each model.
         ablations: whether to take parts from MMM4Rec from scratch, too.
         users: percentages of a domain's users to learn from, for MMM4Rec; all else learns from all.
@@ -86,7 +86,7 @@ def build_comparison(
     Raises:
         WarehouseError: a domain that is unknown, a source domain, or not built.
         ConfigError: an option that is refused.
-        ModelError: as `training.fit`; what has been finished by then is kept, and the same command goes on from it.
+        ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept, and the same command goes on from it.
     """
     settings = house.settings
     for name in domains:
@@ -96,14 +96,14 @@ def build_comparison(
                 "target domain"
             )
     asked = Asked(
-        tuple(models) or tuple(name for name in NAMES if name not in BASELINES or _is_asked(house, name)),
+        tuple(models) or tuple(name for name in NAMES if _is_asked(house, name)),
         settings.model,
         _capped(settings.pretraining, epochs),
         _capped(settings.finetuning, epochs),
         settings.baselines,
         seeds,
         ablations,
-        tuple(users),
+        tuple(float(percent) for percent in users),
     )
     transfers = any(OURS[name][0] for name in asked.models if name in OURS)
     names = house.sources() if transfers and not is_given(house) else []
@@ -117,14 +117,17 @@ def build_comparison(
             progress=progress,
         )
         rows = tables(found)
-        page = _page(house, asked, found, rows, {name: load_artifacts(inputs, name) for name in domains})
+        page = _page(house, asked, transfers, rows, {name: _counts(inputs, name) for name in found})
     written = write_tables(rows, out.with_suffix(""))
     out.write_text(page, encoding="utf-8")
     return Compared(out, written, rows)
 
 
-def _is_asked(house: House, baseline: str) -> bool:
-    return not house.settings.baselines or baseline in house.settings.baselines
+def _is_asked(house: House, model: str) -> bool:
+    """Whether a model is compared where nobody names any."""
+    if model in OURS:
+        return not OURS[model][0] or is_given(house) or bool(house.sources())
+    return model not in BASELINES or not house.settings.baselines or model in house.settings.baselines
 
 
 def _capped(training: TrainConfig, epochs: int | None) -> TrainConfig:
@@ -140,21 +143,27 @@ def _source(inputs: Sequence[Artifact], domain: str) -> Source:
 def _given(house: House) -> tuple[Path, str] | None:
     """The checkpoint that the settings give, and its sha256."""
     folder = house.pretrained
-    return folder and (folder, house.hashes.sha256(folder / "model.safetensors"))
+    return None if folder is None else (folder, house.hashes.sha256(folder / "model.safetensors"))
+
+
+def _counts(inputs: Sequence[Artifact], domain: str) -> tuple[int, int, int]:
+    """Users, items and interactions of a domain."""
+    sequences = next(artifact for artifact in inputs if (artifact.key, artifact.domain) == (DATA[0], domain))
+    summary = sequences.manifest["summary"]
+    return summary["users"], summary["items"], summary["interactions"]
 
 
 def _page(
     house: House,
     asked: Asked,
-    found: Mapping[str, Sequence[Finished]],
+    transfers: bool,
     rows: Mapping[str, Sequence[Row]],
-    data: Mapping[str, Any],
+    counts_by_domain: Mapping[str, tuple[int, int, int]],
 ) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
     sections = []
-    for domain in found:
+    for domain, counts in counts_by_domain.items():
         mine = {name: [row for row in table if row["domain"] == domain] for name, table in rows.items()}
-        counts = (data[domain].user_count, data[domain].item_count, len(data[domain].items))
         sections.append(
             {
                 "name": domain,
@@ -169,7 +178,7 @@ def _page(
             }
         )
     return environment.get_template("comparison.html").render(
-        sections=sections, asked=asked, metrics=[f"{metric}@{k}" for metric, k in _SHOWN]
+        sections=sections, asked=asked, transfers=transfers, metrics=[f"{metric}@{k}" for metric, k in _SHOWN]
     )
 
 

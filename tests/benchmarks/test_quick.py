@@ -24,7 +24,7 @@ ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss
         ("lookup --repeats 1", {"p50_ms", "p95_ms"}),
         ("ranking", {"speedup", "peak_rss_gib"}),
         ("ssd", {"slope"}),
-        ("transfer", {"default_with_ID_pretrained_NDCG@10", "published_without_ID_scratch_NDCG@10"}),
+        ("transfer", {"default_finetuned_NDCG@10", "published_scratch_without_id_NDCG@10"}),
     ],
 )
 def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:

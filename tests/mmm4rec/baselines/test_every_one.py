@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mmm4rec.ablations import AblationConfig
 from mmm4rec.baselines import popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, resolve
 from mmm4rec.baselines.fitting import fit_all
@@ -162,7 +163,7 @@ def test_what_knows_texts_only_is_pretrained_on_several_domains(
 
 
 def test_a_config_says_which_model_it_is_of(domain: DomainData) -> None:
-    configs = [BASELINES[name].config for name in NAMES]
+    configs = [AblationConfig(mixer="attention"), *(BASELINES[name].config for name in NAMES)]
     for config in (ModelConfig(), *configs):
         assert read_stated(json.loads(json.dumps(stated(config))), "here") == config  # type: ignore[arg-type]
     assert "kind" not in stated(ModelConfig())
