@@ -7,9 +7,9 @@ A training is kept under a digest of all that decides it (versions of the data a
 weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model that was
 tested, the ranks and the curve are kept, not the weights.
 
-**Shares of users.** Users are taken in the order of the hashes of their ids, so that a smaller share is part of a larger
-one. A model learns and is validated on its share alone, and is tested on all users of the domain: the same ones for
-every share. The items are those of the whole domain.
+**Shares of users.** Users are taken in the order of the hashes of their ids, so that a smaller share is part of a
+larger one. A model learns and is validated on its share alone, and is tested on all users of the domain: the same ones
+for every share. The items are those of the whole domain.
 
 No drawing and no page here, and no files but the kept trainings and Parquet.
 """
@@ -362,9 +362,7 @@ def share_of_users(domain: DomainData, percent: float) -> DomainData:
     """
     if percent == 100:
         return domain
-    order = sorted(
-        range(domain.user_count), key=lambda user: hashlib.sha256(domain.user_ids[user].encode()).digest()
-    )
+    order = sorted(range(domain.user_count), key=lambda user: hashlib.sha256(domain.user_ids[user].encode()).digest())
     chosen = torch.tensor(sorted(order[: math.ceil(domain.user_count * percent / 100)]))
     trained, validated = domain.training[chosen], domain.validation[chosen]
     if not (trained > 1).any() or not ((trained > 0) & (validated > 0)).any():
@@ -510,8 +508,7 @@ def tables(found: Mapping[str, Sequence[Finished]]) -> dict[str, list[dict[str, 
         rows["accuracy"].extend(accuracy_rows(domain, runs))
         rows["tests"].extend(paired_rows(domain, runs))
         for one in runs:
-            whose = {"domain": domain, "part": one.run.part, "model": one.run.model}
-            whose |= {"percent": one.run.percent, "seed": one.run.seed}
+            whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")} | {"domain": domain}
             rows["curves"].extend(whose | row for row in one.curve)
             if one.cost:
                 rows["costs"].append(whose | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})

@@ -131,8 +131,7 @@ def convergence(title: str, rows: Sequence[Row]) -> Figure:
                 points = ([row[name] for row in curve] for name in (column, "ndcg_10"))
                 axes.plot(*points, color=f"C{number % 10}", label=None if turn else label, linewidth=1.2)
         axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
-    if labels:
-        panels[-1].legend(fontsize="small")
+    panels[0].legend(fontsize="small")
     return figure
 
 
@@ -142,8 +141,8 @@ def shares(title: str, rows: Sequence[Row]) -> Figure:
     figure, (axes,) = _panels(1)
     for label in dict.fromkeys(row["label"] for row in rows):
         mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["percent"])
-        points = ([row[name] for row in mine] for name in ("percent", "value", "standard_error"))
-        axes.errorbar(*points, label=label, marker="o", markersize=4, capsize=2)
+        x, y, error = ([row[name] for row in mine] for name in ("percent", "value", "standard_error"))
+        axes.errorbar(x, y, error, label=label, marker="o", markersize=4, capsize=2)
     axes.set(title=title, xlabel="% of users learnt from", ylabel="test NDCG@10", xscale="log", ylim=(0, None))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()

@@ -86,7 +86,7 @@ def build_comparison(
     Raises:
         WarehouseError: a domain that is unknown, a source domain, or not built.
         ConfigError: an option that is refused.
-        ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept, and the same command goes on from it.
+        ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept.
     """
     settings = house.settings
     for name in domains:

@@ -63,7 +63,9 @@ def test_padding_and_the_company_of_others_change_nothing(taken: dict[str, Any],
     together = users(model, batch)
     for row in range(4):
         longest = int(batch.lengths[row])
-        alone = Batch(batch.items[row : row + 1, :longest], batch.times[row : row + 1], batch.lengths[row : row + 1], None)
+        alone = Batch(
+            batch.items[row : row + 1, :longest], batch.times[row : row + 1], batch.lengths[row : row + 1], None
+        )
         assert torch.allclose(users(model, alone)[0], together[row], atol=1e-5)
 
 
