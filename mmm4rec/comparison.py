@@ -232,6 +232,7 @@ def compare(
     for seed in () if given else seeds:
         starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), cache, shown)
         done += 1000
+        shown(0, 1)
     found: dict[str, list[Finished]] = {}
     for target in targets:
         domain = target.load()
@@ -239,6 +240,7 @@ def compare(
             start = starts[run.seed] if run.pretrained and run.seed is not None else None
             found.setdefault(target.name, []).append(_finished(target, domain, run, start, cache, shown))
             done += 1000
+            shown(0, 1)
     return found
 
 
