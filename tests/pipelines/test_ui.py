@@ -201,12 +201,11 @@ def test_the_graph_reads_from_raw_to_warehouse(run: str, page: Page, served: Ser
     titles = [page.get_by_text(layer, exact=True).last for layer in LAYERS]
     places = [_left(title) for title in titles]
     assert places == sorted(places)
-    page.goto(f"{page.url}?{EXPANDED}")
-    for key in STEPS:
-        expect(page.get_by_text(key.split("/")[1], exact=True).last).to_be_attached()
     _graph(page, served, 'not group:"warehouse"')  # whose catalogue reads everything
     page.goto(f"{page.url}?{EXPANDED}")
-    expect(page.get_by_text("recommendations", exact=True).last).to_be_visible()
+    for key in STEPS:
+        if not key.startswith("warehouse/"):
+            expect(page.get_by_text(key.split("/")[1], exact=True).last).to_be_attached()
     page.wait_for_timeout(3000)  # the layout moves
     page.screenshot(path=pictures / "graph.png")
 
