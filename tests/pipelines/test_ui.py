@@ -200,7 +200,7 @@ def test_a_source_domain_says_what_it_does_not_have(run: str, served: Served) ->
 
 @needs_chromium
 def test_the_graph_reads_from_raw_to_warehouse(page: Page, served: Served, pictures: Path) -> None:
-    page.set_viewport_size({"width": 2000, "height": 1250})
+    page.set_viewport_size({"width": 2000, "height": 1800})  # what is not in sight is not in the page
     _graph(page, served)
     titles = [page.get_by_text(layer, exact=True).last for layer in LAYERS]
     places = [_left(title) for title in titles]
