@@ -42,7 +42,7 @@ openclip: setup ## run the encoders' tests with open_clip, in an environment lai
 	$(OPEN_CLIP)/bin/python -m pytest tests/features/test_encoders_contract.py tests/features/test_encoders_open_clip.py
 
 screenshots: setup ## take the README's pictures of the UI, over the demo's data
-	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/pipelines/test_ui.py
+	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" tests/pipelines/test_ui.py
 
 check: setup ## lint, format, types, import rules
 	$(BIN)/ruff check .

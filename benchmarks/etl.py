@@ -9,6 +9,7 @@ it stands the read into a table in memory, which nobody could come back to.
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def _against_the_read(folder: Path, rows: int, repeat: int, memory: str) -> dict
         reads.append(measured(_read, source, str(folder / "read.duckdb")))
         (folder / "read.duckdb").unlink()
         wholes.append(measured(_build, source, items, folder / "out", memory))
-    ratios = sorted(whole.seconds / read.seconds for read, whole in zip(reads, wholes, strict=True))
+    ratios = _ratios(wholes, reads)
     steps: list[dict[str, float]] = [whole.result for whole in wholes]
     return {
         "rows": rows,
@@ -77,7 +78,7 @@ def _against_python(folder: Path, rows: int, repeat: int) -> dict[str, Any]:
         measured(_build, source, items, folder / "out", "3GB")
         ours.append(measured(_build, source, items, folder / "out", "3GB"))
         plain.append(measured(_plain, source, items, folder / "plain"))
-    ratios = sorted(theirs.seconds / own.seconds for own, theirs in zip(ours, plain, strict=True))
+    ratios = _ratios(plain, ours)
     memory = max(run.peak_rss_bytes for run in ours) / max(run.peak_rss_bytes for run in plain)
     return {
         "speedup": ratios[len(ratios) // 2],
@@ -86,6 +87,11 @@ def _against_python(folder: Path, rows: int, repeat: int) -> dict[str, Any]:
         "speedup_rows": rows,
         "plain_python_seconds": median(plain),
     }
+
+
+def _ratios(runs: Sequence[Measured], others: Sequence[Measured]) -> list[float]:
+    """Seconds of each run over those of the one beside it, the least first."""
+    return sorted(run.seconds / other.seconds for run, other in zip(runs, others, strict=True))
 
 
 def _generate(folder: Path, rows: int) -> tuple[Path, Path]:

@@ -73,11 +73,9 @@ class ModelConfig(RecommenderConfig):
     """`published` keeps the defects of the published implementation; see `mmm4rec.compat`."""
 
     def __post_init__(self) -> None:
-        _positive(self, "hidden", "inner", "layers", "state", "head_width", "expand", "conv_width", "length")
-        _positive(self, "norm_eps", "temperature")
-        for name in ("dropout_embedding", "dropout_hidden", "dropout_time"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give a share of at least 0 and below 1")
+        positive(self, "hidden", "inner", "layers", "state", "head_width", "expand", "conv_width", "length")
+        positive(self, "norm_eps", "temperature")
+        shares(self, "dropout_embedding", "dropout_hidden", "dropout_time")
         if self.inner_width % self.head_width:
             raise ConfigError(
                 f"head_width {self.head_width} does not divide expand * hidden = {self.inner_width}: "
@@ -153,7 +151,7 @@ class TrainConfig:
     """Overrides the choice of `mmm4rec.ssd.choose`."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "learning_rate", "batch_size", "accumulate", "devices")
+        positive(self, "epochs", "learning_rate", "batch_size", "accumulate", "devices")
         if self.accumulate < self.devices:
             raise ConfigError(
                 f"accumulate is {self.accumulate} but devices is {self.devices}: the {self.accumulate} batches of an "
@@ -161,7 +159,7 @@ class TrainConfig:
                 "(and batch_size lower, to keep the examples per step)"
             )
         if self.patience is not None:
-            _positive(self, "patience")
+            positive(self, "patience")
         if self.weight_decay < 0 or self.validate_every < 0 or self.seed < 0:
             raise ConfigError("weight_decay, validate_every and seed must not be negative")
         known = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
@@ -309,7 +307,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _positive(config: object, *names: str) -> None:
+def shares(config: object, *names: str) -> None:
+    """An error for the first of these settings that is no share."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}: give a share of at least 0 and below 1")
+
+
+def positive(config: object, *names: str) -> None:
+    """An error for the first of these settings that is 0 or less."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} is {getattr(config, name)}: it must be greater than 0")

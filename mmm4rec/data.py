@@ -91,10 +91,14 @@ class DomainData:
 
     def training_counts(self) -> Tensor:
         """[N+1] int64: training interactions of each item (validation and test items are not counted)."""
+        return torch.bincount(self.trained()[1], minlength=self.item_count + 1)
+
+    def trained(self) -> Tensor:
+        """[2, n] int64: user 0..U-1 and item of every training interaction."""
         lengths = self.offsets[1:] - self.offsets[:-1]
-        place = torch.arange(len(self.items)) - torch.repeat_interleave(self.offsets[:-1], lengths)
-        trained = place < torch.repeat_interleave(self.training, lengths)
-        return torch.bincount(self.items[trained], minlength=self.item_count + 1)
+        users = torch.repeat_interleave(torch.arange(self.user_count), lengths)
+        place = torch.arange(len(self.items)) - self.offsets[:-1][users]
+        return torch.stack([users, self.items])[:, place < self.training[users]]
 
     def examples(self, split: Split, length: int) -> "Examples":
         """The examples of a split; each sees at most the last `length` interactions.
@@ -137,6 +141,26 @@ TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
 
 
+def tokens_on(device: torch.device) -> int:
+    """`TOKENS` of a device; any accelerator is taken for a GPU."""
+    return TOKENS.get(device.type, TOKENS["cuda"])
+
+
+def _runs(lengths: Sequence[int], most: int, tokens: int | None) -> Iterator[tuple[slice, int]]:
+    """Rows of these lengths in order, and the longest of each: at most `most`, of at most `tokens` padded positions
+    (None: any number) unless it is a single row."""
+    first = 0
+    while first < len(lengths):
+        stop, longest = first + 1, lengths[first]
+        while stop < min(first + most, len(lengths)):
+            wider = max(longest, lengths[stop])
+            if tokens is not None and (stop + 1 - first) * wider > tokens:
+                break
+            stop, longest = stop + 1, wider
+        yield slice(first, stop), longest
+        first = stop
+
+
 class Batch(NamedTuple):
     """Input of the model."""
 
@@ -152,20 +176,13 @@ class Batch(NamedTuple):
     def pieces(self) -> Iterator[tuple[slice, "Batch"]]:
         """Rows in order and their batch, each with no more padded positions than a part may have; few and with little
         padding where the rows come sorted by length."""
-        tokens = TOKENS.get(self.items.device.type, TOKENS["cuda"])
+        tokens = tokens_on(self.items.device)
         if self.items.numel() <= tokens:
             yield slice(0, len(self.items)), self
             return
-        lengths, first = self.lengths.tolist(), 0
-        while first < len(lengths):
-            stop, longest = first + 1, lengths[first]
-            while stop < len(lengths) and (stop + 1 - first) * max(longest, lengths[stop]) <= tokens:
-                longest = max(longest, lengths[stop])
-                stop += 1
-            rows = slice(first, stop)
+        for rows, longest in _runs(self.lengths.tolist(), len(self.items), tokens):
             labels = None if self.labels is None else self.labels[rows]
             yield rows, Batch(self.items[rows, :longest], self.times[rows], self.lengths[rows], labels)
-            first = stop
 
 
 class Part(NamedTuple):
@@ -238,20 +255,13 @@ class Examples:
         lengths = self.lengths.cpu()
         for step in torch.split(order, batch_size * accumulate):
             found, place = torch.sort(lengths[step], stable=True)
-            step, found_list = step[place], found.tolist()
+            step = step[place]
             batches = -(-len(step) // batch_size)
-            parts, first = [], 0
-            while first < len(step):
-                stop = min(first + batch_size, len(step))
-                if tokens is not None:
-                    # Sorted: the last one is the longest. Growing by one never shrinks the padded size.
-                    stop = first + 1
-                    most = min(first + batch_size, len(step))
-                    while stop < most and (stop + 1 - first) * found_list[stop] <= tokens:
-                        stop += 1
-                share = (stop - first) * batches / len(step)
-                parts.append(Part(step[first:stop].to(self.label.device), found_list[stop - 1], share))
-                first = stop
+            parts = []
+            for rows, longest in _runs(found.tolist(), batch_size, tokens):
+                chosen = step[rows]
+                share = len(chosen) * batches / len(step)
+                parts.append(Part(chosen.to(self.label.device), longest, share))
             yield parts
 
 

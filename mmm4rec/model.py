@@ -11,6 +11,7 @@ No data loading, no optimiser and no file here.
 """
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -43,8 +44,7 @@ class StateSpace(nn.Module):
         self.out = nn.Linear(config.inner_width, config.hidden)
         with torch.no_grad():
             self.A_log.uniform_(1, 16).log_()
-            step = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
-            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.dt_bias.copy_(step_bias(self.heads))
 
     def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
         """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
@@ -82,6 +82,12 @@ class StateSpace(nn.Module):
 
     def _result(self, y: Tensor, z: Tensor) -> Tensor:
         return cast(Tensor, self.out(self.norm(y.flatten(-2) * F.silu(z))))
+
+
+def step_bias(count: int) -> Tensor:
+    """[count] whose softplus are steps drawn from 0.001 to 0.1, evenly in the logarithm, as Mamba starts them."""
+    step = torch.empty(count).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 
 class TimeAwareSSD(nn.Module):
@@ -150,18 +156,26 @@ class CrossSSD(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """LN(dropout(W2 dropout(hardswish(W1 x))) + x)."""
+    """LN(dropout(W2 f(W1 x)) + x), with dropout `between` the maps too where the model has it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        inner: int,
+        dropout: float,
+        eps: float,
+        between: float = 0.0,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
+    ) -> None:
         super().__init__()
-        self.widen = nn.Linear(config.hidden, config.inner)
-        self.narrow = nn.Linear(config.inner, config.hidden)
-        self.norm = nn.LayerNorm(config.hidden, eps=config.norm_eps)
-        self.dropout = Dropout(config.dropout_hidden)
+        self.widen, self.narrow = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.dropout, self.between = Dropout(dropout), Dropout(between)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
-        inner = self.dropout(F.hardswish(self.widen(x)))
+        inner = self.between(self.activation(self.widen(x)))
         return cast(Tensor, self.norm(self.dropout(self.narrow(inner)) + x))
 
 
@@ -175,7 +189,10 @@ class Layer(nn.Module):
             return nn.LayerNorm(config.hidden, eps=config.norm_eps)
 
         def feed_forward() -> nn.Module:
-            return FeedForward(config) if config.use_ffn else nn.Identity()
+            if not config.use_ffn:
+                return nn.Identity()
+            dropout = config.dropout_hidden
+            return FeedForward(config.hidden, config.inner, dropout, config.norm_eps, dropout, F.hardswish)
 
         self.branches = TimeAwareSSD(config, ssd_form)
         self.text_norm, self.image_norm, self.cross_norm = norm(), norm(), norm()

@@ -39,7 +39,6 @@ class Recommender(nn.Module, ABC):
         self.config = config
         self.rules = rules("default")
         self.item_count = len(domain.text.vectors) - 1
-        self.ssd_form = ssd_form
 
     @abstractmethod
     def item_vectors(self, index: Tensor | None = None) -> Tensor:

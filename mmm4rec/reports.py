@@ -61,7 +61,8 @@ def build_metrics(
     }
     outcomes = [Outcome("popularity", parameters=0)]
     if knn is not None:
-        rankings |= {(ITEM_KNN, split): item_knn.rank_labels(domain, split, knn) for split in SPLITS}
+        known = item_knn.neighbours(domain, knn.neighbours)
+        rankings |= {(ITEM_KNN, split): item_knn.rank_labels(domain, split, known, knn.length) for split in SPLITS}
         outcomes.append(Outcome(ITEM_KNN, parameters=0))
     curves: list[dict[str, object]] = []
     for done, (name, checkpoint) in enumerate(models.items(), start=1):

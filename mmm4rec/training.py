@@ -43,7 +43,7 @@ from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
 from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
-from mmm4rec.data import TOKENS, DomainData, Part, merge_domains
+from mmm4rec.data import DomainData, Part, merge_domains, tokens_on
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.kernels import Choice
@@ -484,7 +484,7 @@ class _Run:
         started = time.perf_counter()
         self.wrapped.train()
         # A loss that looks across its batch needs it whole.
-        tokens = None if self.config.loss == "in_batch" else TOKENS.get(self.fabric.device.type, TOKENS["cuda"])
+        tokens = None if self.config.loss == "in_batch" else tokens_on(self.fabric.device)
         seed = self.config.seed * 1_000_003 + number
         order = self.examples.steps(self.config.batch_size, self.config.accumulate, seed, tokens)
         for parts in islice(order, self.done, None):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from pipelines.garbage import collect
@@ -76,16 +76,25 @@ def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> 
     for run in runs:
         if run.run_id in retried:
             continue
-        domain = run.tags.get(PARTITION_NAME_TAG, ALL)
-        refs = {("/".join(key.path), domain) for key in run.asset_selection or ()}
         ended = run.is_finished and not (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true")
-        (tried if ended else busy).update(refs)
+        (tried if ended else busy).update(_refs(run))
+    # What another occasion builds of a domain that this one is not about need not be built twice.
+    automatic = dg.RunsFilter(tags={AUTOMATIC_TAG: "true"}, statuses=NOT_FINISHED_STATUSES)
+    for run in instance.get_runs(automatic):
+        if PARTITION_NAME_TAG in run.tags and run.tags[PARTITION_NAME_TAG] not in occasion.changed:
+            busy |= _refs(run)
     stages = plan(house, _affected(house, occasion.changed))
     for stage in stages:
         # Of others than the changed ones: what is new, or is being copied, has an occasion to come.
         if stage.partition and stage.domain not in occasion.changed and not _concerns(house, occasion, stage.domain):
             tried |= stage.refs
     return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
+
+
+def _refs(run: dg.DagsterRun) -> set[Ref]:
+    """What a run was asked for."""
+    domain = run.tags.get(PARTITION_NAME_TAG, ALL)
+    return {("/".join(key.path), domain) for key in run.asset_selection or ()}
 
 
 def ready(house: House, stages: Sequence[Stage], tried: set[Ref], busy: set[Ref]) -> list[Stage]:

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 # Not what reads the settings as it is imported.
-_PRELOADED = ["pipelines.plan", "pipelines.charts", "tests.forked"]
+_PRELOADED = ["pipelines.plan", "lightning_fabric", "tests.forked"]
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:

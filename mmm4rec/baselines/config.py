@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal
 
-from mmm4rec.config import RecommenderConfig, TrainConfig, nearest, read_config
+from mmm4rec.config import RecommenderConfig, TrainConfig, nearest, positive, read_config, shares
 from mmm4rec.errors import ConfigError
 
 ItemKind = Literal["id", "text", "both"]
@@ -22,12 +22,10 @@ class BaselineConfig(RecommenderConfig):
     """What an item is: a trainable vector, its adapted text vector, or the sum of both."""
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.name.startswith("dropout") and not 0 <= value < 1:
-                raise ConfigError(f"{setting.name} is {value}: give a share of at least 0 and below 1")
-            if not setting.name.startswith("dropout") and not isinstance(value, str) and not value > 0:
-                raise ConfigError(f"{setting.name} is {value}: it must be greater than 0")
+        numbers = [setting.name for setting in fields(self) if setting.name != "items"]
+        dropouts = [name for name in numbers if name.startswith("dropout")]
+        shares(self, *dropouts)
+        positive(self, *(name for name in numbers if name not in dropouts))
 
     @property
     def item_weights(self) -> tuple[str, ...]:
@@ -143,12 +141,11 @@ class ItemKNNConfig:
     """The number L of last interactions that are looked at."""
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.length < 1:
-            raise ConfigError("neighbours and length must be greater than 0")
+        positive(self, "neighbours", "length")
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Published:
     """A baseline by its published settings: of the model, and of training where they differ from fine-tuning."""
 
     config: RecommenderConfig | ItemKNNConfig
@@ -161,18 +158,18 @@ def _adam(examples: int) -> Mapping[str, object]:
 
 
 ITEM_KNN: Final = "item_knn"
-BASELINES: Final[Mapping[str, Baseline]] = {
-    ITEM_KNN: Baseline(ItemKNNConfig()),
-    "gru4rec": Baseline(GRU4RecConfig(), _adam(2048)),
-    "sasrec": Baseline(SASRecConfig(), _adam(2048)),
-    "sasrec_text": Baseline(SASRecConfig(items="text"), _adam(2048)),
-    "bsarec": Baseline(BSARecConfig(), _adam(256)),
-    "mamba4rec": Baseline(Mamba4RecConfig(), _adam(2048)),
-    "mamba4rec_text": Baseline(Mamba4RecConfig(items="text"), _adam(2048)),
-    "tim4rec": Baseline(TiM4RecConfig(), _adam(2048)),
-    "tim4rec_text": Baseline(TiM4RecConfig(items="text"), _adam(2048)),
-    "unisrec": Baseline(UniSRecConfig(), _adam(2048)),
-    "unisrec_id": Baseline(UniSRecConfig(items="both"), _adam(2048)),
+BASELINES: Final[Mapping[str, Published]] = {
+    ITEM_KNN: Published(ItemKNNConfig()),
+    "gru4rec": Published(GRU4RecConfig(), _adam(2048)),
+    "sasrec": Published(SASRecConfig(), _adam(2048)),
+    "sasrec_text": Published(SASRecConfig(items="text"), _adam(2048)),
+    "bsarec": Published(BSARecConfig(), _adam(256)),
+    "mamba4rec": Published(Mamba4RecConfig(), _adam(2048)),
+    "mamba4rec_text": Published(Mamba4RecConfig(items="text"), _adam(2048)),
+    "tim4rec": Published(TiM4RecConfig(), _adam(2048)),
+    "tim4rec_text": Published(TiM4RecConfig(items="text"), _adam(2048)),
+    "unisrec": Published(UniSRecConfig(), _adam(2048)),
+    "unisrec_id": Published(UniSRecConfig(items="both"), _adam(2048)),
 }
 """Every baseline that can be asked for, by name."""
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data import DomainData, Examples, Split
-from mmm4rec.evaluation import Metrics, Ranking, ranking, ranks_by_counting
+from mmm4rec.evaluation import Ranking, ranking, ranks_by_counting
 
 HELD = 1 << 24
 """Users times items, or items times items, held at a time: 64 MiB."""
@@ -30,12 +29,8 @@ class Neighbours:
 
 def neighbours(domain: DomainData, k: int) -> Neighbours:
     """From the training interactions of all users, each item once a user."""
-    items, rows = domain.items, domain.item_count + 1
-    lengths = domain.offsets[1:] - domain.offsets[:-1]
-    users = torch.repeat_interleave(torch.arange(domain.user_count), lengths)
-    place = torch.arange(len(items)) - domain.offsets[:-1][users]
-    trained = place < domain.training[users]
-    pairs = torch.unique(torch.stack([users, items])[:, trained], dim=1)
+    rows = domain.item_count + 1
+    pairs = torch.unique(domain.trained(), dim=1)
     size = (domain.user_count, rows)
     bought = torch.sparse_coo_tensor(pairs, torch.ones(pairs.shape[1]), size, check_invariants=True).coalesce()
     counts = torch.bincount(pairs[1], minlength=rows).float()
@@ -53,21 +48,15 @@ def neighbours(domain: DomainData, k: int) -> Neighbours:
     return Neighbours(found, values)
 
 
-def rank_labels(domain: DomainData, split: Split, config: ItemKNNConfig) -> Ranking:
+def rank_labels(domain: DomainData, split: Split, known: Neighbours, length: int) -> Ranking:
     """The ranks of the labels of `split`, for the users and among the candidates of the model's evaluation."""
-    known = neighbours(domain, config.neighbours)
-    examples = domain.examples(split, config.length)
+    examples = domain.examples(split, length)
 
     def score(users: Tensor, low: int, high: int) -> Tensor:
         return _scores(known, _history(examples, users), low, high)
 
     ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1)
     return ranking(domain, examples, ranks)
-
-
-def evaluate(domain: DomainData, split: Split, config: ItemKNNConfig) -> Metrics:
-    """HR and NDCG of `split` by full ranking."""
-    return rank_labels(domain, split, config).metrics()
 
 
 def _history(examples: Examples, users: Tensor) -> Tensor:

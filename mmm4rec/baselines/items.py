@@ -1,5 +1,5 @@
-"""What the trained baselines share: vectors of items, the reading of a sequence at its end, and the layers of a
-Transformer. Shapes as in `mmm4rec.recommender`.
+"""What the trained baselines share: vectors of items, the reading of a sequence at its end, and attention. Shapes as in
+`mmm4rec.recommender`.
 """
 
 import math
@@ -89,21 +89,6 @@ class Attention(nn.Module):
         weights = self.dropout_weights(scores.masked_fill(later, -torch.inf).softmax(-1)).to(V.dtype)
         mixed = (weights @ V).transpose(1, 2).flatten(-2)
         return cast(Tensor, self.norm(self.dropout(self.out(mixed)) + x))
-
-
-class FeedForward(nn.Module):
-    """LN(dropout(W2 gelu(W1 x)) + x), with dropout `between` the maps too where the model has it."""
-
-    def __init__(self, hidden: int, inner: int, dropout: float, eps: float, between: float = 0.0) -> None:
-        super().__init__()
-        self.widen, self.narrow = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=eps)
-        self.dropout, self.between = Dropout(dropout), Dropout(between)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
-        inner = self.between(F.gelu(self.widen(x)))
-        return cast(Tensor, self.norm(self.dropout(self.narrow(inner)) + x))
 
 
 def initialised(module: M) -> M:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmm4rec.baselines.config import Mamba4RecConfig
-from mmm4rec.baselines.items import Baseline, FeedForward, initialised
+from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
 from mmm4rec.dropout import Dropout
 from mmm4rec.gaps import CausalConv
+from mmm4rec.model import FeedForward, step_bias
 from mmm4rec.ssd import widened
 
 
@@ -46,8 +47,7 @@ class Mamba(nn.Module):
         self.skip = nn.Parameter(torch.ones(inner))
         with torch.no_grad():
             self.steps.weight.uniform_(-(rank**-0.5), rank**-0.5)
-            step = torch.empty(inner).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
-            self.steps.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.steps.bias.copy_(step_bias(inner))
 
     def forward(self, u: Tensor) -> Tensor:
         """[B,T,H] -> [B,T,H]."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mmm4rec.baselines.config import SASRecConfig
-from mmm4rec.baselines.items import STD, Attention, Baseline, FeedForward, initialised
+from mmm4rec.baselines.items import STD, Attention, Baseline, initialised
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
 from mmm4rec.dropout import Dropout
+from mmm4rec.model import FeedForward
 
 
 class SASRec(Baseline):

@@ -14,12 +14,12 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmm4rec.baselines.config import TiM4RecConfig
-from mmm4rec.baselines.items import Baseline, FeedForward, initialised
+from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data import Batch, DomainData
 from mmm4rec.dropout import Dropout
 from mmm4rec.gaps import GapNorm, StepScale, gap_inputs
-from mmm4rec.model import TimeAwareSSD
+from mmm4rec.model import FeedForward, TimeAwareSSD
 
 
 class TiM4Rec(Baseline):

@@ -274,6 +274,28 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
     assert {request.partition_key for request in daemon.week("2026-11-22")} == {None}
 
 
+def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", sources=("Mugs",))
+    STEPS["raw/ratings"].publish(House(data), "Toys")
+    mine = automation.Occasion("mine", ("Mugs",))
+    asked = automation.requests(House(data), mine, daemon.instance)
+    assert {request.partition_key for request in asked} == {"Mugs", "Toys"}
+    (of_toys,) = (request for request in asked if request.partition_key == "Toys")
+    other = automation.Occasion("other", ("Toys",))
+    run = dg.DagsterRun(
+        "__ASSET_JOB",
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection=frozenset(of_toys.asset_selection or ()),
+        tags={**other.tags, "dagster/partition": "Toys"},
+    )
+    daemon.instance.add_run(run)
+    (request,) = automation.requests(House(data), mine, daemon.instance)
+    assert request.partition_key == "Mugs"
+    # Another file is another reason, whatever is being built.
+    (again,) = automation.requests(House(data), automation.Occasion("again", ("Toys",)), daemon.instance)
+    assert again.partition_key == "Toys"
+
+
 def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", "Mugs")
     for request in daemon.week("2026-11-22"):

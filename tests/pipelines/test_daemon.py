@@ -77,7 +77,9 @@ def _quiet(served: Served) -> bool:
     return all(run.status in ENDED for run in served.runs()) and not plan(house, house.present())
 
 
-def test_a_category_dropped_into_the_folder_ends_as_recommendations(data: Path) -> None:
+@pytest.mark.parametrize("changes", [0, pytest.param(2, marks=pytest.mark.soak)])
+def test_a_category_dropped_into_the_folder_ends_as_recommendations(data: Path, changes: int) -> None:
+    """Then its raw file changes, so often, and just it is built again."""
     with Served(data) as served:
         # The catalogue says where its files lie: in a copied folder it is made anew.
         served.until(lambda: served.ticks("raw_files") > 2 and _quiet(served), "it has looked around")
@@ -91,17 +93,22 @@ def test_a_category_dropped_into_the_folder_ends_as_recommendations(data: Path) 
             "warehouse/report@_all",
         }
 
-        write_raw(data / "raw_files", "Toys", 1)
-        old = built["raw/ratings@Toys"]
-        served.until(lambda: _versions(data)["raw/ratings@Toys"] != old and _quiet(served), "Toys is built again")
-        again = _versions(data)
-        assert {ref for ref in built if again[ref] != built[ref] and not ref.endswith("@Toys")} <= {
-            "warehouse/catalogue@_all",
-            "warehouse/report@_all",
-        }
-        assert again["models/finetuned@Toys"] != built["models/finetuned@Toys"]
+        for generation in range(1, changes + 1):
+            write_raw(data / "raw_files", "Toys", generation)
+            old = built["raw/ratings@Toys"]
+            served.until(
+                lambda old=old: _versions(data)["raw/ratings@Toys"] != old and _quiet(served),  # type: ignore[misc]
+                "Toys is built again",
+            )
+            again = _versions(data)
+            assert {ref for ref in built if again[ref] != built[ref] and not ref.endswith("@Toys")} <= {
+                "warehouse/catalogue@_all",
+                "warehouse/report@_all",
+            }
+            assert again["models/finetuned@Toys"] != built["models/finetuned@Toys"]
+            built = again
         runs = served.runs()[known:]
-        assert [(run.status, run.partition) for run in runs] == [("SUCCESS", "Toys"), ("SUCCESS", None)] * 2
+        assert [(run.status, run.partition) for run in runs] == [("SUCCESS", "Toys"), ("SUCCESS", None)] * (changes + 1)
         assert served.slots() == 0
     _sound(data)
 

@@ -43,6 +43,7 @@ def _begun(step: str) -> bool:
         )
 
 
+@pytest.mark.soak
 def test_a_killed_run_gives_its_slot_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DAGSTER", str(data / ".dagster"))

@@ -350,8 +350,8 @@ READER = """
 import sys, time
 import duckdb
 
-reads, seen = 0, set()
-while reads < 20 or len(seen) < 2:
+reads, seen = 0, []
+while reads < 20 or len(seen) < 3:
     reads += 1
     with duckdb.connect(sys.argv[1], read_only=True) as reader:
         ((domains, artifacts, shown),) = reader.sql(
@@ -361,8 +361,9 @@ while reads < 20 or len(seen) < 2:
         time.sleep(0.02)
         # Whatever has taken its place meanwhile, the open one stays what it was.
         assert reader.sql("SELECT count(*) FROM core.sequences").fetchall() == [(shown,)]
-        seen.add((len(domains), artifacts, shown))
-print(sorted(seen))
+        if seen[-1:] != [(len(domains), artifacts, shown)]:
+            seen.append((len(domains), artifacts, shown))
+print(sorted(set(seen)))
 """
 
 
@@ -390,7 +391,6 @@ def test_readers_see_whole_catalogues_while_runs_swap_them(store: Store, tmp_pat
     for reader in readers:
         output, errors = reader.communicate()
         assert output.strip() == "[(1, 5, 4), (2, 10, 9)]", errors
-    assert swaps >= 4
 
 
 def test_layers_not_built_yet_are_absent(store: Store, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data import DomainData, Features
+from mmm4rec.evaluation import Ranking
 
 ITEMS = ["a", "b", "c", "d", "e"]
 
@@ -30,6 +31,12 @@ def counted() -> DomainData:
     return domain_of([1, 2, 3, 2, 4], [1, 2, 3, 4], [2, 3, 1, 5], [1, 1, 2, 3], [4, 5, 5])
 
 
+def ranked(domain: DomainData, **settings: int) -> Ranking:
+    """The test labels, with the neighbours that the published settings ask for."""
+    config = ItemKNNConfig(**settings)
+    return item_knn.rank_labels(domain, "test", item_knn.neighbours(domain, config.neighbours), config.length)
+
+
 def test_similarities_are_cosines_of_users(counted: DomainData) -> None:
     """Users: a 3, b 3, c 2, d 1, e 0; in common: ab 2, ac 1, bc 2. What is held out is not counted."""
     known = item_knn.neighbours(counted, 2)
@@ -45,10 +52,10 @@ def test_ranks_are_those_of_summed_similarities(counted: DomainData) -> None:
 
     {b c a}: (ab+ac, ab+bc, ac+bc, 0, 0); the same twice; {a b}: (ab, ab, ac+bc, 0, 0); {d e}: all 0.
     """
-    ranking = item_knn.rank_labels(counted, "test", ItemKNNConfig())
+    ranking = ranked(counted)
     assert ranking.ranks.tolist() == [4.5, 4.5, 4.5, 1, 3]
     # Only the last interaction is looked at: b, c, a, b, e.
-    ranking = item_knn.rank_labels(counted, "test", ItemKNNConfig(length=1))
+    ranking = ranked(counted, length=1)
     assert ranking.ranks.tolist() == [4, 4, 4, 1, 3]
     assert ranking.label_counts.tolist() == counted.training_counts()[[4, 4, 5, 3, 5]].tolist()
 
@@ -61,9 +68,9 @@ def test_an_item_speaks_once(counted: DomainData) -> None:
 
 def test_blocks_change_nothing(make_domain: Callable[..., DomainData], monkeypatch: pytest.MonkeyPatch) -> None:
     domain = make_domain(users=80, items=40, seed=1)
-    whole = item_knn.rank_labels(domain, "test", ItemKNNConfig()).ranks
+    whole = ranked(domain).ranks
     monkeypatch.setattr(item_knn, "HELD", 7 * 80)
     monkeypatch.setattr("mmm4rec.evaluation.ITEM_BLOCK_CPU", 9)
-    torch.testing.assert_close(item_knn.rank_labels(domain, "test", ItemKNNConfig()).ranks, whole)
-    found = item_knn.evaluate(domain, "test", ItemKNNConfig())
+    torch.testing.assert_close(ranked(domain).ranks, whole)
+    found = ranked(domain).metrics()
     assert found.ndcg[10] > popularity.evaluate(domain, "test").ndcg[10]

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from mmm4rec.baselines.bsarec import FrequencyFilter
 from mmm4rec.baselines.config import BASELINES, BSARecConfig, UniSRecConfig
 from mmm4rec.baselines.gru4rec import GRU4Rec
-from mmm4rec.baselines.items import FeedForward
 from mmm4rec.baselines.mamba4rec import Mamba, Mamba4Rec, selective_scan
 from mmm4rec.baselines.sasrec import SASRec
 from mmm4rec.baselines.tim4rec import TiM4Rec
 from mmm4rec.baselines.unisrec import ExpertAdaptor, UniSRec
 from mmm4rec.data import Batch, DomainData
+from mmm4rec.model import FeedForward
 
 Small = Callable[..., Any]
 B, T, H = 3, 5, 16
