@@ -79,11 +79,11 @@ def _rows(bench: Bench, mode: Compat, seeds: int, cache: Path, progress: Callabl
     model = replace(bench.model, compat=mode)
     asked = Asked(tuple(OURS), model, bench.pretraining, bench.finetuning, {}, seeds, ablations=False)
     target, *sources = (Source(d.name, partial(_same, d), {}) for d in (bench.target, *bench.sources))
-    found = by_key(compare([target], sources, asked, cache, progress=progress)[target.name])
+    found = by_key(compare(target, sources, asked, cache, progress=progress))
     scratch = {ours: theirs for pair in PAIRS for ours, theirs in (pair, (pair[1], pair[1]))}
     rows = []
     for (_, name, _), trained in sorted(found.items()):
-        figures = {row["metric"]: row for row in accuracy_rows(target.name, trained) if row["k"] == 10}
+        figures = {row["metric"]: row for row in accuracy_rows(trained) if row["k"] == 10}
         reached = speed(trained, found["models", scratch[name], 100.0])
         rows.append(
             {

@@ -11,7 +11,7 @@ tested, the ranks and the curve are kept, not the weights.
 larger one. A model learns and is validated on its share alone, and is tested on all users of the domain: the same ones
 for every share. The items are those of the whole domain.
 
-No drawing and no page here, and no files but the kept trainings and Parquet.
+No drawing and no page here, and no files but the kept trainings and the tables.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mmm4rec import memory
 from mmm4rec.ablations import AblationConfig
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
@@ -41,12 +42,14 @@ from mmm4rec.evaluation import NEAR_BEST, rank_labels
 from mmm4rec.registry import stated
 from mmm4rec.reports import SPLITS
 from mmm4rec.significance import paired_p
-from mmm4rec.tables import TABLES
+from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 Modality = Literal["text", "image"]
 Progress = Callable[[int, int], None]
 
+KEY: Final = "reports/comparison"
+"""Under which the tables are declared."""
 POPULARITY: Final = "popularity"
 FULL: Final = "scratch"
 """The model that ablations take something from."""
@@ -114,6 +117,11 @@ class Asked:
             if not 0 < share <= 100:
                 raise ConfigError(f"users: {share:g} is no percentage above 0 and up to 100")
 
+    @property
+    def transfers(self) -> bool:
+        """Whether a model of these is pre-trained."""
+        return any(name in OURS and OURS[name][0] for name in self.models)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -144,6 +152,18 @@ class Run:
 
 
 @dataclass(frozen=True)
+class ComparisonSummary:
+    """What was compared, and on what."""
+
+    users: int
+    items: int
+    interactions: int
+    trainings: int
+    best: str
+    """The model with the best validation NDCG@10."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """A run and what came of it on a domain."""
 
@@ -164,12 +184,11 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
     Raises:
         ConfigError: a model is to be pre-trained, and there is nothing to transfer from.
     """
-    for name in asked.models:
-        if name in OURS and OURS[name][0] and not can_transfer:
-            raise ConfigError(
-                f"models: {name} is pre-trained, and there is no source domain and no checkpoint to start from: leave "
-                "it out, or give one"
-            )
+    if asked.transfers and not can_transfer:
+        raise ConfigError(
+            f"models: {', '.join(name for name in asked.models if name in OURS and OURS[name][0])}: nothing is "
+            "pre-trained, since there is no source domain and no checkpoint to start from: leave them out, or give one"
+        )
     runs = [Run("models", POPULARITY)] if POPULARITY in asked.models else []
     given = {name: asked.baselines.get(name, BaselineSettings()) for name in asked.models if name in BASELINES}
     baselines = resolve(given, asked.finetuning, asked.model.length)
@@ -196,19 +215,43 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
     return runs
 
 
+def build_comparison(
+    target: Source,
+    sources: Sequence[Source],
+    asked: Asked,
+    cache: Path,
+    out: Path,
+    *,
+    given: tuple[Path, str] | None = None,
+    progress: Progress | None = None,
+) -> ComparisonSummary:
+    """`compare`, and write the tables of it to the folder `out`: comparison.parquet, tests, curves, costs."""
+    domain = target.load()
+    runs = compare(replace(target, load=lambda: domain), sources, asked, cache, given=given, progress=progress)
+    for stem, rows in tables(runs).items():
+        write_table(rows, f"{KEY}/{stem}", out / f"{stem}.parquet")
+    return ComparisonSummary(
+        domain.user_count,
+        domain.item_count,
+        len(domain.items),
+        sum(1 for one in runs if one.cost),
+        best_on_validation(runs)[1],
+    )
+
+
 def compare(
-    targets: Sequence[Source],
+    target: Source,
     sources: Sequence[Source],
     asked: Asked,
     cache: Path,
     *,
     given: tuple[Path, str] | None = None,
     progress: Progress | None = None,
-) -> dict[str, list[Finished]]:
-    """Train and test what is asked for on every target; the finished runs by domain.
+) -> list[Finished]:
+    """Train and test what is asked for on a target domain; the finished runs.
 
     Args:
-        targets: domains to compare on.
+        target: the domain to compare on.
         sources: domains to pre-train on together.
         asked: what to compare.
         cache: folder for the kept trainings; it may be deleted at any time.
@@ -220,8 +263,11 @@ def compare(
         ModelError: as `training.fit` and `share_of_users`; what has been finished by then is kept.
     """
     runs = planned(asked, can_transfer=given is not None or bool(sources))
+    domain = target.load()
+    for percent in {run.percent for run in runs}:
+        share_of_users(domain, percent)  # what cannot be done is said before hours are spent on the rest
     seeds = sorted({run.seed for run in runs if run.pretrained and run.seed is not None})
-    total = 1000 * (len(targets) * len(runs) + (0 if given else len(seeds)))
+    total = 1000 * (len(runs) + (0 if given else len(seeds)))
     done = 0
 
     def shown(step: int, steps: int) -> None:
@@ -233,14 +279,12 @@ def compare(
         starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), cache, shown)
         done += 1000
         shown(0, 1)
-    found: dict[str, list[Finished]] = {}
-    for target in targets:
-        domain = target.load()
-        for run in runs:
-            start = starts[run.seed] if run.pretrained and run.seed is not None else None
-            found.setdefault(target.name, []).append(_finished(target, domain, run, start, cache, shown))
-            done += 1000
-            shown(0, 1)
+    found = []
+    for run in runs:
+        start = starts[run.seed] if run.pretrained and run.seed is not None else None
+        found.append(_finished(target, domain, run, start, cache, shown))
+        done += 1000
+        shown(0, 1)
     return found
 
 
@@ -295,9 +339,7 @@ def _finished(
         seconds = _Seconds(unfinished / "seconds.json")
         whole = without(domain, run.lacks)
         learnt = share_of_users(whole, run.percent)
-        on_gpu = torch.cuda.is_available() and training.device != "cpu" and training.devices == 1
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
+        memory.forget_peak()
         summary = fit(
             learnt,
             config,
@@ -308,7 +350,7 @@ def _finished(
             on_epoch=seconds,
             progress=progress,
         )
-        peak = torch.cuda.max_memory_allocated() if on_gpu else None
+        peak = memory.peak_bytes(summary.device)
         ranks = rank_labels(load_model(made, whole, training.ssd_form), whole, "test").ranks
         pq.write_table(pa.table({"rank": ranks.numpy()}), made / "ranks.parquet")
         record = {"cost": _cost(summary, peak), "validation": summary.validation, "seconds": seconds.by_epoch}
@@ -352,7 +394,7 @@ class _Seconds:
 
 
 def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
-    names = [field.name for field in COMPARISON["costs"] if hasattr(summary, field.name)]
+    names = [field.name for field in TABLES[f"{KEY}/costs"] if hasattr(summary, field.name)]
     return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}
 
 
@@ -424,15 +466,14 @@ def best_on_validation(runs: Sequence[Finished]) -> tuple[str, str, float]:
     return max(whole, key=lambda key: statistics.mean(one.validation.get("ndcg_10", -math.inf) for one in whole[key]))
 
 
-def accuracy_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
-    """Rows of `accuracy`."""
+def accuracy_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+    """Rows of `comparison`: the accuracy of every model."""
     for (part, model, percent), seeds in by_key(runs).items():
         for metric in ("HR", "NDCG"):
             for k in CUTOFFS:
                 users = _of_users(seeds, metric, k)
                 means = [float(gains(one.ranks, metric, k).mean()) for one in seeds]
                 yield {
-                    "domain": domain,
                     "part": part,
                     "model": model,
                     "percent": percent,
@@ -446,25 +487,24 @@ def accuracy_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, o
                 }
 
 
-def paired_rows(domain: str, runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+def paired_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
     """Rows of `tests`."""
     found = by_key(runs)
     best = best_on_validation(runs)
     for key in found:
         if key[0] == "models" and key[2] == 100 and key != best:
-            yield _tested(domain, "best", found, key, best)
+            yield _tested("best", found, key, best)
     for key in found:
         if key[0] == "ablations":
-            yield _tested(domain, "ablation", found, key, ("models", FULL, 100.0))
+            yield _tested("ablation", found, key, ("models", FULL, 100.0))
     for ours, theirs in PAIRS:
         for key in sorted(found, key=lambda key: key[2]):
             other = ("models", theirs, key[2])
             if key[:2] == ("models", ours) and other in found:
-                yield _tested(domain, "transfer", found, key, other) | speed(found[key], found[other])
+                yield _tested("transfer", found, key, other) | speed(found[key], found[other])
 
 
 def _tested(
-    domain: str,
     question: str,
     found: Mapping[tuple[str, str, float], Sequence[Finished]],
     key: tuple[str, str, float],
@@ -473,7 +513,6 @@ def _tested(
     ours, theirs = _of_users(found[key]), _of_users(found[other])
     difference, p = float((ours - theirs).mean()), paired_p(ours, theirs)
     return {
-        "domain": domain,
         "question": question,
         "model": key[1],
         "against": other[1],
@@ -503,107 +542,17 @@ def _value(row: Mapping[str, Any]) -> float:
     return -math.inf if row["ndcg_10"] is None else float(row["ndcg_10"])
 
 
-def tables(found: Mapping[str, Sequence[Finished]]) -> dict[str, list[dict[str, object]]]:
-    """The rows of each table of COMPARISON."""
-    rows: dict[str, list[dict[str, object]]] = {name: [] for name in COMPARISON}
-    for domain, runs in found.items():
-        rows["accuracy"].extend(accuracy_rows(domain, runs))
-        rows["tests"].extend(paired_rows(domain, runs))
-        for one in runs:
-            whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")} | {"domain": domain}
-            rows["curves"].extend(whose | row for row in one.curve)
-            if one.cost:
-                rows["costs"].append(whose | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
+def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
+    """The rows of each table of a comparison, by file stem."""
+    rows: dict[str, list[dict[str, object]]] = {
+        "comparison": list(accuracy_rows(runs)),
+        "tests": list(paired_rows(runs)),
+        "curves": [],
+        "costs": [],
+    }
+    for one in runs:
+        whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")}
+        rows["curves"].extend(whose | row for row in one.curve)
+        if one.cost:
+            rows["costs"].append(whose | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
     return rows
-
-
-def write_tables(rows: Mapping[str, Sequence[Mapping[str, object]]], out: Path) -> list[Path]:
-    """Write the rows of `tables` as Parquet into `out`; the files."""
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, schema in COMPARISON.items():
-        written.append(out / f"{name}.parquet")
-        pq.write_table(pa.Table.from_pylist(rows[name], schema=schema), written[-1])
-    return written
-
-
-def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
-
-
-_RUN = [
-    _field("domain", pa.string(), "target domain"),
-    _field("part", pa.string(), "models, or ablations of MMM4Rec from scratch"),
-    _field("model", pa.string(), "name of the model or of the ablation"),
-    _field("percent", pa.float64(), "of the domain's users that the model learns from"),
-]
-_SEED = _field("seed", pa.int64(), "of the training", nullable=True)
-_OF_HISTORY = TABLES["models/scratch/history"]
-
-COMPARISON: Final[Mapping[str, pa.Schema]] = {
-    "accuracy": pa.schema(
-        [
-            *_RUN,
-            _field("metric", pa.string(), "HR or NDCG"),
-            _field("k", pa.int32(), "cut-off of the ranked list"),
-            _field("value", pa.float64(), "test figure: mean over users and seeds"),
-            _field("standard_error", pa.float64(), "of the mean over users, each with the mean of its seeds"),
-            _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
-            _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
-            _field("users", pa.int64(), "users tested"),
-        ],
-        metadata={"comment": "HR and NDCG on the test labels. Key: (domain, part, model, percent, metric, k)"},
-    ),
-    "tests": pa.schema(
-        [
-            _field("domain", pa.string(), "target domain"),
-            _field(
-                "question",
-                pa.string(),
-                "best: against the best on validation; ablation: against the whole model; transfer: pre-trained "
-                "against from scratch",
-            ),
-            _field("model", pa.string(), "one model"),
-            _field("against", pa.string(), "the other"),
-            _field("percent", pa.float64(), "of the domain's users that both learn from"),
-            _field("difference", pa.float64(), "of their test NDCG@10; below 0, the other one is better"),
-            _field("p", pa.float64(), "two-sided, paired permutation test over users; for one comparison alone"),
-            _field("verdict", pa.string(), "better, worse, or no difference shown (p of 0.05 and more)"),
-            _field("users", pa.int64(), "users tested"),
-            _field("reached", pa.int32(), "transfer: seeds that reach 95% of the best validation from scratch", True),
-            _field("steps_share", pa.float64(), "transfer: share of the steps from scratch that this takes", True),
-        ],
-        metadata={"comment": "Whether two models differ. Key: (domain, question, model, percent)"},
-    ),
-    "curves": pa.schema(
-        [
-            *_RUN,
-            _SEED,
-            *(_OF_HISTORY.field(name) for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")),
-            _field("seconds", pa.float64(), "wall-clock time up to the end of the epoch, validation included", True),
-        ],
-        metadata={"comment": "Every training, epoch by epoch. Key: (domain, part, model, percent, seed, epoch)"},
-    ),
-    "costs": pa.schema(
-        [
-            *_RUN,
-            _SEED,
-            _field("parameters", pa.int64(), "trainable numbers"),
-            _field("best_epoch", pa.int32(), "epoch of the weights tested; 0 is before training"),
-            _field("epochs", pa.int32(), "epochs run"),
-            _field("optimiser_steps", pa.int64(), "steps of all epochs"),
-            _field("optimiser_steps_to_best", pa.int64(), "steps up to the best epoch"),
-            _field("examples_to_best", pa.int64(), "training examples seen up to the best epoch"),
-            _field("seconds", pa.float64(), "wall-clock time of training and validation"),
-            _field("seconds_to_best", pa.float64(), "up to the best epoch"),
-            _field("optimiser_steps_to_95", pa.int64(), "steps to 95% of the best validation", nullable=True),
-            _field("seconds_to_95", pa.float64(), "seconds to 95% of the best validation", nullable=True),
-            _field("examples_per_second", pa.float64(), "of training, validation not counted"),
-            _field("peak_bytes", pa.int64(), "most GPU memory held; null on a CPU, where it is not known", True),
-            _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the weights tested", nullable=True),
-            _field("device", pa.string(), "where it was trained"),
-        ],
-        metadata={"comment": "What each training cost. Key: (domain, part, model, percent, seed)"},
-    ),
-}
-"""The tables of a comparison."""

@@ -94,6 +94,13 @@ _FIGURES = [
     _field("users", pa.int64(), "users ranked"),
 ]
 
+_RUN = [
+    _field("part", pa.string(), "models, or ablations of MMM4Rec from scratch"),
+    _field("model", pa.string(), "name of the model or of the ablation"),
+    _field("percent", pa.float64(), "of the domain's users that the model learns from"),
+]
+_SEED = _field("seed", pa.int64(), "of the training", nullable=True)
+
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
     **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned", "baselines")},
@@ -147,6 +154,69 @@ TABLES: dict[str, pa.Schema] = {
                     ("examples", pa.int64(), "training examples seen"),
                 )
             ),
+        ],
+    ),
+    "reports/comparison/comparison": _table(
+        "Models side by side on the test labels, by `mmm4rec compare`. Key: (part, model, percent, metric, k)",
+        [
+            *_RUN,
+            _field("metric", pa.string(), "HR or NDCG"),
+            _field("k", pa.int32(), "cut-off of the ranked list"),
+            _field("value", pa.float64(), "test figure: mean over users and seeds"),
+            _field("standard_error", pa.float64(), "of the mean over users, each with the mean of its seeds"),
+            _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
+            _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
+            _field("users", pa.int64(), "users tested"),
+        ],
+    ),
+    "reports/comparison/tests": _table(
+        "Whether two models of a comparison differ. Key: (question, model, percent)",
+        [
+            _field(
+                "question",
+                pa.string(),
+                "best: against the best on validation; ablation: against the whole model; transfer: pre-trained "
+                "against from scratch",
+            ),
+            _field("model", pa.string(), "one model"),
+            _field("against", pa.string(), "the other"),
+            _field("percent", pa.float64(), "of the domain's users that both learn from"),
+            _field("difference", pa.float64(), "of their test NDCG@10; below 0, the other one is better"),
+            _field("p", pa.float64(), "two-sided, paired permutation test over users; for one comparison alone"),
+            _field("verdict", pa.string(), "better, worse, or no difference shown (p of 0.05 and more)"),
+            _field("users", pa.int64(), "users tested"),
+            _field("reached", pa.int32(), "transfer: seeds that reach 95% of the best validation from scratch", True),
+            _field("steps_share", pa.float64(), "transfer: share of the steps from scratch that this takes", True),
+        ],
+    ),
+    "reports/comparison/curves": _table(
+        "Every training of a comparison, epoch by epoch. Key: (part, model, percent, seed, epoch)",
+        [
+            *_RUN,
+            _SEED,
+            *(_HISTORY.field(name) for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")),
+            _field("seconds", pa.float64(), "wall-clock time up to the end of the epoch, validation included", True),
+        ],
+    ),
+    "reports/comparison/costs": _table(
+        "What each training of a comparison cost. Key: (part, model, percent, seed)",
+        [
+            *_RUN,
+            _SEED,
+            _field("parameters", pa.int64(), "trainable numbers"),
+            _field("best_epoch", pa.int32(), "epoch of the weights tested; 0 is before training"),
+            _field("epochs", pa.int32(), "epochs run"),
+            _field("optimiser_steps", pa.int64(), "steps of all epochs"),
+            _field("optimiser_steps_to_best", pa.int64(), "steps up to the best epoch"),
+            _field("examples_to_best", pa.int64(), "training examples seen up to the best epoch"),
+            _field("seconds", pa.float64(), "wall-clock time of training and validation"),
+            _field("seconds_to_best", pa.float64(), "up to the best epoch"),
+            _field("optimiser_steps_to_95", pa.int64(), "steps to 95% of the best validation", nullable=True),
+            _field("seconds_to_95", pa.float64(), "seconds to 95% of the best validation", nullable=True),
+            _field("examples_per_second", pa.float64(), "of training, validation not counted"),
+            _field("peak_bytes", pa.int64(), "most memory held: tensors on a GPU, else the whole process", True),
+            _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the weights tested", nullable=True),
+            _field("device", pa.string(), "where it was trained"),
         ],
     ),
     "reports/recommendations/recommendations": _table(

@@ -21,6 +21,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.runs import Outcome
     from pipelines.settings import House
     from warehouse.fetch import Fetched
 
@@ -191,19 +192,7 @@ def run(
     with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
         stages = runs.unrecorded(house, stages, instance, asked, only or []) + stages
         outcomes = list(runs.execute(house, stages, instance)) if stages else []
-    for outcome in outcomes:
-        for check, found in outcome.warnings.items():
-            err.print(
-                f"[yellow]{outcome.stage.name}: {check}:[/yellow] {escape(found)}", highlight=False, soft_wrap=True
-            )
-    failures = [o for o in outcomes if o.errors or o.waited_for]
-    for outcome in failures:
-        place = outcome.stage.name
-        if outcome.waited_for:
-            key, domain = outcome.waited_for
-            err.print(f"{place}: skipped, because {key} of {domain} failed", style="yellow", soft_wrap=True)
-        for key, message in outcome.errors.items():
-            err.print(f"[red]{place}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    failures = _say_what_failed(outcomes)
     if as_json:
         _print_json(
             {
@@ -218,6 +207,24 @@ def run(
         out.print("nothing to do: everything is up to date")
     if failures:
         raise typer.Exit(1)
+
+
+def _say_what_failed(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
+    """The warnings of all, and the errors of those that failed; the latter."""
+    for outcome in outcomes:
+        for check, found in outcome.warnings.items():
+            err.print(
+                f"[yellow]{outcome.stage.name}: {check}:[/yellow] {escape(found)}", highlight=False, soft_wrap=True
+            )
+    failures = [o for o in outcomes if o.errors or o.waited_for]
+    for outcome in failures:
+        place = outcome.stage.name
+        if outcome.waited_for:
+            key, domain = outcome.waited_for
+            err.print(f"{place}: skipped, because {key} of {domain} failed", style="yellow", soft_wrap=True)
+        for key, message in outcome.errors.items():
+            err.print(f"[red]{place}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    return failures
 
 
 def _say_left_out(house: "House") -> None:
@@ -581,38 +588,40 @@ def compare(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Train models side by side, with several seeds, and write a page of it with its figures as Parquet.
+    """Train models side by side, with several seeds: a page of it, and its figures in the catalogue.
 
     What is finished is kept: a comparison that was stopped goes on, and another trains only what is new.
     """
     house = _house(data)
-    from pipelines import progress
-    from pipelines.compare import build_comparison
+    from pipelines import progress, runs
+    from pipelines.compare import ask, compare, page
+    from pipelines.plan import plan
 
-    with progress.bars(), progress.show("compare") as done:
-        found = build_comparison(
-            house,
-            domains,
-            to or house.data / "comparison.html",
-            models=_listed(models),
-            seeds=seeds,
-            ablations=ablations,
-            users=_percentages(users),
-            epochs=epochs,
-            progress=done,
-        )
+    asked = ask(house, domains, _listed(models), seeds, ablations, _percentages(users), epochs)
+    found = []
+    with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
+        for domain in domains:
+            with progress.show(f"{domain} comparison") as done:
+                found.append(compare(house, domain, asked, done))
+        outcomes = list(runs.execute(house, plan(house, [], ["warehouse/catalogue"]), instance))
+    to = to or house.data / "comparison.html"
+    to.write_text(page(house, asked, found), encoding="utf-8")
+    failures = _say_what_failed(outcomes)
     if as_json:
-        _print_json({"page": str(found.page), "tables": [str(table) for table in found.tables], **found.rows})
-        return
-    for domain in domains:
-        rows = [r for r in found.rows["accuracy"] if r["domain"] == domain and (r["metric"], r["k"]) == ("NDCG", 10)]
-        shown = sorted(rows, key=lambda row: (row["part"] == "ablations", -row["percent"], -row["value"]))
-        figures = (
-            (r["part"], r["model"], f"{r['percent']:g}", f"{r['value']:.4f}", f"{r['standard_error']:.4f}")
-            for r in shown
-        )
-        _table(["part", "model", "% of users", "NDCG@10", "±"], figures, title=domain)
-    out.print(f"page     {found.page}\nfigures  {found.tables[0].parent}", soft_wrap=True, highlight=False)
+        _print_json({"page": str(to), "domains": {one.artifact.domain: one.rows for one in found}})
+    else:
+        for one in found:
+            figures = (
+                (r["part"], r["model"], f"{r['percent']:g}", f"{r['value']:.4f}", f"{r['standard_error']:.4f}")
+                for r in sorted(
+                    one.rows["comparison"], key=lambda r: (r["part"] != "models", -r["percent"], -r["value"])
+                )
+                if (r["metric"], r["k"]) == ("NDCG", 10)
+            )
+            _table(["part", "model", "% of users", "NDCG@10", "±"], figures, title=one.artifact.domain)
+        out.print(f"page  {to}", soft_wrap=True, highlight=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _listed(text: str | None) -> list[str]:

@@ -1,29 +1,31 @@
-"""The comparison as people get it: `mmm4rec compare`, its page, openable without a server, and its Parquet.
+"""The comparison as people get it: `mmm4rec compare`, its page, openable without a server, and reports/comparison.
 
 What is trained, and what the figures are, says `mmm4rec.comparison`; here is what it is made from and how it is shown.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow.parquet as pq
 import yaml
 
 from mmm4rec.baselines.config import BASELINES
-from mmm4rec.comparison import NAMES, OURS, Asked, Source, compare, tables, write_tables
+from mmm4rec.comparison import KEY, NAMES, OURS, Asked, Source, build_comparison
 from mmm4rec.config import TrainConfig
 from mmm4rec.evaluation import rank_labels
 from mmm4rec.training import fit, pretrain
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
 from pipelines.code_version import code_version
-from pipelines.settings import House
+from pipelines.progress import Progress
+from pipelines.settings import House, as_parameters
 from warehouse.errors import WarehouseError
-from warehouse.store import Artifact
+from warehouse.store import Artifact, recipe
 
 CACHE = "comparison"
 """Folder of the cache for finished and unfinished trainings."""
@@ -50,52 +52,48 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Compared:
-    """What was written."""
+    """A comparison of one domain."""
 
-    page: Path
-    tables: list[Path]
+    artifact: Artifact
     rows: dict[str, list[Row]]
+    """Of each table, by file stem."""
 
 
-def build_comparison(
+def ask(
     house: House,
     domains: Sequence[str],
-    out: Path,
-    *,
     models: Sequence[str] = (),
     seeds: int = 3,
     ablations: bool = True,
     users: Sequence[float] = (1, 10, 100),
     epochs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Compared:
-    """Train what is asked for on built target domains; write the page to `out` and Parquet into a folder beside it.
+) -> Asked:
+    """What to compare, with the house's settings, once it is sure that it can be.
 
     Args:
         house: the data folder; its settings are those of the models and of training.
         domains: target domains.
-        out: file for the page.
         models: of `mmm4rec.comparison.NAMES`; none: popularity, MMM4Rec (pre-trained where there is something to start
             from), and the baselines that the settings ask for (all, where they ask for none).
         seeds: trainings of each model.
         ablations: whether to take parts from MMM4Rec from scratch, too.
         users: percentages of a domain's users to learn from, for MMM4Rec; all else learns from all.
         epochs: cap on the epochs of every training, below those of the settings.
-        progress: called with (done, total), in thousandths of a training.
 
     Raises:
         WarehouseError: a domain that is unknown, a source domain, or not built.
         ConfigError: an option that is refused.
-        ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept.
     """
     settings = house.settings
-    for name in domains:
-        if not is_target(house, name):
+    for domain in domains:
+        if not is_target(house, domain):
             raise WarehouseError(
-                f"{name} is a source domain, which pre-training learns from: nothing can be compared on it; name a "
+                f"{domain} is a source domain, which pre-training learns from: nothing can be compared on it; name a "
                 "target domain"
             )
-    asked = Asked(
+        for key in DATA:
+            house.store.require(key, domain)
+    return Asked(
         tuple(models) or tuple(name for name in NAMES if _is_asked(house, name)),
         settings.model,
         _capped(settings.pretraining, epochs),
@@ -105,22 +103,57 @@ def build_comparison(
         ablations,
         tuple(float(percent) for percent in users),
     )
-    transfers = any(OURS[name][0] for name in asked.models if name in OURS)
-    names = house.sources() if transfers and not is_given(house) else []
-    with house.store.holding([(key, name) for name in [*domains, *names] for key in DATA]) as inputs:
-        found = compare(
-            [_source(inputs, name) for name in domains],
-            [_source(inputs, name) for name in names],
-            asked,
-            house.cache / CACHE,
-            given=_given(house) if transfers else None,
-            progress=progress,
+
+
+def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Compared:
+    """Train what is asked for on a target domain, and publish the figures as reports/comparison.
+
+    Raises:
+        WarehouseError: a source domain is not built.
+        ConfigError, ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept.
+    """
+    names = [] if not asked.transfers or is_given(house) else house.sources()
+    given = _given(house) if asked.transfers else None
+    with house.store.holding([(key, name) for name in [domain, *names] for key in DATA]) as inputs:
+
+        def build(out: Path) -> dict[str, Any]:
+            target, *sources = (_source(inputs, name) for name in (domain, *names))
+            cache = house.cache / CACHE
+            return asdict(build_comparison(target, sources, asked, cache, out, given=given, progress=progress))
+
+        sources = {"pretrained": given[1]} if given else {}
+        wanted = recipe(KEY, domain, code_version(build_comparison), inputs, sources, as_parameters(asked))
+        artifact, _ = house.store.publish(wanted, build)
+    return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
+
+
+def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
+    """The comparisons as one HTML page, which opens without a server."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+    sections = []
+    for one in compared:
+        domain, rows = one.artifact.domain, one.rows
+        counts = tuple(one.artifact.manifest["summary"][count] for count in ("users", "items", "interactions"))
+        sections.append(
+            {
+                "name": domain,
+                "counts": counts,
+                "accuracy": _accuracy(rows, "models"),
+                "published": _published(house, domain, counts),
+                "ablations": _accuracy(rows, "ablations"),
+                "costs": _costs(rows["costs"]),
+                "transfer": [row | {"label": label(row["model"])} for row in rows["tests"] if _is_transfer(row)],
+                "curves": _curves(domain, rows["curves"]),
+                "sweep": _sweep(domain, rows["comparison"]),
+            }
         )
-        rows = tables(found)
-        page = _page(house, asked, transfers, rows, {name: _counts(inputs, name) for name in found})
-    written = write_tables(rows, out.with_suffix(""))
-    out.write_text(page, encoding="utf-8")
-    return Compared(out, written, rows)
+    metrics = [f"{metric}@{k}" for metric, k in _SHOWN]
+    return environment.get_template("comparison.html").render(sections=sections, asked=asked, metrics=metrics)
+
+
+def _rows(artifact: Artifact, stem: str) -> list[Row]:
+    rows: list[Row] = pq.ParquetFile(artifact.path / f"{stem}.parquet").read().to_pylist()
+    return rows
 
 
 def _is_asked(house: House, model: str) -> bool:
@@ -146,42 +179,6 @@ def _given(house: House) -> tuple[Path, str] | None:
     return None if folder is None else (folder, house.hashes.sha256(folder / "model.safetensors"))
 
 
-def _counts(inputs: Sequence[Artifact], domain: str) -> tuple[int, int, int]:
-    """Users, items and interactions of a domain."""
-    sequences = next(artifact for artifact in inputs if (artifact.key, artifact.domain) == (DATA[0], domain))
-    summary = sequences.manifest["summary"]
-    return summary["users"], summary["items"], summary["interactions"]
-
-
-def _page(
-    house: House,
-    asked: Asked,
-    transfers: bool,
-    rows: Mapping[str, Sequence[Row]],
-    counts_by_domain: Mapping[str, tuple[int, int, int]],
-) -> str:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
-    sections = []
-    for domain, counts in counts_by_domain.items():
-        mine = {name: [row for row in table if row["domain"] == domain] for name, table in rows.items()}
-        sections.append(
-            {
-                "name": domain,
-                "counts": counts,
-                "accuracy": _accuracy(mine, "models"),
-                "published": _published(house, domain, counts),
-                "ablations": _accuracy(mine, "ablations"),
-                "costs": _costs(mine["costs"]),
-                "transfer": [row | {"label": label(row["model"])} for row in mine["tests"] if _is_transfer(row)],
-                "curves": _curves(domain, mine["curves"]),
-                "sweep": _sweep(domain, mine["accuracy"]),
-            }
-        )
-    return environment.get_template("comparison.html").render(
-        sections=sections, asked=asked, transfers=transfers, metrics=[f"{metric}@{k}" for metric, k in _SHOWN]
-    )
-
-
 def label(model: str) -> str:
     """A model as people know it."""
     return LABELS.get(model, model)
@@ -195,7 +192,7 @@ def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
     """A row a model of all users: figures by metric, and its paired test; the ablations with the whole model first."""
     tested = {row["model"]: row for row in mine["tests"] if row["question"] == ("best", "ablation")[part != "models"]}
     figures: dict[str, Row] = {}
-    for row in mine["accuracy"]:
+    for row in mine["comparison"]:
         if row["percent"] == 100 and (row["part"] == part or row["model"] in {t["against"] for t in tested.values()}):
             of = figures.setdefault(row["model"], {"label": label(row["model"]), "test": tested.get(row["model"])})
             of[f"{row['metric']}@{row['k']}"] = row
@@ -205,7 +202,7 @@ def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
     return sorted(figures.values(), key=lambda row: -float(row["NDCG@10"]["value"]))
 
 
-def _published(house: House, domain: str, counts: tuple[int, int, int]) -> list[Row]:
+def _published(house: House, domain: str, counts: tuple[int, ...]) -> list[Row]:
     """The published figures of a domain, if it has the published users, items and interactions."""
     known = house.settings.domain(domain).published
     if known is None or counts != (known.users, known.items, known.interactions):

@@ -4,6 +4,7 @@ from typing import Any
 
 from features.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.comparison import KEY as COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.report import build_report
@@ -15,13 +16,15 @@ from warehouse.tables import TABLES as CORE_TABLES
 
 _EVERYTHING = tuple(key for key in STEPS if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
 """All that makes tables: the steps of the modules imported here."""
+_SHOWN = (*_EVERYTHING, COMPARISON)
+"""And what people have compared, which nothing is built from."""
 
 
 @step(
     "warehouse/catalogue",
     build_catalogue,
     upstream=_EVERYTHING,
-    refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _EVERYTHING],
+    refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,

@@ -13,13 +13,15 @@ import torch
 from mmm4rec.baselines.config import BaselineSettings
 from mmm4rec.comparison import (
     ABLATIONS,
-    COMPARISON,
+    KEY,
     Asked,
+    ComparisonSummary,
     Finished,
     Run,
     Source,
     accuracy_rows,
     best_on_validation,
+    build_comparison,
     compare,
     gains,
     paired_rows,
@@ -27,13 +29,13 @@ from mmm4rec.comparison import (
     share_of_users,
     tables,
     without,
-    write_tables,
 )
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import metrics_of_ranks
 from mmm4rec.significance import DRAWN, paired_p
+from mmm4rec.tables import TABLES
 
 Small = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -85,7 +87,7 @@ def test_the_rows_by_hand() -> None:
         of("scratch", [1, 99, 99, 99], seed=1, ndcg=0.3),
         of("popularity", [99, 99, 99, 99], seed=None, ndcg=0.15),
     ]
-    rows = {(row["model"], row["metric"], row["k"]): row for row in accuracy_rows("Toys", runs)}
+    rows = {(row["model"], row["metric"], row["k"]): row for row in accuracy_rows(runs)}
     row = rows["scratch", "HR", 10]
     assert row["value"] == pytest.approx((0.5 + 0.25) / 2)
     # Users with the mean of their seeds: 1, 1/2, 0, 0.
@@ -94,7 +96,7 @@ def test_the_rows_by_hand() -> None:
     assert (row["seeds"], row["users"]) == (2, 4)
     assert rows["popularity", "NDCG", 20]["seed_deviation"] is None
     assert best_on_validation(runs) == ("models", "scratch", 100.0)
-    (test,) = paired_rows("Toys", runs)
+    (test,) = paired_rows(runs)
     assert (test["model"], test["against"], test["question"]) == ("popularity", "scratch", "best")
     assert test["difference"] == pytest.approx(-0.375)
     assert test["p"] == pytest.approx(2 / 4)
@@ -159,7 +161,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
 ) -> None:
     cache = tmp_path / "cache"
     domain, other = make_domain("Toys", users=60), make_domain("Mugs", seed=5)
-    targets = [Source("Toys", lambda: domain, {"core/sequences": "1"})]
+    target = Source("Toys", lambda: domain, {"core/sequences": "1"})
     sources = [Source("Mugs", lambda: other, {"core/sequences": "1"})]
 
     # Two pre-trainings; and on the domain, a seed: gru4rec, scratch and fine-tuned with a half and all of the users.
@@ -171,28 +173,28 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(targets, sources, asked(), cache, progress=stop)
+        compare(target, sources, asked(), cache, progress=stop)
     before = finished(cache)
     assert 0 < len(before) < count
-    found = compare(targets, sources, asked(), cache)
+    found = compare(target, sources, asked(), cache)
     whole = finished(cache)
     assert len(whole) == count
     assert before.items() <= whole.items()
 
-    again = compare(targets, sources, asked(), cache)
+    again = compare(target, sources, asked(), cache)
     assert finished(cache) == whole
-    assert all(np.array_equal(a.ranks, b.ranks) for a, b in zip(found["Toys"], again["Toys"], strict=True))
+    assert all(np.array_equal(a.ranks, b.ranks) for a, b in zip(found, again, strict=True))
     assert tables(again) == tables(found)
 
     # One seed more is one more of everything, and of other data all is new.
-    compare(targets, sources, asked(seeds=3), cache)
+    compare(target, sources, asked(seeds=3), cache)
     assert len(finished(cache)) == count + count // 2
-    moved = [replace(targets[0], versions={"core/sequences": "2"})]
+    moved = replace(target, versions={"core/sequences": "2"})
     compare(moved, sources, asked(seeds=1), cache)
     assert len(finished(cache)) == count + count // 2 + count // 2 - 1
 
     # A share learns from fewer users, and is tested on all.
-    runs = found["Toys"]
+    runs = found
     assert {len(one.ranks) for one in runs} == {len(domain.examples("test", 6))}
     seen = {one.run.key: one.curve[-1]["examples"] for one in runs if one.curve}
     assert seen["models", "scratch", 50.0] < seen["models", "scratch", 100.0]
@@ -200,9 +202,16 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     assert len(list(cache.glob("*/finished/model.safetensors"))) == 3, "of pre-training alone, weights are kept"
 
     rows = tables(found)
-    for path in write_tables(rows, tmp_path / "figures"):
-        assert pq.read_schema(path).equals(COMPARISON[path.stem])
-        assert pq.read_table(path).num_rows == len(rows[path.stem]) > 0
+    (tmp_path / "figures").mkdir()
+    summary = build_comparison(target, sources, asked(), cache, tmp_path / "figures")
+    assert finished(cache).keys() >= whole.keys()
+    assert summary == ComparisonSummary(
+        60, domain.item_count, len(domain.items), count - 2, best_on_validation(found)[1]
+    )
+    for stem, mine in rows.items():
+        path = tmp_path / "figures" / f"{stem}.parquet"
+        assert pq.read_schema(path).equals(TABLES[f"{KEY}/{stem}"])
+        assert pq.read_table(path).to_pylist() == mine != []
     questions = {(row["question"], row["model"], row["against"], row["percent"]) for row in rows["tests"]}
     assert ("transfer", "finetuned", "scratch", 50.0) in questions
     assert ("transfer", "finetuned", "scratch", 100.0) in questions
@@ -210,6 +219,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     curve = [row for row in rows["curves"] if (row["model"], row["percent"], row["seed"]) == ("scratch", 100.0, 2020)]
     assert [row["epoch"] for row in curve] == [0, 1, 2]
     assert curve[0]["optimiser_steps"] == 0
+    assert all(row["peak_bytes"] > 2**20 for row in rows["costs"])
     assert curve[0]["seconds"] < curve[1]["seconds"] < curve[2]["seconds"]
 
 
@@ -219,18 +229,18 @@ def test_every_ablation_is_trained_beside_the_whole_model(
     domain = make_domain("Toys")
     target = Source("Toys", lambda: domain, {})
     given = asked(models=("popularity",), ablations=True, seeds=1)
-    found = compare([target], [], given, tmp_path)
+    found = compare(target, [], given, tmp_path)
     rows = tables(found)
     assert {row["model"] for row in rows["tests"] if row["question"] == "ablation"} == set(ABLATIONS)
     assert {row["against"] for row in rows["tests"] if row["question"] == "ablation"} == {"scratch"}
     # Each is a model of its own.
-    losses = {one.run.model: one.curve[-1]["loss"] for one in found["Toys"] if one.curve}
+    losses = {one.run.model: one.curve[-1]["loss"] for one in found if one.curve}
     assert len(set(losses.values())) == len(ABLATIONS) + 1
 
 
 def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Callable[..., Asked]) -> None:
     assert any(run.pretrained for run in planned(asked(), can_transfer=True))
-    with pytest.raises(ConfigError, match="finetuned is pre-trained, and there is no source domain"):
+    with pytest.raises(ConfigError, match="finetuned: nothing is pre-trained, since there is no source domain"):
         planned(asked(), can_transfer=False)
 
 

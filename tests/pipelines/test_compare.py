@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.charts import convergence, shares, svg
@@ -96,7 +95,7 @@ def test_the_page_opens_by_itself_and_shows_every_table(compared: Page) -> None:
 
 
 def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Page) -> None:
-    rows = pq.read_table(shop.data / "comparison" / "accuracy.parquet").to_pylist()
+    rows = json.loads(shop("sql", "FROM reports.comparison", "--json").stdout)
     shown = {row[0]: row for row in compared.tables["accuracy"]}
     head = compared.tables["accuracy"][0]
     for model, label in (("popularity", "popularity"), ("scratch", "MMM4Rec from scratch")):
@@ -115,8 +114,25 @@ def test_again_it_trains_nothing_and_writes_the_same(shop: Cli, compared: Page) 
     assert len(list((shop.data / "cache" / "comparison").glob("*/finished/*"))) == len(kept)
     assert out.read_bytes() == page
     assert said["page"] == str(out)
-    assert {Path(table).stem for table in said["tables"]} == {"accuracy", "tests", "curves", "costs"}
-    assert {row["model"] for row in said["accuracy"]} >= {"popularity", "sasrec", "scratch", "finetuned"}
+    assert said["domains"].keys() == {"Toys"}
+    assert set(said["domains"]["Toys"]) == {"comparison", "tests", "curves", "costs"}
+    assert {row["model"] for row in said["domains"]["Toys"]["comparison"]} >= {"popularity", "sasrec", "finetuned"}
+
+
+def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared: Page) -> None:
+    (row,) = json.loads(
+        shop("sql", "SELECT count(*) AS rows, max(peak_bytes) AS bytes FROM reports.comparison_costs", "--json").stdout
+    )
+    assert row["rows"] > 10
+    assert row["bytes"] > 2**20
+    made = json.loads(shop("trace", "reports/comparison@Toys", "--json").stdout)
+    known = {(one["key"], one["domain"]) for one in made}
+    assert {("core/sequences", "Toys"), ("core/sequences", "Mugs"), ("raw/ratings", "Mugs")} <= known
+    assert "reports/comparison" in shop("impact", "Toys.csv").stdout
+    assert "reports/comparison" not in shop("gc", "--dry-run").stdout
+    assert shop("verify").returncode == 0
+    # It is nothing that a run makes.
+    assert "reports/comparison" not in shop("run", "--dry-run", "--json").stdout
 
 
 @pytest.mark.parametrize(
