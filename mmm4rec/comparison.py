@@ -372,7 +372,8 @@ def _finished(
 def _counted(domain: DomainData, run: Run) -> Finished:
     config = run.config
     if isinstance(config, ItemKNNConfig):
-        validation, test = (item_knn.rank_labels(domain, split, config) for split in SPLITS)
+        known = item_knn.neighbours(domain, config.neighbours)
+        validation, test = (item_knn.rank_labels(domain, split, known, config.length) for split in SPLITS)
     else:
         validation, test = (popularity.rank_labels(domain, split) for split in SPLITS)
     return Finished(run, test.ranks.numpy(), validation.metrics().flat(), {}, [])

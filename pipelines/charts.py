@@ -186,7 +186,7 @@ def _panels(number: int) -> tuple[Figure, Sequence[Axes]]:
 
 def _count(axes: Axes) -> None:
     """What goes to the right is counted: no ticks between two numbers."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _line(axes: Axes, rows: Sequence[Row], x: str, y: str, label: str | None = None) -> None:
