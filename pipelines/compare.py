@@ -30,6 +30,18 @@ from warehouse.store import Artifact, recipe
 CACHE = "comparison"
 """Folder of the cache for finished and unfinished trainings."""
 LABELS = {
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec",
+    "sasrec_text": "SASRec, texts",
+    "bsarec": "BSARec",
+    "mamba4rec": "Mamba4Rec",
+    "mamba4rec_text": "Mamba4Rec, texts",
+    "tim4rec": "TiM4Rec",
+    "tim4rec_text": "TiM4Rec, texts",
+    "unisrec": "UniSRec, texts",
+    "unisrec_id": "UniSRec, texts and ID",
     "finetuned": "MMM4Rec, pre-trained",
     "finetuned_without_id": "MMM4Rec, pre-trained, without ID",
     "scratch": "MMM4Rec from scratch",
@@ -142,7 +154,7 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
                 "published": _published(house, domain, counts),
                 "ablations": _accuracy(rows, "ablations"),
                 "costs": _costs(rows["costs"]),
-                "transfer": [row | {"label": label(row["model"])} for row in rows["tests"] if _is_transfer(row)],
+                "transfer": [row | {"label": LABELS[row["model"]]} for row in rows["tests"] if _is_transfer(row)],
                 "curves": _curves(domain, rows["curves"]),
                 "sweep": _sweep(domain, rows["comparison"]),
             }
@@ -179,11 +191,6 @@ def _given(house: House) -> tuple[Path, str] | None:
     return None if folder is None else (folder, house.hashes.sha256(folder / "model.safetensors"))
 
 
-def label(model: str) -> str:
-    """A model as people know it."""
-    return LABELS.get(model, model)
-
-
 def _is_transfer(row: Row) -> bool:
     return bool(row["question"] == "transfer")
 
@@ -194,7 +201,7 @@ def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
     figures: dict[str, Row] = {}
     for row in mine["comparison"]:
         if row["percent"] == 100 and (row["part"] == part or row["model"] in {t["against"] for t in tested.values()}):
-            of = figures.setdefault(row["model"], {"label": label(row["model"]), "test": tested.get(row["model"])})
+            of = figures.setdefault(row["model"], {"label": LABELS[row["model"]], "test": tested.get(row["model"])})
             of[f"{row['metric']}@{row['k']}"] = row
             of["seeds"] = row["seeds"]
     if part != "models":
@@ -208,7 +215,7 @@ def _published(house: House, domain: str, counts: tuple[int, ...]) -> list[Row]:
     if known is None or counts != (known.users, known.items, known.interactions):
         return []
     figures = yaml.safe_load((_HERE / "published_figures.yaml").read_text(encoding="utf-8")).get(domain, {})
-    return [{"label": label(model), **values} for model, values in figures.items()]
+    return [{"label": LABELS[model], **values} for model, values in figures.items()]
 
 
 def _costs(rows: Sequence[Row]) -> list[Row]:
@@ -216,7 +223,7 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
     found = []
     for model in dict.fromkeys(row["model"] for row in rows if row["percent"] == 100):
         mine = [row for row in rows if row["model"] == model and row["percent"] == 100]
-        of: Row = {"label": label(model), "parameters": mine[0]["parameters"], "device": mine[0]["device"]}
+        of: Row = {"label": LABELS[model], "parameters": mine[0]["parameters"], "device": mine[0]["device"]}
         for name in ("examples_per_second", "best_epoch", "optimiser_steps_to_best", "optimiser_steps_to_95",
                      "seconds_to_95", "seconds", "peak_bytes"):  # fmt: skip
             values = [row[name] for row in mine if row[name] is not None]
@@ -227,7 +234,7 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
 
 def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
     """MMM4Rec's trainings on all users; and those of the others beside the best known of it."""
-    whole = [row | {"label": label(row["model"])} for row in rows if row["percent"] == 100 and row["part"] == "models"]
+    whole = [row | {"label": LABELS[row["model"]]} for row in rows if row["percent"] == 100 and row["part"] == "models"]
     ours = [row for row in whole if row["model"] in OURS]
     others = [row for row in whole if row["model"] not in OURS]
     drawn = (("MMM4Rec", ours), ("baselines", others))
@@ -237,7 +244,7 @@ def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
 def _sweep(domain: str, rows: Sequence[Row]) -> str | None:
     """By share of users, where there is more than one."""
     chosen = [
-        row | {"label": label(row["model"])}
+        row | {"label": LABELS[row["model"]]}
         for row in rows
         if row["model"] in OURS and (row["metric"], row["k"]) == ("NDCG", 10)
     ]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mmm4rec.comparison import ABLATIONS, NAMES
 from pipelines.charts import convergence, shares, svg
-from pipelines.compare import _published
+from pipelines.compare import LABELS, _published
 from pipelines.settings import House
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
@@ -85,7 +86,7 @@ def test_the_page_opens_by_itself_and_shows_every_table(compared: Page) -> None:
     assert compared.outside == []
     text = {name: [" ".join(row) for row in rows] for name, rows in compared.tables.items()}
     assert set(text) == {"accuracy", "costs", "transfer", "ablations"}
-    for model in ("popularity", "sasrec", "MMM4Rec from scratch", "MMM4Rec, pre-trained"):
+    for model in ("popularity", "SASRec", "MMM4Rec from scratch", "MMM4Rec, pre-trained"):
         assert any(row.startswith(model) for row in text["accuracy"]), model
     assert sum("the best on validation" in row for row in text["accuracy"]) == 1
     assert any(row.startswith("attention in place of SSD") for row in text["ablations"])
@@ -146,6 +147,11 @@ def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared
 )
 def test_what_cannot_be_compared_is_said(shop: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
     assert message in re.sub(r"[\s│]+", " ", shop("compare", *arguments, code=code).stderr)
+
+
+def test_every_model_has_a_name_for_people() -> None:
+    assert LABELS.keys() == {*NAMES, *ABLATIONS}
+    assert len(set(LABELS.values())) == len(LABELS)
 
 
 def test_published_figures_stand_only_beside_the_same_data(tmp_path: Path) -> None:
