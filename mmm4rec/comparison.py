@@ -14,6 +14,7 @@ for every share. The items are those of the whole domain.
 No drawing and no page here, and no files but the kept trainings and the tables.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -293,13 +294,16 @@ def _kept(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Pa
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
     place = cache / digest
     finished = place / "finished"
-    if not finished.exists():
-        made = place / "made"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        build(made, place / "unfinished")
-        made.rename(finished)
-        shutil.rmtree(place / "unfinished", ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison may be at it: then this one takes what that one makes
+        if not finished.exists():
+            made = place / "made"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            build(made, place / "unfinished")
+            made.rename(finished)
+            shutil.rmtree(place / "unfinished", ignore_errors=True)
     return finished
 
 

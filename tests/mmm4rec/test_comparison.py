@@ -1,7 +1,9 @@
 """A comparison: its paired test by hand, shares of users, and real trainings that are never done twice."""
 
 import itertools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from mmm4rec.comparison import (
     Finished,
     Run,
     Source,
+    _kept,
     accuracy_rows,
     best_on_validation,
     build_comparison,
@@ -221,6 +224,20 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     assert curve[0]["optimiser_steps"] == 0
     assert all(row["peak_bytes"] > 2**20 for row in rows["costs"])
     assert curve[0]["seconds"] < curve[1]["seconds"] < curve[2]["seconds"]
+
+
+def test_what_another_comparison_is_training_is_waited_for(tmp_path: Path) -> None:
+    built = []
+
+    def build(made: Path, _: Path) -> None:
+        built.append(made)
+        time.sleep(0.1)
+        (made / "ranks").touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: _kept(tmp_path, {"seed": 1}, build), range(4)))
+    assert len(built) == len(folders) == 1
+    assert (folders.pop() / "ranks").exists()
 
 
 def test_every_ablation_is_trained_beside_the_whole_model(
