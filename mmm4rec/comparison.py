@@ -7,9 +7,8 @@ A training is kept under a digest of all that decides it (versions of the data a
 weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model that was
 tested, the ranks and the curve are kept, not the weights.
 
-**Shares of users.** Users are taken in the order of the hashes of their ids, so that a smaller share is part of a
-larger one. A model learns and is validated on its share alone, and is tested on all users of the domain: the same ones
-for every share. The items are those of the whole domain.
+A model that learns from a share of the users (`mmm4rec.subsets`) is validated on it alone, and tested on all users of
+the domain: the same ones for every share.
 
 No drawing and no page here, and no files but the kept trainings and the tables.
 """
@@ -29,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from mmm4rec import memory
 from mmm4rec.ablations import AblationConfig
@@ -38,15 +36,15 @@ from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, Item
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import CUTOFFS, ModelConfig, RecommenderConfig, TrainConfig, nearest
 from mmm4rec.data import DomainData
-from mmm4rec.errors import ConfigError, ModelError
+from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation import NEAR_BEST, rank_labels
 from mmm4rec.registry import stated
 from mmm4rec.reports import SPLITS
 from mmm4rec.significance import paired_p
+from mmm4rec.subsets import Modality, share_of_users, without
 from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
-Modality = Literal["text", "image"]
 Progress = Callable[[int, int], None]
 
 KEY: Final = "reports/comparison"
@@ -403,46 +401,6 @@ def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
     return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}
 
 
-def share_of_users(domain: DomainData, percent: float) -> DomainData:
-    """The domain with so many of its users, at least one; its items stay.
-
-    Raises:
-        ModelError: none of them has what a model is trained or validated on.
-    """
-    if percent == 100:
-        return domain
-    order = sorted(range(domain.user_count), key=lambda user: hashlib.sha256(domain.user_ids[user].encode()).digest())
-    chosen = torch.tensor(sorted(order[: math.ceil(domain.user_count * percent / 100)]))
-    trained, validated = domain.training[chosen], domain.validation[chosen]
-    if not (trained > 1).any() or not ((trained > 0) & (validated > 0)).any():
-        raise ModelError(
-            f"{domain.name}: {percent:g}% of its {domain.user_count:,} users is {len(chosen):,}, too few to learn from "
-            "and validate on: compare larger shares of users"
-        )
-    lengths = (domain.offsets[1:] - domain.offsets[:-1])[chosen]
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    owner = torch.repeat_interleave(torch.arange(len(chosen)), lengths)
-    flat = domain.offsets[chosen][owner] + torch.arange(len(owner)) - offsets[owner]
-    return replace(
-        domain,
-        user_ids=[domain.user_ids[user] for user in chosen.tolist()],
-        offsets=offsets,
-        items=domain.items[flat],
-        times=domain.times[flat],
-        training=trained,
-        validation=validated,
-    )
-
-
-def without(domain: DomainData, modality: Modality | None) -> DomainData:
-    """The domain as if no item had this modality."""
-    if modality is None:
-        return domain
-    there = domain.text if modality == "text" else domain.image
-    gone = replace(there, vectors=torch.zeros_like(there.vectors), present=torch.zeros_like(there.present))
-    return replace(domain, text=gone) if modality == "text" else replace(domain, image=gone)
-
-
 # What came out
 
 
@@ -558,6 +516,7 @@ def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
     for one in runs:
         whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")}
         rows["curves"].extend(whose | row for row in one.curve)
-        if one.cost:
-            rows["costs"].append(whose | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
+        if training := one.run.training:
+            how = {"learning_rate": training.learning_rate, "batch": training.batch_size * training.accumulate}
+            rows["costs"].append(whose | how | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
     return rows

@@ -203,6 +203,8 @@ TABLES: dict[str, pa.Schema] = {
         [
             *_RUN,
             _SEED,
+            _field("learning_rate", pa.float64(), "of the optimiser"),
+            _field("batch", pa.int64(), "training examples an optimiser step"),
             _field("parameters", pa.int64(), "trainable numbers"),
             _field("best_epoch", pa.int32(), "epoch of the weights tested; 0 is before training"),
             _field("epochs", pa.int32(), "epochs run"),

@@ -18,6 +18,7 @@ from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import KEY, NAMES, OURS, Asked, Source, build_comparison
 from mmm4rec.config import TrainConfig
 from mmm4rec.evaluation import rank_labels
+from mmm4rec.subsets import share_of_users, without
 from mmm4rec.training import fit, pretrain
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
@@ -181,7 +182,7 @@ def _capped(training: TrainConfig, epochs: int | None) -> TrainConfig:
 
 def _source(inputs: Sequence[Artifact], domain: str) -> Source:
     versions = {artifact.ref: artifact.version for artifact in inputs if artifact.domain == domain}
-    code = code_version(fit, pretrain, rank_labels)
+    code = code_version(fit, pretrain, rank_labels, share_of_users, without)
     return Source(domain, partial(load_artifacts, inputs, domain), versions | {"code": code})
 
 
@@ -223,7 +224,8 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
     found = []
     for model in dict.fromkeys(row["model"] for row in rows if row["percent"] == 100):
         mine = [row for row in rows if row["model"] == model and row["percent"] == 100]
-        of: Row = {"label": LABELS[model], "parameters": mine[0]["parameters"], "device": mine[0]["device"]}
+        same = ("parameters", "learning_rate", "batch", "device")
+        of: Row = {"label": LABELS[model], **{name: mine[0][name] for name in same}}
         for name in ("examples_per_second", "best_epoch", "optimiser_steps_to_best", "optimiser_steps_to_95",
                      "seconds_to_95", "seconds", "peak_bytes"):  # fmt: skip
             values = [row[name] for row in mine if row[name] is not None]

@@ -29,15 +29,14 @@ from mmm4rec.comparison import (
     gains,
     paired_rows,
     planned,
-    share_of_users,
     tables,
-    without,
 )
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import metrics_of_ranks
 from mmm4rec.significance import DRAWN, paired_p
+from mmm4rec.subsets import share_of_users, without
 from mmm4rec.tables import TABLES
 
 Small = Callable[..., ModelConfig]

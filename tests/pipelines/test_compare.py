@@ -27,7 +27,7 @@ BUILT = (
 )
 """What models learn from, and what that is made from."""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-ARGUMENTS = ("--seeds", "2", "--models", "popularity,sasrec,scratch,finetuned", "--users", "50,100", "--epochs", "1")
+ARGUMENTS = ("--seeds", "1", "--models", "popularity,sasrec,scratch,finetuned", "--users", "50,100", "--epochs", "1")
 
 
 class Page(HTMLParser):
