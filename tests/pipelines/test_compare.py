@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mmm4rec.comparison import ABLATIONS, NAMES
+from mmm4rec.comparison import ABLATIONS, KEY, NAMES
+from mmm4rec.tables import TABLES
 from pipelines.charts import convergence, shares, svg
 from pipelines.compare import LABELS, _published
+from pipelines.dictionary import sql_type
 from pipelines.settings import House
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
@@ -126,6 +128,13 @@ def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared
     )
     assert row["rows"] > 10
     assert row["bytes"] > 2**20
+    for stem in ("comparison", "tests", "curves", "costs"):
+        schema = TABLES[f"{KEY}/{stem}"]
+        view = "reports.comparison" + f"_{stem}" * (stem != "comparison")
+        answer = json.loads(shop("sql", f"DESCRIBE {view}", "--json").stdout)
+        assert {row["column_name"]: row["column_type"] for row in answer} == {
+            **{field.name: sql_type(field.type) for field in schema}, "domain": "VARCHAR", "v": "VARCHAR",
+        }  # fmt: skip
     made = json.loads(shop("trace", "reports/comparison@Toys", "--json").stdout)
     known = {(one["key"], one["domain"]) for one in made}
     assert {("core/sequences", "Toys"), ("core/sequences", "Mugs"), ("raw/ratings", "Mugs")} <= known
