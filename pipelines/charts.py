@@ -131,6 +131,7 @@ def convergence(title: str, rows: Sequence[Row]) -> Figure:
                 points = ([row[name] for row in curve] for name in (column, "ndcg_10"))
                 axes.plot(*points, color=f"C{number % 10}", label=None if turn else label, linewidth=1.2)
         axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # their numbers are long
     panels[0].legend(fontsize="small")
     return figure
 
