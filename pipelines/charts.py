@@ -145,7 +145,9 @@ def shares(title: str, rows: Sequence[Row]) -> Figure:
         x, y, error = ([row[name] for row in mine] for name in ("percent", "value", "standard_error"))
         axes.errorbar(x, y, error, label=label, marker="o", markersize=4, capsize=2)
     axes.set(title=title, xlabel="% of users learnt from", ylabel="test NDCG@10", xscale="log", ylim=(0, None))
+    axes.set_xticks(sorted({row["percent"] for row in rows}))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.legend()
     return figure
 
