@@ -117,9 +117,9 @@ class Asked:
                 raise ConfigError(f"users: {share:g} is no percentage above 0 and up to 100")
 
     @property
-    def transfers(self) -> bool:
-        """Whether a model of these is pre-trained."""
-        return any(name in OURS and OURS[name][0] for name in self.models)
+    def pretrained(self) -> list[str]:
+        """The models of these that start from a pre-trained one."""
+        return [name for name in self.models if name in OURS and OURS[name][0]]
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,10 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
     Raises:
         ConfigError: a model is to be pre-trained, and there is nothing to transfer from.
     """
-    if asked.transfers and not can_transfer:
+    if asked.pretrained and not can_transfer:
         raise ConfigError(
-            f"models: {', '.join(name for name in asked.models if name in OURS and OURS[name][0])}: nothing is "
-            "pre-trained, since there is no source domain and no checkpoint to start from: leave them out, or give one"
+            f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, since there is no source domain and no "
+            "checkpoint to start from: leave them out, or give one"
         )
     runs = [Run("models", POPULARITY)] if POPULARITY in asked.models else []
     given = {name: asked.baselines.get(name, BaselineSettings()) for name in asked.models if name in BASELINES}

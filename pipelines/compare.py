@@ -125,8 +125,8 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
         WarehouseError: a source domain is not built.
         ConfigError, ModelError: as `mmm4rec.comparison.compare`; what has been finished by then is kept.
     """
-    names = [] if not asked.transfers or is_given(house) else house.sources()
-    given = _given(house) if asked.transfers else None
+    names = [] if not asked.pretrained or is_given(house) else house.sources()
+    given = _given(house) if asked.pretrained else None
     with house.store.holding([(key, name) for name in [domain, *names] for key in DATA]) as inputs:
 
         def build(out: Path) -> dict[str, Any]:
