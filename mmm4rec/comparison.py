@@ -42,13 +42,11 @@ from mmm4rec.registry import stated
 from mmm4rec.reports import SPLITS
 from mmm4rec.significance import paired_p
 from mmm4rec.subsets import Modality, share_of_users, without
-from mmm4rec.tables import TABLES, write_table
+from mmm4rec.tables import COMPARISON, TABLES, write_table
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 Progress = Callable[[int, int], None]
 
-KEY: Final = "reports/comparison"
-"""Under which the tables are declared."""
 POPULARITY: Final = "popularity"
 FULL: Final = "scratch"
 """The model that ablations take something from."""
@@ -228,7 +226,7 @@ def build_comparison(
     domain = target.load()
     runs = compare(replace(target, load=lambda: domain), sources, asked, cache, given=given, progress=progress)
     for stem, rows in tables(runs).items():
-        write_table(rows, f"{KEY}/{stem}", out / f"{stem}.parquet")
+        write_table(rows, f"{COMPARISON}/{stem}", out / f"{stem}.parquet")
     return ComparisonSummary(
         domain.user_count,
         domain.item_count,
@@ -397,7 +395,7 @@ class _Seconds:
 
 
 def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
-    names = [field.name for field in TABLES[f"{KEY}/costs"] if hasattr(summary, field.name)]
+    names = [field.name for field in TABLES[f"{COMPARISON}/costs"] if hasattr(summary, field.name)]
     return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}
 
 

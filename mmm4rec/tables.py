@@ -101,6 +101,9 @@ _RUN = [
 ]
 _SEED = _field("seed", pa.int64(), "of the training", nullable=True)
 
+COMPARISON = "reports/comparison"
+"""Key of the tables of models side by side."""
+
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
     **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned", "baselines")},

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from mmm4rec.baselines.config import BASELINES
-from mmm4rec.comparison import KEY, NAMES, OURS, Asked, Source, build_comparison
+from mmm4rec.comparison import NAMES, OURS, Asked, Source, build_comparison
 from mmm4rec.config import TrainConfig
 from mmm4rec.evaluation import rank_labels
 from mmm4rec.subsets import share_of_users, without
+from mmm4rec.tables import COMPARISON
 from mmm4rec.training import fit, pretrain
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
@@ -135,7 +136,7 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
             return asdict(build_comparison(target, sources, asked, cache, out, given=given, progress=progress))
 
         sources = {"pretrained": given[1]} if given else {}
-        wanted = recipe(KEY, domain, code_version(build_comparison), inputs, sources, as_parameters(asked))
+        wanted = recipe(COMPARISON, domain, code_version(build_comparison), inputs, sources, as_parameters(asked))
         artifact, _ = house.store.publish(wanted, build)
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from features.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
-from mmm4rec.comparison import KEY as COMPARISON
+from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.report import build_report

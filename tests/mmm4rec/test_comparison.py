@@ -15,7 +15,6 @@ import torch
 from mmm4rec.baselines.config import BaselineSettings
 from mmm4rec.comparison import (
     ABLATIONS,
-    KEY,
     Asked,
     ComparisonSummary,
     Finished,
@@ -37,7 +36,7 @@ from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import metrics_of_ranks
 from mmm4rec.significance import DRAWN, paired_p
 from mmm4rec.subsets import share_of_users, without
-from mmm4rec.tables import TABLES
+from mmm4rec.tables import COMPARISON, TABLES
 
 Small = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -212,7 +211,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     )
     for stem, mine in rows.items():
         path = tmp_path / "figures" / f"{stem}.parquet"
-        assert pq.read_schema(path).equals(TABLES[f"{KEY}/{stem}"])
+        assert pq.read_schema(path).equals(TABLES[f"{COMPARISON}/{stem}"])
         assert pq.read_table(path).to_pylist() == mine != []
     questions = {(row["question"], row["model"], row["against"], row["percent"]) for row in rows["tests"]}
     assert ("transfer", "finetuned", "scratch", 50.0) in questions

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmm4rec.comparison import ABLATIONS, KEY, NAMES
-from mmm4rec.tables import TABLES
+from mmm4rec.comparison import ABLATIONS, NAMES
+from mmm4rec.tables import COMPARISON, TABLES
 from pipelines.charts import convergence, shares, svg
 from pipelines.compare import LABELS, _published
 from pipelines.dictionary import sql_type
@@ -129,7 +129,7 @@ def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared
     assert row["rows"] > 10
     assert row["bytes"] > 2**20
     for stem in ("comparison", "tests", "curves", "costs"):
-        schema = TABLES[f"{KEY}/{stem}"]
+        schema = TABLES[f"{COMPARISON}/{stem}"]
         view = "reports.comparison" + f"_{stem}" * (stem != "comparison")
         answer = json.loads(shop("sql", f"DESCRIBE {view}", "--json").stdout)
         assert {row["column_name"]: row["column_type"] for row in answer} == {
