@@ -1,7 +1,7 @@
 """Code versions: a hash of the code behind an asset, derived and never typed by hand.
 
-The code behind a function is its module, every module of the house which that one imports, and every SQL file and
-template which those name. Comments, docstrings and layout of Python and SQL do not count, so rewording a comment makes
+The code behind a module is itself, every module of the house which it imports, and every SQL file and template which
+those name. Comments, docstrings and layout of Python and SQL do not count, so rewording a comment makes
 nothing stale.
 """
 
@@ -9,18 +9,19 @@ import ast
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 ROOMS = ("warehouse", "features", "mmm4rec", "pipelines")
 
 
-def code_version(*functions: Callable[..., Any]) -> str:
-    """16 hex digits over the normalised source behind `functions` and the SQL it names."""
+def code_version(*names: str) -> str:
+    """16 hex digits over the normalised source behind the modules of these names and the SQL it names.
+
+    None of them is imported: that of a model's would load torch.
+    """
     modules: set[str] = set()
-    pending = [function.__module__ for function in functions]
+    pending = [*names]
     while pending:
         module = pending.pop()
         if module not in modules:
@@ -98,7 +99,7 @@ def _room(package: str) -> Path:
 
 @cache
 def _path(module: str) -> Path | None:
-    """The file of a module, found without importing it (importing the model's room would load torch)."""
+    """The file of a module."""
     package, *rest = module.split(".")
     if package not in ROOMS:
         return None

@@ -17,10 +17,7 @@ import yaml
 from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import NAMES, OURS, Asked, Source, build_comparison
 from mmm4rec.config import TrainConfig
-from mmm4rec.evaluation import rank_labels
-from mmm4rec.subsets import share_of_users, without
 from mmm4rec.tables import COMPARISON
-from mmm4rec.training import fit, pretrain
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
 from pipelines.code_version import code_version
@@ -136,7 +133,7 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
             return asdict(build_comparison(target, sources, asked, cache, out, given=given, progress=progress))
 
         sources = {"pretrained": given[1]} if given else {}
-        wanted = recipe(COMPARISON, domain, code_version(build_comparison), inputs, sources, as_parameters(asked))
+        wanted = recipe(COMPARISON, domain, code_version("mmm4rec.comparison"), inputs, sources, as_parameters(asked))
         artifact, _ = house.store.publish(wanted, build)
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
 
@@ -183,7 +180,7 @@ def _capped(training: TrainConfig, epochs: int | None) -> TrainConfig:
 
 def _source(inputs: Sequence[Artifact], domain: str) -> Source:
     versions = {artifact.ref: artifact.version for artifact in inputs if artifact.domain == domain}
-    code = code_version(fit, pretrain, rank_labels, share_of_users, without)
+    code = code_version("mmm4rec.training", "mmm4rec.evaluation", "mmm4rec.subsets")
     return Source(domain, partial(load_artifacts, inputs, domain), versions | {"code": code})
 
 

@@ -26,12 +26,10 @@ from features.search import find_pictures
 from features.sheets import contact_sheet
 from pipelines import charts
 from pipelines.settings import CATALOGUE, REPORT, House
+from pipelines.step import NOT_SHOWN
 from warehouse.catalogue import build_catalogue
 from warehouse.query import Session
 from warehouse.store import Artifact
-
-NOT_SHOWN = "not_shown"
-"""Name of the metadata that says which exhibits are missing, and why."""
 
 _SQL = Path(__file__).parent / "sql"
 _ROWS, _CELL, _ITEMS = 5, 60, 4

@@ -16,11 +16,10 @@ import dagster as dg
 
 from pipelines import event_log
 from pipelines.definitions import defs
-from pipelines.exhibits import NOT_SHOWN
 from pipelines.launcher import bury, process_tag
 from pipelines.plan import Stage, plan
 from pipelines.settings import House
-from pipelines.step import DOMAINS, STEPS, Ref, Step
+from pipelines.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
 from warehouse.staging import held
 from warehouse.store import ALL
 

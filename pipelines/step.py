@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from pipelines.code_version import code_version
 from pipelines.columns import column_lineage
-from pipelines.exhibits import exhibits
 from pipelines.openlineage import told
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
@@ -33,6 +32,8 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
 
+NOT_SHOWN = "not_shown"
+"""Name of the metadata that says which exhibits are missing, and why."""
 NOT_MADE = "not-made"
 """Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
 RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
@@ -77,7 +78,7 @@ class Step:
     """The statement of one asset."""
 
     key: str
-    function: Callable[..., Any]
+    code: str
     build: Callable[[Job], Any]
     refs: Callable[[House, str], Sequence[Ref]]
     sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]
@@ -91,8 +92,8 @@ class Step:
 
     @cached_property
     def code_version(self) -> str:
-        """Hash of the code behind `function`."""
-        return code_version(self.function)
+        """Hash of the code behind the module `code`."""
+        return code_version(self.code)
 
     def domains(self, house: House, asked: Sequence[str]) -> list[str]:
         """Those of the `asked` domains that this step is for; the one name ALL if it spans them."""
@@ -152,7 +153,7 @@ def same_domain(*keys: str) -> Callable[[House, str], Sequence[Ref]]:
 
 def step(
     key: str,
-    function: Callable[..., Any],
+    code: str,
     *,
     upstream: Sequence[str] = (),
     refs: Callable[[House, str], Sequence[Ref]] | None = None,
@@ -166,18 +167,19 @@ def step(
     kinds: Sequence[str] = (),
     pool: Pool | None = None,
 ) -> Callable[[Callable[[Job], Any]], dg.AssetsDefinition]:
-    """Declare a step and its Dagster asset; the decorated function calls `function` and returns its summary.
+    """Declare a step and its Dagster asset; the decorated function builds it and returns its summary.
 
-    `upstream` are the keys it reads; `refs` says of which domains, where that is not simply the same one; `applies`
-    says for which domains the step is made at all. A step that `collects` reads whatever is current of its inputs, so
-    a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands at the
-    top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
+    `code` is the module that builds it, `upstream` are the keys it reads; `refs` says of which domains, where that is
+    not simply the same one; `applies` says for which domains the step is made at all. A step that `collects` reads
+    whatever is current of its inputs, so a domain that failed does not hold it up. The file named by `exposed` is what
+    people open: it also stands at the top of the data folder. Steps of one `pool` wait for each other, in whatever
+    runs they are.
     """
 
     def declare(build: Callable[[Job], Any]) -> dg.AssetsDefinition:
         layer, noun = key.split("/")
         stated = Step(
-            key, function, build, refs or same_domain(*upstream), sources, parameters, applies,
+            key, code, build, refs or same_domain(*upstream), sources, parameters, applies,
             tuple(upstream), per_domain, collects, exposed, identity,
         )  # fmt: skip
         STEPS[key] = stated
@@ -191,7 +193,7 @@ def step(
             kinds=set(kinds),
             description=(build.__doc__ or "").strip(),
             # The room that builds it.
-            owners=[f"team:{function.__module__.split('.')[0]}"],
+            owners=[f"team:{code.split('.')[0]}"],
             op_tags={"layer": layer},
             pool=pool,
             retry_policy=RETRIES,
@@ -207,6 +209,9 @@ def step(
         )
         # The bare class: it is how Dagster tells a result with checks from an output.
         def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+            # Loads what draws, which finding that nothing is stale does not need.
+            from pipelines.exhibits import exhibits
+
             domain = context.partition_key if per_domain else ALL
             house = House(data_folder())
             try:

@@ -9,7 +9,7 @@ from warehouse.items import build_items
 from warehouse.sequences import build_sequences
 
 
-@step("core/items", build_items, upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
+@step("core/items", "warehouse.items", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
 def items(job: Job) -> Any:
     """One row an item: duplicate ids resolved, markup removed from the text, the raw title kept."""
     return build_items(job.table("raw/metadata"), job.out)
@@ -17,7 +17,7 @@ def items(job: Job) -> Any:
 
 @step(
     "core/interactions",
-    build_interactions,
+    "warehouse.interactions",
     upstream=["raw/ratings", "core/items"],
     parameters=lambda house, domain: as_parameters(house.settings.domain(domain).wanted),
     kinds=["duckdb", "parquet"],
@@ -36,7 +36,7 @@ def _sequences(house: House, domain: str) -> dict[str, Any]:
 
 @step(
     "core/sequences",
-    build_sequences,
+    "warehouse.sequences",
     upstream=["core/interactions"],
     parameters=_sequences,
     kinds=["duckdb", "parquet"],

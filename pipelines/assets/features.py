@@ -19,7 +19,7 @@ VECTORS = "vectors"
 """Folder of the cache with what encoders made of contents."""
 
 
-@step("features/item_text", build_item_text, upstream=_ITEMS, kinds=["python", "parquet"])
+@step("features/item_text", "features.item_text", upstream=_ITEMS, kinds=["python", "parquet"])
 def item_text(job: Job) -> Any:
     """The text of every item of the sequences: the published form and a cleaned one."""
     return build_item_text(job.table("core/items"), job.table("core/sequences", "items"), job.out)
@@ -27,7 +27,7 @@ def item_text(job: Job) -> Any:
 
 @step(
     "features/item_images",
-    collect_images,
+    "features.item_images",
     upstream=_ITEMS,
     pool="downloads",
     sources=lambda house, domain, inputs: {
@@ -78,7 +78,7 @@ def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict
 
 @step(
     "features/text_embeddings",
-    embed_texts,
+    "features.embeddings",
     upstream=["features/item_text"],
     parameters=_identity("text"),
     identity="recipe",
@@ -101,7 +101,7 @@ def text_embeddings(job: Job) -> Any:
 
 @step(
     "features/image_embeddings",
-    embed_images,
+    "features.embeddings",
     upstream=["features/item_images"],
     parameters=_identity("image"),
     identity="recipe",

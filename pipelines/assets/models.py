@@ -1,31 +1,34 @@
 """Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned, beside
 the baselines that the settings ask for.
 
-A checkpoint that the settings give (`pretrained`) takes the place of pre-training.
+A checkpoint that the settings give (`pretrained`) takes the place of pre-training. What trains is imported where it is
+needed: torch takes longer to load than a run with nothing to do may last.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmm4rec.baselines.fitting import fit_all
-from mmm4rec.data import DomainData, load_domain
-from mmm4rec.training import adopt, fit, pretrain
 from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL, Artifact
+
+if TYPE_CHECKING:
+    from mmm4rec.data import DomainData
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
 """What a model learns from."""
 
 
-def domain_data(job: Job, domain: str) -> DomainData:
+def domain_data(job: Job, domain: str) -> "DomainData":
     """The sequences and vectors of one domain among the inputs of `job`."""
     return load_artifacts(job.inputs, domain)
 
 
-def load_artifacts(inputs: Sequence[Artifact], domain: str) -> DomainData:
+def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
     """The sequences and vectors of one domain among `inputs`."""
+    from mmm4rec.data import load_domain
+
     sequences, texts, images = (next(a for a in inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
     return load_domain(sequences.path, texts.main, images.main, name=domain)
 
@@ -79,7 +82,7 @@ def _pretraining(house: House, domain: str) -> dict[str, Any]:
 
 @step(
     "models/pretrained",
-    pretrain,
+    "mmm4rec.training",
     upstream=DATA,
     refs=_sources,
     sources=_given,
@@ -92,6 +95,8 @@ def _pretraining(house: House, domain: str) -> dict[str, Any]:
 def pretrained(job: Job) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
     checkpoint that the settings give."""
+    from mmm4rec.training import adopt, pretrain
+
     settings = job.house.settings
     if given := job.house.pretrained:
         return adopt(given, job.out)
@@ -115,6 +120,8 @@ def _finetuning(house: House, domain: str) -> dict[str, Any]:
 
 
 def _fit(job: Job, init: Path | None = None) -> Any:
+    from mmm4rec.training import fit
+
     settings = job.house.settings
     return fit(
         domain_data(job, job.domain),
@@ -129,7 +136,15 @@ def _fit(job: Job, init: Path | None = None) -> Any:
     )
 
 
-@step("models/scratch", fit, upstream=DATA, parameters=_finetuning, applies=is_target, kinds=["pytorch"], pool="gpu")
+@step(
+    "models/scratch",
+    "mmm4rec.training",
+    upstream=DATA,
+    parameters=_finetuning,
+    applies=is_target,
+    kinds=["pytorch"],
+    pool="gpu",
+)
 def scratch(job: Job) -> Any:
     """MMM4Rec trained on the domain alone: what pre-training is measured against."""
     return _fit(job)
@@ -137,7 +152,7 @@ def scratch(job: Job) -> Any:
 
 @step(
     "models/finetuned",
-    fit,
+    "mmm4rec.training",
     upstream=[*DATA, "models/pretrained"],
     refs=lambda house, domain: [*same_domain(*DATA)(house, domain), ("models/pretrained", ALL)],
     parameters=_finetuning,
@@ -159,7 +174,7 @@ def _baselines(house: House, domain: str) -> dict[str, Any]:
 
 @step(
     "models/baselines",
-    fit_all,
+    "mmm4rec.baselines.fitting",
     upstream=DATA,
     parameters=_baselines,
     applies=has_baselines,
@@ -168,6 +183,8 @@ def _baselines(house: House, domain: str) -> dict[str, Any]:
 )
 def baselines(job: Job) -> Any:
     """The models that the settings ask for beside MMM4Rec, each trained on the domain alone."""
+    from mmm4rec.baselines.fitting import fit_all
+
     return fit_all(
         domain_data(job, job.domain),
         job.house.settings.asked.trained,

@@ -22,13 +22,13 @@ def raw_file(
     return sources
 
 
-@step("raw/ratings", ingest_either, sources=raw_file("ratings"), kinds=["duckdb", "parquet"])
+@step("raw/ratings", "warehouse.reviews", sources=raw_file("ratings"), kinds=["duckdb", "parquet"])
 def ratings(job: Job) -> Any:
     """Who rated what and when, one row a readable line; what cannot be read is in quarantine."""
     return ingest_either(job.house.raw_file(job.domain, "ratings"), job.out, job.progress)
 
 
-@step("raw/metadata", ingest_metadata, sources=raw_file("metadata"), kinds=["python", "parquet"])
+@step("raw/metadata", "warehouse.metadata", sources=raw_file("metadata"), kinds=["python", "parquet"])
 def metadata(job: Job) -> Any:
     """Products as the shop describes them, one row a readable line; what cannot be read is in quarantine."""
     return ingest_metadata(job.house.raw_file(job.domain, "metadata"), job.out, job.progress)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from mmm4rec.baselines.config import ItemKNNConfig
-from mmm4rec.reports import build_metrics, build_recommendations
 from pipelines.assets.models import DATA, domain_data, has_baselines, has_pretrained, is_given, is_target
 from pipelines.settings import House, as_parameters
 from pipelines.step import Job, Ref, same_domain, step
@@ -53,7 +52,7 @@ def _counted(house: House, domain: str) -> dict[str, Any]:
 
 @step(
     "reports/metrics",
-    build_metrics,
+    "mmm4rec.reports",
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned", "models/baselines"],
     refs=_compared,
     applies=is_judged,
@@ -63,6 +62,8 @@ def _counted(house: House, domain: str) -> dict[str, Any]:
 )
 def metrics(job: Job) -> Any:
     """HR and NDCG of popularity, of the baselines asked for and of every model of the domain, over all its items."""
+    from mmm4rec.reports import build_metrics
+
     checkpoints = _checkpoints(job)
     if has_baselines(job.house, job.domain):
         folder = job.input("models/baselines").path
@@ -74,7 +75,7 @@ def metrics(job: Job) -> Any:
 
 @step(
     "reports/recommendations",
-    build_recommendations,
+    "mmm4rec.reports",
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     applies=is_judged,
@@ -84,6 +85,8 @@ def metrics(job: Job) -> Any:
 )
 def recommendations(job: Job) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so."""
+    from mmm4rec.reports import build_recommendations
+
     best = list(_checkpoints(job).items())[-1]
     return build_recommendations(
         domain_data(job, job.domain),

@@ -7,7 +7,6 @@ from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
-from pipelines.report import build_report
 from pipelines.settings import CATALOGUE, REPORT, House
 from pipelines.step import STEPS, Job, Ref, step
 from warehouse.catalogue import build_catalogue
@@ -22,7 +21,7 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
 
 @step(
     "warehouse/catalogue",
-    build_catalogue,
+    "warehouse.catalogue",
     upstream=_EVERYTHING,
     refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
     per_domain=False,
@@ -43,7 +42,7 @@ def _pictures(house: House) -> list[Ref]:
 
 @step(
     "warehouse/report",
-    build_report,
+    "pipelines.report",
     upstream=["warehouse/catalogue", "features/item_images"],
     refs=lambda house, domain: [("warehouse/catalogue", ALL), *_pictures(house)],
     per_domain=False,
@@ -55,6 +54,8 @@ def _pictures(house: House) -> list[Ref]:
 )
 def report(job: Job) -> Any:
     """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""
+    from pipelines.report import build_report
+
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
     return build_report(
         job.input("warehouse/catalogue").path / CATALOGUE,

@@ -53,11 +53,7 @@ def _version() -> str:
     for function in (subject._normalised, subject._tree, subject._room, subject._path):
         function.cache_clear()
     importlib.invalidate_caches()
-
-    def build() -> None: ...
-
-    build.__module__ = "warehouse_like.build"
-    return subject.code_version(build)
+    return subject.code_version("warehouse_like.build")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from pipelines import exhibits as module
 from pipelines import runs
-from pipelines.exhibits import NOT_SHOWN, exhibits
+from pipelines.exhibits import exhibits
 from pipelines.settings import DATA_VARIABLE, House
+from pipelines.step import NOT_SHOWN
 from tests.conftest import Cli
 from warehouse.store import ALL
 
