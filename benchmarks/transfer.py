@@ -24,7 +24,8 @@ from rich.table import Table
 
 from benchmarks.measure import arguments, show
 from benchmarks.training import make_domain
-from mmm4rec.comparison import OURS, PAIRS, Asked, Source, accuracy_rows, by_key, compare, speed
+from mmm4rec.comparison import OURS, Asked, Source, compare
+from mmm4rec.comparison_tables import PAIRS, accuracy_rows, by_key, speed
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from pipelines.assets.models import DATA, load_artifacts
@@ -113,15 +114,16 @@ def _of_folder(data: Path, target: str) -> Bench:
     if not names or target not in settings.domains:
         raise SystemExit(f"{data}: it needs a source domain, and --target one of {', '.join(settings.domains)}")
     return Bench(
-        [_load(house, name) for name in names],
-        _load(house, target),
+        [load(house, name) for name in names],
+        load(house, target),
         settings.model,
         settings.pretraining,
         settings.finetuning,
     )
 
 
-def _load(house: House, domain: str) -> DomainData:
+def load(house: House, domain: str) -> DomainData:
+    """The sequences and vectors of a domain that is built."""
     return load_artifacts([house.store.require(key, domain) for key in DATA], domain)
 
 

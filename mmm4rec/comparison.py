@@ -1,7 +1,8 @@
-"""Models side by side: which trainings a comparison is made of, their running, and the tables of what came out.
+"""Models side by side: which trainings a comparison is made of, and their running.
 
-All models of a domain have the same users, items, features, budget and evaluation. **Every choice is made on
-validation** (which epoch, which model is the best); the test labels are ranked once for each finished training.
+All models of a domain have the same users, items, features, budget and evaluation. **Which epoch is kept is decided on
+validation**; the test labels are ranked once for each finished training. What came out says
+`mmm4rec.comparison_tables`.
 
 A training is kept under a digest of all that decides it (versions of the data and the code, config, seed, initial
 weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model that was
@@ -10,16 +11,14 @@ tested, the ranks and the curve are kept, not the weights.
 A model that learns from a share of the users (`mmm4rec.subsets`) is validated on it alone, and tested on all users of
 the domain: the same ones for every share.
 
-No drawing and no page here, and no files but the kept trainings and the tables.
+No files here but the kept trainings.
 """
 
 import fcntl
 import hashlib
 import json
-import math
 import shutil
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,15 +33,14 @@ from mmm4rec.ablations import AblationConfig
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
 from mmm4rec.checkpoint import load_model
-from mmm4rec.config import CUTOFFS, ModelConfig, RecommenderConfig, TrainConfig, nearest
+from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError
-from mmm4rec.evaluation import NEAR_BEST, rank_labels
+from mmm4rec.evaluation import rank_labels
 from mmm4rec.registry import stated
 from mmm4rec.reports import SPLITS
-from mmm4rec.significance import paired_p
 from mmm4rec.subsets import Modality, share_of_users, without
-from mmm4rec.tables import COMPARISON, TABLES, write_table
+from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 Progress = Callable[[int, int], None]
@@ -59,9 +57,6 @@ OURS: Final[Mapping[str, tuple[bool, bool]]] = {
 """MMM4Rec: whether it is pre-trained, and whether every item has a trainable vector."""
 NAMES: Final = (POPULARITY, *BASELINES, *OURS)
 """All models that can be compared."""
-PAIRS: Final = (("finetuned", FULL), ("finetuned_without_id", "scratch_without_id"))
-"""A pre-trained model, and the same from scratch."""
-SIGNIFICANT: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -149,18 +144,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class ComparisonSummary:
-    """What was compared, and on what."""
-
-    users: int
-    items: int
-    interactions: int
-    trainings: int
-    best: str
-    """The model with the best validation NDCG@10."""
-
-
-@dataclass(frozen=True)
 class Finished:
     """A run and what came of it on a domain."""
 
@@ -210,30 +193,6 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
                 ablated = AblationConfig(**{**asdict(asked.model), "with_id": True, **taken.settings})
                 runs.append(Run("ablations", name, 100.0, training.seed, ablated, training, lacks=taken.lacks))
     return runs
-
-
-def build_comparison(
-    target: Source,
-    sources: Sequence[Source],
-    asked: Asked,
-    cache: Path,
-    out: Path,
-    *,
-    given: tuple[Path, str] | None = None,
-    progress: Progress | None = None,
-) -> ComparisonSummary:
-    """`compare`, and write the tables of it to the folder `out`: comparison.parquet, tests, curves, costs."""
-    domain = target.load()
-    runs = compare(replace(target, load=lambda: domain), sources, asked, cache, given=given, progress=progress)
-    for stem, rows in tables(runs).items():
-        write_table(rows, f"{COMPARISON}/{stem}", out / f"{stem}.parquet")
-    return ComparisonSummary(
-        domain.user_count,
-        domain.item_count,
-        len(domain.items),
-        sum(1 for one in runs if one.cost),
-        best_on_validation(runs)[1],
-    )
 
 
 def compare(
@@ -397,124 +356,3 @@ class _Seconds:
 def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
     names = [field.name for field in TABLES[f"{COMPARISON}/costs"] if hasattr(summary, field.name)]
     return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}
-
-
-# What came out
-
-
-def gains(ranks: npt.NDArray[np.float64], metric: str, k: int) -> npt.NDArray[np.float64]:
-    """What each user [U] adds to HR@k or NDCG@k; the metric is the mean."""
-    return np.where(ranks <= k, 1.0 if metric == "HR" else 1 / np.log2(1 + ranks), 0.0)
-
-
-def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finished]]:
-    """The seeds of each model together."""
-    found: dict[tuple[str, str, float], list[Finished]] = {}
-    for finished in runs:
-        found.setdefault(finished.run.key, []).append(finished)
-    return found
-
-
-def _of_users(seeds: Sequence[Finished], metric: str = "NDCG", k: int = 10) -> npt.NDArray[np.float64]:
-    """[U] the mean over the seeds."""
-    mean: npt.NDArray[np.float64] = np.mean([gains(one.ranks, metric, k) for one in seeds], axis=0)
-    return mean
-
-
-def best_on_validation(runs: Sequence[Finished]) -> tuple[str, str, float]:
-    """The key of the model with the best mean validation NDCG@10, of those trained on all users."""
-    whole = {key: seeds for key, seeds in by_key(runs).items() if key[0] == "models" and key[2] == 100}
-    return max(whole, key=lambda key: statistics.mean(one.validation.get("ndcg_10", -math.inf) for one in whole[key]))
-
-
-def accuracy_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
-    """Rows of `comparison`: the accuracy of every model."""
-    for (part, model, percent), seeds in by_key(runs).items():
-        for metric in ("HR", "NDCG"):
-            for k in CUTOFFS:
-                users = _of_users(seeds, metric, k)
-                means = [float(gains(one.ranks, metric, k).mean()) for one in seeds]
-                yield {
-                    "part": part,
-                    "model": model,
-                    "percent": percent,
-                    "metric": metric,
-                    "k": k,
-                    "value": float(users.mean()),
-                    "standard_error": float(users.std(ddof=1)) / len(users) ** 0.5 if len(users) > 1 else 0.0,
-                    "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
-                    "seeds": len(seeds),
-                    "users": len(users),
-                }
-
-
-def paired_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
-    """Rows of `tests`."""
-    found = by_key(runs)
-    best = best_on_validation(runs)
-    for key in found:
-        if key[0] == "models" and key[2] == 100 and key != best:
-            yield _tested("best", found, key, best)
-    for key in found:
-        if key[0] == "ablations":
-            yield _tested("ablation", found, key, ("models", FULL, 100.0))
-    for ours, theirs in PAIRS:
-        for key in sorted(found, key=lambda key: key[2]):
-            other = ("models", theirs, key[2])
-            if key[:2] == ("models", ours) and other in found:
-                yield _tested("transfer", found, key, other) | speed(found[key], found[other])
-
-
-def _tested(
-    question: str,
-    found: Mapping[tuple[str, str, float], Sequence[Finished]],
-    key: tuple[str, str, float],
-    other: tuple[str, str, float],
-) -> dict[str, object]:
-    ours, theirs = _of_users(found[key]), _of_users(found[other])
-    difference, p = float((ours - theirs).mean()), paired_p(ours, theirs)
-    return {
-        "question": question,
-        "model": key[1],
-        "against": other[1],
-        "percent": key[2],
-        "difference": difference,
-        "p": p,
-        "verdict": "no difference shown" if p >= SIGNIFICANT else "better" if difference > 0 else "worse",
-        "users": len(ours),
-        "reached": None,
-        "steps_share": None,
-    }
-
-
-def speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
-    """In how many seeds ours reaches 95% of the best validation of theirs, and after which share of the optimiser
-    steps that theirs takes to its best (mean over those)."""
-    shares = []
-    for one, other in zip(ours, theirs, strict=True):
-        best = max(other.curve, key=_value)
-        steps = next((row["optimiser_steps"] for row in one.curve if _value(row) >= NEAR_BEST * _value(best)), None)
-        if steps is not None and best["optimiser_steps"]:
-            shares.append(steps / best["optimiser_steps"])
-    return {"reached": len(shares), "steps_share": statistics.mean(shares) if shares else None}
-
-
-def _value(row: Mapping[str, Any]) -> float:
-    return -math.inf if row["ndcg_10"] is None else float(row["ndcg_10"])
-
-
-def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
-    """The rows of each table of a comparison, by file stem."""
-    rows: dict[str, list[dict[str, object]]] = {
-        "comparison": list(accuracy_rows(runs)),
-        "tests": list(paired_rows(runs)),
-        "curves": [],
-        "costs": [],
-    }
-    for one in runs:
-        whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")}
-        rows["curves"].extend(whose | row for row in one.curve)
-        if training := one.run.training:
-            how = {"learning_rate": training.learning_rate, "batch": training.batch_size * training.accumulate}
-            rows["costs"].append(whose | how | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
-    return rows

@@ -1,6 +1,7 @@
 """The comparison as people get it: `mmm4rec compare`, its page, openable without a server, and reports/comparison.
 
-What is trained, and what the figures are, says `mmm4rec.comparison`; here is what it is made from and how it is shown.
+What is trained says `mmm4rec.comparison`, what the figures are `mmm4rec.comparison_tables`; here is what they are made
+from and how they are shown.
 """
 
 import statistics
@@ -14,8 +15,10 @@ import jinja2
 import pyarrow.parquet as pq
 import yaml
 
+from mmm4rec import comparison
 from mmm4rec.baselines.config import BASELINES
-from mmm4rec.comparison import NAMES, OURS, Asked, Source, build_comparison
+from mmm4rec.comparison import NAMES, OURS, Asked, Source
+from mmm4rec.comparison_tables import write_comparison
 from mmm4rec.config import TrainConfig
 from mmm4rec.tables import COMPARISON
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
@@ -56,6 +59,7 @@ LABELS = {
     "image_only": "picture only: no item has a text",
 }
 _HERE = Path(__file__).parent
+_COUNTS = ("users", "items", "interactions")
 _SHOWN = tuple((metric, k) for metric in ("HR", "NDCG") for k in (10, 20))
 
 Row = dict[str, Any]
@@ -129,11 +133,13 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
 
         def build(out: Path) -> dict[str, Any]:
             target, *sources = (_source(inputs, name) for name in (domain, *names))
-            cache = house.cache / CACHE
-            return asdict(build_comparison(target, sources, asked, cache, out, given=given, progress=progress))
+            runs = comparison.compare(target, sources, asked, house.cache / CACHE, given=given, progress=progress)
+            counts = {name: inputs[0].manifest["summary"][name] for name in _COUNTS}
+            return counts | asdict(write_comparison(runs, out))
 
         sources = {"pretrained": given[1]} if given else {}
-        wanted = recipe(COMPARISON, domain, code_version("mmm4rec.comparison"), inputs, sources, as_parameters(asked))
+        code = code_version("mmm4rec.comparison_tables")
+        wanted = recipe(COMPARISON, domain, code, inputs, sources, as_parameters(asked))
         artifact, _ = house.store.publish(wanted, build)
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
 
@@ -144,7 +150,7 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
     sections = []
     for one in compared:
         domain, rows = one.artifact.domain, one.rows
-        counts = tuple(one.artifact.manifest["summary"][count] for count in ("users", "items", "interactions"))
+        counts = tuple(one.artifact.manifest["summary"][name] for name in _COUNTS)
         sections.append(
             {
                 "name": domain,

@@ -21,7 +21,7 @@ from mmm4rec.ssd import widened
 M = TypeVar("M", bound=nn.Module)
 
 STD = 0.02
-"""Deviation of initial weights, as in the public implementations of all these models."""
+"""Deviation of initial weights, as in the public implementations of these models (GRU4Rec has its own)."""
 
 
 class Baseline(Recommender):
