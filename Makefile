@@ -3,8 +3,9 @@ PYTHON ?= python3
 DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
 OPEN_CLIP := .venv-open-clip
+RECBOLE := .venv-recbole
 
-.PHONY: help setup demo ui test soak openclip screenshots check format docs lock clean
+.PHONY: help setup demo ui test soak openclip recbole screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -15,6 +16,15 @@ help: ## list the commands
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# An environment that sees all of .venv, and has packages of its own. What is installed there comes without its
+# dependencies: torchvision's and RecBole's would be a torch with CUDA.
+define laid_over
+	test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(2)
+endef
 
 setup: .venv/installed ## make .venv and install everything
 
@@ -33,13 +43,14 @@ soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak
 
 openclip: setup ## run the encoders' tests with open_clip, in an environment laid over .venv
-	test -x $(OPEN_CLIP)/bin/python || $(BIN)/python -m venv $(OPEN_CLIP)
-	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
-		> $$($(OPEN_CLIP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
-	@# Without their dependencies: torchvision's would be a torch with CUDA.
-	$(OPEN_CLIP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4
+	$(call laid_over,$(OPEN_CLIP),torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4)
 	$(OPEN_CLIP)/bin/python -m pytest tests/features/test_encoders_contract.py tests/features/test_encoders_open_clip.py
+
+recbole: setup ## hold GRU4Rec and SASRec against RecBole's, in an environment laid over .venv
+	$(call laid_over,$(RECBOLE),recbole==1.2.1 pandas==2.3.3 colorlog==6.10.1 colorama==0.4.6 texttable==1.7.2 \
+		thop==0.1.1.post2209072238 tensorboard==2.21.0 tensorboard-data-server==0.7.2 markdown==3.11.3 \
+		werkzeug==3.1.9 absl-py==2.5.1 psutil==7.2.2 plotly==7.1.0)
+	$(RECBOLE)/bin/python -m pytest tests/benchmarks/test_recbole.py
 
 screenshots: setup ## take the README's pictures of the UI, over the demo's data
 	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" tests/pipelines/test_ui.py
@@ -61,4 +72,4 @@ lock: ## take the versions installed now as constraints
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
-	rm -rf .venv $(OPEN_CLIP) $(DATA)
+	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(DATA)

@@ -1,18 +1,19 @@
 """GRU4Rec and SASRec beside RecBole's: whether what MMM4Rec is measured against is as good as people know it.
 
-Two independent programs learn the same sequences, with the same split, sizes, dropout, learning rate, batches and
-epochs: per model and program NDCG@10 and HR@10 on test, of the epoch that is best on validation, as means over the
-seeds. A ratio below 1 means that ours would make MMM4Rec look better than it is. `same_weights` is how far scores lie
-apart if ours has RecBole's weights, in shares of the largest score.
+Two independent programs learn the same sequences, each with its own defaults for the model, and with the same split,
+learning rate, batches and epochs: per model and program NDCG@10 and HR@10 on test, of the epoch that is best on
+validation, as means over the seeds. A ratio below 1 means that ours would make MMM4Rec look better than it is.
+`same_weights` is how far scores lie apart if ours has RecBole's weights, in shares of the largest score.
 
 RecBole 1.2.1 is not among the dependencies: `make recbole` makes .venv-recbole, an environment of its own laid over
-.venv, and runs the quick form in it. --data is a data folder of the pipeline, --domain one of its domains that is
-built. Without a folder (and with --quick) the domain is a random one: that shows that both run and compute the same,
-and nothing about how well they learn.
+.venv, and runs the tests of this in it; `.venv-recbole/bin/python -m benchmarks.recbole` is the benchmark. --data is a
+data folder of the pipeline, --domain one of its domains that is built. Without a folder (and with --quick) the domain
+is a random one: that shows that both run, and nothing about how well they learn.
 """
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -27,7 +28,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.measure import arguments, show
 from benchmarks.training import make_domain
@@ -41,15 +42,6 @@ from mmm4rec.registry import make
 from mmm4rec.training import fit
 from pipelines.settings import House, data_folder
 
-SIZES = {
-    "GRU4Rec": {"embedding_size": 64, "hidden_size": 128, "num_layers": 1, "dropout_prob": 0.3},
-    "SASRec": {
-        **{"n_layers": 2, "n_heads": 2, "hidden_size": 64, "inner_size": 256, "hidden_act": "gelu"},
-        **{"hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5, "layer_norm_eps": 1e-12, "initializer_range": 0.02},
-    },
-}
-"""RecBole's own defaults, which are those of `mmm4rec.baselines.config`."""
-
 
 @dataclass(frozen=True)
 class Learnt:
@@ -60,10 +52,23 @@ class Learnt:
     seconds: float
 
 
-def recbole_config(model: str, domain: DomainData, training: TrainConfig, length: int, folder: Path) -> Any:
-    """RecBole's settings, with the domain's sequences as its file; leave-one-out, ranked over all items."""
+@dataclass(frozen=True)
+class Theirs:
+    """A model of RecBole's over a domain, as it starts, with its data."""
+
+    config: Any
+    network: Any
+    splits: tuple[Any, Any, Any]
+    ids: Tensor
+    """[N+1] RecBole's number of our item n."""
+
+
+def open_recbole(model: str, domain: DomainData, training: TrainConfig, length: int, folder: Path) -> Theirs:
+    """RecBole's form of a domain, below `folder`, and its model: leave-one-out, ranked over all items."""
     _with_old_names()
     from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
 
     place = folder / "data"
     place.mkdir()
@@ -73,11 +78,10 @@ def recbole_config(model: str, domain: DomainData, training: TrainConfig, length
             bought = domain.items[domain.offsets[user] : domain.offsets[user + 1]].tolist()
             # The place in the sequence for a time, so that both have the same order.
             file.writelines(f"u{user}\ti{item}\t{moment}\n" for moment, item in enumerate(bought))
-    return Config(
+    config = Config(
         model=model,
         dataset="data",
         config_dict={
-            **SIZES[model],
             **{"data_path": str(folder), "checkpoint_dir": str(folder / "saved"), "use_gpu": False, "state": "ERROR"},
             **{"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"},
             **{"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "MAX_ITEM_LIST_LENGTH": length},
@@ -88,6 +92,11 @@ def recbole_config(model: str, domain: DomainData, training: TrainConfig, length
             **{"seed": training.seed, "reproducibility": True, "show_progress": False},
         },
     )
+    init_seed(training.seed, True)
+    dataset = create_dataset(config)
+    splits = data_preparation(config, dataset)
+    ids = torch.tensor([0, *(dataset.token2id("item_id", f"i{item + 1}") for item in range(domain.item_count))])
+    return Theirs(config, get_model(model)(config, dataset), splits, ids)
 
 
 def _with_old_names() -> None:
@@ -95,27 +104,24 @@ def _with_old_names() -> None:
     for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         setattr(np, old, new)
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    sys.argv[1:] = []  # it reads the command line, too
 
 
 def theirs(model: str, domain: DomainData, training: TrainConfig, length: int) -> tuple[Learnt, float]:
-    """RecBole's training; and how far ours with its weights is from its scores."""
-    from recbole.data import create_dataset, data_preparation
-    from recbole.trainer import Trainer
-    from recbole.utils import get_model, init_seed
+    """RecBole's training; and `apart` after it."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened = open_recbole(model, domain, training, length, Path(folder))
+        from recbole.trainer import Trainer
 
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        config = recbole_config(model, domain, training, length, Path(folder))
-        init_seed(config["seed"], config["reproducibility"])
-        dataset = create_dataset(config)
-        train, validation, test = data_preparation(config, dataset)
-        network = get_model(config["model"])(config, train.dataset)
-        trainer = Trainer(config, network)
+        train, validation, test = opened.splits
+        trainer = Trainer(opened.config, opened.network)
         start = time.perf_counter()
         trainer.fit(train, validation, verbose=False, show_progress=False)
         seconds = time.perf_counter() - start
         found = trainer.evaluate(test, show_progress=False)
-        ids = torch.tensor([0, *(dataset.token2id("item_id", f"i{item + 1}") for item in range(domain.item_count))])
-        return Learnt(found["ndcg@10"], found["hit@10"], seconds), _apart(model, network, ids, domain, length)
+        learnt = Learnt(float(found["ndcg@10"]), float(found["hit@10"]), seconds)
+        return learnt, apart(model, opened, domain, length)
 
 
 def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -> Learnt:
@@ -128,55 +134,51 @@ def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -
         return Learnt(found["ndcg_10"], found["hr_10"], seconds)
 
 
-def _apart(model: str, network: nn.Module, ids: Tensor, domain: DomainData, length: int) -> float:
-    """The largest difference of scores of all test users and items, over the largest score."""
+def apart(model: str, opened: Theirs, domain: DomainData, length: int) -> float:
+    """The largest difference of scores of all test users and items, over the largest score, if ours has its weights."""
     mine = make(configs(length)[model], domain).eval()
-    mine.load_state_dict(renamed(model, network.state_dict(), ids), strict=False)
-    network.eval()
+    mine.load_state_dict(renamed(opened.network.state_dict(), opened.ids))
+    network = opened.network.eval()
     examples = domain.examples("test", length)
     batch = examples.batch(torch.arange(len(examples)), length)
     with torch.no_grad():
         vectors = mine.item_vectors()
         users = mine.user_vectors(batch, vectors, batch.items)
         scores = users @ mine.score_vectors(vectors).T
-        expected = network.full_sort_predict({network.ITEM_SEQ: ids[batch.items], network.ITEM_SEQ_LEN: batch.lengths})[
-            :, ids
-        ]
+        asked = {network.ITEM_SEQ: opened.ids[batch.items], network.ITEM_SEQ_LEN: batch.lengths}
+        expected = network.full_sort_predict(asked)[:, opened.ids]
     return float((scores - expected)[:, 1:].abs().max() / expected.abs().max())
 
 
-def renamed(model: str, weights: Mapping[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+def renamed(weights: Mapping[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
     """RecBole's weights under our names, its items in our order."""
     found = {"item": weights["item_embedding.weight"][ids]}
-    if model == "GRU4Rec":
-        found |= {name.replace("gru_layers", "gru"): value for name, value in weights.items() if "gru" in name}
-        return found | {f"out.{kind}": weights[f"dense.{kind}"] for kind in ("weight", "bias")}
-    found["positions"] = weights["position_embedding.weight"]
-    for kind in ("weight", "bias"):
-        found[f"norm.{kind}"] = weights[f"LayerNorm.{kind}"]
-        for layer in range(SIZES[model]["n_layers"]):
-            attention, wide = (f"trm_encoder.layer.{layer}.{part}" for part in ("multi_head_attention", "feed_forward"))
-            inputs = [weights[f"{attention}.{part}.{kind}"] for part in ("query", "key", "value")]
-            found |= {
-                f"layers.{layer}.0.inputs.{kind}": torch.cat(inputs),
-                f"layers.{layer}.0.out.{kind}": weights[f"{attention}.dense.{kind}"],
-                f"layers.{layer}.0.norm.{kind}": weights[f"{attention}.LayerNorm.{kind}"],
-                f"layers.{layer}.1.widen.{kind}": weights[f"{wide}.dense_1.{kind}"],
-                f"layers.{layer}.1.narrow.{kind}": weights[f"{wide}.dense_2.{kind}"],
-                f"layers.{layer}.1.norm.{kind}": weights[f"{wide}.LayerNorm.{kind}"],
-            }
+    names = {
+        **{"position_embedding.weight": "positions", "gru_layers.": "gru.", "trm_encoder.layer.": "layers."},
+        **{".multi_head_attention.LayerNorm.": ".0.norm.", ".multi_head_attention.dense.": ".0.out."},
+        **{".feed_forward.dense_1.": ".1.widen.", ".feed_forward.dense_2.": ".1.narrow."},
+        **{".feed_forward.LayerNorm.": ".1.norm.", "LayerNorm.": "norm.", "dense.": "out."},
+    }
+    for theirs_name, value in weights.items():
+        name = theirs_name
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if ".multi_head_attention.query." in name:
+            parts = [weights[theirs_name.replace("query", part)] for part in ("query", "key", "value")]
+            found[name.replace("multi_head_attention.query", "0.inputs")] = torch.cat(parts)
+        elif ".multi_head_attention." not in name and theirs_name != "item_embedding.weight":
+            found[name] = value
     return found
 
 
 def configs(length: int) -> dict[str, RecommenderConfig]:
-    """Our models, by RecBole's names."""
+    """Our models with their defaults, by RecBole's names."""
     return {"GRU4Rec": GRU4RecConfig(length=length), "SASRec": SASRecConfig(length=length)}
 
 
 def main() -> None:
     """Train, compare, print."""
     given = arguments(__doc__ or "", data="", domain="", seeds=3, epochs=20, batch_size=256, learning_rate="1e-3")
-    warnings.filterwarnings("ignore", module="recbole|pandas|torch")
     small = given.quick or not given.data
     domain = make_domain(50, 30, 1) if small else load(House(data_folder(Path(given.data))), given.domain)
     length = min(50, int((domain.offsets[1:] - domain.offsets[:-1]).max()))
