@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import arguments, show
+from benchmarks.measure import arguments, measured, show
 from benchmarks.training import make_domain
 from benchmarks.transfer import load
 from mmm4rec.baselines.config import GRU4RecConfig, SASRecConfig
@@ -191,9 +191,10 @@ def main() -> None:
                 epochs=2 if small else given.epochs, patience=None, loss="full", accumulate=1, weight_decay=0.0,
                 batch_size=given.batch_size, learning_rate=float(given.learning_rate), seed=2020 + seed,
             )  # fmt: skip
-            learnt, distance = theirs(model, domain, training, length)
+            # Each in a process of its own: RecBole changes settings of torch for all that comes after it.
+            learnt, distance = measured(theirs, model, domain, training, length).result
             found["RecBole"].append(learnt)
-            found["ours"].append(ours(config, domain, training))
+            found["ours"].append(measured(ours, config, domain, training).result)
             apart = max(apart, distance)
         for program, seeds in found.items():
             ndcg = [one.ndcg for one in seeds]
