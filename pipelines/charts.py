@@ -1,10 +1,12 @@
 """Charts: what the report and Dagster's metadata draw, from rows of the catalogue's queries.
 
-Nothing is computed here. The same rows give the same bytes.
+Nothing is computed here but the mean of curves. The same rows give the same bytes.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
@@ -16,6 +18,8 @@ from PIL import Image
 
 Row = Mapping[str, Any]
 
+_LEGEND = 5
+"""Models in a row of a legend below its panels."""
 MODELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned"}
 """The models of a target domain, as people know them."""
 _COLOURS = 64
@@ -119,20 +123,24 @@ def words(rows: Sequence[Row]) -> Figure:
 def convergence(title: str, rows: Sequence[Row]) -> Figure:
     """Validation NDCG@10 of every training against what it took: optimiser steps, examples, seconds.
 
-    Rows: `label`, `seed`, `ndcg_10` and those three; the trainings of a label have one colour.
+    Rows: `label`, `seed`, `ndcg_10` and those three. A thin line is a training; the thick one is the mean of a
+    label's, epoch by epoch, as long as none of them has stopped.
     """
-    figure, panels = _panels(3)
     labels = list(dict.fromkeys(row["label"] for row in rows))
+    figure, panels = _panels(3, below=0.1 + 0.2 * math.ceil(len(labels) / _LEGEND))
     for axes, column in zip(panels, ("optimiser_steps", "examples", "seconds"), strict=True):
         for number, label in enumerate(labels):
             mine = [row for row in rows if row["label"] == label and None not in (row["ndcg_10"], row[column])]
-            for turn, seed in enumerate(sorted({row["seed"] for row in mine})):
-                curve = [row for row in mine if row["seed"] == seed]
+            curves = [[row for row in mine if row["seed"] == seed] for seed in sorted({row["seed"] for row in mine})]
+            for curve in curves:
                 points = ([row[name] for row in curve] for name in (column, "ndcg_10"))
-                axes.plot(*points, color=f"C{number % 10}", label=None if turn else label, linewidth=1.2)
+                axes.plot(*points, color=f"C{number % 10}", linewidth=0.6, alpha=0.35)
+            epochs = list(zip(*curves, strict=False))
+            points = ([mean(row[name] for row in epoch) for epoch in epochs] for name in (column, "ndcg_10"))
+            axes.plot(*points, color=f"C{number % 10}", label=label, linewidth=1.8)
         axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(5))  # their numbers are long
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=_LEGEND)
     return figure
 
 
@@ -171,12 +179,12 @@ def png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def _panels(number: int) -> tuple[Figure, Sequence[Axes]]:
-    """Panels side by side; one alone is a little wider."""
-    width, height = 5.2 if number == 1 else 4.2, 3.0
+def _panels(number: int, below: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side; one alone is a little wider. Room of so many inches is left `below` them."""
+    width, height = 5.2 if number == 1 else 4.2, 3.0 + below
     figure = Figure(figsize=(width * number, height))
     # By hand, in inches: matplotlib's layouts draw everything twice to find the same.
-    left, right, bottom, top = 0.88, 0.16, 0.48, 0.3
+    left, right, bottom, top = 0.88, 0.16, 0.48 + below, 0.3
     figure.subplots_adjust(
         left=left / (width * number),
         right=1 - right / (width * number),
