@@ -1,5 +1,8 @@
 """GRU4Rec and SASRec are RecBole's: the same scores from the same weights, the same start. `make recbole` runs it."""
 
+import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from benchmarks.recbole import Theirs, apart, configs, open_recbole, renamed
 from benchmarks.training import make_domain
 from mmm4rec.config import TrainConfig
 from mmm4rec.registry import make
+from tests.conftest import REPOSITORY
 
 pytest.importorskip("recbole", reason="RecBole is not among the dependencies: `make recbole`")
 
@@ -58,3 +62,13 @@ def test_dropout_is_recboles(model: str, opened: Theirs) -> None:
     }[model]
     for mine, theirs in names.items():
         assert getattr(config, mine) == known[theirs]
+
+
+def test_the_quick_form_trains_both() -> None:
+    command = [sys.executable, "-m", "benchmarks.recbole", "--quick", "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for model in configs(LENGTH):
+        assert found[f"{model}_same_weights"] < 1e-5, "after training, too"
+        assert min(found[f"{model}_{program}_NDCG@10"] for program in ("ours", "RecBole")) > 0
