@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from gc import set_threshold
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -52,6 +53,9 @@ Named = Annotated[
 
 def _house(data: Path | None) -> "House":
     """The data folder, made known to Dagster through its environment variables."""
+    # Loading Dagster makes half a million objects that stay: looking for garbage among them after every 700 of them
+    # takes a fifth of a command that has nothing to do.
+    set_threshold(100_000)
     from pipelines.settings import DATA_VARIABLE, House, data_folder
 
     folder = data_folder(data)
