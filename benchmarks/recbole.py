@@ -185,7 +185,7 @@ def main() -> None:
     rows, figures = [], {}
     for model, config in configs(length).items():
         found: dict[str, list[Learnt]] = {"ours": [], "RecBole": []}
-        apart = 0.0
+        furthest = 0.0
         for seed in range(1 if small else given.seeds):
             training = TrainConfig(
                 epochs=2 if small else given.epochs, patience=None, loss="full", accumulate=1, weight_decay=0.0,
@@ -195,14 +195,14 @@ def main() -> None:
             learnt, distance = measured(theirs, model, domain, training, length).result
             found["RecBole"].append(learnt)
             found["ours"].append(measured(ours, config, domain, training).result)
-            apart = max(apart, distance)
+            furthest = max(furthest, distance)
         for program, seeds in found.items():
             ndcg = [one.ndcg for one in seeds]
             spread = statistics.stdev(ndcg) if len(ndcg) > 1 else 0.0
             hr, seconds = (statistics.mean(getattr(one, name) for one in seeds) for name in ("hr", "seconds"))
             rows.append((model, program, hr, statistics.mean(ndcg), spread, seconds))
         mine, other = (statistics.mean(one.ndcg for one in found[program]) for program in ("ours", "RecBole"))
-        figures |= {f"{model}_ratio": mine / max(other, 1e-9), f"{model}_same_weights": apart}
+        figures |= {f"{model}_ratio": mine / max(other, 1e-9), f"{model}_same_weights": furthest}
     title = f"{domain.name}: {domain.user_count:,} users, {domain.item_count:,} items"
     if given.json:
         named = {f"{row[0]}_{row[1]}_NDCG@10": row[3] for row in rows}

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mmm4rec.comparison import ABLATIONS, NAMES
@@ -106,6 +107,14 @@ def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Pa
             column = f"{row['metric']}@{row['k']}"
             if (row["model"], row["percent"]) == (model, 100) and column in head:
                 assert shown[label][head.index(column)] == f"{row['value']:.4f} ± {row['standard_error']:.4f}"
+
+
+def test_the_counts_are_those_of_the_sequences(shop: Cli, compared: Page) -> None:
+    store = House(shop.data).store
+    summary = store.require("reports/comparison", "Toys").manifest["summary"]
+    sequences = store.require("core/sequences", "Toys").path
+    for table in ("users", "items", "interactions"):
+        assert summary[table] == pq.read_metadata(sequences / f"{table}.parquet").num_rows > 0
 
 
 def test_again_it_trains_nothing_and_writes_the_same(shop: Cli, compared: Page) -> None:
