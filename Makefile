@@ -4,11 +4,12 @@ DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup demo ui test soak openclip recbole screenshots check format docs lock clean
+.PHONY: help setup demo ui test test-all soak openclip recbole screenshots check format docs lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 # Stamped by the files that decide what is installed, so a second make installs nothing.
 .venv/installed: pyproject.toml constraints.txt
@@ -36,8 +37,11 @@ demo: setup ## write the sample catalogue and run the whole job on it
 ui: setup ## Dagster's UI on 127.0.0.1 over the same data
 	@$(BIN)/mmm4rec ui --data $(DATA)
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+test: setup ## run the tests of minutes; the end says what was left out
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long and not soak"
+
+test-all: setup ## run all tests but the campaigns
+	$(BIN)/python -m pytest $(PARALLEL)
 
 soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak

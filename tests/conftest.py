@@ -2,8 +2,11 @@
 
 import os
 import subprocess
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+LEFT_OUT_BY = {"long": "make test-all", "soak": "make soak"}
+"""The markers of what a run may leave out, and the command that runs it."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and pytest the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests over one whole run stay in one worker, so that it runs once; the others keep to their file's fixtures.
 
@@ -28,7 +36,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         runs = {"demo", "tiny"} & set(getattr(item, "fixturenames", ()))
         groups[item] = min(runs, default=str(item.path))
         item.add_marker(pytest.mark.xdist_group(groups[item]))
+        if "demo" in runs:
+            # Whichever of them comes first waits for the whole demo.
+            item.add_marker(pytest.mark.long)
+            item.add_marker(pytest.mark.timeout(1800))
     items.sort(key=lambda item: ["demo", "tiny", groups[item]].index(groups[item]))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what this run leaves out."""
+    for item in items:
+        marker = next((marker for marker in reversed(LEFT_OUT_BY) if item.get_closest_marker(marker)), None)
+        if marker:
+            item.config.stash.setdefault(LEFT_OUT, Counter())[marker] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells its count to the process that reports."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker has collected the same tests, so one count is the count of all."""
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out, and which command runs it."""
+    for marker, count in sorted(config.stash.get(LEFT_OUT, {}).items()):
+        if f"not {marker}" in config.option.markexpr:  # and not by its name
+            terminalreporter.write_line(f"left out: {count} tests marked {marker}; `{LEFT_OUT_BY[marker]}` runs them")
 
 
 @pytest.fixture(scope="session")
