@@ -2,6 +2,8 @@
 PYTHON ?= python3
 DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip
+QUIETLY := --quiet --disable-pip-version-check --no-compile
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
@@ -11,11 +13,12 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-# Stamped by the files that decide what is installed, so a second make installs nothing.
+# Stamped by the files that decide what is installed, so a second make installs nothing. Python compiles what it
+# imports; compiling all that is installed takes longer than installing it.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) install $(QUIETLY) -c constraints.txt torch
+	$(PIP) install $(QUIETLY) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # An environment that sees all of .venv, and has packages of its own. What is installed there comes without its
@@ -24,7 +27,7 @@ define laid_over
 	test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(2)
+	$(1)/bin/python -m pip install $(QUIETLY) --no-deps $(2)
 endef
 
 setup: .venv/installed ## make .venv and install everything
@@ -73,7 +76,7 @@ docs: setup ## write the data dictionary from the declarations
 	$(BIN)/python -m pipelines.dictionary > docs/data_dictionary.md
 
 lock: ## take the versions installed now as constraints
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
 	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(DATA)
