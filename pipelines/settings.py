@@ -8,6 +8,7 @@ files for a category that neither names becomes a target domain with the default
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,6 +26,7 @@ from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
 from warehouse.sequences import GlobalTimeSplit
+from warehouse.staging import unlinked
 from warehouse.store import ALL, Store, check_domain
 
 DATA_VARIABLE = "MMM4REC_DATA"
@@ -152,8 +154,20 @@ class House:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.store = Store(data)
-        self.cache = data / "cache"
-        self.hashes = Hashes(self.cache / "sha256")
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of the cache.
+
+        Raises:
+            WarehouseError: it is a link, or there is one in it: what is replaced or removed there is to be ours.
+        """
+        return _without_links(self.data, self.data / "cache")
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """Hashes of raw files, remembered in the cache."""
+        return Hashes(self.cache / "sha256")
 
     @cached_property
     def settings(self) -> Settings:
@@ -292,6 +306,20 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
 def as_parameters(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain JSON values, for a recipe."""
     return asdict(settings)
+
+
+def _without_links(root: Path, folder: Path) -> Path:
+    """`folder`, which lies below `root`, if neither it nor anything in it is a link."""
+    pending = [unlinked(root, folder)]
+    while pending:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    unlinked(root, Path(entry.path))
+                # Folders of two letters hold pictures, a million of them perhaps: these are only ever read or replaced.
+                elif entry.is_dir() and len(entry.name) > 2:
+                    pending.append(Path(entry.path))
+    return folder
 
 
 def _seconds(name: str, date: str | None) -> int | None:
