@@ -20,7 +20,8 @@ from warehouse.duck import Engine
 from warehouse.errors import WarehouseError
 from warehouse.interactions import Wanted, _Fingerprints, build_interactions
 from warehouse.parquet import ROW_GROUP
-from warehouse.sequences import GlobalTimeSplit, build_sequences
+from warehouse.ratings import LATEST_TIME
+from warehouse.sequences import GlobalTimeSplit, _in_order, build_sequences
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -45,8 +46,10 @@ def write_ratings(path: Path, rows: Iterable[Row]) -> Path:
 
 
 _ids = st.sampled_from(["a", "B", "b", "é", "a1", "\U0001f600", "z'"])
+# Some beyond 2038-01-19, when signed 32 bits end.
+_times = st.integers(0, 6) | st.sampled_from([2**31 - 1, 2**31, LATEST_TIME])
 _rows = st.lists(
-    st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), st.integers(0, 6)), min_size=5, max_size=80
+    st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), _times), min_size=5, max_size=80
 ).map(lambda rows: [Row(position * 3 + 1, *row) for position, row in enumerate(rows)])
 _borders = st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])
 
@@ -201,6 +204,16 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
     pq.write_table(pa.table({"item_id": ["other"]}), folder / "items.parquet")
     with pytest.raises(WarehouseError, match="same category"):
         build_interactions(folder / "ratings.parquet", folder / "items.parquet", stage())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_order_holds_for_every_time_that_a_rating_may_have(threads: int) -> None:
+    random = np.random.default_rng(0)
+    rows = np.arange(3 * ROW_GROUP)
+    users = random.integers(0, 50, len(rows), dtype=np.int32)
+    times = random.choice([0, 1, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, LATEST_TIME - 1, LATEST_TIME], len(rows))
+    assert LATEST_TIME < 2**32
+    assert np.array_equal(_in_order(users, times, threads), np.lexsort((rows, times, users)))
 
 
 def test_k_below_three_is_refused(stage: Stage) -> None:
