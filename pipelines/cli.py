@@ -155,6 +155,7 @@ def fetch(
         )
         _table(["file", "bytes", "", "sha256", "from"], rows)
         out.print(f"in {house.raw_folder}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+    _say_left_out(house)
     for name, message in failures.items():
         err.print(f"[red]{escape(name)}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     if failures:
@@ -232,7 +233,7 @@ def _say_what_failed(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
 
 
 def _say_left_out(house: "House") -> None:
-    """Raw files that make no domain, since their name cannot name one."""
+    """Raw files that are not read, and pairs that make no domain."""
     for name, reason in house.left_out().items():
         err.print(f"[yellow]left out {escape(repr(name))}:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
 
