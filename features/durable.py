@@ -13,10 +13,11 @@ __all__ = ["flush_folder", "replacing"]
 def replacing(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
     """A new file beside `path`, called `unfinished` until it is whole and on the disk, when it takes the name `path`.
 
-    What goes wrong meanwhile leaves nothing behind; a kill leaves `unfinished`.
+    What goes wrong meanwhile leaves nothing behind; a kill leaves `unfinished`. A link of that name is not written
+    through: it is an OSError.
     """
     try:
-        with unfinished.open("wb") as file:
+        with open(unfinished, "wb", opener=_not_through_a_link) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -24,6 +25,10 @@ def replacing(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def flush_folder(folder: Path) -> None:

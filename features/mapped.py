@@ -9,6 +9,7 @@ time. What the columns mean is the business of :mod:`features.tables`.
 """
 
 import fcntl
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ from features.tables import ROW_GROUP
 
 Rows = NDArray[np.int64]
 """Row numbers of items, from 1; 0 is nobody."""
+
+_log = logging.getLogger("mmm4rec")
 
 _FORMAT = 1
 """Counted up when a copy of today could not be read as one of before."""
@@ -216,7 +219,7 @@ def _load(folder: Path, stamp: bytes) -> ItemTable | None:
 
 def _copy(source: Path, folder: Path, stamp: bytes) -> None:
     """Write the copy, the vectors first; then the neighbours go."""
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     folder.mkdir()
     # Without pre_buffer=False, all row groups would be read ahead into memory.
     with pq.ParquetFile(source, pre_buffer=False) as file, ExitStack() as open_files:
@@ -244,8 +247,15 @@ def _copy(source: Path, folder: Path, stamp: bytes) -> None:
                 columns[_LENGTH] = pa.array(_lengths(source, batch, block))
             writer.write_batch(pa.RecordBatch.from_arrays(list(columns.values()), schema=kept))
     for neighbour in folder.parent.iterdir():
-        if neighbour.is_dir() and neighbour != folder:
-            shutil.rmtree(neighbour, ignore_errors=True)
+        if neighbour != folder:
+            _remove(neighbour)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a copy, whole or not; a folder with anything else in it is none of ours."""
+    ours = {_ROWS, _VECTORS, *map(_unfinished, (_ROWS, _VECTORS))}
+    if folder.is_dir() and not folder.is_symlink() and {path.name for path in folder.iterdir()} <= ours:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _width(source: Path, schema: pa.Schema) -> int | None:
@@ -298,10 +308,14 @@ def _lengths(source: Path, batch: pa.RecordBatch, vectors: Vectors) -> NDArray[n
     return lengths
 
 
+def _unfinished(name: str) -> str:
+    return f".{name}"
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the name only when it is whole and on the disk."""
-    with replacing(path, path.with_name(f".{path.name}")) as file:
+    with replacing(path, path.with_name(_unfinished(path.name))) as file:
         yield file
     flush_folder(path.parent)
 
@@ -310,5 +324,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 def _held(path: Path) -> Iterator[None]:
     """Hold the lock on a file; the system lets go of it when the process ends, however it ends."""
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process copies a table into %s: waiting for it", path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

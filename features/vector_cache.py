@@ -35,6 +35,9 @@ from features.encoders.probe import Probe
 _log = logging.getLogger("mmm4rec")
 
 _PROBE = "probe.json"
+_HEX = "[0-9a-f]"
+_PART = f"{_HEX * 64}.parquet"
+"""No other file is read here, or found damaged and removed."""
 _UNFINISHED = ".part"
 _ABANDONED = 24 * 3600
 """Seconds after which an unfinished file belongs to a process that died."""
@@ -67,9 +70,7 @@ class VectorCache:
         if not contents:
             return vectors, np.zeros(0, np.bool_)
         wanted = pa.array(contents, pa.string())
-        listed = {
-            path: held for path in sorted(self.folder.glob("*.parquet")) if (held := self._contents(path)) is not None
-        }
+        listed = {path: held for path in sorted(self.folder.glob(_PART)) if (held := self._contents(path)) is not None}
         while True:
             paths = list(listed)
             ends = np.cumsum([0, *(len(held) for held in listed.values())])
@@ -118,7 +119,7 @@ class VectorCache:
         if self._made:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f"*{_UNFINISHED}"):
+        for path in self.folder.glob(f"{_HEX * 32}{_UNFINISHED}"):
             with suppress(FileNotFoundError):  # finished, or removed by another process
                 if path.stat().st_mtime < time.time() - _ABANDONED:
                     path.unlink()

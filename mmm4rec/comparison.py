@@ -17,6 +17,7 @@ No files here but the kept trainings.
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,8 @@ from mmm4rec.reports import SPLITS
 from mmm4rec.subsets import Modality, share_of_users, without
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
+
+_log = logging.getLogger("mmm4rec")
 
 Progress = Callable[[int, int], None]
 
@@ -250,8 +253,12 @@ def _kept(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Pa
     place = cache / digest
     finished = place / "finished"
     place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison may be at it: then this one takes what that one makes
+    with (place / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # then this one takes what that one makes
+            _log.warning("another comparison is at work in %s: waiting for what it makes", place)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
             made = place / "made"
             shutil.rmtree(made, ignore_errors=True)

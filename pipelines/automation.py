@@ -167,6 +167,7 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
                 state = "taken"
                 taken.append(domain)
         after[domain] = (state, look)
+    said += [f"left out {name!r}: {reason}" for name, reason in house.left_out().items()]
     for line in said:
         context.log.warning(line)
     asked = []

@@ -155,6 +155,7 @@ def fetch(
         )
         _table(["file", "bytes", "", "sha256", "from"], rows)
         out.print(f"in {house.raw_folder}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+    _say_left_out(house)
     for name, message in failures.items():
         err.print(f"[red]{escape(name)}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     if failures:
@@ -232,7 +233,7 @@ def _say_what_failed(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
 
 
 def _say_left_out(house: "House") -> None:
-    """Raw files that make no domain, since their name cannot name one."""
+    """Raw files that are not read, and pairs that make no domain."""
     for name, reason in house.left_out().items():
         err.print(f"[yellow]left out {escape(repr(name))}:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
 
@@ -600,6 +601,7 @@ def compare(
     from pipelines import progress, runs
     from pipelines.compare import ask, compare, page
     from pipelines.plan import plan
+    from warehouse.staging import unlinked
 
     asked = ask(house, domains, _listed(models), seeds, ablations, _percentages(users), epochs)
     found = []
@@ -608,7 +610,7 @@ def compare(
             with progress.show(f"{domain} comparison") as done:
                 found.append(compare(house, domain, asked, done))
         outcomes = list(runs.execute(house, plan(house, [], ["warehouse/catalogue"]), instance))
-    to = to or house.data / "comparison.html"
+    to = to or unlinked(house.data, house.data / "comparison.html")
     to.write_text(page(house, asked, found), encoding="utf-8")
     failures = _say_what_failed(outcomes)
     if as_json:
@@ -728,9 +730,15 @@ def main() -> None:
     from features.errors import FeatureError
     from mmm4rec.errors import ModelError
     from warehouse.errors import WarehouseError
+    from warehouse.staging import READ_ONLY
 
     try:
         app(prog_name="mmm4rec")
     except (WarehouseError, FeatureError, ModelError) as error:
         _complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        _complain(f"{error.filename}: {error.strerror}; permit it, or use a data folder that you may write to")
         sys.exit(1)

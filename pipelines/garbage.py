@@ -16,6 +16,7 @@ from warehouse import garbage
 from warehouse.errors import WarehouseError
 from warehouse.garbage import Leftover
 from warehouse.lineage import named
+from warehouse.manifest import VERSION
 
 __all__ = ["collect"]
 
@@ -42,7 +43,7 @@ def collect(house: House, dry_run: bool = False) -> list[Leftover]:
 def _copies(house: House, versions: set[str]) -> Iterator[Path]:
     """Mapped copies of tables that are gone: `lookup/<domain>/<view>/<version>`."""
     for folder in sorted((house.cache / "lookup").glob("*/*/*")):
-        if folder.is_dir() and folder.name not in versions:
+        if VERSION.fullmatch(folder.name) and folder.name not in versions:
             yield folder
 
 
@@ -50,7 +51,7 @@ def _states(house: House, recipes: set[str]) -> Iterator[Path]:
     """What trainings of recipes left that are neither built nor to be built."""
     for name in _BY_RECIPE:
         for folder in sorted((house.cache / name).glob("*")):
-            if folder.is_dir() and folder.name not in recipes:
+            if VERSION.fullmatch(folder.name) and folder.name not in recipes:
                 yield folder
 
 

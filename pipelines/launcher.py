@@ -19,7 +19,7 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from warehouse.staging import held
+from warehouse.staging import held, is_held
 
 PROCESS_TAG = "mmm4rec/process"
 
@@ -51,13 +51,7 @@ def is_alive(run: dg.DagsterRun) -> bool:
             return "timed out" in str(error)
         return deserialize_value(answer, CanCancelExecutionResult).can_cancel
     if PROCESS_TAG in run.tags:
-        try:
-            with held(Path(run.tags[PROCESS_TAG]), wait=False):
-                return False
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
+        return is_held(Path(run.tags[PROCESS_TAG]))
     return True
 
 

@@ -4,13 +4,14 @@ The graph is `warehouse.lineage`; columns are `pipelines.columns`; what Dagster 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
 from pipelines.settings import House
-from warehouse.errors import WarehouseError
+from warehouse.errors import ReadOnlyError, WarehouseError
 from warehouse.lineage import Lineage, named
 from warehouse.store import Version
 
@@ -74,7 +75,8 @@ def verify(
 ) -> dict[str, list[str]]:
     """Hash every file of the current versions, or of all, and say by version what is wrong with it.
 
-    What is damaged is marked, so that the next run builds it again; what is whole again loses the mark.
+    What is damaged is marked, so that the next run builds it again; what is whole again loses the mark. A store that
+    cannot be written to keeps the marks that it has.
 
     Args:
         house: the data folder.
@@ -97,8 +99,9 @@ def verify(
             problems = [_unreadable(house, version)]
         else:
             problems = house.store.verify(artifact)
-            if not house.store.mark(version, "damaged", bool(problems)):
-                problems = []  # collected meanwhile
+            with suppress(ReadOnlyError):  # where no mark can be set, what is wrong is said all the same
+                if not house.store.mark(version, "damaged", bool(problems)):
+                    problems = []  # collected meanwhile
         found[named(version)] = problems
         progress(done := done + size, sum(chosen.values()))
     return found

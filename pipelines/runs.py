@@ -20,7 +20,7 @@ from pipelines.launcher import bury, process_tag
 from pipelines.plan import Stage, plan
 from pipelines.settings import House
 from pipelines.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
-from warehouse.staging import held
+from warehouse.staging import held, make_folder, unlinked
 from warehouse.store import ALL
 
 _DATABASES = ("history", "schedules")
@@ -46,7 +46,7 @@ class Outcome:
 @contextmanager
 def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance, which keeps its databases in `folder`; MMM4REC_DAGSTER must name it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(unlinked(folder.parent, folder))
     making = folder / ".making"
     # Two processes that make the tables of new databases at once would trip over each other.
     with held(folder / ".lock"):

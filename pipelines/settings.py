@@ -7,7 +7,8 @@ files for a category that neither names becomes a target domain with the default
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,17 +22,17 @@ from features.encoders import EncoderSettings
 from mmm4rec.baselines.config import Asked, BaselineSettings
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
+from pipelines.raw_folder import Kind, find_raw, has_raw, names, pairs, passed_over
 from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
 from warehouse.sequences import GlobalTimeSplit
+from warehouse.staging import unlinked
 from warehouse.store import ALL, Store, check_domain
 
 DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
-RATINGS = ("{}.csv", "{}.csv.gz", "{}_5.json.gz", "{}_5.json")  # all ratings before a 5-core: the k-core is ours to do
-METADATA = ("meta_{}.json.gz", "meta_{}.json")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 _LONGEST_STEM = 200
@@ -152,8 +153,20 @@ class House:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.store = Store(data)
-        self.cache = data / "cache"
-        self.hashes = Hashes(self.cache / "sha256")
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of the cache.
+
+        Raises:
+            WarehouseError: it is a link, or there is one in it: what is replaced or removed there is to be ours.
+        """
+        return _without_links(self.data, self.data / "cache")
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """Hashes of raw files, remembered in the cache."""
+        return Hashes(self.cache / "sha256")
 
     @cached_property
     def settings(self) -> Settings:
@@ -163,6 +176,8 @@ class House:
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the shipped file says, and what the user's."""
+        if (other := self.data / "domains.yml").exists():
+            raise WarehouseError(f"{other} is not read: the settings are in domains.yaml; rename it, or remove it")
         return _read_yaml(Path(__file__).parent / "domains.yaml"), _read_yaml(self.data / "domains.yaml")
 
     def category(self, name: str) -> str:
@@ -209,14 +224,14 @@ class House:
         """The page for people."""
         return self.data / REPORT
 
-    def raw_file(self, domain: str, kind: Literal["ratings", "metadata"]) -> Path:
+    def raw_file(self, domain: str, kind: Kind) -> Path:
         """The raw file of a domain; absence is an error."""
         category = self.settings.domain(domain).category
         path = find_raw(self.raw_folder, category, kind)
         if path is None:
-            names = " or ".join(p.format(category) for p in (RATINGS if kind == "ratings" else METADATA))
+            wanted = " or ".join(names(category, kind))
             raise WarehouseError(
-                f"domain {domain} has no {kind} file: put {names} into {self.raw_folder}, then `mmm4rec run {domain}`"
+                f"domain {domain} has no {kind} file: put {wanted} into {self.raw_folder}, then `mmm4rec run {domain}`"
             )
         return path
 
@@ -229,11 +244,11 @@ class House:
         return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
 
     def left_out(self) -> dict[str, str]:
-        """Pairs of raw files that make no domain: the reason by the name of the metadata file."""
+        """Raw files that are not read, and pairs that make no domain (by their metadata): the reason by name."""
         named = {name: domain.category for name, domain in self.settings.domains.items()}
-        return {
+        return passed_over(self.raw_folder) | {
             path.name: reason
-            for path, category in _pairs(self.raw_folder)
+            for path, category in pairs(self.raw_folder)
             if category not in named.values() and (reason := _unfit(category, named))
         }
 
@@ -245,17 +260,6 @@ class House:
 def data_folder(given: Path | None = None) -> Path:
     """The data folder: `given`, else MMM4REC_DATA, else ./data; absolute."""
     return (given or Path(os.environ.get(DATA_VARIABLE) or "data")).resolve()
-
-
-def find_raw(folder: Path, category: str, kind: Literal["ratings", "metadata"]) -> Path | None:
-    """The first of the accepted names that exists, or None."""
-    patterns = RATINGS if kind == "ratings" else METADATA
-    return next((p for p in (folder / pattern.format(category) for pattern in patterns) if p.is_file()), None)
-
-
-def has_raw(folder: Path, category: str) -> bool:
-    """Whether a category's ratings and metadata are both there."""
-    return bool(find_raw(folder, category, "ratings") and find_raw(folder, category, "metadata"))
 
 
 def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) -> Settings:
@@ -283,7 +287,7 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     # A published domain whose files are absent, and which the user does not name, is knowledge and no domain.
     named = {name: s for name, s in named.items() if name in asked or has_raw(folder, s["category"])}
     taken = {settings["category"] for settings in named.values()}
-    for _, category in _pairs(folder):
+    for _, category in pairs(folder):
         if category not in taken and not _unfit(category, named):
             named[category] = _overlay(defaults, {"category": category})
     return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
@@ -292,6 +296,20 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
 def as_parameters(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain JSON values, for a recipe."""
     return asdict(settings)
+
+
+def _without_links(root: Path, folder: Path) -> Path:
+    """`folder`, which lies below `root`, if neither it nor anything in it is a link."""
+    pending = [unlinked(root, folder)]
+    while pending:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    unlinked(root, Path(entry.path))
+                # Folders of two letters hold pictures, a million of them perhaps: these are only ever read or replaced.
+                elif entry.is_dir() and len(entry.name) > 2:
+                    pending.append(Path(entry.path))
+    return folder
 
 
 def _seconds(name: str, date: str | None) -> int | None:
@@ -312,16 +330,6 @@ _Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-def _pairs(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The metadata file and the category of each pair of raw files, whatever it is called; each category once."""
-    seen = set()
-    for path in sorted(folder.glob("meta_*.json*")):
-        category = path.name.removeprefix("meta_").removesuffix(".gz").removesuffix(".json")
-        if category not in seen and has_raw(folder, category):
-            seen.add(category)
-            yield path, category
 
 
 def _unfit(name: Any, taken: Collection[str] = ()) -> str | None:

@@ -11,6 +11,8 @@ every version still has what it was made from.
 
 import fcntl
 import json
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,18 +52,19 @@ def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
     Raises:
         WarehouseError: a CURRENT cannot be read, or manifests contradict each other; nothing was removed.
     """
+    if dry_run:
+        with store.staging.looking():
+            found = _leftovers(store)
+        return [replace(leftover, bytes=size(leftover.path)) for leftover in found]
     with store.staging.new() as bin_:
         with store.staging.lock():
-            found = [Leftover("staging", folder.name, folder) for folder in store.staging.folders(living=False)]
-            found += [Leftover("version", named(version), store.path(version)) for version in _unneeded(store)]
-            if not dry_run:
-                found = [leftover.moved(bin_ / str(number)) for number, leftover in enumerate(found)]
+            found = [leftover.moved(bin_ / str(number)) for number, leftover in enumerate(_leftovers(store))]
         return [replace(leftover, bytes=size(leftover.path)) for leftover in found]
 
 
 def building(store: Store) -> set[str]:
     """Digests of the recipes that living processes build."""
-    with store.staging.lock():
+    with store.staging.looking():
         return {text for folder in store.staging.folders(living=True) if (text := _read(folder / RECIPE))}
 
 
@@ -72,6 +75,14 @@ def size(folder: Path) -> int:
         for path in folder.rglob("*"):
             total += path.lstat().st_size if path.is_file() else 0
     return total
+
+
+def _leftovers(store: Store) -> list[Leftover]:
+    """What nobody needs; to be asked under the store's lock."""
+    return [
+        *(Leftover("staging", folder.name, folder) for folder in store.staging.folders(living=False)),
+        *(Leftover("version", named(version), store.path(version)) for version in _unneeded(store)),
+    ]
 
 
 def _unneeded(store: Store) -> list[Version]:
@@ -104,14 +115,17 @@ def _is_open(file: Path) -> bool:
 
     To be asked by a process that has not opened it itself: locks are a process's own, and closing a file drops them.
     """
+    # Who may write would be locked out? To ask that, unlike to lock, needs no right to write, which published files
+    # give to nobody. struct flock of Linux: type, whence, start, length (0: to the end), process.
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        with file.open("r+b") as opened:
-            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with file.open("rb") as opened:
+            kind, *_ = struct.unpack("hhqqi", fcntl.fcntl(opened, fcntl.F_GETLK, asked))
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # locked; or it cannot be told, and then it stays
-    return False
+        return True  # it cannot be told, and then it stays
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def _read(path: Path) -> str:

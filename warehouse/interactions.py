@@ -6,6 +6,7 @@ rows that they accuse are compared in full on the way; should the hash have lied
 is exact, whatever the hash does.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.duck import Engine, connect, pattern, stream, table
@@ -27,6 +29,14 @@ __all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
 
 REASONS: Final = ("", "exact_duplicate", "no_metadata", "below_minimum_rating", "outside_time_window")
 """Why a rating is no interaction, by the numbers of ``judged_ratings.sql``; the first that holds counts."""
+
+_ALIKE: Final[dict[str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]] = {
+    "blanks": pc.utf8_trim_whitespace,
+    "quotation marks": partial(pc.utf8_trim, characters="'\""),
+    "leading zeros, which spreadsheets drop": partial(pc.utf8_ltrim, characters="0"),
+    "capitals": pc.utf8_lower,
+}
+"""What makes ids differ that are meant to be the same, and how they look without it."""
 
 Lines = npt.NDArray[np.int64]
 
@@ -89,12 +99,33 @@ def build_interactions(
             repeats = found
     counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
     rejected = dict(zip(REASONS[1:], counts[1:], strict=True))
+    if not kept and not any(rejected[reason] for reason in REASONS[3:]):
+        raise WarehouseError(
+            f"none of the {rows_of(ratings):,} ratings is of an item that has metadata: {_mismatch(ratings, items)}"
+        )
     if not kept:
         raise WarehouseError(
             f"none of the {rows_of(ratings):,} ratings is left ({rejected}): are the two raw files of the same "
             "category, and are minimum_rating, since and until of the domain meant so?"
         )
     return InteractionsSummary(rows_of(ratings), kept, rejected)
+
+
+def _mismatch(ratings: Path, items: Path) -> str:
+    """Why no rating finds its item: an id of each side, and the likely cause. Looks at the first ratings only."""
+    with pq.ParquetFile(ratings) as file:
+        rated = file.read_row_group(0, columns=["item_id", "user_id"])
+    known = pq.read_table(items, columns=["item_id"])["item_id"]
+    shown = (
+        f"the first rating is of {rated['item_id'][0].as_py()!r} by {rated['user_id'][0].as_py()!r}, and an item with "
+        f"metadata is {known[0].as_py()!r}"
+    )
+    if pc.any(pc.is_in(rated["user_id"], known)).as_py():
+        return f"{shown}; the ratings have user and item swapped: put the item first"
+    for cause, alike in _ALIKE.items():
+        if pc.any(pc.is_in(alike(rated["item_id"]), alike(known))).as_py():
+            return f"{shown}; they would be alike but for {cause}: mend the file that has it wrong"
+    return f"{shown}; are the two raw files of the same category?"
 
 
 class _Fingerprints:

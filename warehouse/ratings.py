@@ -32,6 +32,8 @@ LONGEST_LINE: Final = 64 << 10
 LONGEST_ID: Final = 255
 LATEST_TIME: Final = 4_102_444_800
 """2100-01-01: later "seconds" are milliseconds or noise."""
+_EARLIEST_MILLISECONDS: Final = 100_000_000_000
+"""1973-03-03, or in seconds the year 5138."""
 
 _TABLE: Final = TABLES["raw/ratings/ratings"]
 _LINE_BY_LINE_BYTES: Final = 32 << 10
@@ -129,6 +131,8 @@ def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | 
         return "rating is not a finite number"
     if not time.is_integer():
         return "time is not a whole number"
+    if _EARLIEST_MILLISECONDS <= time <= 1000 * LATEST_TIME:
+        return "time is in milliseconds, not in seconds"
     if not 0 <= time <= LATEST_TIME:
         return "time is out of range"
     return Rating(item_id, user_id, rating, int(time))

@@ -367,16 +367,18 @@ def _ranked(connection: duckdb.DuckDBPyConnection, ids: pa.Array, codes: Codes, 
 
 
 def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
-    """Rows by (user, time, row): two sorts of plain integers, of which each carries its row, beat one of pairs."""
-    rows = np.arange(len(users), dtype=np.int64)
-    low = (1 << 32) - 1
-    by_time = _sorted(times << 32 | rows, threads) & low
-    by_user = _sorted(users[by_time].astype(np.int64) << 32 | rows, threads) & low
-    order: Longs = by_time[by_user]
-    return order
+    """Rows by (user, time, row): two sorts of plain integers, of which each carries its row, beat one of pairs.
+
+    Unsigned, since times go up to LATEST_TIME, which needs all the 32 bits before the row.
+    """
+    rows = np.arange(len(users), dtype=np.uint64)
+    low = np.uint64((1 << 32) - 1)
+    by_time = (_sorted(times.view(np.uint64) << 32 | rows, threads) & low).view(np.int64)
+    by_user = (_sorted(users[by_time].astype(np.uint64) << 32 | rows, threads) & low).view(np.int64)
+    return by_time[by_user]
 
 
-def _sorted(values: Longs, threads: int) -> Longs:
+def _sorted(values: npt.NDArray[np.uint64], threads: int) -> npt.NDArray[np.uint64]:
     """Sorted in place, by several threads."""
     if threads > 1 and len(values) > ROW_GROUP:
         borders = [len(values) * part // threads for part in range(threads + 1)]

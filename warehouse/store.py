@@ -5,17 +5,18 @@
     <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `warehouse.garbage`
     <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
 
-A version is staged beside the store, flushed, described, renamed into place, and only then named by CURRENT, so a
-reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next publication
-removes. A store may have been copied from elsewhere, so CURRENT and manifests (`warehouse.manifest`) are checked as
-they are read. What lives here is how bytes are kept and identified; what they mean is the business of the
-rooms that write them.
+A version is staged beside the store, flushed, described, made read-only, renamed into place, and only then named by
+CURRENT, so a reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next
+publication removes. A store may have been copied from elsewhere, so CURRENT and manifests (`warehouse.manifest`) are
+checked as they are read, and no link below the root is followed. What lives here is how bytes are kept and identified;
+what they mean is the business of the rooms that write them.
 """
 
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from warehouse.errors import WarehouseError
 from warehouse.manifest import MANIFEST, VERSION, content_version, flaw
-from warehouse.staging import Staging, fsync, is_full, make_folder
+from warehouse.staging import Staging, fsync, is_full, make_folder, unlinked
 
 ALL = "_all"
 """The domain of an artifact that spans all domains."""
@@ -112,10 +113,10 @@ class Store:
         self.staging = Staging(root)
 
     def folder(self, key: str, domain: str) -> Path:
-        """The folder that holds every version of one artifact."""
+        """The folder that holds every version of one artifact; a link on the way there is an error."""
         if not _KEY.fullmatch(key):
             raise WarehouseError(f"{key!r} is no artifact key; keys read layer/noun, such as core/sequences")
-        return self.root / key / f"domain={check_domain(domain)}"
+        return unlinked(self.root, self.root / key / f"domain={check_domain(domain)}")
 
     def path(self, version: Version) -> Path:
         """The folder of one version."""
@@ -135,7 +136,7 @@ class Store:
         if not VERSION.fullmatch(version):
             raise WarehouseError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {_mend(domain)}")
         try:
-            return self._read(key, domain, folder / f"v={version}")
+            return self._without_links(self._read(key, domain, folder / f"v={version}"))
         except WarehouseError:
             if _pointed(folder) == version:
                 raise
@@ -165,7 +166,7 @@ class Store:
     def versions(self) -> dict[Version, Artifact | None]:
         """Every version there is, current or not, sorted; None for one whose manifest cannot be read."""
         found: dict[Version, Artifact | None] = {}
-        for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/v=*")):
+        for path in self._found("v=*"):
             key, domain, version = named = _named(path, "v")
             if not (_KEY.fullmatch(key) and _is_domain(domain) and VERSION.fullmatch(version)):
                 continue  # nothing of ours
@@ -186,15 +187,20 @@ class Store:
 
     def marked(self, mark: Mark) -> list[Version]:
         """The versions that bear a mark, sorted."""
-        return [_named(path, mark) for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/{mark}=*"))]
+        return [_named(path, mark) for path in self._found(f"{mark}=*")]
 
     def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
         """Set or remove a mark of a version, and return whether that version is there.
 
         A pinned version is never collected. A damaged one counts as absent for `whole`, so that the next run builds
         it again; what is then put in its place bears no mark.
+
+        Raises:
+            ReadOnlyError: the mark would change, and the store cannot be written to.
         """
         path = self._marking(version, mark)
+        if os.path.lexists(path) == on:
+            return self.path(version).is_dir()
         with self.staging.lock():  # so that it is not collected meanwhile
             there = self.path(version).is_dir()
             if on and there:
@@ -243,19 +249,6 @@ class Store:
         if artifact.version not in (content_version(manifest["files"]), manifest["recipe"]):
             problems.append(f"{artifact.path / MANIFEST}: the version is neither the hash of its files nor its recipe")
         return problems
-
-    def verify_all(self) -> dict[str, list[str]]:
-        """`verify` of every current version, by `layer/noun@domain`; a CURRENT that leads nowhere is a problem too."""
-        found = {}
-        for key, domain in self._published():
-            try:
-                artifact = self.current(key, domain)
-            except WarehouseError as error:
-                found[f"{key}@{domain}"] = [str(error)]
-                continue
-            if artifact:
-                found[artifact.ref] = self.verify(artifact)
-        return found
 
     def sweep(self) -> int:
         """Remove what killed processes have left in the staging area, and return how many there were.
@@ -331,9 +324,13 @@ class Store:
         key, domain, digest = version
         return self.folder(key, domain) / f"{mark}={digest}"
 
+    def _found(self, name: str) -> list[Path]:
+        """What is so called in the folders of artifacts, sorted; a link on the way there is an error."""
+        return [unlinked(self.root, path) for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/{name}"))]
+
     def _published(self) -> Iterator[tuple[str, str]]:
         """(key, domain) of all that has a CURRENT."""
-        for pointer in sorted(self.root.glob(f"{_LAYER}/*/domain=*/CURRENT")):
+        for pointer in self._found("CURRENT"):
             layer, noun, domain = pointer.parts[-4:-1]
             yield f"{layer}/{noun}", domain.removeprefix("domain=")
 
@@ -363,6 +360,7 @@ class Store:
             )
         write_durably(files / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
         for path in files.iterdir():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
             fsync(path)
         fsync(files)
         artifact = Artifact(
@@ -408,8 +406,14 @@ class Store:
                 return artifact
         return None
 
+    def _without_links(self, artifact: Artifact) -> Artifact:
+        for name in artifact.manifest["files"]:
+            unlinked(self.root, artifact.path / name)
+        return artifact
+
     def _read(self, key: str, domain: str, path: Path) -> Artifact:
         version = path.name.removeprefix("v=")
+        unlinked(self.root, path / MANIFEST)
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             wrong = flaw(manifest, key, domain, version)

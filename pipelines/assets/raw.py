@@ -1,8 +1,9 @@
 """Layer raw: the files of a category as typed tables, line for line."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from pipelines.raw_folder import Kind
 from pipelines.settings import House
 from pipelines.step import Job, step
 from warehouse.metadata import ingest_metadata
@@ -11,7 +12,7 @@ from warehouse.store import Artifact
 
 
 def raw_file(
-    kind: Literal["ratings", "metadata"],
+    kind: Kind,
 ) -> Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]:
     """The sha256 of a domain's raw file, under its name."""
 

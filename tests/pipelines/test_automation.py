@@ -17,7 +17,7 @@ from pipelines.plan import Stage, plan
 from pipelines.settings import House
 from pipelines.step import DOMAINS, STEPS
 from tests.pipelines.small import write_settings, write_shop
-from tests.warehouse.work import write_raw
+from tests.warehouse.work import leave, overwrite, write_raw
 from warehouse import store
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL
@@ -315,11 +315,11 @@ def test_the_weekly_run_of_housekeeping_finds_damage(data: Path, daemon: Daemon)
     write_shop(data, "Toys")
     house = House(data)
     STEPS["raw/ratings"].publish(house, "Toys")
-    (data / ".staging" / "killed").mkdir(parents=True)
+    killed = leave(data)
     assert automation.housekeeping.execute_in_process(instance=daemon.instance).success
-    assert not (data / ".staging" / "killed").exists()
+    assert not killed.exists()
     table = house.store.require("raw/ratings", "Toys").main
-    table.write_bytes(bytes(table.stat().st_size))
+    overwrite(table, bytes(table.stat().st_size))
     failed = automation.housekeeping.execute_in_process(instance=daemon.instance, raise_on_error=False)
     assert not failed.success
     (event,) = failed.filter_events(lambda event: event.is_step_failure)

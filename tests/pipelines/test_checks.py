@@ -14,6 +14,7 @@ import pytest
 from pipelines.definitions import defs
 from pipelines.settings import DATA_VARIABLE, House
 from tests.conftest import Cli
+from tests.warehouse.work import overwrite
 from warehouse.checks import violations
 from warehouse.store import Artifact
 
@@ -183,7 +184,7 @@ def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: House)
     artifact = _artifact(store, "core/items")
     content = bytearray(artifact.main.read_bytes())
     content[len(content) // 2] ^= 1
-    artifact.main.write_bytes(content)
+    overwrite(artifact.main, content)
     result = materialise("core/items", "core/interactions")
     found = evaluation(result, "files_match_manifest")
     assert not found.passed
@@ -197,7 +198,7 @@ def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: 
     manifest = _artifact(store, "features/item_images").path / "manifest.json"
     stated = json.loads(manifest.read_text())
     stated["summary"]["statuses"] = {"unreachable": stated["summary"]["items"]}
-    manifest.write_text(json.dumps(stated))
+    overwrite(manifest, json.dumps(stated))
     found = evaluation(materialise("features/item_images"), "coverage")
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN

@@ -17,7 +17,7 @@ from pipelines.step import STEPS
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import ENDED, JOB, TERMINATE, Run, Served
 from tests.pipelines.small import LONG, write_settings, write_shop
-from tests.warehouse.work import staged, write_raw
+from tests.warehouse.work import damage, staged, write_raw
 from warehouse.query import query
 
 ALONE: dict[str, Any] = {"automation": {"enabled": True, "interval": 1}}
@@ -60,7 +60,7 @@ def _sound(data: Path) -> None:
     """Everything is built, whole, and nothing is left of what was disturbed."""
     house = House(data)
     assert plan(house, house.present()) == []
-    assert not any(house.store.verify_all().values())
+    assert not any(damage(house.store).values())
     house.store.sweep()
     assert staged(house.store) == []
 
@@ -153,7 +153,7 @@ def test_cancelled_then_two_at_once(data: Path, quick_home: dict[str, str]) -> N
         house = House(data)
         assert house.store.require("core/sequences", "Toys")
         assert house.store.current("models/scratch", "Toys") is None
-        assert not any(house.store.verify_all().values())
+        assert not any(damage(house.store).values())
 
         write_settings(data, domains=ROLES)
         pair = [served.launch("Toys", *ASSETS) for _ in range(2)]
@@ -183,7 +183,7 @@ def test_killed_during_a_run(data: Path, quick_home: dict[str, str], victim: str
             os.kill(step, signal.SIGKILL)
             assert served.ended(disturbed.id) == "SUCCESS", "the step is tried again"
             served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it goes on")
-    assert not any(House(data).store.verify_all().values())
+    assert not any(damage(House(data).store).values())
     if victim != "the step":
         with Served(data, quick_home) as served:
             served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")
@@ -218,7 +218,7 @@ def test_the_disk_is_full(shop: Path, small_disk: Path) -> None:
         ballast.write_bytes(bytes(free - LITTLE))
         served.until(lambda: [run for run in served.runs() if run.status == "FAILURE"], "a run fails")
         assert {ref: version for ref, version in _versions(data).items() if ref in before} == before
-        assert not any(House(data).store.verify_all().values())
+        assert not any(damage(House(data).store).values())
         ballast.unlink()
         (data / "raw_files" / "Toys.csv").touch()
         served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")

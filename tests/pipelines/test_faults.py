@@ -21,7 +21,7 @@ from pipelines.settings import House
 from pipelines.step import upstream_first
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.disturb import moments
-from tests.warehouse.work import leftovers, staged, versions, write_raw
+from tests.warehouse.work import damage, leave, leftovers, overwrite, staged, versions, write_raw
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL
 
@@ -70,15 +70,11 @@ def _sound(data: Path) -> None:
     assert store.exposes(store.require("warehouse/report", ALL), "report.html")
 
 
-def _left_behind(data: Path) -> None:
-    (data / ".staging" / "killed" / "files").mkdir(parents=True)
-
-
 def test_a_second_run_makes_no_new_version(built: Cli) -> None:
     before = _made(built.data)
     for path in (built.data / "raw_files").glob("*.csv"):
         path.touch()
-    _left_behind(built.data)
+    leave(built.data)
     assert "nothing to do" in built("run").stdout
     house = House(built.data)
     for step in upstream_first():
@@ -103,7 +99,7 @@ def _unpointed(data: Path) -> None:
 
 
 def _no_manifest(data: Path) -> None:
-    (House(data).store.require("core/items", "Sample_Toys").path / "manifest.json").write_text("{")
+    overwrite(House(data).store.require("core/items", "Sample_Toys").path / "manifest.json", "{")
 
 
 def _cut(data: Path) -> None:
@@ -124,10 +120,10 @@ def test_the_next_run_repairs_whatever_is_broken(built: Cli) -> None:
         fault(built.data)
         house = House(built.data)
         assert plan(house, house.present()), f"{fault.__name__} was not seen"
-    _left_behind(built.data)
+    leave(built.data)
     built("run")
     assert versions(House(built.data).store) == before
-    assert not any(House(built.data).store.verify_all().values())
+    assert not any(damage(House(built.data).store).values())
     _sound(built.data)
 
 
@@ -147,7 +143,7 @@ def _pair(data: Path, *arguments: str) -> None:
     pair = [_start(data, *arguments) for _ in range(2)]
     said = [run.communicate(timeout=600)[0] for run in pair]
     assert [run.returncode for run in pair] == [0, 0], "\n".join(said)
-    assert not any(House(data).store.verify_all().values())
+    assert not any(damage(House(data).store).values())
     assert leftovers(House(data).store, *SHOWN, *GIVEN) == []
     assert staged(House(data).store) == []
 

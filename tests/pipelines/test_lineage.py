@@ -14,7 +14,7 @@ from pipelines.runs import plan
 from pipelines.settings import House
 from pipelines.step import STEPS
 from tests.conftest import Cli
-from tests.warehouse.work import leftovers, write_raw
+from tests.warehouse.work import leftovers, overwrite, write_raw
 from warehouse.store import ALL, sha256_file
 
 CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
@@ -151,7 +151,7 @@ def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(
     items = house.store.require("core/items", "Toys")
     data = bytearray(items.main.read_bytes())
     data[len(data) // 2] ^= 1
-    items.main.write_bytes(data)
+    overwrite(items.main, data)
     assert plan(house, ["Toys"], CORE) == []
     seen: list[tuple[int, int]] = []
     found = lineage.verify(house, ["Toys"], progress=lambda done, total: seen.append((done, total)))

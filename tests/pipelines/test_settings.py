@@ -13,6 +13,7 @@ from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.errors import ConfigError
 from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
 from tests.conftest import REPOSITORY
+from warehouse.errors import WarehouseError
 
 
 def _house(data: Path, settings: str = "", *categories: str) -> House:
@@ -55,7 +56,7 @@ def test_a_ratings_file_alone_is_no_domain(tmp_path: Path) -> None:
 def test_reviews_stand_in_for_ratings_that_are_absent(tmp_path: Path) -> None:
     house = _house(tmp_path)
     (house.raw_folder / "meta_Mugs.json").touch()
-    for name in ("Mugs_5.json", "Mugs_5.json.gz", "Mugs.csv.gz", "Mugs.csv"):
+    for name in ("Mugs_5.json.gz", "Mugs_5.json", "Mugs.csv.gz", "Mugs.csv"):
         (house.raw_folder / name).touch()
         assert House(tmp_path).present() == ["Mugs"]
         assert House(tmp_path).raw_file("Mugs", "ratings").name == name
@@ -69,6 +70,13 @@ def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
     (house.raw_folder / "Mugs_5_5.json.gz").touch()
     assert House(tmp_path).raw_file("Mugs_5", "ratings").name == "Mugs_5_5.json.gz"
     assert House(tmp_path).raw_file("Mugs", "ratings").name == "Mugs_5.json.gz"
+
+
+def test_settings_under_a_name_that_is_not_read_are_an_error(tmp_path: Path) -> None:
+    house = _house(tmp_path)
+    (tmp_path / "domains.yml").touch()
+    with pytest.raises(WarehouseError, match=r"domains\.yml is not read: the settings are in domains\.yaml; rename it"):
+        _ = house.settings
 
 
 def test_what_the_user_says_lies_on_top(tmp_path: Path) -> None:

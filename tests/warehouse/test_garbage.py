@@ -20,7 +20,9 @@ from tests.warehouse.work import (
     STAGES,
     ask,
     disagreements,
+    leave,
     leftovers,
+    overwrite,
     publish_all,
     staged,
     versions,
@@ -56,13 +58,13 @@ def _generations(store: Store, raw: Path, count: int) -> list[set[Version]]:
 
 def test_only_what_is_current_stays(store: Store, tmp_path: Path) -> None:
     *_, current = _generations(store, tmp_path / "raw", 3)
-    (store.root / ".staging" / "dead").mkdir()
-    (store.root / ".staging" / "dead" / "half").write_text("12345")
+    dead = leave(store.root)
+    (dead / "half").write_text("12345")
     before = _all(store)
     planned = collect(store, dry_run=True)
     assert _all(store) == before
-    assert Leftover("staging", "dead", store.root / ".staging" / "dead", 5) in planned
-    assert {leftover.name for leftover in planned} == {named(version) for version in before - current} | {"dead"}
+    assert Leftover("staging", dead.name, dead, 5) in planned
+    assert {leftover.name for leftover in planned} == {named(version) for version in before - current} | {dead.name}
     for leftover in planned:
         assert leftover.bytes > 0
     assert collect(store) == planned
@@ -163,7 +165,7 @@ def test_what_is_none_of_the_stores_is_left_alone(store: Store) -> None:
 
 def test_a_damaged_version_that_nothing_needs_goes_with_its_mark(store: Store) -> None:
     old, new = make(store, "core/items", "1"), make(store, "core/items", "2")
-    (old.path / "manifest.json").write_text("{")
+    overwrite(old.path / "manifest.json", "{")
     store.mark(old.named, "damaged")
     assert _collected(store) == [named(old.named)]
     assert sorted(path.name for path in new.path.parent.iterdir()) == ["CURRENT", new.path.name]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.warehouse.work import overwrite
 from warehouse.errors import WarehouseError
 from warehouse.lineage import Lineage, named
 from warehouse.store import ALL, Artifact, Store, recipe
@@ -98,7 +99,7 @@ def test_equal_versions_of_two_domains_are_told_apart(store: Store) -> None:
 
 def test_what_is_gone_or_unreadable_ends_the_way(store: Store, generations: list[dict[str, Artifact]]) -> None:
     items, model = generations[0]["core/items"], generations[0]["models/pretrained"]
-    (items.path / "manifest.json").write_text("{")
+    overwrite(items.path / "manifest.json", "{")
     lineage = Lineage.of(store)
     assert lineage.versions[items.named] is None
     assert items.named in lineage.upstream([model.named])

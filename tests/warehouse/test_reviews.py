@@ -81,7 +81,7 @@ def test_a_good_line_is_a_rating(stage: Stage, line: bytes, rating: Rating) -> N
         (review(unixReviewTime=1.5), "time is not a whole number"),
         (review(unixReviewTime="1005177600"), "time is not a whole number"),
         (review(unixReviewTime=-1), "time is out of range"),
-        (review(unixReviewTime=1005177600000), "time is out of range"),
+        (review(unixReviewTime=1005177600000), "time is in milliseconds, not in seconds"),
         (review(reviewText="x" * (5 << 20)), "line is too long"),
     ],
 )

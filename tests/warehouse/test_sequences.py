@@ -1,6 +1,7 @@
 """core/interactions and core/sequences: the recipe against a plain-Python twin, and its exact figures."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,8 @@ from warehouse.duck import Engine
 from warehouse.errors import WarehouseError
 from warehouse.interactions import Wanted, _Fingerprints, build_interactions
 from warehouse.parquet import ROW_GROUP
-from warehouse.sequences import GlobalTimeSplit, build_sequences
+from warehouse.ratings import LATEST_TIME
+from warehouse.sequences import GlobalTimeSplit, _in_order, build_sequences
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -45,9 +47,11 @@ def write_ratings(path: Path, rows: Iterable[Row]) -> Path:
 
 
 _ids = st.sampled_from(["a", "B", "b", "é", "a1", "\U0001f600", "z'"])
-_rows = st.lists(
-    st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), st.integers(0, 6)), min_size=5, max_size=80
-).map(lambda rows: [Row(position * 3 + 1, *row) for position, row in enumerate(rows)])
+# Some beyond 2038-01-19, when signed 32 bits end.
+_times = st.integers(0, 6) | st.sampled_from([2**31 - 1, 2**31, LATEST_TIME])
+_rows = st.lists(st.tuples(_ids, _ids, st.sampled_from([1.0, 2.5, 5.0]), _times), min_size=5, max_size=80).map(
+    lambda rows: [Row(position * 3 + 1, *row) for position, row in enumerate(rows)]
+)
 _borders = st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])
 
 
@@ -142,7 +146,7 @@ def test_interactions_are_the_plain_ones(
     ratings = write_ratings(folder / "ratings.parquet", rows)
     pq.write_table(pa.table({"item_id": sorted(known)}), folder / "items.parquet")
     if not kept:
-        with pytest.raises(WarehouseError, match="same category"):
+        with pytest.raises(WarehouseError, match=r"same category|user and item swapped|alike but for capitals"):
             build_interactions(ratings, folder / "items.parquet", out, wanted)
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -201,6 +205,38 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
     pq.write_table(pa.table({"item_id": ["other"]}), folder / "items.parquet")
     with pytest.raises(WarehouseError, match="same category"):
         build_interactions(folder / "ratings.parquet", folder / "items.parquet", stage())
+
+
+@pytest.mark.parametrize(
+    ("rated", "by", "known", "said"),
+    [
+        ("A1", "B001", "B001", "the ratings have user and item swapped: put the item first"),
+        ('"B001"', "A1", "B001", "alike but for quotation marks"),
+        ("B001", "A1", "B001 ", "alike but for blanks"),
+        ("31852", "A1", "0000031852", "alike but for leading zeros, which spreadsheets drop"),
+        ("b001", "A1", "B001", "alike but for capitals"),
+        ("C001", "A1", "B001", "are the two raw files of the same category?"),
+    ],
+)
+def test_where_no_rating_finds_its_item_both_ids_and_the_cause_are_said(
+    stage: Stage, rated: str, by: str, known: str, said: str
+) -> None:
+    folder = stage()
+    ratings = write_ratings(folder / "ratings.parquet", [Row(1, by, rated, 5.0, 1), Row(2, "A2", "other", 5.0, 2)])
+    pq.write_table(pa.table({"item_id": [known]}), folder / "items.parquet")
+    with pytest.raises(WarehouseError, match=re.escape(said)) as error:
+        build_interactions(ratings, folder / "items.parquet", stage())
+    assert f"the first rating is of {rated!r} by {by!r}, and an item with metadata is {known!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_order_holds_for_every_time_that_a_rating_may_have(threads: int) -> None:
+    random = np.random.default_rng(0)
+    rows = np.arange(3 * ROW_GROUP)
+    users = random.integers(0, 50, len(rows), dtype=np.int32)
+    times = random.choice([0, 1, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, LATEST_TIME - 1, LATEST_TIME], len(rows))
+    assert LATEST_TIME < 2**32
+    assert np.array_equal(_in_order(users, times, threads), np.lexsort((rows, times, users)))
 
 
 def test_k_below_three_is_refused(stage: Stage) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.warehouse.work import damage, leave, overwrite
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, Recipe, Store, check_domain, recipe
 
@@ -87,7 +89,7 @@ def test_identity_by_recipe_ignores_the_bytes(tmp_path: Path) -> None:
 def test_a_file_that_went_missing_is_built_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
-    (artifact.path / "items.txt").write_text("cut short by a full disk")
+    overwrite(artifact.path / "items.txt", "cut short by a full disk")
     again, built = store.publish(_recipe(), _writes("a"))
     assert built
     assert (again.path / "items.txt").read_text() == "a"
@@ -165,7 +167,7 @@ def test_an_exposed_file_is_swapped_under_its_readers(tmp_path: Path) -> None:
 def test_a_broken_manifest_says_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
-    (artifact.path / "manifest.json").write_text("{")
+    overwrite(artifact.path / "manifest.json", "{")
     with pytest.raises(WarehouseError, match="delete that folder"):
         store.current("core/items", "Toys")
 
@@ -179,7 +181,7 @@ def test_manifest_is_json_with_hashes(tmp_path: Path) -> None:
 
 def _spoil_manifest(artifact: Artifact, **changes: Any) -> None:
     path = artifact.path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    overwrite(path, json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 _FACTS = {"sha256": "0" * 64, "bytes": 1}
@@ -195,8 +197,8 @@ def test_a_current_from_elsewhere_leads_nowhere_else(tmp_path: Path, said: str) 
     with pytest.raises(WarehouseError, match="names no version"):
         store.all_current()
     assert store.whole("core/items", "Toys") is None
-    assert list(store.verify_all()) == ["core/items@Toys"]
-    assert store.verify_all()["core/items@Toys"]
+    assert list(damage(store)) == ["core/items@Toys"]
+    assert damage(store)["core/items@Toys"]
     again, built = store.publish(_recipe(), _writes("never written"))
     assert not built
     assert store.current("core/items", "Toys") == again
@@ -254,14 +256,14 @@ def test_a_manifest_from_elsewhere_is_checked(tmp_path: Path, changes: dict[str,
     assert "no readable manifest" in store.verify(artifact)[0]
     _, built = store.publish(_recipe(), _writes("a"))
     assert built
-    assert store.verify_all() == {"core/items@Toys": []}
+    assert damage(store) == {"core/items@Toys": []}
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", pytest.param("[" * 100_000, id="deep"), '{"key": ', "\x00"])
 def test_a_manifest_that_is_no_object_is_built_again(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
-    (artifact.path / "manifest.json").write_text(text)
+    overwrite(artifact.path / "manifest.json", text)
     with pytest.raises(WarehouseError, match="no readable manifest"):
         store.require("core/items", "Toys")
     store.publish(_recipe(), _writes("a"))
@@ -287,7 +289,7 @@ def test_verify_finds_every_damage(tmp_path: Path) -> None:
     assert store.verify(artifact) == []
     assert store.whole("core/items", "Toys") == artifact
 
-    file.write_text("abd")
+    overwrite(file, "abd")
     assert "items.txt has the sha256" in store.verify(artifact)[0]
     file.write_text("ab")
     assert store.verify(artifact) == [f"{file} has 2 bytes, not 3"]
@@ -303,7 +305,7 @@ def test_verify_finds_every_damage(tmp_path: Path) -> None:
     (artifact.path / "more.txt").touch()
     assert store.verify(artifact) == [f"{artifact.path / 'more.txt'} is not in the manifest"]
     (artifact.path / "more.txt").unlink()
-    assert store.verify_all() == {"core/items@Toys": []}
+    assert damage(store) == {"core/items@Toys": []}
 
     # One who changes a file and the manifest alike is found by the version.
     file.write_text("abd")
@@ -316,10 +318,9 @@ def test_verify_finds_every_damage(tmp_path: Path) -> None:
 
 def test_what_a_dead_process_left_is_swept_and_the_living_are_spared(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    dead = tmp_path / ".staging" / "dead"
-    (dead / "files").mkdir(parents=True)
-    (dead / "lock").touch()
-    (tmp_path / ".staging" / "never_locked").mkdir()
+    dead, never_locked = leave(tmp_path), leave(tmp_path)
+    shutil.rmtree(never_locked / "files")
+    (never_locked / "lock").unlink()
 
     def build(out: Path) -> dict[str, Any]:
         assert not dead.exists()
@@ -336,7 +337,7 @@ def test_what_a_dead_process_left_is_swept_and_the_living_are_spared(tmp_path: P
 def test_leftovers_are_swept_also_where_nothing_is_built(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.publish(_recipe(), _writes("a"))
-    (tmp_path / ".staging" / "dead").mkdir()
+    leave(tmp_path)
     _, built = store.publish(_recipe(), _writes("never written"))
     assert not built
     assert not list((tmp_path / ".staging").iterdir())

@@ -5,6 +5,7 @@ Processes run it, so it is a module of its own and no fixture.
 
 import json
 import random
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from warehouse.catalogue import build_catalogue
 from warehouse.duck import Engine
+from warehouse.errors import WarehouseError
 from warehouse.interactions import build_interactions
 from warehouse.items import build_items
 from warehouse.metadata import ingest_metadata
@@ -169,12 +171,41 @@ def versions(store: Store) -> dict[str, str]:
     return {artifact.ref: artifact.version for artifact in store.all_current()}
 
 
+def damage(store: Store) -> dict[str, list[str]]:
+    """What is wrong with each current version, by `layer/noun@domain`; also that a CURRENT leads nowhere."""
+    found = {}
+    for pointer in sorted(store.root.glob("[!.]*/*/domain=*/CURRENT")):
+        layer, noun, name, _ = pointer.relative_to(store.root).parts
+        key, domain = f"{layer}/{noun}", name.removeprefix("domain=")
+        try:
+            artifact = store.current(key, domain)
+        except WarehouseError as error:
+            found[f"{key}@{domain}"] = [str(error)]
+        else:
+            found[f"{key}@{domain}"] = store.verify(artifact) if artifact else []
+    return found
+
+
+def overwrite(path: Path, data: bytes | str) -> None:
+    """Write to a published file, as only who means to can."""
+    path.chmod(0o644)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def leave(root: Path) -> Path:
+    """What a process leaves in the staging area that is killed at work."""
+    folder = root / ".staging" / uuid.uuid4().hex
+    (folder / "files").mkdir(parents=True)
+    (folder / "lock").touch()
+    return folder
+
+
 def leftovers(store: Store, *shown: str) -> list[str]:
     """What is wrong below the root: damaged versions, current or not, and whatever has no business there.
 
     The staging area is left to `staged`.
     """
-    wrong = [problem for problems in store.verify_all().values() for problem in problems]
+    wrong = [problem for problems in damage(store).values() for problem in problems]
     for path in sorted(store.root.rglob("*")):
         parts = path.relative_to(store.root).parts
         if parts[0] in {".staging", ".lock", *shown} or (len(parts) < 4 and path.is_dir()):

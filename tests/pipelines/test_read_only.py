@@ -1,0 +1,87 @@
+"""A data folder that came from elsewhere: its links are not followed, and a backup that is read-only is of use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import lineage, runs
+from pipelines.assets import core, raw  # noqa: F401 - declare their steps
+from pipelines.garbage import collect
+from pipelines.settings import House
+from pipelines.step import STEPS
+from tests.pipelines.small import write_shop
+from tests.read_only import read_only
+from tests.warehouse.work import overwrite
+from warehouse.errors import ReadOnlyError, WarehouseError
+from warehouse.lineage import Lineage
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of which the raw files are read in."""
+    data = tmp_path_factory.mktemp("shop")
+    write_shop(data, "Toys")
+    for key in ("raw/ratings", "raw/metadata"):
+        STEPS[key].publish(House(data), "Toys")
+    return data
+
+
+@pytest.fixture
+def data(shop: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(shop, tmp_path / "data"))
+
+
+def test_a_backup_that_is_read_only_can_be_looked_at(data: Path) -> None:
+    damaged = House(data).store.require("raw/metadata", "Toys")
+    overwrite(damaged.main, "damaged")
+    with read_only(data):
+        house = House(data)
+        found = lineage.verify(house)
+        assert [bool(problems) for problems in found.values()] == [True, False]
+        assert house.store.marked("damaged") == []
+        assert collect(house, dry_run=True) == []
+        (row,) = runs.survey(house)
+        assert row["domain"] == "Toys"
+        assert Lineage.of(house.store).current
+        with pytest.raises(ReadOnlyError, match="cannot be written to"):
+            collect(house)
+        with pytest.raises(ReadOnlyError, match="cannot be written to"):
+            STEPS["core/items"].publish(house, "Toys")
+
+
+@pytest.mark.parametrize("link", ["cache", "cache/lookup/Toys", "cache/training/0123456789abcdef/state.json"])
+def test_a_link_in_the_cache_is_an_error(data: Path, tmp_path: Path, link: str) -> None:
+    elsewhere = tmp_path / "elsewhere" / "view" / "0123456789abcdef"
+    elsewhere.mkdir(parents=True)
+    shutil.rmtree(data / "cache", ignore_errors=True)
+    (data / link).parent.mkdir(parents=True, exist_ok=True)
+    (data / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WarehouseError, match=f"{link} is a link.*remove it"):
+        collect(House(data))
+    assert elsewhere.is_dir()
+
+
+def test_dagsters_folder_is_no_link(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "history").mkdir(parents=True)
+    (tmp_path / "elsewhere" / ".making").touch()
+    (data / ".dagster").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WarehouseError, match=r"\.dagster is a link.*remove it"), runs.open_instance(data / ".dagster"):
+        pass
+    assert (tmp_path / "elsewhere" / "history").is_dir()
+
+
+def test_raw_files_may_lie_behind_a_link(data: Path, tmp_path: Path) -> None:
+    (data / "raw_files").rename(tmp_path / "disk")
+    (data / "raw_files").symlink_to(tmp_path / "disk")
+    assert House(data).present() == ["Toys"]
+    assert STEPS["core/items"].publish(House(data), "Toys")[1]
+
+
+def test_only_copies_and_states_that_were_made_here_are_garbage(data: Path) -> None:
+    strange = [data / "cache" / name for name in ("lookup/Toys/view/photos", "training/photos", "logs/photos")]
+    for folder in strange:
+        folder.mkdir(parents=True)
+    collect(House(data))
+    assert all(folder.is_dir() for folder in strange)
