@@ -278,6 +278,7 @@ def _embed(
                     "run it again"
                 )
             _write(out, work.noun, ids, digests, vectors, identity, storage)
+            cache.compact()
     present = len(ids) - digests.count(None)
     return EmbeddingSummary(
         items=len(ids),

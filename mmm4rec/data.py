@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mmm4rec.errors import ModelError
-from mmm4rec.tables import read_table
+from mmm4rec.tables import read_batches, read_table, stored_type
 
 Split = Literal["training", "validation", "test", "everything"]
 
@@ -398,8 +398,12 @@ def _read_encoder(path: Path) -> Encoder | None:
 
 
 def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encoder | None) -> Features:
-    """The vectors of `item_ids`, in that order, behind a zero row for padding."""
-    table = read_table(path, f"features/{modality}_embeddings/{modality}_embeddings")
+    """The vectors of `item_ids`, in that order, behind a zero row for padding.
+
+    Memory holds them once: each batch that is read goes straight to its rows.
+    """
+    key = f"features/{modality}_embeddings/{modality}_embeddings"
+    table = read_table(path, key, ["item_id", "present"])
     found = table["item_id"].combine_chunks()
     _unique(found, f"{path}: item_id")
     rows = pc.index_in(item_ids, value_set=found)
@@ -409,27 +413,40 @@ def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encod
             f"{path}: {len(missing)} of {len(item_ids)} items have no row, such as {missing[0].as_py()!r}; "
             f"build the {modality} embeddings of this domain again"
         )
-    lists = table["vector"].combine_chunks()
-    widths = np.unique(pc.list_value_length(lists).to_numpy())
-    if len(widths) != 1 or widths[0] == 0:
-        raise ModelError(f"{path}: vectors of widths {widths.tolist()}; all must have one width above 0")
-    width = int(widths[0])
-    vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, width)
     order = rows.to_numpy()
-    present = table["present"].to_numpy()[order]
-    vectors = np.where(present[:, None], vectors[order], np.float32(0))
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        name = item_ids[int(bad.argmax())].as_py()
+    present = np.concatenate([[False], table["present"].to_numpy()[order]])
+    place = np.zeros(len(found), np.int64)  # of each row that is read; 0: not wanted, or not present
+    place[order] = np.arange(1, len(item_ids) + 1)
+    place[order[~present[1:]]] = 0
+    vectors = np.zeros((len(item_ids) + 1, _width(path, key)), np.float32)
+    bad: list[int] = []
+    start = 0
+    for lists in read_batches(path, key, "vector"):
+        read = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(lists), -1)
+        target = place[start : start + len(lists)]
+        start += len(lists)
+        read, target = read[target > 0], target[target > 0]
+        bad += target[~np.isfinite(read).all(axis=1)].tolist()
+        vectors[target] = read
+    if bad:
+        name = item_ids[min(bad) - 1].as_py()
         raise ModelError(
-            f"{path}: {int(bad.sum())} {modality} vectors hold NaN or infinity, such as that of {name!r}; "
+            f"{path}: {len(bad)} {modality} vectors hold NaN or infinity, such as that of {name!r}; "
             "encode them again, or mark them present=false"
         )
-    return Features(
-        vectors=torch.from_numpy(np.concatenate([np.zeros((1, width), np.float32), vectors])),
-        present=torch.from_numpy(np.concatenate([[False], present])),
-        encoder=encoder,
-    )
+    return Features(vectors=torch.from_numpy(vectors), present=torch.from_numpy(present), encoder=encoder)
+
+
+def _width(path: Path, key: str) -> int:
+    """The one width of a table's vectors."""
+    kind = stored_type(path, key, "vector")
+    widths = {int(kind.list_size)} if pa.types.is_fixed_size_list(kind) else set()
+    if not widths:
+        for lists in read_batches(path, key, "vector"):
+            widths.update(pc.list_value_length(lists).unique().to_pylist())
+    if len(widths) != 1 or not min(widths):
+        raise ModelError(f"{path}: vectors of widths {sorted(widths)}; all must have one width above 0")
+    return widths.pop()
 
 
 def _unique(ids: pa.Array, where: str) -> None:

@@ -4,13 +4,18 @@
 ignored when a table is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec.errors import ModelError
+
+_BATCH = 8192
+"""Rows read at once where a table may be large: those of a row group."""
 
 
 def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
@@ -241,35 +246,65 @@ def write_table(rows: Sequence[Mapping[str, object]], key: str, path: Path) -> N
     pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[key]), path)
 
 
-def read_table(path: Path, key: str) -> pa.Table:
-    """The columns of `ACCEPTED[key]` from the Parquet file `path`, cast to the declared types.
+def read_table(path: Path, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of `ACCEPTED[key]`, or those named of them, from the Parquet file `path`, cast to the declared types.
 
     Raises:
         ModelError: the file is missing or unreadable, lacks a column, or holds nulls or another type.
     """
-    schema = ACCEPTED[key]
+    with _opened(path, key) as file:
+        table = file.read(columns=ACCEPTED[key].names if columns is None else columns)
+    for name in table.schema.names:
+        table = table.set_column(table.schema.get_field_index(name), name, _declared(path, key, name, table[name]))
+    return table
+
+
+def read_batches(path: Path, key: str, column: str) -> Iterator[pa.Array]:
+    """One column as :func:`read_table` reads it, some thousand rows at a time: of a large table, no more is in memory.
+
+    Raises:
+        ModelError: as :func:`read_table`.
+    """
+    with _opened(path, key) as file:
+        for batch in file.iter_batches(_BATCH, columns=[column]):
+            yield _declared(path, key, column, batch[column])
+
+
+def stored_type(path: Path, key: str, column: str) -> pa.DataType:
+    """The type of a column of the Parquet file `path`.
+
+    Raises:
+        ModelError: the file is missing or unreadable, or lacks a column.
+    """
+    with _opened(path, key) as file:
+        return file.schema_arrow.field(column).type
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has the columns of `ACCEPTED[key]`; what goes wrong in reading it is said."""
+    names = ACCEPTED[key].names
     try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in schema.names if name not in file.schema_arrow.names]
+        # Without pre_buffer=False, reading batch by batch would read all ahead.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
-                raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(schema.names)}")
-            table = file.read(columns=schema.names)
+                raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(names)}")
+            yield file
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; it should hold {key}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise ModelError(f"{path}: not a readable Parquet file ({error}); build {key} again") from None
-    for field in schema:
-        column = table[field.name]
-        if column.null_count:
-            raise ModelError(f"{path}: {column.null_count} nulls in column {field.name}; {key} has none")
-        if pa.types.is_fixed_size_list(column.type) and pa.types.is_list(field.type):
-            continue
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except pa.ArrowException:
-                raise ModelError(
-                    f"{path}: column {field.name} is {column.type}, expected {field.type}; build {key} again"
-                ) from None
-            table = table.set_column(table.schema.get_field_index(field.name), field.name, column)
-    return table
+
+
+def _declared(path: Path, key: str, name: str, column: Any) -> Any:
+    """The array or chunked array, of the declared type; vectors may be lists of a fixed size."""
+    kind = ACCEPTED[key].field(name).type
+    if column.null_count:
+        raise ModelError(f"{path}: {column.null_count} nulls in column {name}; {key} has none")
+    if column.type == kind or (pa.types.is_fixed_size_list(column.type) and pa.types.is_list(kind)):
+        return column
+    try:
+        return column.cast(kind)
+    except pa.ArrowException:
+        raise ModelError(f"{path}: column {name} is {column.type}, expected {kind}; build {key} again") from None

@@ -1,6 +1,6 @@
 """What encoders with a torch model share: the device, the precision of the forward pass, batches and their order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from features.encoders.models import unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderIdentity, Precision, Vectors
 from features.errors import FeatureError
+
+VOCABULARY = 0.9
+"""Least share of a model's words that its tokenizer knows; models round up their number, to a multiple of 64 or so."""
+
+TRIAL = ["a mug", "a mug and a lamp"]
+"""Encoded when a model is opened: what is missing of a tokenizer's settings shows at the first padding only."""
 
 
 class TorchEncoder:
@@ -143,6 +150,30 @@ def loading(folder: Path) -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def check_weights(folder: Path, missing: Collection[str]) -> None:
+    """Refuse a model some of whose weights its files do not hold: transformers draws them at random.
+
+    Raises:
+        FeatureError: there are missing ones; names three.
+    """
+    if missing:
+        raise unreadable(folder, f"its weights lack {', '.join(sorted(missing)[:3])}")
+
+
+def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
+    """Refuse a tokenizer that knows few of the words that the model has vectors for: part of it is missing.
+
+    Raises:
+        FeatureError: it knows less than VOCABULARY of them.
+    """
+    # A CLIP of transformers has its words in its text tower.
+    words = getattr(model, "text_model", model).get_input_embeddings().num_embeddings
+    if tokenizer is not None and len(tokenizer) < VOCABULARY * words:
+        raise unreadable(
+            folder, f"its tokenizer knows {len(tokenizer)} words and parts of words, its weights are for {words}"
+        )
 
 
 def image_configuration(processor: Any) -> dict[str, Any]:

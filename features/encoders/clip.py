@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from features.encoders.base import TorchEncoder, image_configuration, loading
-from features.encoders.models import TEXT_TOKENS, unreadable
+from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
+from features.encoders.models import TEXT_TOKENS
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
@@ -37,8 +37,8 @@ class ClipEncoder(TorchEncoder):
             )
             self._tokenizer = _tokenizer(folder, local)
             images = AutoImageProcessor.from_pretrained(folder, **local)  # type: ignore[no-untyped-call]
-        if found["missing_keys"]:  # transformers would draw them at random
-            raise unreadable(folder, f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+        check_weights(folder, found["missing_keys"])
+        check_vocabulary(folder, self._tokenizer, model)
         self._model = model.eval().to(self.device)
         self._images = image_configuration(images)
         config = model.config
@@ -50,6 +50,8 @@ class ClipEncoder(TorchEncoder):
             normalised=True,
             width=config.vision_config.hidden_size if self._siglip else config.projection_dim,
         )
+        with loading(folder):
+            self._read(TRIAL)
 
     @property
     def preparation(self) -> Preparation:

@@ -1,4 +1,4 @@
-"""Where a model's files are and what they are: the folder behind a name, its weights and their sha256.
+"""Where a model's files are and what they are: the folder behind a name, whether it is complete, and its sha256.
 
 Nothing is loaded here. A hub model is taken from the local cache where it is complete, else fetched once.
 """
@@ -23,6 +23,11 @@ HUB_TIMEOUT = 10.0
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZERS = (("tokenizer.json",), ("*.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+"""Files of a tokenizer, any one of these sets. Without them, transformers makes one that knows no word."""
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_WITH_WEIGHTS = ("Transformer", "CLIPModel", "Dense")
+"""Modules of sentence-transformers that are nothing without weights; the first two are models of transformers."""
 _OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -45,19 +50,24 @@ TRANSFORMERS = Layout(
     "config.json, model.safetensors, the tokenizer's files, for pictures preprocessor_config.json, and modules.json "
     "where the model is one of sentence-transformers",
 )
-OPEN_CLIP = Layout("open_clip_config.json", _OPEN_CLIP, "open_clip_config.json and open_clip_model.safetensors")
+OPEN_CLIP = Layout(
+    "open_clip_config.json",
+    _OPEN_CLIP,
+    "open_clip_config.json and open_clip_model.safetensors, and the tokenizer's files where it names a tokenizer",
+)
 
 
 def model_folder(settings: EncoderSettings) -> Path:
     """Folder of the model that settings name: by hub id, local folder or "sample-clip".
 
     Raises:
-        FeatureError: there is no such folder; or the model is not cached and cannot be fetched.
+        FeatureError: there is no such folder, or files are missing in it; or the model is not cached and cannot be
+            fetched.
     """
     model, layout = settings.model, layout_of(settings)
     folder = SAMPLE_CLIP if model == "sample-clip" else Path(model).expanduser()
     if folder.is_dir():
-        weight_files(folder, layout)
+        check_complete(folder, layout)
         return folder
     if model == "sample-clip" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise FeatureError(f"encoder model {model!r}: no folder {folder}; put {layout.needed} there")
@@ -71,14 +81,17 @@ def layout_of(settings: EncoderSettings) -> Layout:
 
 
 def _hub_folder(repository: str, layout: Layout) -> Path:
-    """Folder of the cached snapshot of a hub repository; fetched when it is missing or lacks weights."""
+    """Folder of the cached snapshot of a hub repository; fetched when it is missing or incomplete."""
     from huggingface_hub import HfApi, snapshot_download
 
+    incomplete = ""
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
-        weight_files(folder, layout)
+        check_complete(folder, layout)
         return folder
-    except (OSError, ValueError):  # not cached, or without weights
+    except FeatureError as error:
+        incomplete = f"What is cached: {error}. "
+    except (OSError, ValueError):  # not cached
         pass
     try:
         # Asked first because snapshot_download waits for ever for a hub that never answers.
@@ -91,13 +104,13 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
                 etag_timeout=HUB_TIMEOUT,
             )
         )
-        weight_files(folder, layout)
+        check_complete(folder, layout)
         return folder
     except Exception as error:  # of the hub's client, of its HTTP library, of the file system
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FeatureError(
-            f"encoder model {repository!r} is neither cached nor could it be fetched ({reason}). Where there "
-            f"is a network, run `hf download {repository}` and copy the folder it prints here; it holds "
+            f"encoder model {repository!r} is neither cached nor could it be fetched ({reason}). {incomplete}Where "
+            f"there is a network, run `hf download {repository}` and copy the folder it prints here; it holds "
             f"{layout.needed}. Then set the encoder's `model` to that folder. Without a network, the model "
             "sample-clip and ready vectors (kind: vectors) work."
         ) from error
@@ -114,23 +127,84 @@ def _weight_patterns(names: list[str], layout: Layout) -> list[str]:
     return [f"{place}{stem}{ending}" for stem in sorted(stems) for place in ("", "*/")]
 
 
+def check_complete(folder: Path, layout: Layout = TRANSFORMERS) -> None:
+    """Refuse a folder in which files are missing that the libraries do without: they make up what is not there.
+
+    Raises:
+        FeatureError: names the missing files and the folder.
+    """
+    if not (folder / layout.configuration).is_file() and not (folder / "modules.json").is_file():
+        raise _incomplete(folder, [layout.configuration], layout)
+    lacking: list[str] = []
+    if (folder / "config_sentence_transformers.json").is_file() and not (folder / "modules.json").is_file():
+        lacking.append("modules.json")
+    for kind, module in modules_of(folder):
+        found = _lacking_of_open_clip(module) if layout is OPEN_CLIP else _lacking_of_module(kind, module)
+        lacking += [str((module / name).relative_to(folder)) for name in found]
+    if lacking:
+        raise _incomplete(folder, lacking, layout)
+    weight_files(folder, layout)
+
+
+def _incomplete(folder: Path, lacking: list[str], layout: Layout) -> FeatureError:
+    return FeatureError(
+        f"encoder model in {folder} is incomplete: {', '.join(lacking)} is missing; it needs {layout.needed}. "
+        "Fetch the model again"
+    )
+
+
+def _lacking_of_module(kind: str, module: Path) -> list[str]:
+    """Names of what a module of sentence-transformers, or a model of transformers, lacks beside its weights."""
+    if kind == "Normalize":  # is nothing but its name
+        return []
+    if kind not in _WITH_WEIGHTS[:2]:
+        # The others have a configuration, which not all of them call config.json.
+        return [] if any(module.glob("*.json")) else ["config.json"]
+    if not (module / "config.json").is_file():
+        return ["config.json"]
+    config, lacking = read_json(module / "config.json"), []
+    sees = "vision_config" in config
+    if "text_config" in config or not (sees or "image_size" in config):
+        lacking += _lacking_tokenizer(module)
+    if sees and not any((module / name).is_file() for name in _PROCESSORS):
+        lacking.append(_PROCESSORS[0])
+    return lacking
+
+
+def _lacking_of_open_clip(folder: Path) -> list[str]:
+    """Names of what a folder of open_clip lacks beside its weights: its own tokenizer comes with the library."""
+    model = read_json(folder / OPEN_CLIP.configuration).get("model_cfg")
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    return _lacking_tokenizer(folder) if isinstance(text, dict) and text.get("hf_tokenizer_name") else []
+
+
+def _lacking_tokenizer(folder: Path) -> list[str]:
+    if any(all(any(folder.glob(name)) for name in names) for names in _TOKENIZERS):
+        return []
+    # What is there of one says which it was.
+    begun = [names for names in _TOKENIZERS if any(any(folder.glob(name)) for name in names)]
+    return [name for name in (begun or _TOKENIZERS)[0] if not any(folder.glob(name))]
+
+
 def weight_files(folder: Path, layout: Layout = TRANSFORMERS) -> list[Path]:
     """Weight files that are loaded from a model folder, safetensors where there are any.
 
     Raises:
-        FeatureError: the folder holds no weights.
+        FeatureError: the folder, or a module in it that needs weights, holds none, or not all that an index lists.
     """
     files: list[Path] = []
-    for module in _module_folders(folder):
+    lacking: list[Path] = []
+    for kind, module in modules_of(folder):
         names = [name for name in layout.weights if (module / name).is_file()]
         if not names:
+            lacking += [module / layout.weights[0]] if kind in _WITH_WEIGHTS else []
             continue
         first = module / names[0]
         if first.suffix == ".json":
             files += sorted(module / name for name in _shards(first))
         else:
             files.append(first)
-    lacking = [file for file in files if not file.is_file()]
+    lacking += [file for file in files if not file.is_file()]
     if lacking or not files:
         wanted = ", ".join(str(file) for file in lacking) or layout.weights[0]
         raise FeatureError(f"encoder model in {folder}: no weights, {wanted} is missing; it needs {layout.needed}")
@@ -146,18 +220,22 @@ def _shards(index: Path) -> set[str]:
     return names
 
 
-def _module_folders(folder: Path) -> list[Path]:
-    """Folders of the modules of a sentence-transformers model; the folder itself for a bare transformer."""
+def modules_of(folder: Path) -> list[tuple[str, Path]]:
+    """Class and folder of the modules of a sentence-transformers model; a bare model is the one module Transformer."""
     listing = folder / "modules.json"
     if not listing.is_file():
-        return [folder]
+        return [("Transformer", folder)]
     modules = read_json(listing, list)
-    if not all(isinstance(module, dict) and isinstance(module.get("path", ""), str) for module in modules):
+    if not all(
+        isinstance(module, dict) and all(isinstance(module.get(key, ""), str) for key in ("path", "type"))
+        for module in modules
+    ):
         raise unreadable(folder, "modules.json is no list of modules")
     paths = [Path(module.get("path", "")) for module in modules]
     if any(path.is_absolute() or ".." in path.parts for path in paths):
         raise FeatureError(f"{listing}: a module's path leaves the folder; do not use this model")
-    return [folder / path for path in paths]
+    kinds = [module.get("type", "").rpartition(".")[2] for module in modules]
+    return [(kind, folder / path) for kind, path in zip(kinds, paths, strict=True)]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -7,8 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from features.encoders.base import TorchEncoder, cannot, image_configuration, loading
-from features.encoders.models import TEXT_TOKENS, unreadable
+from features.encoders.base import (
+    TRIAL,
+    TorchEncoder,
+    cannot,
+    check_vocabulary,
+    check_weights,
+    image_configuration,
+    loading,
+)
+from features.encoders.models import TEXT_TOKENS, modules_of, unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
@@ -22,7 +30,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         device, precision: as of :class:`TorchEncoder`.
 
     Raises:
-        FeatureError: its files cannot be loaded.
+        FeatureError: its files cannot be loaded, or do not hold every weight and word.
     """
 
     def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
@@ -38,6 +46,8 @@ class SentenceTransformersEncoder(TorchEncoder):
                 trust_remote_code=False,
                 model_kwargs={"dtype": torch.float32, "weights_only": True},
             ).eval()
+            for (_, place), module in zip(modules_of(folder), self._model, strict=False):
+                _check_loaded(place, module)
         first: Any
         first, *others = self._model
         limit = self._model.max_seq_length
@@ -57,6 +67,9 @@ class SentenceTransformersEncoder(TorchEncoder):
             normalised="Normalize" in modules,
             width=width,
         )
+        if self._model.supports("text"):
+            with loading(folder):
+                self._read(TRIAL)
 
     @property
     def preparation(self) -> Preparation:
@@ -79,3 +92,29 @@ class SentenceTransformersEncoder(TorchEncoder):
         self._check("image")
         vectors: Tensor = self._model({"pixel_values": pixels, "modality": "image"})["sentence_embedding"]
         return vectors
+
+
+def _check_loaded(folder: Path, module: Any) -> None:
+    """Hold a module that is a model of transformers to its files; sentence-transformers itself does not look.
+
+    Raises:
+        FeatureError: weights are missing, or most of the words.
+    """
+    from transformers import PreTrainedModel
+    from transformers.utils import logging
+
+    model = getattr(module, "model", None)
+    if not isinstance(model, PreTrainedModel):
+        return
+    said = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:  # once more, as only the first call in a library's depths was told what is missing
+        _, found = type(model).from_pretrained(
+            folder, config=model.config, dtype=torch.float32, weights_only=True, output_loading_info=True,
+            local_files_only=True,
+        )  # fmt: skip
+    finally:
+        logging.set_verbosity(said)  # type: ignore[no-untyped-call]
+    # Sentences are pooled from the vectors of tokens: a model's own pooler is not asked, and often not stored.
+    check_weights(folder, {name for name in found["missing_keys"] if not name.startswith("pooler.")})
+    check_vocabulary(folder, getattr(module, "tokenizer", None), model)

@@ -381,6 +381,7 @@ def test_open_clip_that_is_not_installed_is_said(tmp_path: Path) -> None:
     if find_spec("open_clip"):
         pytest.skip("open_clip is installed here")
     (tmp_path / "open_clip_model.safetensors").touch()
+    (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(
         FeatureError, match=r"needs open_clip, which cannot be imported .* `pip install 'mmm4rec\[open-"
     ):

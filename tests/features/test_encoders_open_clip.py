@@ -92,6 +92,7 @@ def test_code_of_a_tokenizer_is_not_run(folder: Path, tmp_path: Path) -> None:
     set_model(folder, "text_cfg", hf_tokenizer_name="its own")
     (folder / "own.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\nclass Own: pass\n")
     (folder / "config.json").write_text(json.dumps({"model_type": "own"}))
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.Own", None]}}))
     with pytest.raises(FeatureError, match="cannot be loaded"):
         opened(folder)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features import vector_cache
 from features.vector_cache import VectorCache
-from tests.features.work import WIDTH, Telltale, add
+from tests.features.work import WIDTH, Telltale, add, compact
 from tests.warehouse.disturb import join, killed_at, processes, start
 
 IDENTITY = Telltale.identity
@@ -144,3 +145,132 @@ def test_many_add_at_once(tmp_path: Path) -> None:
     assert cache.look_up(ids(*range(80)))[1].all()
     assert cache.damaged == 0
     assert len(parts(cache)) == 8
+
+
+# compaction
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two small parts are many."""
+    monkeypatch.setattr(vector_cache, "_MANY", 2)
+
+
+def fill(cache: VectorCache, parts: int = 6) -> list[str]:
+    """Parts of three contents, of which the next part holds one as well, with another vector."""
+    chance = np.random.default_rng(0)
+    for number in range(parts):
+        vectors = chance.standard_normal((3, WIDTH)).astype(np.float32)
+        cache.add(ids(2 * number, 2 * number + 1, 2 * number + 2), vectors)
+    return ids(99, *range(2 * parts, -1, -1))
+
+
+@pytest.mark.usefixtures("few")
+def test_compaction_changes_no_answer(cache: VectorCache) -> None:
+    asked = fill(cache)
+    before = cache.look_up(asked)
+    for _ in range(2):
+        cache.compact()
+        vectors, known = cache.look_up(asked)
+        assert np.array_equal(vectors, before[0])
+        assert np.array_equal(known, before[1])
+        assert len(parts(cache)) == 1
+    # What is added later counts by its own name, as if nothing had been compacted.
+    later = VectorCache(cache.folder.parent / "calm", "text", IDENTITY)
+    fill(later)
+    for one in (cache, later):
+        one.add(ids(1, 3, 5, 7, 50), np.full((5, WIDTH), 5, np.float32))
+    cache.compact()
+    asked += ids(50)
+    assert np.array_equal(cache.look_up(asked)[0], later.look_up(asked)[0])
+    assert (len(parts(cache)), len(parts(later))) == (1, 7)
+    assert cache.damaged == 0
+
+
+def test_parts_are_compacted_when_they_are_many_and_small(cache: VectorCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fill(cache, 8)
+    whole = sum(part.stat().st_size for part in parts(cache))
+    before, names = cache.look_up(asked), parts(cache)
+    monkeypatch.setattr(vector_cache, "_MANY", 9)
+    cache.compact()
+    assert parts(cache) == names
+    monkeypatch.setattr(vector_cache, "_MANY", 8)
+    monkeypatch.setattr(vector_cache, "_LARGE", whole // 2)
+    cache.compact()
+    assert len(parts(cache)) == 2
+    monkeypatch.setattr(vector_cache, "_MANY", 1)
+    monkeypatch.setattr(vector_cache, "_LARGE", 2)
+    large = parts(cache)
+    cache.compact()
+    assert parts(cache) == large
+    assert np.array_equal(cache.look_up(asked)[0], before[0])
+
+
+@pytest.mark.usefixtures("few")
+def test_a_reader_finds_what_is_compacted_while_it_reads(cache: VectorCache) -> None:
+    asked = fill(cache)
+
+    class Slow(VectorCache):
+        """Another process compacts when the first part is about to be read."""
+
+        def _read(self, *part):
+            if len(parts(cache)) > 1:
+                cache.compact()
+            return super()._read(*part)
+
+    before = cache.look_up(asked)
+    reader = Slow(cache.folder.parent, "text", IDENTITY)
+    vectors, known = reader.look_up(asked)
+    assert len(parts(cache)) == 1
+    assert np.array_equal(vectors, before[0])
+    assert np.array_equal(known, before[1])
+    assert reader.damaged == 0
+
+
+@pytest.mark.usefixtures("few")
+def test_a_damaged_part_is_not_carried_on(cache: VectorCache) -> None:
+    cache.add(ids(1), np.full((1, WIDTH), 1, np.float32))
+    cache.add(ids(2), np.full((1, WIDTH), 2, np.float32))
+    cache.add(ids(3), np.full((1, WIDTH), 3, np.float32))
+    (victim,) = (part for part in parts(cache) if ids(2)[0].encode() in part.read_bytes())
+    data = bytearray(victim.read_bytes())
+    data[data.index(np.float32(2).tobytes() * WIDTH)] ^= 1
+    victim.write_bytes(data)
+    cache.compact()
+    assert cache.look_up(ids(1, 2, 3))[0][:, 0].tolist() == [1, 0, 3]
+    assert (len(parts(cache)), cache.damaged) == (1, 1)
+
+
+@pytest.mark.usefixtures("few")
+def test_what_a_killed_compaction_left_is_not_written_again(
+    cache: VectorCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fill(cache)
+    before, left = cache.look_up(asked)[0], {part: part.read_bytes() for part in parts(cache)}
+    cache.compact()
+    (made,) = parts(cache)
+    monkeypatch.setattr(vector_cache, "_LARGE", made.stat().st_size)
+    for part, data in left.items():
+        part.write_bytes(data)
+    cache.compact()
+    assert parts(cache) == [made]
+    assert np.array_equal(cache.look_up(asked)[0], before)
+
+
+def test_a_compaction_killed_before_every_change_of_the_folder(tmp_path: Path) -> None:
+    for number in range(1, 100):
+        root = tmp_path / str(number)
+        for content in (1, 2, 3):
+            add(root, ids(content, 4), content)
+        cache = VectorCache(root, "text", IDENTITY)
+        before = cache.look_up(ids(1, 2, 3, 4))[0]
+        if not killed_at(number, compact, root, report=tmp_path / "report"):
+            break
+        assert np.array_equal(cache.look_up(ids(1, 2, 3, 4))[0], before)
+        add(root, ids(5), 5)
+        add(root, ids(6), 6)
+        compact(root)
+        assert np.array_equal(cache.look_up(ids(1, 2, 3, 4))[0], before)
+        assert cache.look_up(ids(5, 6))[1].all()
+        assert cache.damaged == 0
+    assert number > 4

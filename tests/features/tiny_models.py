@@ -65,6 +65,31 @@ def write_siglip(out: Path) -> Path:
     return out
 
 
+def write_sentence_model(out: Path) -> Path:
+    """A BERT (8 wide) with a pooling module, in the layout of all-MiniLM-L6-v2, with random weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "red", "blue", "striped", "mug", "lamp", "a", "and"]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    torch.manual_seed(0)
+    bare = out / "bare"
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)).save_pretrained(bare)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    ).save_pretrained(bare)
+    model = SentenceTransformer(modules=[Transformer(str(bare)), Pooling(8), Normalize()], device="cpu")
+    shutil.rmtree(bare)
+    model.save(str(out), create_model_card=False)
+    return out
+
+
 def write_open_clip(out: Path) -> Path:
     """A CLIP of open_clip (12 wide, 32 px, 77 tokens); skips where the extra is not installed."""
     reason = "open_clip needs torchvision, so an environment of its own: make test-open-clip"

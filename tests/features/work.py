@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from features import vector_cache
 from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from features.encoders import EncoderIdentity, Vectors
 from features.vector_cache import VectorCache
@@ -93,3 +94,9 @@ def add(root: Path, contents: list[str], number: float) -> None:
     """Add a part whose vectors are all that number."""
     vectors = np.full((len(contents), WIDTH), number, np.float32)
     VectorCache(root, "text", Telltale.identity).add(contents, vectors)
+
+
+def compact(root: Path, many: int = 2, large: int = 2**20) -> None:
+    """Compact where there are so many parts of less than half of that many bytes."""
+    vector_cache._MANY, vector_cache._LARGE = many, large
+    VectorCache(root, "text", Telltale.identity).compact()

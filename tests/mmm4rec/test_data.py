@@ -1,5 +1,6 @@
 """Reading a domain, cutting examples, batching them."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mmm4rec import data
 from mmm4rec.data import DomainData, load_domain, merge_domains
 from mmm4rec.errors import ModelError
 
@@ -47,6 +49,33 @@ def test_more_features_than_items_are_allowed(domain_folder: Path) -> None:
 
     rewrite(domain_folder / "text.parquet", add)
     assert load(domain_folder).text.vectors.shape == (16, 6)
+
+
+def test_vectors_of_any_size_are_held_once(tmp_path: Path) -> None:
+    """Shuffled, some absent, among strangers: each is at its item, and the peak is little more than the result."""
+    rows, wanted, width = 40_000, 30_000, 64
+    chance = np.random.default_rng(0)
+    ids = np.array([f"I{number:05d}" for number in chance.permutation(rows)])
+    vectors, present = chance.standard_normal((rows, width)).astype(np.float32), chance.random(rows) > 0.1
+    path = tmp_path / "vectors.parquet"
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+    table = pa.table({"item_id": pa.array(ids), "vector": lists, "present": present})
+    pq.write_table(table, path, row_group_size=8192, compression="none", use_dictionary=False)
+    expected = {item: vector * here for item, vector, here in zip(ids, vectors, present, strict=True)}
+    del table, lists
+    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        found = data._load_features(path, pa.array(ids[:wanted]), "text", None)
+        peak = tracemalloc.get_traced_memory()[1] + pool.max_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(usual)
+    assert np.array_equal(found.vectors[1:].numpy(), [expected[item] for item in ids[:wanted]])
+    assert found.present.tolist() == [False, *present[:wanted].tolist()]
+    assert not found.vectors[0].any()
+    assert peak < 3 * found.vectors.nbytes  # ids and a batch of 8,192 beside it, more than half of it here
 
 
 def drop(name: str) -> Callable[[dict[str, list]], None]:
