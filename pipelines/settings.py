@@ -14,13 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from features.download import Fetching
 from features.encoders import EncoderSettings
 from mmm4rec.baselines.config import Asked, BaselineSettings
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
+from pipelines.strict_yaml import read_yaml
 from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
@@ -163,7 +162,7 @@ class House:
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the shipped file says, and what the user's."""
-        return _read_yaml(Path(__file__).parent / "domains.yaml"), _read_yaml(self.data / "domains.yaml")
+        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.data / "domains.yaml")
 
     def category(self, name: str) -> str:
         """The stem of the raw files of a known domain, at hand or not; any other name is a category itself.
@@ -304,16 +303,6 @@ def _seconds(name: str, date: str | None) -> int | None:
         raise WarehouseError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
 
 
-class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML in which a date stays the text that it is; read by libyaml, where PyYAML has it."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _pairs(folder: Path) -> Iterator[tuple[Path, str]]:
     """The metadata file and the category of each pair of raw files, whatever it is called; each category once."""
     seen = set()
@@ -363,16 +352,3 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; an absent or empty file is an empty one."""
-    if not path.exists():
-        return {}
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WarehouseError(f"{path} is not YAML: {error}") from error
-    if content is not None and not isinstance(content, dict):
-        raise WarehouseError(f"{path} must hold a mapping at its top, not a {type(content).__name__}")
-    return content or {}
