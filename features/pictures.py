@@ -5,7 +5,9 @@ it would become. Everything here may be called from several threads.
 """
 
 import io
+import math
 import os
+import struct
 import threading
 import warnings
 
@@ -16,7 +18,15 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Formats decoded; never one that starts another program (EPS) or calls on the system (WMF)."""
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000
-"""Largest picture decoded: 50 megapixels, 150 MB as RGB."""
+"""Largest picture decoded: 50 megapixels, 200 MB as Pillow holds RGB."""
+MAX_WEBP_PIXELS = MAX_PIXELS // 4
+"""WebP's decoder takes four times the memory: it holds every picture as an animation, with two canvases."""
+MAX_SCANS = 100
+"""Of a JPEG; some ten are usual. A scan of a few bytes costs a pass over all pixels."""
+MAX_TIFF_PARTS = 1 << 16
+"""Strips or tiles of a TIFF; each costs hundreds of bytes of memory and two bytes of the file."""
+MAX_TILE_PIXELS = 1 << 24
+"""Of a tile of a TIFF, which may be larger than the picture."""
 MIN_SIDE = 8
 """Pixels; shops serve a 1x1 picture for "no picture"."""
 LONG_SIDE = 1024
@@ -25,6 +35,12 @@ THREADS = min(os.cpu_count() or 1, 8)
 """Pictures measured at once; each may take four bytes for each of its pixels."""
 _measuring = threading.BoundedSemaphore(THREADS)
 _ORIENTATION = 0x0112
+_ORDERS = {b"II": "<", b"MM": ">"}
+"""Byte orders by the first bytes of a TIFF."""
+_TIFF_PARTS, _TIFF_TILE = (273, 324), (322, 323)
+"""Tags of a TIFF: places of strips or of tiles; width and length of a tile."""
+_BAND = 256
+"""Rows converted at once: a conversion may go through three more pictures."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,9 +52,10 @@ _TURNS = {
 }
 """What sets a picture upright, by its EXIF orientation; from 5 on width and height change places."""
 
-# Of what is refused here anyhow Pillow need not warn. Once for the process, as warnings.catch_warnings is not for
-# threads.
+# A status says what is wrong with a picture; Pillow warns of some in thousands of lines. Once for the process, as
+# warnings.catch_warnings is not for threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PictureError(Exception):
@@ -52,6 +69,8 @@ class PictureError(Exception):
 
 def _open(data: bytes) -> Image.Image:
     """Read the header only; refuse what is not a picture, or would become too large."""
+    if data[:2] in _ORDERS:
+        _check_tiff(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -59,11 +78,35 @@ def _open(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow's parsers raise anything from OSError to struct.error
         raise PictureError("not_an_image", f"{type(error).__name__}, starts with {data[:16]!r}") from error
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise PictureError("too_large", f"{width}x{height} pixels, at most {MAX_PIXELS:,}")
+    most = MAX_WEBP_PIXELS if picture.format == "WEBP" else MAX_PIXELS
+    if width * height > most:
+        raise PictureError("too_large", f"{width}x{height} pixels, at most {most:,}")
     if min(width, height) < MIN_SIDE:
         raise PictureError("too_small", f"{width}x{height} pixels, at least {MIN_SIDE} a side")
+    if picture.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise PictureError("too_large", f"{scans:,} scans, at most {MAX_SCANS}")
     return picture
+
+
+def _check_tiff(data: bytes) -> None:
+    """Refuse a TIFF that costs far more than its pixels. Pillow would build all that its first directory lists."""
+    order, sides = _ORDERS[data[:2]], {}
+    if 43 in data[2:4]:
+        raise PictureError("not_an_image", "a BigTIFF, which is for files of gigabytes")
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", data, place)
+            if tag in _TIFF_PARTS and count > MAX_TIFF_PARTS:
+                raise PictureError("too_large", f"{count:,} strips or tiles, at most {MAX_TIFF_PARTS:,}")
+            if tag in _TIFF_TILE:
+                (side,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, place + 8)
+                sides[tag] = max(side, sides.get(tag, 0))
+    except struct.error as error:
+        raise PictureError("not_an_image", f"a TIFF without a directory ({error})") from error
+    if math.prod(sides.values()) > MAX_TILE_PIXELS:
+        raise PictureError("too_large", f"tiles of {math.prod(sides.values()):,} pixels, at most {MAX_TILE_PIXELS:,}")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -77,6 +120,16 @@ def _orientation(picture: Image.Image) -> int:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     """Any mode to RGB: 16 bit scaled to 8, transparency over white."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    whole = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, _BAND):
+        band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height)))
+        whole.paste(_band_as_rgb(band), (0, top))
+    return whole
+
+
+def _band_as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255 instead of scaling
         return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
@@ -92,12 +145,15 @@ def decode(data: bytes) -> Image.Image:
         PictureError: not_an_image, too_large, too_small, or broken (recognised but does not decode).
     """
     picture = _open(data)
+    kind = picture.format
     try:
         picture.load()
         turn = _TURNS.get(_orientation(picture))
-        return _rgb(picture if turn is None else picture.transpose(turn))
+        upright: Image.Image = _rgb(picture)
+        del picture  # two of the large ones at once suffice
+        return upright if turn is None else upright.transpose(turn)
     except Exception as error:  # as above
-        raise _broken(picture, error) from error
+        raise _broken(kind, error) from error
 
 
 def measure(data: bytes) -> tuple[int, int]:
@@ -120,12 +176,12 @@ def _measure(picture: Image.Image) -> tuple[int, int]:
             picture.load()
         _rgb(picture.crop((0, 0, 1, 1)))
     except Exception as error:  # as above
-        raise _broken(picture, error) from error
+        raise _broken(picture.format, error) from error
     return size if _orientation(picture) < 5 else size[::-1]
 
 
-def _broken(picture: Image.Image, error: Exception) -> PictureError:
-    return PictureError("broken", f"{picture.format}: {error}")
+def _broken(kind: str | None, error: Exception) -> PictureError:
+    return PictureError("broken", f"{kind}: {error}")
 
 
 def format_of(data: bytes) -> str:

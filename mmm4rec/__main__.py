@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +21,12 @@ from mmm4rec.data import DomainData, load_domain
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import evaluate, recommend, write_recommendations
 from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
+from mmm4rec.files import regular
 from mmm4rec.processed import load_processed
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")
+_LARGEST_CONFIG = 1 << 20
 DOMAIN = """\
 --domain NAME FOLDER             a folder with sequences.parquet, items.parquet, text_embeddings.parquet and
                                  image_embeddings.parquet, each perhaps in a folder named after it
@@ -167,12 +170,7 @@ def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str
     """{"model": ..., "training": ...} of --config and --set."""
     found: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
     if config is not None:
-        try:
-            given = json.loads(config.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{config}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise ConfigError(f"{config}: not JSON ({error})") from None
+        given = _read_json(config)
         if not isinstance(given, dict) or not all(isinstance(part, dict) for part in given.values()):
             raise ConfigError(f'{config}: expected {{"model": {{...}}, "training": {{...}}}}')
         for part in given:
@@ -185,10 +183,39 @@ def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str
         if not (equals and dot and part in found):
             raise ConfigError(f"--set {setting}: expected model.NAME=VALUE or training.NAME=VALUE")
         try:
-            found[part] = {**found[part], name: json.loads(value)}
-        except ValueError:
+            found[part] = {**found[part], name: json.loads(value, object_pairs_hook=_once)}
+        except (ValueError, RecursionError):
             found[part] = {**found[part], name: value}
     return found
+
+
+def _read_json(config: Path) -> Any:
+    """What a file of settings holds: strict JSON, with each key once and without NaN."""
+    try:
+        with regular(config).open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_CONFIG + 1)
+        if len(text) > _LARGEST_CONFIG:
+            raise ConfigError(f"{config}: too large: settings have {_LARGEST_CONFIG:,} characters at most")
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except OSError as error:
+        raise ConfigError(f"{config}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{config}: not JSON ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{config}: nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which Python would keep the last of equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:200]!r} is there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _model(options: argparse.Namespace) -> ModelConfig:

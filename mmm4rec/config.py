@@ -7,6 +7,7 @@ frozen dataclass.
 
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,12 @@ from typing import Any, Literal, Self, TypeVar
 from mmm4rec.errors import ConfigError
 
 T = TypeVar("T")
+
+_INTEGER_BITS = 63
+"""No size, seed or count needs more, and torch takes no more."""
+_QUOTE = reprlib.Repr()
+"""Quotes what settings hold, cut: a value can be as large as its file."""
+_QUOTE.maxstring = _QUOTE.maxother = 200
 
 CUTOFFS = (10, 20, 50)
 """The k of HR@k and NDCG@k."""
@@ -208,9 +215,8 @@ def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", ba
     known = {field.name: field for field in fields(cls) if field.init}
     for key in mapping:
         if key not in known:
-            raise ConfigError(
-                f"{place}: unknown setting {key!r}{nearest(str(key), list(known))}; known: {', '.join(known)}"
-            )
+            meant = nearest(str(key), list(known))
+            raise ConfigError(f"{place}: unknown setting {_QUOTE.repr(key)}{meant}; known: {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, field in known.items():
         if name in mapping:
@@ -237,7 +243,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         choices = [str(choice) for choice in arguments]
-        raise ConfigError(f"{where}: {value!r} is unknown{nearest(str(value), choices)}; known: {', '.join(choices)}")
+        meant = nearest(str(value), choices) if isinstance(value, str | int) else ""
+        raise ConfigError(f"{where}: {_QUOTE.repr(value)} is unknown{meant}; known: {', '.join(choices)}")
     if origin in (typing.Union, types.UnionType):
         return _read_union(arguments, value, where)
     if isinstance(kind, type) and is_dataclass(kind):
@@ -252,9 +259,15 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {_read(arguments[0], k, where): _read(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ConfigError(f"{where}: {value} is not a finite number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{where}: {_QUOTE.repr(value)} is not a finite number")
+        return number
+    if kind is int and type(value) is int and value.bit_length() > _INTEGER_BITS:
+        raise ConfigError(f"{where}: {_QUOTE.repr(value)} is out of range")
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
     if kind is None or kind is types.NoneType:
@@ -296,7 +309,7 @@ def _name(kind: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"
+    return f"{type(value).__name__} {_QUOTE.repr(value)}"
 
 
 def _is_number(text: str) -> bool:

@@ -15,14 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from features.download import Fetching
 from features.encoders import EncoderSettings
 from mmm4rec.baselines.config import Asked, BaselineSettings
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
 from pipelines.raw_folder import Kind, find_raw, has_raw, names, pairs, passed_over
+from pipelines.strict_yaml import read_yaml
 from warehouse.errors import WarehouseError
 from warehouse.hashes import Hashes
 from warehouse.interactions import Wanted
@@ -178,7 +177,7 @@ class House:
         """What the shipped file says, and what the user's."""
         if (other := self.data / "domains.yml").exists():
             raise WarehouseError(f"{other} is not read: the settings are in domains.yaml; rename it, or remove it")
-        return _read_yaml(Path(__file__).parent / "domains.yaml"), _read_yaml(self.data / "domains.yaml")
+        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.data / "domains.yaml")
 
     def category(self, name: str) -> str:
         """The stem of the raw files of a known domain, at hand or not; any other name is a category itself.
@@ -322,16 +321,6 @@ def _seconds(name: str, date: str | None) -> int | None:
         raise WarehouseError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
 
 
-class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML in which a date stays the text that it is; read by libyaml, where PyYAML has it."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _unfit(name: Any, taken: Collection[str] = ()) -> str | None:
     """Why this cannot name a domain, or None. It is shown in quotes and escaped, as it may come from a file's name."""
     if not isinstance(name, str):
@@ -371,16 +360,3 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; an absent or empty file is an empty one."""
-    if not path.exists():
-        return {}
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WarehouseError(f"{path} is not YAML: {error}") from error
-    if content is not None and not isinstance(content, dict):
-        raise WarehouseError(f"{path} must hold a mapping at its top, not a {type(content).__name__}")
-    return content or {}

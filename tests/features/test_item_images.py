@@ -1,10 +1,13 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -54,6 +57,27 @@ def turned() -> bytes:
     return png("red", format="JPEG", exif=exif)
 
 
+def webp(side: int) -> bytes:
+    """A lossless WebP whose header promises side x side pixels."""
+    header = b"\x2f" + ((side - 1) | (side - 1) << 14).to_bytes(4, "little") + bytes(11)
+    return b"RIFF" + struct.pack("<I", 12 + len(header)) + b"WEBPVP8L" + struct.pack("<I", len(header)) + header
+
+
+def tiff(*entries: tuple[int, int, int, int]) -> bytes:
+    """A grey TIFF of 20 x 20 pixels, with these entries (tag, type, count, value) in its directory."""
+    usual = [(256, 4, 1, 20), (257, 4, 1, 20), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (277, 4, 1, 1)]
+    entries = (*usual, *entries)
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(500)
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG that says its last scan 100 times more."""
+    data = png("red", (200, 200), format="JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + 100 * last + data[-2:]
+
+
 GOOD = {
     "cmyk": (png((0, 255, 255, 0), mode="CMYK", format="JPEG"), (255, 0, 0)),
     "16-bit": (grey16(), (128, 128, 128)),
@@ -73,6 +97,13 @@ BAD = {
     "bomb": (bomb(10_000), "too_large"),
     "huge bomb": (bomb(60_000), "too_large"),
     "one pixel": (png(size=(1, 1)), "too_small"),
+    "webp bomb": (webp(4000), "too_large"),
+    "jpeg of many scans": (many_scans(), "too_large"),
+    "tiff of many strips": (tiff((273, 4, 70_000, 8)), "too_large"),
+    "tiff of many tiles": (tiff((324, 4, 70_000, 8), (322, 4, 1, 1), (323, 4, 1, 1)), "too_large"),
+    "tiff of a huge tile": (tiff((324, 4, 1, 200), (322, 3, 1, 16_384), (323, 4, 1, 16_384)), "too_large"),
+    "big tiff": (b"II\x2b\0" + bytes(100), "not_an_image"),
+    "tiff cut off": (b"II*\0\x08\0\0\0\xff\xff", "not_an_image"),
 }
 
 
@@ -98,6 +129,49 @@ def test_every_mode_becomes_rgb(name: str) -> None:
     picture = decode(data)
     assert picture.mode == "RGB"
     assert all(abs(a - b) <= 2 for a, b in zip(picture.getpixel((5, 5)), colour, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK", "L"])
+def test_a_picture_converted_in_bands_is_that_converted_whole(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 9, 4), np.uint8)
+    picture = Image.fromarray(noise, "RGBA").convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        picture = Image.fromarray(noise[..., :2].copy().view(np.uint16)[..., 0])
+    if mode == "P":
+        picture.info["transparency"] = 7
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    picture = Image.open(buffer)
+    whole = picture.convert("RGB")
+    if mode == "I;16":
+        whole = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    elif mode in ("RGBA", "LA", "P"):
+        layer = picture.convert("RGBA")
+        whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    assert decode(buffer.getvalue()).tobytes() == whole.tobytes()
+
+
+def test_decoding_holds_two_copies_of_a_picture_at_most() -> None:
+    """In a process of its own, as the highest memory use of a process never falls."""
+    script = """
+import io
+from PIL import Image
+from features.pictures import decode
+
+def highest():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+
+buffer = io.BytesIO()
+exif = Image.Exif()
+exif[0x0112] = 6
+Image.new("RGBA", (2000, 2000), (255, 0, 0, 128)).save(buffer, "PNG", compress_level=1, exif=exif)
+before = highest()  # with the picture itself, which is freed
+decode(buffer.getvalue())
+print(highest() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    one_copy = 2000 * 2000 * 4 / 1024
+    assert int(done.stdout) < 1.5 * one_copy
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
