@@ -21,6 +21,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from features.processes import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()  # now, since what is imported below takes a while
+
 from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
 from features.errors import FeatureError

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing import ProcessError
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from PIL import Image
 
 from features.errors import FeatureError
 from features.pictures import PictureError, decode
+from features.processes import end
 from features.shards import Place, read_bytes
 
 Preparation = Callable[[Image.Image], NDArray[np.float32]]
@@ -126,6 +129,17 @@ class _Batches:
             return str(error)
 
 
+class _Context(ForkServerContext):
+    """Starts processes, and keeps them in `started`: the loader asks its own to end, but kills none that does not."""
+
+    def __init__(self) -> None:
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **named: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802
+        self.started.append(super().Process(*args, **named))
+        return self.started[-1]
+
+
 def _same(batch: Any) -> Any:
     return batch
 
@@ -135,6 +149,7 @@ def _in_processes(
 ) -> Iterator[Any]:
     from torch.utils.data import DataLoader
 
+    context = _Context()
     loader: Iterable[Any] = DataLoader(
         _Batches(folder, preparation),  # type: ignore[arg-type]
         sampler=batches,
@@ -144,7 +159,7 @@ def _in_processes(
         prefetch_factor=AHEAD,
         pin_memory=pin,
         # Not forked from this process, which holds the threads of a model.
-        multiprocessing_context="forkserver",
+        multiprocessing_context=context,
     )
     try:
         for batch in loader:
@@ -157,6 +172,8 @@ def _in_processes(
             f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts too), give it more or "
             "use fewer workers; workers=0 decodes without processes"
         ) from error
+    finally:
+        end(context.started)
 
 
 def _on_gpu(batches: Iterable[Any], device: str) -> Iterator[Any]:

@@ -15,6 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mmm4rec.processes import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()  # now, since what is imported below takes seconds
+
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config
 from mmm4rec.data import DomainData, load_domain

@@ -22,22 +22,22 @@ in one process ends all.
 import hashlib
 import json
 import math
+import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
@@ -47,6 +47,7 @@ from mmm4rec.data import DomainData, Part, merge_domains, tokens_on
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.kernels import Choice
+from mmm4rec.processes import default_signals, end
 from mmm4rec.recommender import Recommender
 from mmm4rec.registry import make, model_of, stated
 from mmm4rec.resume import StateFolder, identity
@@ -220,8 +221,9 @@ def fit(
         form = choose(model_config.length, train_config.ssd_form, fabric.device, dtype)
     known = None if state is None else identity(domain, model_config, train_config, init)
     plan = _Plan(
-        domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known, form
-    )
+        domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known, form,
+        logs,
+    )  # fmt: skip
 
     def tell(kind: str, value: Any) -> None:
         if kind == "epoch" and on_epoch:
@@ -230,7 +232,7 @@ def fit(
             progress(*value)
 
     if train_config.devices > 1 and train_config.strategy != "ddp":
-        return _spawn(fabric, plan, tell)
+        return _spawn(plan, tell)
     summary: TrainSummary = fabric.launch(partial(_work, plan, tell))
     return summary
 
@@ -249,73 +251,71 @@ class _Plan:
     state_seconds: float
     identity: dict[str, Any] | None
     ssd: Choice | None
+    logs: Path | None
 
 
-def _spawn(fabric: "Fabric", plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
+def _spawn(plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
     """`_work` in a new process per device; what they tell comes through a pipe each.
 
-    An error in one of them ends them all, since the others may wait for what it will never send.
+    An error in one of them, or in `tell`, ends them all, since the others may wait for what it will never send.
     """
-    pipes = [get_context("spawn").Pipe(duplex=False) for _ in range(plan.train_config.devices)]
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+    count = plan.train_config.devices
+    pipes = [get_context("spawn").Pipe(duplex=False) for _ in range(count)]
+    receivers = [receiver for receiver, _ in pipes]
     senders = [sender for _, sender in pipes]
     results: dict[str, Any] = {}
-    failed: list[BaseException] = []
-    others = set(active_children())
+    ended: ProcessException | None = None
 
-    def stop() -> None:
-        for process in set(active_children()) - others:
-            process.terminate()
+    def hear(ready: Sequence[object]) -> None:
+        for receiver in [one for one in receivers if one in ready]:
+            try:
+                kind, value = receiver.recv()
+            except (EOFError, OSError):  # of processes that have ended, or were killed while they spoke
+                receivers.remove(receiver)
+                continue
+            if kind in ("summary", "error"):
+                results.setdefault(kind, value)
+            else:
+                tell(kind, value)
 
-    def relay() -> None:
-        waiting = [receiver for receiver, _ in pipes]
-        while waiting:
-            for receiver in cast("list[Connection]", wait(waiting)):
-                try:
-                    kind, value = receiver.recv()
-                except (EOFError, OSError):  # of a process that has ended, or was killed while it spoke
-                    waiting.remove(receiver)
-                    continue
-                if kind in ("summary", "error"):
-                    results.setdefault(kind, value)
-                elif not failed:
-                    try:
-                        tell(kind, value)
-                    except BaseException as error:  # the caller's own, such as an interrupt: raised below
-                        failed.append(error)
-                        stop()
-
-    thread = threading.Thread(target=relay, daemon=True)
-    thread.start()
-    ended: Exception | None = None
+    # Fabric could start the processes, but would not say which they are.
+    port = LightningEnvironment().main_port
+    started = start_processes(_worker, (plan, senders, port), count, join=False)  # type: ignore[no-untyped-call]
     try:
-        # As a partial, because Fabric looks into arguments for modules, and stops at frozen dataclasses.
-        fabric.launch(partial(_worker, plan, senders))
+        for sender in senders:
+            sender.close()  # now the pipes end when the processes do
+        while not started.join(timeout=0):
+            hear(wait([*receivers, *started.sentinels]))
     except ProcessException as error:
         ended = error
     finally:
-        stop()
-        for sender in senders:
-            sender.close()  # now the pipes end when the processes do
-        thread.join()
-    cause = next((error for error in (*failed, results.get("error"), ended) if error is not None), None)
+        end(started.processes)
+    while ready := wait(receivers, timeout=0):
+        hear(ready)  # what they said last
+    cause = results.get("error", ended)
     if cause is not None:
         raise cause
     summary: TrainSummary = results["summary"]
     return summary
 
 
-def _worker(plan: _Plan, senders: Sequence["Connection"], fabric: "Fabric") -> None:
+def _worker(rank: int, plan: _Plan, senders: Sequence["Connection"], port: int) -> None:
     """`_work` in a process that `_spawn` started."""
-    sender = senders[fabric.global_rank]
+    default_signals()
+    sender = senders[rank]
 
     def tell(kind: str, value: Any) -> None:
         sender.send((kind, value))
 
+    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    fabric = _fabric(plan.train_config, plan.logs)
     try:
-        summary = _work(plan, tell, fabric)
+        summary = fabric.launch(partial(_work, plan, tell))
     except ModelError as error:
         tell("error", error)
-        raise  # the launcher ends the others when one ends so
+        raise  # the end of one is the end of all
     if fabric.is_global_zero:
         tell("summary", summary)
     fabric.barrier()  # or one would end while another still speaks to it
@@ -696,11 +696,7 @@ def _fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     strategy: Any = "auto"
     if config.devices > 1:
         # The buffers are the features, the same everywhere: broadcasting them would cost more than the step.
-        strategy = DDPStrategy(
-            start_method="popen" if config.strategy == "ddp" else "spawn",
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Fabric(
         accelerator=config.device,
         devices=config.devices,
@@ -711,8 +707,8 @@ def _fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
 
 
 def _loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
-    if not config.loggers:
-        return []
+    if not config.loggers or os.environ.get("LOCAL_RANK", "0") != "0":
+        return []  # the first process logs
     if logs is None:
         raise ModelError(f"loggers is {', '.join(config.loggers)} but no folder is given: pass logs (--logs)")
     from lightning_fabric.loggers.csv_logs import CSVLogger

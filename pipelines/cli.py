@@ -1,7 +1,7 @@
 """The command line. Every command takes `--data`, prints for people, and with `--json` for programs.
 
-Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage. Imports that take seconds (Dagster,
-torch) happen inside the commands that need them.
+Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage, 128 + n ended by signal n. Imports
+that take seconds (Dagster, torch) happen inside the commands that need them.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from gc import set_threshold
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -18,6 +19,8 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from pipelines import signals
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,8 +34,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
-    epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage. Data live below --data, else "
-    "MMM4REC_DATA, else ./data.",
+    epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage, 128 + n ended by signal n. Data live "
+    "below --data, else MMM4REC_DATA, else ./data.",
 )
 # A pipe has no width to fit into.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
@@ -144,7 +147,9 @@ def fetch(
     from pipelines.fetch import fetch_categories
 
     with progress.bars():
-        found, failures = fetch_categories(house, categories, origin, reviews=reviews, force=force, retries=retries)
+        found, failures = signals.aside(
+            lambda: fetch_categories(house, categories, origin, reviews=reviews, force=force, retries=retries)
+        )
     if as_json:
         files = [{**dataclasses.asdict(file), "path": str(file.path)} for file in found]
         _print_json({"files": files, "failures": failures})
@@ -462,7 +467,7 @@ def verify(
     from pipelines import lineage, progress
 
     with progress.bars(), progress.show("bytes") as done:
-        found = lineage.verify(house, domains or [], everything, done)
+        found = signals.aside(lambda: lineage.verify(house, domains or [], everything, done))
     damaged = {name: problems for name, problems in found.items() if problems}
     if as_json:
         _print_json({"verified": len(found), "damaged": damaged})
@@ -608,7 +613,7 @@ def compare(
     with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance, progress.bars():
         for domain in domains:
             with progress.show(f"{domain} comparison") as done:
-                found.append(compare(house, domain, asked, done))
+                found.append(signals.aside(partial(compare, house, domain, asked, done)))
         outcomes = list(runs.execute(house, plan(house, [], ["warehouse/catalogue"]), instance))
     to = to or unlinked(house.data, house.data / "comparison.html")
     to.write_text(page(house, asked, found), encoding="utf-8")
@@ -727,6 +732,7 @@ def ui(
 
 def main() -> None:
     """Run the command line; errors of the house become one message and exit code 1."""
+    signals.end_commands()
     from features.errors import FeatureError
     from mmm4rec.errors import ModelError
     from warehouse.errors import WarehouseError
@@ -742,3 +748,5 @@ def main() -> None:
             raise
         _complain(f"{error.filename}: {error.strerror}; permit it, or use a data folder that you may write to")
         sys.exit(1)
+    except signals.Interrupted as error:
+        signals.leave(error.number)

@@ -22,6 +22,12 @@ from dagster._serdes import deserialize_value
 from warehouse.staging import held, is_held
 
 PROCESS_TAG = "mmm4rec/process"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 class RunLauncher(DefaultRunLauncher):
@@ -68,15 +74,25 @@ def process_tag(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def bury(instance: dg.DagsterInstance) -> None:
-    """Take their pool slots from runs that have ended or whose process is dead, and say of the latter that they failed.
+    """Say of runs whose process is dead that they failed, and take their pool slots from runs that have ended.
 
     Dagster's daemon does the same after a while; where none runs, the next run would wait for ever.
     """
     events = instance.event_log_storage
-    for run_id in events.get_concurrency_run_ids():
-        run = instance.get_run_by_id(run_id)
-        if run and not run.is_finished and not is_alive(run):
+    holding = events.get_concurrency_run_ids()
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        # A server's run that holds nothing up is its daemon's business.
+        if (PROCESS_TAG in run.tags or run.run_id in holding) and not is_alive(run):
             instance.report_run_failed(run, "the run's process is gone")
-        elif run and not run.is_finished:
-            continue
-        events.free_concurrency_slots_for_run(run_id)
+    for run_id in holding:
+        ended = instance.get_run_by_id(run_id)
+        if ended is None or ended.is_finished:
+            events.free_concurrency_slots_for_run(run_id)
+
+
+def cancel(instance: dg.DagsterInstance, run_id: str, reason: str) -> None:
+    """Say of a run of this process that it was cancelled, and take its pool slots; if it has begun, and not ended."""
+    run = instance.get_run_by_id(run_id)
+    if run and not run.is_finished:
+        instance.report_run_canceled(run, reason)
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)

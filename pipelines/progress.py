@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pipelines.signals import Interrupted
+
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
@@ -48,6 +50,9 @@ def bars() -> Iterator[None]:
     ):
         try:
             yield
+        except Interrupted as error:
+            _bars.console.print(f"ended by {error}; what is finished is kept")
+            raise
         finally:
             _bars = None
 

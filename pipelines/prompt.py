@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 
 import pyarrow as pa
 
+from pipelines.signals import restore_defaults
 from warehouse.errors import WarehouseError
 from warehouse.query import Session, ends
 from warehouse.questions import Example, example, examples
@@ -124,6 +125,7 @@ class Prompt:
 
     def run(self) -> None:
         """Read and answer until .quit or the end of the input."""
+        restore_defaults()
         save = _line_editing(self._session)
         self._say(f"{self._session.catalogue}, read-only; .help says what you can do, .quit ends")
         try:

@@ -5,6 +5,7 @@ One Dagster run a stage, over the same instance and assets as the UI, so both le
 
 import re
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ import dagster as dg
 
 from pipelines import event_log
 from pipelines.definitions import defs
-from pipelines.launcher import bury, process_tag
+from pipelines.launcher import bury, cancel, process_tag
 from pipelines.plan import Stage, plan
 from pipelines.settings import House
+from pipelines.signals import Interrupted, aside
 from pipelines.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
 from warehouse.staging import held, make_folder, unlinked
 from warehouse.store import ALL
@@ -128,15 +130,23 @@ def _run(
 ) -> Outcome:
     if stage.partition:
         instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
-    result = job.execute_in_process(
-        instance=instance,
-        partition_key=stage.partition,
-        asset_selection=stage.asset_keys(house),
-        tags=tags,
-        raise_on_error=False,
-        # The event log keeps everything; the terminal belongs to the progress bars.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
+    run_id = str(uuid.uuid4())
+    try:
+        result = aside(
+            lambda: job.execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                partition_key=stage.partition,
+                asset_selection=stage.asset_keys(house),
+                tags=tags,
+                raise_on_error=False,
+                # The event log keeps everything; the terminal belongs to the progress bars.
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        )
+    except (Interrupted, KeyboardInterrupt) as signal:
+        cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
+        raise
     events = result.get_asset_materialization_events()
     built = {"/".join(event.asset_key.path) for event in events if event.asset_key}
     errors = {key: "not reached" for key, _ in sorted(stage.refs) if key not in built}

@@ -1,11 +1,13 @@
 """The command line in a process forked from one that has imported everything: imports would outlast most commands."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 # Not what reads the settings as it is imported.
@@ -14,23 +16,40 @@ _PRELOADED = ["pipelines.plan", "lightning_fabric", "tests.forked"]
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     """`mmm4rec` with these arguments, to its end."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        process = context.Process(target=_main, args=(list(arguments), dict(environment), out, err))
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
+        process = start(arguments, environment, out, err)
+        try:
+            process.join(timeout)
+            code = process.exitcode
+        finally:
             process.kill()
             process.join()
+        if code is None:
             raise subprocess.TimeoutExpired(["mmm4rec", *arguments], timeout, out.read_text(), err.read_text())
-        code = process.exitcode
-        assert code is not None
         return subprocess.CompletedProcess(["mmm4rec", *arguments], code, out.read_text(), err.read_text())
 
 
-def _main(arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+def start(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path,
+    ignored: Sequence[signal.Signals] = (),
+) -> BaseProcess:
+    """`mmm4rec` with these arguments, which writes to those files; those signals are ignored as it starts."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    process = context.Process(target=_main, args=(list(arguments), dict(environment), out, err, ignored))
+    process.start()
+    return process
+
+
+def _main(
+    arguments: list[str], environment: dict[str, str], out: Path, err: Path, ignored: Sequence[signal.Signals]
+) -> None:
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     for number, path in ((1, out), (2, err)):

@@ -1,0 +1,57 @@
+"""Processes: how this one ends when a signal asks it to, and how those that it has started are ended.
+
+An extraction survives `kill -9` at any moment, so a signal need not be raised as an exception: one raised in the middle
+of an import or of a library's own clean-up may be lost there.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Final, NoReturn
+
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a process to end."""
+GRACE: Final = 5.0
+"""Seconds from asking a process to end until it is killed."""
+
+
+def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
+    """Ask these processes to end (SIGTERM), and kill those that still live after `grace` seconds (None: `GRACE`)."""
+    asked = list(processes)
+    for process in asked:
+        process.terminate()
+    latest = time.monotonic() + (GRACE if grace is None else grace)
+    for process in asked:
+        process.join(max(0.0, latest - time.monotonic()))
+    for process in asked:
+        process.kill()
+        process.join()
+
+
+def end_on_signals() -> None:
+    """From now on a signal of `ENDING` ends this process with exit code 128 + signal, and a second one ends it at once.
+
+    Also where whoever started it had SIGINT or SIGTERM ignored, as a shell does for `command &` in a script; an ignored
+    SIGHUP (nohup) stays ignored.
+    """
+    heard = [each for each in ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        for each in heard:
+            signal.signal(each, lambda again, _: os._exit(128 + again))
+        leave(number)
+
+    for each in heard:
+        signal.signal(each, hear)
+
+
+def leave(number: int) -> NoReturn:
+    """End the processes that `multiprocessing` has started here, then this one, as the signal `number` asks."""
+    try:
+        end(active_children())
+    finally:
+        os._exit(128 + number)

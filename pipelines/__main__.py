@@ -1,0 +1,15 @@
+"""Where `mmm4rec` begins: signals are answered before anything that takes a moment is imported."""
+
+from pipelines.signals import end_commands
+
+
+def main() -> None:
+    """Run the command line."""
+    end_commands()
+    from pipelines.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
