@@ -8,9 +8,12 @@ file, values bound as parameters. Identifiers, which no parameter can carry, pas
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,9 +27,11 @@ import pyarrow as pa
 
 from warehouse.errors import WarehouseError
 from warehouse.parquet import ROW_GROUP, ParquetSink
+from warehouse.staging import Staging
 from warehouse.threads import available_threads
 
 __all__ = [
+    "SPILLED",
     "Engine",
     "attach",
     "confine",
@@ -38,10 +43,14 @@ __all__ = [
     "literal",
     "load_sql",
     "pattern",
+    "spilling",
     "stream",
     "table",
     "write_parquet",
 ]
+
+SPILLED: Final = "10GB"
+"""What questions may spill to disk, all of one session together."""
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -88,13 +97,13 @@ def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def attach(path: Path, engine: Engine | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB file, read-only.
+def attach(path: Path, engine: Engine | None = None, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB file, read-only; what does not fit into the memory goes to the folder `spill`, up to `SPILLED`.
 
     Attached to a private in-memory database, because DuckDB would hand a second connection to the same
     path the first one's file, also after a new file has taken its place.
     """
-    connection = _open(engine or Engine())
+    connection = _open(engine or Engine(), temp_directory=str(spill) if spill else "", max_temp_directory_size=SPILLED)
     try:
         connection.execute(f"ATTACH {literal(str(path.absolute()))} AS warehouse (READ_ONLY)")
         connection.execute("USE warehouse")
@@ -103,11 +112,42 @@ def attach(path: Path, engine: Engine | None = None) -> Iterator[duckdb.DuckDBPy
         connection.close()
 
 
-def confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[str]) -> None:
-    """From now on the connection reads no files but those in `folders`, and no setting can be changed."""
+@contextmanager
+def spilling() -> Iterator[Path]:
+    """A folder of this process in the system's temporary place (TMPDIR), removed at the end.
+
+    What killed processes have left there is removed first.
+
+    Raises:
+        WarehouseError: there is no such place, or its part for this user belongs to somebody else.
+    """
+    place = Path(tempfile.gettempdir()) / f"mmm4rec-{os.getuid()}"
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+        # Everybody may write beside it, so another user may have made it first, or linked it elsewhere.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise WarehouseError(
+                f"{place} is no private folder of this user, so nothing can be spilled there: remove it, or set TMPDIR"
+            )
+        staging = Staging(place)
+        staging.sweep()
+        folder = staging.new()
+    except OSError as error:
+        raise WarehouseError(f"{place} cannot be used for spilled data ({error}): set TMPDIR") from error
+    with folder as spill:
+        yield spill
+
+
+def confine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """From now on the connection reads no files but those below `folder`, and no setting can be changed.
+
+    DuckDB follows links before it decides. It adds the files it has open and the folder it spills into; and what may
+    be read may be written, so what is asked must be held to reading.
+    """
     # DuckDB asks for the path as the view spells it, and again for the file it leads to.
-    spellings = sorted({spelling for folder in folders for spelling in (folder, glob.escape(folder))})
-    allowed = ", ".join(map(literal, spellings))
+    places = {str(folder.absolute()), str(folder.resolve())}
+    allowed = ", ".join(literal(spelling) for spelling in sorted(places | {*map(glob.escape, places)}))
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

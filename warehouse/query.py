@@ -1,10 +1,16 @@
-"""Questions to the analysts' catalogue: SELECTs, read-only, confined to the files it shows."""
+"""Questions to the analysts' catalogue: SELECTs that only read, confined to the files of the data folder.
+
+The catalogue may come from elsewhere, so nothing in it is asked before the connection is confined, and nothing in it
+says what may be read. DuckDB may write wherever it may read, so a question is parsed, and every part of it must be one
+that is known to read.
+"""
 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,10 +18,44 @@ from typing import Any, Final, Self
 import duckdb
 import pyarrow as pa
 
-from warehouse.duck import Engine, attach, confine, load_sql, table
+from warehouse.duck import SPILLED, Engine, attach, confine, load_sql, spilling, table
 from warehouse.errors import WarehouseError
+from warehouse.views import MACROS
 
-__all__ = ["Session", "ends", "query"]
+__all__ = ["Answer", "Session", "ends", "query"]
+
+_STATEMENTS: Final = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+"""The parts of a question that are statements and only read. DuckDB takes others in WITH: COPY, INSERT, ..."""
+
+_FUNCTIONS: Final = frozenset(
+    """
+    generate_series histogram histogram_values json_each json_tree range repeat repeat_row unnest
+    glob parquet_bloom_probe parquet_file_metadata parquet_full_metadata parquet_kv_metadata parquet_metadata
+    parquet_scan parquet_schema read_blob read_csv read_csv_auto read_json read_json_auto read_json_objects
+    read_json_objects_auto read_ndjson read_ndjson_auto read_ndjson_objects read_parquet read_text sniff_csv
+    duckdb_columns duckdb_constraints duckdb_databases duckdb_dependencies duckdb_extensions duckdb_functions
+    duckdb_indexes duckdb_keywords duckdb_memory duckdb_optimizers duckdb_schemas duckdb_sequences duckdb_settings
+    duckdb_tables duckdb_temporary_files duckdb_types duckdb_views icu_calendar_names pg_timezone_names
+    pragma_collations pragma_database_size pragma_metadata_info pragma_platform pragma_show pragma_storage_info
+    pragma_table_info pragma_user_agent pragma_version
+    """.split()  # noqa: SIM905 - sixty quoted names are harder to read
+) | {name.rpartition("/")[2] for name in MACROS}
+"""The functions that may stand in FROM. Others run text as a statement (json_execute_serialized_sql, query), read
+whatever an address points at (arrow_scan), or change a state (checkpoint)."""
+
+_BATCH: Final = 2048
+"""Rows of a part of an answer; what DuckDB works on at a time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer in parts, each read when it is asked for: the whole may be larger than the memory.
+
+    Another question to the same session ends it.
+    """
+
+    columns: list[str]
+    batches: Iterator[pa.RecordBatch]
 
 
 class Session:
@@ -24,13 +64,19 @@ class Session:
     The file that was there at the start stays the one that answers, so that numbers of one session fit each other,
     until `refresh` is called. Use it as a context manager.
 
+    Args:
+        catalogue: the DuckDB file.
+        engine: threads and memory.
+        root: the only folder whose files are read, the root of the store; by default the one the catalogue lies in.
+
     Raises:
         WarehouseError: there is no catalogue, or DuckDB cannot read it.
     """
 
-    def __init__(self, catalogue: Path, engine: Engine | None = None) -> None:
+    def __init__(self, catalogue: Path, engine: Engine | None = None, root: Path | None = None) -> None:
         self.catalogue: Final = catalogue
-        self._engine: Final = engine
+        self._engine: Final = engine or Engine()
+        self._root: Final = root or catalogue.parent
         self._closing = ExitStack()
         self._open()
 
@@ -43,25 +89,28 @@ class Session:
         self._closing.close()
 
     def ask(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> pa.Table:
-        """The answer to one SELECT (also FROM, DESCRIBE, SHOW, SUMMARIZE), or its first `limit` rows.
+        """The answer to one SELECT (also FROM, DESCRIBE, SHOW, SUMMARIZE), or its first `limit` rows, in memory.
 
         `parameters` are bound to the statement's $-names. The statement can neither write nor set anything, and reads
-        no file but those behind the views.
+        no file but those below the root.
 
         Raises:
             WarehouseError: the text is not one such statement, or DuckDB refuses it.
         """
-        try:
-            statements = self._connection.extract_statements(sql)
-            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-                raise WarehouseError(
-                    f"{sql.strip()[:80]!r} is not one SELECT: the catalogue is read-only "
-                    "and answers one question at a time"
-                )
-            relation = self._connection.sql(_bare(sql), params=dict(parameters) if parameters else None)
+        with self._in_words():
+            relation = self._relation(sql, parameters)
             return (relation if limit is None else relation.limit(limit)).to_arrow_table()
-        except duckdb.Error as error:
-            raise WarehouseError(f"DuckDB refuses the query: {error}") from error
+
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
+        """As `ask`, but part by part; an error of DuckDB may come with any part."""
+        with self._in_words():
+            reader = self._relation(sql, parameters).to_arrow_reader(_BATCH)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with self._in_words():
+                yield from reader
+
+        return Answer(list(reader.schema.names), batches())
 
     def ask_named(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The answer to ``sql/<name>.sql``."""
@@ -73,10 +122,8 @@ class Session:
         Raises:
             WarehouseError: DuckDB cannot parse it.
         """
-        try:
+        with self._in_words():
             return [statement.query.strip() for statement in self._connection.extract_statements(script)]
-        except duckdb.Error as error:
-            raise WarehouseError(f"DuckDB refuses the query: {error}") from error
 
     def interrupt(self) -> None:
         """End the question that another thread is asking; it gets a `WarehouseError`."""
@@ -98,11 +145,47 @@ class Session:
         if self._opened is None:
             raise WarehouseError(f"{self.catalogue} is not there: `mmm4rec run` builds the catalogue")
         try:
-            self._connection = self._closing.enter_context(attach(self.catalogue, self._engine))
-            confine(self._connection, table(self._connection, "catalogue_folders")["path"].to_pylist())
+            spill = self._closing.enter_context(spilling())
+            self._connection = self._closing.enter_context(attach(self.catalogue, self._engine, spill))
+            # A cursor does not USE the catalogue, whose macros could stand for the functions that parse.
+            self._parser = self._connection.cursor()
+            confine(self._connection, self._root)
         except duckdb.Error as error:
             self._closing.close()
             raise WarehouseError(f"{self.catalogue} cannot be read as a catalogue: {error}") from error
+
+    def _relation(self, sql: str, parameters: Mapping[str, Any] | None) -> duckdb.DuckDBPyRelation:
+        """A question to be run, once it is known that all of it reads."""
+        if [found.type for found in self._connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+            raise WarehouseError(
+                f"{sql.strip()[:80]!r} is not one SELECT: the catalogue is read-only and answers one question at a time"
+            )
+        question = _bare(sql)
+        (parts,) = table(self._parser, "question_parts", {"question": question}).to_pylist()
+        statements = {part for part in parts["types"] or () if part.endswith("_NODE")}
+        if not statements or statements - _STATEMENTS:
+            raise WarehouseError(
+                f"{sql.strip()[:80]!r} does more than read: the catalogue is read-only, and WITH takes only SELECTs"
+            )
+        if unknown := sorted({*(parts["functions"] or ())} - _FUNCTIONS):
+            raise WarehouseError(f"{unknown[0]}(...) is none of the functions that a question may select from")
+        return self._connection.sql(question, params=dict(parameters) if parameters else None)
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """DuckDB's errors as those of the house; Arrow hands on those that come with a part of an answer."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise WarehouseError(self._refusal(error)) from error
+
+    def _refusal(self, error: Exception) -> str:
+        said = f"DuckDB refuses the query: {error}"
+        if "disabled by configuration" in said:
+            return f"{said}\nA question reads the files in {self._root} and no others."
+        if "Out of Memory" in said:
+            return f"{said}\nA question may take {self._engine.memory} of memory and spill {SPILLED}: ask for less."
+        return said
 
     def _identity(self) -> tuple[int, int] | None:
         if not self.catalogue.is_file():
@@ -112,10 +195,14 @@ class Session:
 
 
 def query(
-    catalogue: Path, sql: str, parameters: Mapping[str, Any] | None = None, engine: Engine | None = None
+    catalogue: Path,
+    sql: str,
+    parameters: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    root: Path | None = None,
 ) -> pa.Table:
-    """One question to a session of its own: see `Session.ask`."""
-    with Session(catalogue, engine) as session:
+    """One question to a session of its own: see `Session` and `Session.ask`."""
+    with Session(catalogue, engine, root) as session:
         return session.ask(sql, parameters)
 
 

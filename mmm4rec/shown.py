@@ -1,0 +1,26 @@
+"""What is printed: text that a terminal takes for nothing but text, and JSON that every reader takes."""
+
+import math
+import re
+from typing import Any, Final
+
+__all__ = ["plain", "visible"]
+
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters written out (\\x1b, \\u202e), since a terminal would obey them."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def plain(value: Any) -> Any:
+    """`value` for JSON, which has no NaN and no infinity: they become None, also within dicts, lists and tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value
