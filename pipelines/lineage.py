@@ -74,7 +74,8 @@ def verify(
 ) -> dict[str, list[str]]:
     """Hash every file of the current versions, or of all, and say by version what is wrong with it.
 
-    What is damaged is marked, so that the next run builds it again; what is whole again loses the mark.
+    What is damaged is marked, so that the next run builds it again; what is whole again loses the mark. A version that
+    has failed a check of its content is named too.
 
     Args:
         house: the data folder.
@@ -90,6 +91,7 @@ def verify(
     for version in chosen:
         if artifact := lineage.versions.get(version):
             chosen[version] = sum(facts["bytes"] for facts in artifact.manifest["files"].values())
+    refused = {*house.store.marked("refused")}
     found, done = {}, 0
     for version, size in chosen.items():
         artifact = lineage.versions.get(version)
@@ -99,6 +101,8 @@ def verify(
             problems = house.store.verify(artifact)
             if not house.store.mark(version, "damaged", bool(problems)):
                 problems = []  # collected meanwhile
+            elif version in refused:
+                problems.append(f"{artifact.path} has failed its check")
         found[named(version)] = problems
         progress(done := done + size, sum(chosen.values()))
     return found
