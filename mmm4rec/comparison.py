@@ -4,9 +4,9 @@ All models of a domain have the same users, items, features, budget and evaluati
 validation**; the test labels are ranked once for each finished training. What came out says
 `mmm4rec.comparison_tables`.
 
-A training is kept under a digest of all that decides it (versions of the data and the code, config, seed, initial
-weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model that was
-tested, the ranks and the curve are kept, not the weights.
+A training is kept (`mmm4rec.kept`) under a digest of all that decides it (versions of the data and the code, config,
+seed, initial weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a model
+that was tested, the ranks and the curve are kept, not the weights.
 
 A model that learns from a share of the users (`mmm4rec.subsets`) is validated on it alone, and tested on all users of
 the domain: the same ones for every share.
@@ -14,12 +14,10 @@ the domain: the same ones for every share.
 No files here but the kept trainings.
 """
 
-import fcntl
 import hashlib
 import json
-import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,13 +36,12 @@ from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation import rank_labels
+from mmm4rec.kept import keep
 from mmm4rec.registry import stated
 from mmm4rec.reports import SPLITS
 from mmm4rec.subsets import Modality, share_of_users, without
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
-
-_log = logging.getLogger("mmm4rec")
 
 Progress = Callable[[int, int], None]
 
@@ -247,28 +244,6 @@ def compare(
     return found
 
 
-def _kept(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], None]) -> Path:
-    """The folder that `build(folder, folder for an unfinished training)` has filled, now or before."""
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
-    place = cache / digest
-    finished = place / "finished"
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # then this one takes what that one makes
-            _log.warning("another comparison is at work in %s: waiting for what it makes", place)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not finished.exists():
-            made = place / "made"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            build(made, place / "unfinished")
-            made.rename(finished)
-            shutil.rmtree(place / "unfinished", ignore_errors=True)
-    return finished
-
-
 def _pretrained(
     sources: Sequence[Source], model: ModelConfig, training: TrainConfig, cache: Path, progress: Progress
 ) -> tuple[Path, str]:
@@ -280,9 +255,17 @@ def _pretrained(
     }
 
     def build(made: Path, unfinished: Path) -> None:
-        pretrain([source.load() for source in sources], model, training, made, state=unfinished, progress=progress)
+        pretrain(
+            [source.load() for source in sources],
+            model,
+            training,
+            made,
+            state=unfinished,
+            keep_state=True,
+            progress=progress,
+        )
 
-    folder = _kept(cache, decisive, build)
+    folder = keep(cache, decisive, build)
     return folder, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
@@ -313,6 +296,7 @@ def _finished(
             made,
             init=start and start[0],
             state=unfinished / "state",
+            keep_state=True,
             on_epoch=seconds,
             progress=progress,
         )
@@ -324,7 +308,7 @@ def _finished(
         for weights in ("model.safetensors", "items.parquet"):
             (made / weights).unlink(missing_ok=True)
 
-    folder = _kept(cache, decisive, build)
+    folder = keep(cache, decisive, build)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     curve = [
         {name: row[name] for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")}
@@ -350,7 +334,9 @@ class _Seconds:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.by_epoch: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.by_epoch: dict[str, float] = {}
+        with suppress(OSError, ValueError):  # without it, only times of epochs that are done are unknown
+            self.by_epoch = dict(json.loads(file.read_text(encoding="utf-8")))
 
     def __call__(self, epoch: Epoch) -> None:
         self.by_epoch[str(epoch.epoch)] = epoch.seconds

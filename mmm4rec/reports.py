@@ -1,6 +1,7 @@
 """Reports of trained models on a domain: what `reports/metrics` and `reports/recommendations` hold."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,11 @@ class MetricsSummary:
 
 @dataclass(frozen=True)
 class RecommendationsSummary:
-    """How many recommendations for how many users."""
+    """How many recommendations for how many users, and by which model."""
 
     model: str
+    validation: dict[str, float]
+    """By model, what it was chosen by: the validation metric of the training. Empty where there is one model."""
     users: int
     rows: int
 
@@ -93,7 +96,7 @@ def outcome(
 
     95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
     """
-    column = metric.lower().replace("@", "_")
+    column = _column(metric)
     best = next(row for row in history if row["epoch"] == best_epoch)
     near = evaluation.first_near_best([row[column] for row in history])
     nearly: Mapping[str, Any] = {} if near is None else history[near]
@@ -125,17 +128,52 @@ def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return [row for row in rows if row.pop("model", file.stem) == file.stem], record
 
 
+def best_on_validation(models: Mapping[str, Path]) -> tuple[str, dict[str, float]]:
+    """The name of the model whose weights are best on validation, of equal ones the last; and the value of each.
+
+    The value is that of the metric that decided which weights were kept; a model that was never validated has none,
+    and comes after those that have.
+
+    Args:
+        models: checkpoint by name, its folder or its file.
+
+    Raises:
+        ModelError: a checkpoint lacks the record of its training.
+    """
+    reached = {}
+    for name, checkpoint in models.items():
+        _, record = _training(checkpoint)
+        metric = (record["training"] or {}).get("metric", "NDCG@10")
+        value = record["validation"].get(_column(metric))
+        if value is not None:
+            reached[name] = value
+    return max(reversed(list(models)), key=lambda name: reached.get(name, -math.inf)), reached
+
+
 def build_recommendations(
     domain: DomainData,
-    model: tuple[str, Path],
+    models: Mapping[str, Path],
     out: Path,
     *,
     k: int = 10,
     exclude_seen: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecommendationsSummary:
-    """Write the `k` best items for every user, from their whole history, by the model (name, checkpoint folder)."""
-    name, folder = model
-    table = evaluation.recommend(load_model(folder, domain), domain, k, exclude_seen, progress)
+    """Write the `k` best items for every user, from their whole history, by the model that is best on validation.
+
+    Args:
+        models: checkpoint by name, its folder or its file; the test labels have no say in which is taken.
+        progress: called with (users done, users).
+
+    Raises:
+        ModelError: as `best_on_validation`, where there is a choice; the checkpoint does not fit the domain.
+    """
+    name, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
+    table = evaluation.recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
     evaluation.write_recommendations(table, out)
-    return RecommendationsSummary(model=name, users=domain.user_count, rows=table.num_rows)
+    return RecommendationsSummary(name, reached, users=domain.user_count, rows=table.num_rows)
+
+
+def _column(metric: str) -> str:
+    """Where records have a metric: `ndcg_10` for NDCG@10."""
+    return metric.lower().replace("@", "_")

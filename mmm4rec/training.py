@@ -126,6 +126,7 @@ def pretrain(
     data_versions: Mapping[str, str] | None = None,
     state: Path | None = None,
     state_seconds: float = STATE_SECONDS,
+    keep_state: bool = False,
     logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -144,6 +145,7 @@ def pretrain(
         data_versions=data_versions,
         state=state,
         state_seconds=state_seconds,
+        keep_state=keep_state,
         logs=logs,
         on_epoch=on_epoch,
         progress=progress,
@@ -186,6 +188,7 @@ def fit(
     data_versions: Mapping[str, str] | None = None,
     state: Path | None = None,
     state_seconds: float = STATE_SECONDS,
+    keep_state: bool = False,
     logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -203,6 +206,8 @@ def fit(
             data and code goes on from it and ends with the same weights as an unbroken run (on a CPU to the
             byte); it is removed at the end. None: an interrupted training is lost.
         state_seconds: seconds from one save of the state to the next; 0 saves after every optimiser step.
+        keep_state: leave the state at the end, for a caller who still has to put the files in their place: killed
+            before that, it would lose the training.
         logs: folder for the files of `train_config.loggers`.
         on_epoch: called after every epoch (and before the first) of this run.
         progress: called with (optimiser steps done, those at the epoch cap).
@@ -221,8 +226,8 @@ def fit(
         form = choose(model_config.length, train_config.ssd_form, fabric.device, dtype)
     known = None if state is None else identity(domain, model_config, train_config, init)
     plan = _Plan(
-        domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, known, form,
-        logs,
+        domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
+        known, form, logs,
     )  # fmt: skip
 
     def tell(kind: str, value: Any) -> None:
@@ -249,6 +254,7 @@ class _Plan:
     data_versions: dict[str, str]
     state: Path | None
     state_seconds: float
+    keep_state: bool
     identity: dict[str, Any] | None
     ssd: Choice | None
     logs: Path | None
@@ -346,7 +352,7 @@ def _work(plan: _Plan, tell: Callable[[str, Any], None], fabric: "Fabric") -> Tr
     summary = _summary(plan, run, moved)
     if fabric.is_global_zero:
         _write(plan, run, moved, plan.out)
-        if run.state:
+        if run.state and not plan.keep_state:
             run.state.remove()
         for logger in fabric.loggers:
             logger.finalize("success")

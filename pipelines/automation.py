@@ -3,7 +3,8 @@
 `raw_files` sees new and changed raw files, `rebuild` comes by the week. Each opens an occasion, a set of domains to
 bring up to date, and asks for the runs that can begin; `next_stages` asks for those that their ends make possible.
 What is stale is the plan's to say (`pipelines.plan`). Within an occasion each asset of each domain is tried once, so
-what fails waits for another file or another week, and nothing loops.
+what fails waits for another change or another week, and nothing loops. A raw file that was refused is built by no
+occasion until it changes.
 
 `automation: {enabled: true}` in domains.yaml, or the switches in the UI, set this to work. `next_stages` is always on:
 it goes on with what somebody switched on.
@@ -11,13 +12,15 @@ it goes on with what somebody switched on.
 
 import hashlib
 import json
+import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
@@ -40,6 +43,8 @@ _CHECKING = 20
 """Seconds of a tick after which no further file is read through; Dagster ends a tick after 60."""
 _TOGETHER = 16
 """Domains of one occasion at most: databases index tags, and take no long ones."""
+_REFUSED = "refused.json"
+"""In the cache: why the raw files of a domain are not taken, beside the look of those files."""
 _OVERLAP = timedelta(minutes=1)
 """Runs are looked at again for so long, since the clock of a tick is not that of the database."""
 
@@ -67,7 +72,15 @@ class Occasion:
         return {AUTOMATIC_TAG: "true", OCCASION_TAG: self.name, DOMAINS_TAG: ",".join(self.changed)}
 
 
-def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+@dataclass(frozen=True)
+class Answer:
+    """The runs of an occasion that can begin now, and in words why the rest of what is stale is left."""
+
+    runs: list[dg.RunRequest]
+    left: list[str]
+
+
+def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> Answer:
     """The runs of an occasion that can begin now; those that began are known by their tags."""
     tried: set[Ref] = set()
     busy: set[Ref] = set()
@@ -84,11 +97,19 @@ def requests(house: House, occasion: Occasion, instance: dg.DagsterInstance) -> 
         if PARTITION_NAME_TAG in run.tags and run.tags[PARTITION_NAME_TAG] not in occasion.changed:
             busy |= _refs(run)
     stages = plan(house, _affected(house, occasion.changed))
+    refused = _refused(house)
+    lost: set[Ref] = set()
+    left = [_not_taken(stage.domain, refused) for stage in stages if stage.domain in refused]
     for stage in stages:
         # Of others than the changed ones: what is new, or is being copied, has an occasion to come.
-        if stage.partition and stage.domain not in occasion.changed and not _concerns(house, occasion, stage.domain):
-            tried |= stage.refs
-    return [_request(house, stage, occasion) for stage in ready(house, stages, tried, busy)]
+        foreign = stage.partition and stage.domain not in occasion.changed
+        if stage.domain in refused or (foreign and not _concerns(house, occasion, stage.domain)):
+            lost |= stage.refs
+        elif again := [step.key for step in stage.steps if (step.key, stage.domain) in tried]:
+            more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+            left.append(f"stale, but tried already: {again[0]}{more} of {stage.name}")
+    asked = [_request(house, stage, occasion) for stage in ready(house, stages, tried | lost, busy)]
+    return Answer(asked, list(dict.fromkeys(left)))
 
 
 def _refs(run: dg.DagsterRun) -> set[Ref]:
@@ -146,38 +167,43 @@ def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
 def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Sees new categories and changed raw files, and asks for all that depends on them.
 
-    Files are taken when size and time stayed the same between two ticks and their gzip streams are whole. The cursor
-    holds for each domain how far that went and a digest of what showed.
+    Files are taken when size and times stayed the same between two ticks and their gzip streams are whole. The cursor
+    holds for each domain how far that went ("seen" or "taken"), a digest of what showed, and when that was first seen:
+    with it, what goes back to what it once was is another occasion, and a tick that is evaluated twice the same one.
     """
     house = House(data_folder())
     before = json.loads(context.cursor or "{}")
-    after: dict[str, tuple[Literal["seen", "taken", "refused"], str]] = {}
-    taken, said = [], []
+    after: dict[str, tuple[str, str, int]] = {}
+    refused = _refused(house)
+    taken = []
     deadline = time.monotonic() + _CHECKING
     for domain in house.present():
         look = _look(house, domain)
-        state, known = before.get(domain, ("seen", ""))
+        state, known, since = [*before.get(domain, ("seen", "")), 0][:3]  # an older cursor does not say since when
         if look != known:
-            state = "seen"
-        elif state == "seen" and time.monotonic() < deadline:
+            state, since = "seen", time.time_ns() // 1_000_000
+        elif state != "taken" and domain not in refused and time.monotonic() < deadline:
             if flaw := _flaw(house, domain):
-                state = "refused"
-                said.append(f"{domain} is not taken: {flaw}")
+                refused[domain] = flaw
             else:
                 state = "taken"
                 taken.append(domain)
-        after[domain] = (state, look)
+        after[domain] = (state, look, since)
+    _remember(house, {domain: (after[domain][1], reason) for domain, reason in refused.items()})
+    said = [_not_taken(domain, refused) for domain in refused]
     said += [f"left out {name!r}: {reason}" for name, reason in house.left_out().items()]
     for line in said:
         context.log.warning(line)
     asked = []
     for first in range(0, len(taken), _TOGETHER):
         changed = tuple(taken[first : first + _TOGETHER])
-        name = f"raw files {_digest([after[domain] for domain in changed])}"
-        asked += requests(house, Occasion(name, changed), context.instance)
+        name = f"raw files {_digest([(domain, *after[domain]) for domain in changed])}"
+        answer = requests(house, Occasion(name, changed), context.instance)
+        asked += answer.runs
+        said += answer.left
     return dg.SensorResult(
         run_requests=asked or None,
-        skip_reason=None if asked else "; ".join(said) or _nothing(taken),
+        skip_reason=None if asked else "; ".join(dict.fromkeys(said)) or _nothing(taken),
         dynamic_partitions_requests=_partitions(asked),
         cursor=json.dumps(after),
     )
@@ -197,10 +223,12 @@ def next_stages(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
     house = House(data_folder())
     occasions = {Occasion.of(run): None for run in reversed(ended)}
-    asked = [request for occasion in occasions for request in requests(house, occasion, context.instance)]
+    answers = [requests(house, occasion, context.instance) for occasion in occasions]
+    asked = [request for answer in answers for request in answer.runs]
+    left = dict.fromkeys(line for answer in answers for line in answer.left)
     return dg.SensorResult(
         run_requests=asked or None,
-        skip_reason=None if asked else "nothing that was waited for has ended",
+        skip_reason=None if asked else "; ".join(left) or "nothing that was waited for has ended",
         dynamic_partitions_requests=_partitions(asked),
         cursor=now.isoformat(),
     )
@@ -210,9 +238,12 @@ def _rebuild(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.
     """Asks for all that is stale: code, settings or encoders changed, something was damaged, or failed before."""
     house = House(data_folder())
     occasion = Occasion(f"rebuild {context.scheduled_execution_time:%Y-%m-%d %H:%M}", (ALL,))
-    asked = requests(house, occasion, context.instance)
-    context.instance.add_dynamic_partitions(str(DOMAINS.name), [r.partition_key for r in asked if r.partition_key])
-    return asked or dg.SkipReason("everything is up to date")
+    answer = requests(house, occasion, context.instance)
+    for line in answer.left:
+        context.log.warning(line)
+    partitions = [request.partition_key for request in answer.runs if request.partition_key]
+    context.instance.add_dynamic_partitions(str(DOMAINS.name), partitions)
+    return answer.runs or dg.SkipReason("; ".join(answer.left) or "everything is up to date")
 
 
 @dg.op
@@ -283,9 +314,40 @@ def _files(house: House, domain: str) -> list[Path]:
 
 
 def _look(house: House, domain: str) -> str:
-    """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings."""
-    shown = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(house, domain)]
+    """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings.
+
+    The change time too, since it alone tells another file of the same size whose time was kept.
+    """
+    shown = []
+    for path in _files(house, domain):
+        status = path.stat()
+        shown.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return _digest([shown, as_parameters(house.settings.domain(domain))])
+
+
+def _refused(house: House) -> dict[str, str]:
+    """Why raw files are not taken, by domain, of those that have not changed since that was found."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        known = json.loads((house.cache / _REFUSED).read_text(encoding="utf-8"))
+        present = house.present()
+        return {d: str(why) for d, (look, why) in known.items() if d in present and look == _look(house, d)}
+    return {}
+
+
+def _remember(house: House, refused: Mapping[str, tuple[str, str]]) -> None:
+    """Keep the (look, reason) of what is not taken, for every sensor and schedule."""
+    path = house.cache / _REFUSED
+    if refused:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(refused), encoding="utf-8")
+        new.replace(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _not_taken(domain: str, refused: Mapping[str, str]) -> str:
+    return f"{domain} is not taken: {refused[domain]}"
 
 
 def _flaw(house: House, domain: str) -> str | None:

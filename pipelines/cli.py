@@ -545,7 +545,7 @@ def report(data: Data = None, as_json: Json = False) -> None:
     table = Table(
         title="HR@10 and NDCG@10 on each user's held-out purchase, all items ranked",
         title_justify="left",
-        caption="A source domain is judged by the pre-trained model as it is.",
+        caption="A source domain is judged by the pre-trained model as it is. * recommends: the best on validation.",
         caption_justify="left",
         # No lines and one blank between columns, so that it fits 80 columns.
         box=None,
@@ -565,8 +565,10 @@ def report(data: Data = None, as_json: Json = False) -> None:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        models = ("popularity", "scratch", row["last_model"])
-        scores = (_score(row[f"{model}_hr"], row[f"{model}_ndcg"]) for model in models)
+        models = ("popularity", "scratch", row["transferred"])
+        scores = (
+            _score(row[f"{model}_hr"], row[f"{model}_ndcg"]) + "*" * (model == row["recommends"]) for model in models
+        )
         epochs = [str(e) for e in (row["scratch_epochs"], row["finetuned_epochs"]) if e is not None]
         counts = (f"{row[count]:,}" for count in ("users", "items", "interactions"))
         table.add_row(row["domain"], *counts, *scores, ", ".join(epochs) or "–")

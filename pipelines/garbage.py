@@ -5,6 +5,7 @@ trainings. Pictures and vectors were costly, and an earlier encoder may come bac
 them (docs/decisions/0007).
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,14 @@ from warehouse.errors import WarehouseError
 from warehouse.garbage import Leftover
 from warehouse.lineage import named
 from warehouse.manifest import VERSION
+from warehouse.staging import held
 
 __all__ = ["collect"]
 
 _BY_RECIPE = ("training", "logs")
-"""Folders of the cache with a folder a recipe."""
+"""Folders of the cache with a folder a recipe: of a step, or of one training of several."""
+_DIGEST = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
+"""Names of those folders; no other is removed."""
 
 
 def collect(house: House, dry_run: bool = False) -> list[Leftover]:
@@ -51,13 +55,24 @@ def _states(house: House, recipes: set[str]) -> Iterator[Path]:
     """What trainings of recipes left that are neither built nor to be built."""
     for name in _BY_RECIPE:
         for folder in sorted((house.cache / name).glob("*")):
-            if VERSION.fullmatch(folder.name) and folder.name not in recipes:
+            if _DIGEST.fullmatch(folder.name) and folder.name not in recipes and not _in_use(folder):
                 yield folder
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process trains in it by settings that may no longer be asked for: see `mmm4rec.kept`."""
+    try:
+        with held(folder / "lock", wait=False):
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def _wanted(house: House) -> set[str]:
     """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
-    from pipelines.assets import models  # noqa: F401 - declares the steps; with torch, so only where it is needed
+    from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
     from pipelines.step import STEPS
 
     found = set()
@@ -65,7 +80,10 @@ def _wanted(house: House) -> set[str]:
         if step.key.startswith("models/"):
             for domain in step.domains(house, house.present()):
                 try:
-                    found.add(step.recipe(house, domain, step.inputs(house, domain)).digest)
+                    inputs = step.inputs(house, domain)
+                    found.add(step.recipe(house, domain, inputs).digest)
+                    if step.key == "models/baselines":
+                        found |= models.kept_baselines(house, domain, inputs)
                 except (WarehouseError, FeatureError, ModelError):
                     continue  # what it learns from must be built first, which may give another recipe
     return found

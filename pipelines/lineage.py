@@ -76,7 +76,7 @@ def verify(
     """Hash every file of the current versions, or of all, and say by version what is wrong with it.
 
     What is damaged is marked, so that the next run builds it again; what is whole again loses the mark. A store that
-    cannot be written to keeps the marks that it has.
+    cannot be written to keeps the marks that it has. A version that has failed a check of its content is named too.
 
     Args:
         house: the data folder.
@@ -92,6 +92,7 @@ def verify(
     for version in chosen:
         if artifact := lineage.versions.get(version):
             chosen[version] = sum(facts["bytes"] for facts in artifact.manifest["files"].values())
+    refused = {*house.store.marked("refused")}
     found, done = {}, 0
     for version, size in chosen.items():
         artifact = lineage.versions.get(version)
@@ -102,6 +103,8 @@ def verify(
             with suppress(ReadOnlyError):  # where no mark can be set, what is wrong is said all the same
                 if not house.store.mark(version, "damaged", bool(problems)):
                     problems = []  # collected meanwhile
+                elif version in refused:
+                    problems.append(f"{artifact.path} has failed its check")
         found[named(version)] = problems
         progress(done := done + size, sum(chosen.values()))
     return found

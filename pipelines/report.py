@@ -39,14 +39,15 @@ def build_report(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mappi
 
 
 def results_table(catalogue: Path) -> list[dict[str, Any]]:
-    """A row a domain of the catalogue's `results`; with `last_model`, which recommends, and the `best` NDCG@10."""
+    """A row a domain of the catalogue's `results`; with the model that learnt elsewhere first, `transferred`, and the
+    `best` NDCG@10."""
     known = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"].to_pylist()
     if "results" not in known:
         raise WarehouseError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
     rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain").to_pylist()
     for row in rows:
-        row["last_model"] = "finetuned" if row["role"] == "target" else "pretrained"
-        reached = (row[f"{model}_ndcg"] for model in ("popularity", "scratch", row["last_model"]))
+        row["transferred"] = "finetuned" if row["role"] == "target" else "pretrained"
+        reached = (row[f"{model}_ndcg"] for model in ("popularity", "scratch", row["transferred"]))
         row["best"] = max(value for value in reached if value is not None)
     return rows
 

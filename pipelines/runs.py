@@ -155,11 +155,15 @@ def _run(
         key = str(event.step_key).replace("__", "/", 1)
         if error:
             errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
+    evaluations = result.get_asset_check_evaluations()
+    for check in evaluations:
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+            errors["/".join(check.asset_key.path)] = check.description or check.check_name
     warnings = {
         f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
             f"{name} {value.value}" for name, value in sorted(check.metadata.items())
         )
-        for check in result.get_asset_check_evaluations()
+        for check in evaluations
         if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
     }
     for event in events:

@@ -6,9 +6,10 @@ lineage. `@step` turns such a statement into a Dagster asset and keeps it in `ST
 """
 
 import dataclasses
+import shutil
 import socket
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -19,6 +20,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.blocking import CHECKS, Check, CheckError
 from pipelines.code_version import code_version
 from pipelines.columns import column_lineage
 from pipelines.openlineage import told
@@ -42,6 +44,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL
 Pool = Literal["gpu", "downloads", "catalogue"]
 """What only so many steps of all runs may use at a time; dagster.yaml says how many."""
 
+TRAINING = "training"
+"""Folder of the cache for unfinished trainings, and for what several of a step are kept by."""
 _FILES = "files_match_manifest"
 
 Ref = tuple[str, str]
@@ -74,6 +78,15 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What a step has made: whether it was built now, and what its check counted."""
+
+    artifact: Artifact
+    built: bool
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Step:
     """The statement of one asset."""
 
@@ -89,6 +102,11 @@ class Step:
     collects: bool
     exposed: str | None
     identity: Literal["content", "recipe"]
+
+    @property
+    def check(self) -> Check | None:
+        """What must hold of its tables before they are published."""
+        return CHECKS.get(self.key)
 
     @cached_property
     def code_version(self) -> str:
@@ -111,29 +129,76 @@ class Step:
         return [house.store.require(key, of) for key, of in self.refs(house, domain)]
 
     def publish(self, house: House, domain: str) -> tuple[Artifact, bool]:
-        """Build and publish, unless a version of the same recipe is there already."""
+        """Build and publish, unless a version of the same recipe is there already; and whether it was built."""
+        made = self.make(house, domain)
+        return made.artifact, made.built
+
+    def make(self, house: House, domain: str) -> Made:
+        """`publish`, with what the check counted.
+
+        Raises:
+            CheckError: the check failed; what was current stays current.
+        """
         # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
         with house.store.holding(self.refs(house, domain)) as inputs:
-            return self._publish(house, domain, inputs)
+            for artifact in inputs:
+                if not self.collects and house.store.whole(artifact.key, artifact.domain) is None:
+                    raise WarehouseError(
+                        f"{artifact.ref}, which {self.key} reads, is damaged or has failed its check; "
+                        f"{_again(artifact.domain)}"
+                    )
+            return self._make(house, domain, inputs)
 
-    def _publish(self, house: House, domain: str, inputs: Sequence[Artifact]) -> tuple[Artifact, bool]:
+    def _make(self, house: House, domain: str, inputs: Sequence[Artifact]) -> Made:
         wanted = self.recipe(house, domain, inputs)
+        counts: dict[str, int] = {}
 
         def build(out: Path) -> Mapping[str, Any]:
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
-                state, logs = (house.cache / what / wanted.digest for what in ("training", "logs"))
+                state, logs = (house.cache / what / wanted.digest for what in (TRAINING, "logs"))
                 job = Job(house, domain, inputs, out, state, logs, progress)
-                summary = self.build(job)
+                summary = dataclasses.asdict(self.build(job))
             # A file that somebody writes to meanwhile is neither what it was nor what it will be.
             if (now := self.sources(house, domain, inputs)) != wanted.sources:
                 moved = ", ".join(sorted(name for name, _ in {*now.items()} ^ {*wanted.sources.items()}))
                 raise WarehouseError(f"{moved} of {domain} changed while {self.key} read it: run it again")
-            return dataclasses.asdict(summary)
+            counts.update(self._count(domain, out, inputs, summary, wanted.parameters))
+            return summary
 
         artifact, built = house.store.publish(wanted, build, self.identity)
+        # Not before: killed in between, a training goes on from there.
+        shutil.rmtree(house.cache / TRAINING / wanted.digest, ignore_errors=True)
+        if not built:
+            # Checked when it was built, but perhaps by another statement than today's.
+            try:
+                found = artifact.manifest
+                counts.update(self._count(domain, artifact.path, inputs, found["summary"], found["parameters"]))
+            except CheckError:
+                house.store.mark(artifact.named, "refused")
+                raise
         if self.exposed:
             house.store.expose(artifact, self.exposed)
-        return artifact, built
+        return Made(artifact, built, counts)
+
+    def _count(
+        self,
+        domain: str,
+        folder: Path,
+        inputs: Sequence[Artifact],
+        summary: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+    ) -> dict[str, int]:
+        """What the check counts in `folder`: zeros."""
+        if self.check is None:
+            return {}
+        counts = self.check.count(self.key, folder, inputs, summary, parameters)
+        if broken := ", ".join(f"{name} {count:,}" for name, count in counts.items() if count):
+            raise CheckError(
+                f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; mend "
+                f"what it is made from or its settings, then {_again(domain)}",
+                counts,
+            )
+        return counts
 
 
 STEPS: dict[str, Step] = {}
@@ -199,16 +264,16 @@ def step(
             retry_policy=RETRIES,
             check_specs=[
                 dg.AssetCheckSpec(
-                    _FILES,
+                    name,
                     asset=[layer, noun],
-                    description="Every file is there, nothing else is, and each has the manifest's size and sha256.",
+                    description=description,
                     blocking=True,
                     partitions_def=DOMAINS if per_domain else None,
                 )
+                for name, description in _blocking(stated).items()
             ],
         )
-        # The bare class: it is how Dagster tells a result with checks from an output.
-        def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        def asset(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
             # Loads what draws, which finding that nothing is stale does not need.
             from pipelines.exhibits import exhibits
 
@@ -216,22 +281,29 @@ def step(
             house = House(data_folder())
             try:
                 if not stated.applies(house, domain):
-                    return _not_made(stated, domain)
+                    yield _not_made(stated, domain)
+                    return
                 with told(house, key, context.job_name, context.run_id) as tell:
-                    artifact, built = stated.publish(house, domain)
-                    tell(artifact)
+                    made = stated.make(house, domain)
+                    tell(made.artifact)
             except Exception as error:
+                if isinstance(error, CheckError):
+                    yield _check_structure(stated, error.counts, str(error))
                 if may_pass(error):
                     raise
                 raise dg.Failure(str(error), allow_retries=False) from error
+            artifact, built = made.artifact, made.built
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
             shown, failed = exhibits(house, artifact)
             for name, reason in failed.items():
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
-            return dg.MaterializeResult(
+            yield dg.MaterializeResult(
                 data_version=dg.DataVersion(artifact.version),
                 metadata=shown | metadata(artifact, built) | column_lineage(artifact),
-                check_results=[_check_files(house, artifact)],
+                check_results=[
+                    _check_files(house, artifact),
+                    *([_check_structure(stated, made.counts)] if stated.check else []),
+                ],
             )
 
         return asset
@@ -249,19 +321,41 @@ def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(NOT_MADE),
         metadata={"built": False, "reason": reason},
-        check_results=[dg.AssetCheckResult(passed=True, check_name=_FILES, description="there are none")],
+        check_results=[
+            dg.AssetCheckResult(passed=True, check_name=name, description="there are none") for name in _blocking(step)
+        ],
     )
+
+
+def _blocking(step: Step) -> dict[str, str]:
+    """What each check is for that blocks what is downstream, by name."""
+    files = {_FILES: "Every file is there, nothing else is, and each has the manifest's size and sha256."}
+    if step.check is None:
+        return files
+    return files | {step.check.name: f"{step.check.description} Each count is of what breaks this."}
+
+
+def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = None) -> dg.AssetCheckResult:
+    """What the check of a step has counted, and in words what is wrong."""
+    name = step.check.name if step.check else None
+    return dg.AssetCheckResult(passed=wrong is None, check_name=name, description=wrong, metadata=dict(counts))
 
 
 def _check_files(house: House, artifact: Artifact) -> dg.AssetCheckResult:
     """Read every byte again. A step of its own would cost a process and gain nothing."""
     problems = house.store.verify(artifact)
+    if problems:
+        house.store.mark(artifact.named, "damaged")  # so that it counts as absent until it is built again
     return dg.AssetCheckResult(
         passed=not problems,
         check_name=_FILES,
-        description=f"delete {artifact.path}, and run it again" if problems else None,
+        description=f"{artifact.path} is damaged: {problems[0]}; {_again(artifact.domain)}" if problems else None,
         metadata={"files": len(artifact.manifest["files"]), "problems": problems},
     )
+
+
+def _again(domain: str) -> str:
+    return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
 
 
 def may_pass(error: BaseException | None) -> bool:

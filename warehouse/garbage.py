@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from warehouse.lineage import Lineage, named
-from warehouse.store import HELD, RECIPE, Artifact, Store, Version
+from warehouse.store import HELD, RECIPE, UNFIT, Artifact, Store, Version
 
 __all__ = ["Leftover", "collect", "size"]
 
@@ -38,11 +38,12 @@ class Leftover:
     bytes: int = 0
 
     def moved(self, target: Path) -> "Leftover":
-        """The same elsewhere; of a version, the mark that it is damaged goes."""
+        """The same elsewhere; of a version, the marks that it is unfit go."""
         with suppress(FileNotFoundError):  # what a process has staged it may itself have just removed
             self.path.rename(target)
         if self.kind == "version":
-            self.path.with_name(self.path.name.replace("v=", "damaged=")).unlink(missing_ok=True)
+            for mark in UNFIT:
+                self.path.with_name(self.path.name.replace("v=", f"{mark}=")).unlink(missing_ok=True)
         return replace(self, path=target)
 
 

@@ -4,6 +4,7 @@
     <root>/<layer>/<noun>/domain=<domain>/CURRENT        the version readers take
     <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `warehouse.garbage`
     <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
+    <root>/<layer>/<noun>/domain=<domain>/refused=<version>  it has failed a check of its content
 
 A version is staged beside the store, flushed, described, made read-only, renamed into place, and only then named by
 CURRENT, so a reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next
@@ -36,7 +37,9 @@ HELD, RECIPE = "held.json", "recipe"
 """In the staging area: which versions a process reads, and the digest of the recipe that it builds."""
 Version = tuple[str, str, str]
 """(key, domain, version)."""
-Mark = Literal["pin", "damaged"]
+Mark = Literal["pin", "damaged", "refused"]
+UNFIT: tuple[Mark, ...] = ("damaged", "refused")
+"""Marks of versions that count as absent until they are built again."""
 
 _DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _LAYER = "[!.]*"
@@ -143,7 +146,7 @@ class Store:
             return self.current(key, domain)  # it moved on between the two looks
 
     def whole(self, key: str, domain: str) -> Artifact | None:
-        """Like `current`, but None also if a file is missing or has another size, or nothing says what it should be."""
+        """Like `current`, but None also if it is unfit: a file is missing or has another size, or it bears a mark."""
         try:
             artifact = self.current(key, domain)
         except WarehouseError:
@@ -192,8 +195,8 @@ class Store:
     def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
         """Set or remove a mark of a version, and return whether that version is there.
 
-        A pinned version is never collected. A damaged one counts as absent for `whole`, so that the next run builds
-        it again; what is then put in its place bears no mark.
+        A pinned version is never collected. A damaged or refused one counts as absent for `whole`, so that the next
+        run builds it again; what is then put in its place bears no such mark.
 
         Raises:
             ReadOnlyError: the mark would change, and the store cannot be written to.
@@ -386,7 +389,8 @@ class Store:
             if os.path.lexists(target):
                 target.rename(staging / "broken")
             files.rename(target)
-            self._marking(made.named, "damaged").unlink(missing_ok=True)
+            for mark in UNFIT:
+                self._marking(made.named, mark).unlink(missing_ok=True)
         elif there.manifest["recipe"] == made.manifest["recipe"]:
             # Somebody was faster. Made by recipe, their bytes need not be ours: their manifest stays with them.
             return there
@@ -491,8 +495,8 @@ def _mend(domain: str) -> str:
 
 
 def _whole(artifact: Artifact) -> bool:
-    """Whether every file the manifest names is there at its size, and `verify` has not found it damaged."""
-    if (artifact.path.parent / f"damaged={artifact.version}").exists():
+    """Whether every file the manifest names is there at its size, and nobody has found it unfit."""
+    if any((artifact.path.parent / f"{mark}={artifact.version}").exists() for mark in UNFIT):
         return False
     for name, facts in artifact.manifest["files"].items():
         path = artifact.path / name

@@ -173,6 +173,13 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         ),
         _column("scratch_epochs", _int32, "Epochs to the best weights from scratch", nullable=True),
         _column("finetuned_epochs", _int32, "Epochs to the best weights of the fine-tuned model", nullable=True),
+        _column(
+            "recommends",
+            _string,
+            "Model of reports.recommendations: the best on validation, of equal ones the fine-tuned; null where there "
+            "are none",
+            nullable=True,
+        ),
     ),
 }
 """Tables and views that exist only in the analysts' catalogue."""

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.data import DomainData
+from mmm4rec.kept import digest_of, keep
+from mmm4rec.registry import stated
 from mmm4rec.tables import write_table
 from mmm4rec.training import fit
 
@@ -26,6 +28,13 @@ class BaselinesSummary:
     models: dict[str, dict[str, Any]]
 
 
+def kept_name(
+    model: RecommenderConfig, training: TrainConfig, data_versions: Mapping[str, str] | None, code: str
+) -> str:
+    """The folder that `fit_all` keeps a training in."""
+    return digest_of(_decisive(model, training, data_versions, code))
+
+
 def fit_all(
     domain: DomainData,
     asked: Mapping[str, tuple[RecommenderConfig, TrainConfig]],
@@ -33,6 +42,7 @@ def fit_all(
     *,
     state: Path,
     data_versions: Mapping[str, str] | None = None,
+    code: str = "",
     logs: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BaselinesSummary:
@@ -41,9 +51,10 @@ def fit_all(
     Args:
         asked: at least one.
         out: folder for the files named above.
-        state: folder of this work alone: what is finished and what is unfinished in it is taken up again; removed at
-            the end.
-        data_versions: versions of the inputs, kept in the records.
+        state: folder for finished and unfinished trainings, each under `kept_name`: one that is finished is taken from
+            there, whatever else is asked for, and an unfinished one goes on. Nothing finished is removed.
+        data_versions: versions of the inputs: they decide what is kept, and stand in the records.
+        code: version of the code that trains, which decides it too.
         logs: folder for the files of the trainings' loggers, by name.
         progress: called with (done, total), in thousandths of a training.
 
@@ -58,23 +69,28 @@ def fit_all(
             if progress:
                 progress(1000 * number + 1000 * done // total, 1000 * len(asked))
 
-        finished = state / name / "finished"
-        if not finished.exists():
-            made = state / name / "made"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir(parents=True)
+        def build(
+            made: Path,
+            unfinished: Path,
+            name: str = name,
+            model: RecommenderConfig = model,
+            training: TrainConfig = training,
+            tell: Callable[[int, int], None] = tell,
+        ) -> None:
             found = fit(
                 domain,
                 model,
                 training,
                 made,
                 data_versions=data_versions,
-                state=state / name / "unfinished",
+                state=unfinished,
+                keep_state=True,
                 logs=logs / name if logs else None,
                 progress=tell,
             )
             (made / "summary.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
-            made.rename(finished)
+
+        finished = keep(state, _decisive(model, training, data_versions, code), build)
         summary[name] = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
         shutil.copyfile(finished / "model.safetensors", out / f"{name}.safetensors")
         shutil.copyfile(finished / "model.json", out / f"{name}.json")
@@ -84,5 +100,11 @@ def fit_all(
         history.extend({"model": name, **row} for row in rows)
         tell(1, 1)
     write_table(history, "models/baselines/history", out / "history.parquet")
-    shutil.rmtree(state)
     return BaselinesSummary(summary)
+
+
+def _decisive(
+    model: RecommenderConfig, training: TrainConfig, data_versions: Mapping[str, str] | None, code: str
+) -> dict[str, Any]:
+    """All that decides a training."""
+    return {"data": dict(data_versions or {}), "code": code, "model": stated(model), "training": asdict(training)}

@@ -1,10 +1,9 @@
-"""Asset checks: properties of what was published. The structural ones block what is downstream.
+"""Asset checks that warn: properties of what was published that people should know of.
 
-That its files match its manifest is checked with every asset by its step itself (`pipelines.step`).
+Those that block are part of the steps (`pipelines.blocking`, `pipelines.step`).
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,146 +12,9 @@ from mmm4rec.baselines.config import BASELINES
 from pipelines.event_log import disagreements
 from pipelines.settings import House, as_parameters, data_folder
 from pipelines.step import DOMAINS
-from warehouse.checks import violations
-from warehouse.store import Artifact
 
 _COVERED = 0.5
 """Share of items below which a modality says more about what is missing than about the items."""
-
-
-_DESCRIPTIONS = {
-    "check_raw": "Every line of the raw file is a row or in quarantine, and never both.",
-    "check_items": "Every metadata row is an item or set aside; item ids are unique.",
-    "check_interactions": "Every rating is an interaction or set aside; interactions are unique, of items that exist.",
-    "check_sequences": (
-        "Every user and item has k interactions, order is total in time, and nothing for validation or testing leaks "
-        "into the past."
-    ),
-    "check_features": "Every item of the sequences has one row.",
-    "check_vectors": (
-        "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
-        "encoder says so."
-    ),
-    "check_recommendations": "Every user gets as many items as asked for, ranked, each once, and none already had.",
-}
-"""What each statement of warehouse/sql counts the violations of, for people."""
-
-
-def _structural(
-    key: str,
-    name: str,
-    check: str,
-    files: Callable[[House, Artifact], Mapping[str, Path]],
-    bound: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
-) -> dg.AssetChecksDefinition:
-    """A blocking check that counts violations by SQL over `files`; `bound` are its parameters from the manifest."""
-
-    @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
-        name=name,
-        description=f"{_DESCRIPTIONS[check]} Each count is of what breaks this.",
-        blocking=True,
-        partitions_def=DOMAINS,
-    )
-    def structural(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        house = House(data_folder())
-        artifact = house.store.require(key, context.partition_key)
-        counts = violations(check, files(house, artifact), **bound(artifact.manifest))
-        return dg.AssetCheckResult(passed=not any(counts.values()), metadata=counts)
-
-    return structural
-
-
-def _beside(**others: str) -> Callable[[House, Artifact], dict[str, Path]]:
-    """Files by the parameters that name them: ``layer/noun/stem`` of the same domain, as it is now."""
-
-    def files(house: House, artifact: Artifact) -> dict[str, Path]:
-        named = {parameter: table.rsplit("/", 1) for parameter, table in others.items()}
-        made = {
-            key: artifact if key == artifact.key else house.store.require(key, artifact.domain)
-            for key, _ in named.values()
-        }
-        return {parameter: made[key].path / f"{stem}.parquet" for parameter, (key, stem) in named.items()}
-
-    return files
-
-
-def _lines(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"lines": manifest["summary"]["lines"]}
-
-
-def _normalised(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"normalised": manifest["summary"]["encoder"]["normalised"]}
-
-
-def _core(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: manifest["summary"][name] for name in ("k", "max_length", "split", "validation_from", "test_from")}
-
-
-ratings_lines, metadata_lines = (
-    _structural(
-        f"raw/{noun}",
-        "every_line_accounted_for",
-        "check_raw",
-        _beside(rows=f"raw/{noun}/{noun}", quarantine=f"raw/{noun}/quarantine"),
-        _lines,
-    )
-    for noun in ("ratings", "metadata")
-)
-items = _structural(
-    "core/items",
-    "ids_unique_and_rows_accounted_for",
-    "check_items",
-    _beside(items="core/items/items", rejected="core/items/rejected", metadata="raw/metadata/metadata"),
-)
-interactions = _structural(
-    "core/interactions",
-    "ids_unique_and_rows_accounted_for",
-    "check_interactions",
-    _beside(
-        interactions="core/interactions/interactions",
-        rejected="core/interactions/rejected",
-        ratings="raw/ratings/ratings",
-        items="core/items/items",
-    ),
-)
-sequences = _structural(
-    "core/sequences",
-    "k_core_order_and_splits",
-    "check_sequences",
-    _beside(interactions="core/sequences/interactions"),
-    _core,
-)
-item_text, item_images = (
-    _structural(
-        f"features/{noun}",
-        "every_item_once",
-        "check_features",
-        _beside(features=f"features/{noun}/{noun}", items="core/sequences/items"),
-    )
-    for noun in ("item_text", "item_images")
-)
-text_vectors, image_vectors = (
-    _structural(
-        f"features/{noun}",
-        "every_item_once_and_finite",
-        "check_vectors",
-        _beside(vectors=f"features/{noun}/{noun}", items="core/sequences/items"),
-        _normalised,
-    )
-    for noun in ("text_embeddings", "image_embeddings")
-)
-recommendations = _structural(
-    "reports/recommendations",
-    "everybody_served_and_nothing_twice",
-    "check_recommendations",
-    _beside(
-        recommendations="reports/recommendations/recommendations",
-        interactions="core/sequences/interactions",
-        items="core/sequences/items",
-    ),
-    lambda manifest: manifest["parameters"],
-)
 
 
 def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.AssetChecksDefinition:

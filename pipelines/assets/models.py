@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.code_version import code_version
 from pipelines.settings import House, as_parameters
-from pipelines.step import Job, Ref, same_domain, step
+from pipelines.step import TRAINING, Job, Ref, same_domain, step
 from warehouse.store import ALL, Artifact
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
     return load_domain(sequences.path, texts.main, images.main, name=domain)
 
 
-def versions(job: Job) -> dict[str, str]:
+def versions(inputs: Sequence[Artifact]) -> dict[str, str]:
     """The data versions that go into a checkpoint's sidecar."""
-    return {artifact.ref: artifact.version for artifact in job.inputs}
+    return {artifact.ref: artifact.version for artifact in inputs}
 
 
 def is_target(house: House, domain: str) -> bool:
@@ -105,8 +106,9 @@ def pretrained(job: Job) -> Any:
         settings.model,
         settings.pretraining,
         job.out,
-        data_versions=versions(job),
+        data_versions=versions(job.inputs),
         state=job.state,
+        keep_state=True,
         logs=job.logs,
         progress=job.progress,
     )
@@ -129,8 +131,9 @@ def _fit(job: Job, init: Path | None = None) -> Any:
         settings.finetuning,
         job.out,
         init=init,
-        data_versions=versions(job),
+        data_versions=versions(job.inputs),
         state=job.state,
+        keep_state=True,
         logs=job.logs,
         progress=job.progress,
     )
@@ -172,6 +175,18 @@ def _baselines(house: House, domain: str) -> dict[str, Any]:
     }
 
 
+def kept_baselines(house: House, domain: str, inputs: Sequence[Artifact]) -> set[str]:
+    """The folders of the cache that hold what is trained, or to be trained, of the baselines asked for."""
+    from mmm4rec.baselines.fitting import kept_name
+
+    asked = house.settings.asked.trained.values()
+    return {kept_name(model, training, versions(inputs), _training_code()) for model, training in asked}
+
+
+def _training_code() -> str:
+    return code_version("mmm4rec.training")
+
+
 @step(
     "models/baselines",
     "mmm4rec.baselines.fitting",
@@ -189,8 +204,9 @@ def baselines(job: Job) -> Any:
         domain_data(job, job.domain),
         job.house.settings.asked.trained,
         job.out,
-        state=job.state,
-        data_versions=versions(job),
+        state=job.house.cache / TRAINING,
+        data_versions=versions(job.inputs),
+        code=_training_code(),
         logs=job.logs,
         progress=job.progress,
     )

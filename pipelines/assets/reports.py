@@ -1,4 +1,4 @@
-"""Layer reports: how good each model is, and what the best of a domain recommends."""
+"""Layer reports: how good each model is, and what the best of a domain on validation recommends."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from warehouse.store import ALL
 
 
 def models_of(house: House, domain: str) -> list[Ref]:
-    """The models a domain is judged by, the one that recommends last.
+    """The models a domain is judged by; of those that are equally good on validation, the last recommends.
 
     A target domain has one from scratch and, where one is pre-trained, the fine-tuned; a source domain has the
     pre-trained one.
@@ -84,13 +84,13 @@ def metrics(job: Job) -> Any:
     pool="gpu",
 )
 def recommendations(job: Job) -> Any:
-    """The items each user is most likely to want next, without those already bought unless the settings say so."""
+    """The items each user is most likely to want next, without those already bought unless the settings say so; by the
+    model that is best on validation."""
     from mmm4rec.reports import build_recommendations
 
-    best = list(_checkpoints(job).items())[-1]
     return build_recommendations(
         domain_data(job, job.domain),
-        best,
+        _checkpoints(job),
         job.out,
         **as_parameters(job.house.settings.recommendations),
         progress=job.progress,

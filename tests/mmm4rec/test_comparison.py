@@ -19,7 +19,6 @@ from mmm4rec.comparison import (
     Finished,
     Run,
     Source,
-    _kept,
     compare,
     planned,
 )
@@ -36,6 +35,7 @@ from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import metrics_of_ranks
+from mmm4rec.kept import keep
 from mmm4rec.significance import DRAWN, paired_p
 from mmm4rec.subsets import share_of_users, without
 from mmm4rec.tables import COMPARISON, TABLES
@@ -232,7 +232,7 @@ def test_what_another_comparison_is_training_is_waited_for(tmp_path: Path) -> No
         (made / "ranks").touch()
 
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: _kept(tmp_path, {"seed": 1}, build), range(4)))
+        folders = set(pool.map(lambda _: keep(tmp_path, {"seed": 1}, build), range(4)))
     assert len(built) == len(folders) == 1
     assert (folders.pop() / "ranks").exists()
 

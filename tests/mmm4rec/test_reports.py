@@ -1,5 +1,7 @@
 """The reports of trained models: what they cost, how good they are, what they recommend."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -11,8 +13,8 @@ from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, Train
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import Outcome
-from mmm4rec.reports import build_metrics, build_recommendations, outcome
-from mmm4rec.tables import TABLES
+from mmm4rec.reports import best_on_validation, build_metrics, build_recommendations, outcome
+from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training import fit, pretrain
 
 
@@ -103,13 +105,54 @@ def test_seen_items_are_recommended_only_where_asked_for(
     found = {}
     for exclude_seen in (True, False):
         summary = build_recommendations(
-            domain, ("scratch", trained["scratch"]), tmp_path, **asdict(RecommendationConfig(3, exclude_seen))
+            domain, {"scratch": trained["scratch"]}, tmp_path, **asdict(RecommendationConfig(3, exclude_seen))
         )
         rows = pq.read_table(tmp_path / "recommendations.parquet").to_pylist()
         assert (summary.rows, summary.users, summary.model) == (len(rows), domain.user_count, "scratch")
         found[exclude_seen] = {(row["user_id"], row["item_id"]) for row in rows}
     assert not found[True] & owned
     assert found[False] & owned
+
+
+def validated(folder: Path, metric: str = "NDCG@10", **reached: float) -> Path:
+    """The record of a model that came so far on validation."""
+    folder.mkdir()
+    write_table([], "models/finetuned/history", folder / "history.parquet")
+    record = {"training": {"metric": metric}, "validation": reached}
+    (folder / "model.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scratch", "finetuned", "best"), [(0.2, 0.1, "scratch"), (0.1, 0.2, "finetuned"), (0.2, 0.2, "finetuned")]
+)
+def test_what_recommends_is_the_best_on_validation(tmp_path: Path, scratch: float, finetuned: float, best: str) -> None:
+    models = {
+        "scratch": validated(tmp_path / "a", ndcg_10=scratch, hr_10=0.9),
+        "finetuned": validated(tmp_path / "b", ndcg_10=finetuned, hr_10=0.1),
+    }
+    assert best_on_validation(models) == (best, {"scratch": scratch, "finetuned": finetuned})
+
+
+def test_models_are_chosen_by_the_metric_of_their_training(tmp_path: Path) -> None:
+    models = {
+        "scratch": validated(tmp_path / "a", "HR@20", hr_20=0.3, ndcg_10=0.1),
+        "finetuned": validated(tmp_path / "b", "HR@20", hr_20=0.2, ndcg_10=0.9),
+    }
+    assert best_on_validation(models) == ("scratch", {"scratch": 0.3, "finetuned": 0.2})
+    never = {"scratch": models["scratch"], "finetuned": validated(tmp_path / "c")}
+    assert best_on_validation(never) == ("scratch", {"scratch": 0.3}), "what was never validated comes last"
+
+
+def test_the_best_recommends_and_is_named(domain: DomainData, trained: dict[str, Path], tmp_path: Path) -> None:
+    worse = Path(shutil.copytree(trained["scratch"], tmp_path / "worse"))
+    record = json.loads((worse / "model.json").read_text())
+    record["validation"]["ndcg_10"] -= 0.01
+    (worse / "model.json").write_text(json.dumps(record))
+    (worse / "model.safetensors").write_bytes(b"never read")
+    summary = build_recommendations(domain, {"scratch": trained["scratch"], "finetuned": worse}, tmp_path, k=1)
+    assert summary.model == "scratch"
+    assert set(summary.validation) == {"scratch", "finetuned"}
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"{")])

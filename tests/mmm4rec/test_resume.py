@@ -200,6 +200,18 @@ def test_other_files_in_the_folder_are_left_alone(
     assert [file.name for file in state.iterdir()] == ["notes.txt"]
 
 
+def test_a_state_that_is_kept_spares_the_training_after_a_kill_before_publication(
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training
+) -> None:
+    state, training = tmp_path / "state", quick(batch_size=16)
+    for name in ("lost", "again"):
+        (tmp_path / name).mkdir()
+    whole = fit(domain, small(), training, tmp_path / "lost", state=state, state_seconds=0, keep_state=True)
+    again = fit(domain, small(), training, tmp_path / "again", state=state, state_seconds=0, keep_state=True)
+    assert again.resumed_at == whole.optimiser_steps
+    assert same_files(tmp_path / "lost", tmp_path / "again")
+
+
 def test_a_diverging_run_leaves_its_last_good_weights(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training
 ) -> None:

@@ -3,6 +3,8 @@
 import gzip
 import importlib.util
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,103 @@ def test_a_cut_gzip_file_is_not_taken(data: Path, daemon: Daemon, monkeypatch: p
     assert request.partition_key == "Toys"
 
 
+def _ended(daemon: Daemon, request: dg.RunRequest) -> None:
+    """A run that failed at once."""
+    tags = request.tags | ({"dagster/partition": request.partition_key} if request.partition_key else {})
+    selected = frozenset(request.asset_selection or ())
+    failed = dg.DagsterRunStatus.FAILURE
+    daemon.instance.add_run(dg.DagsterRun("__ASSET_JOB", status=failed, asset_selection=selected, tags=tags))
+
+
+def test_what_goes_back_to_what_it_was_is_built_again(data: Path, daemon: Daemon, tmp_path: Path) -> None:
+    """Settings, and files whose times are kept: each change is an occasion of its own, tried once."""
+    write_shop(data, "Toys")
+    raw, backup = data / "raw_files", tmp_path / "backup"
+    for path in raw.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    shutil.copytree(raw, backup)
+    names = set()
+
+    def tried() -> None:
+        (request,) = _taken(daemon)
+        names.add(request.tags[automation.OCCASION_TAG])
+        _ended(daemon, request)
+        assert _taken(daemon) == []
+
+    for k in (3, 4, 3):
+        write_settings(data, domains={"Toys": {"k": k}})
+        tried()
+    write_raw(raw, "Toys", 1)
+    tried()
+    for path in backup.iterdir():
+        shutil.copy2(path, raw / path.name)
+    tried()
+    # Nor does it matter that size and time are those of the file before.
+    content = (raw / "Toys.csv").read_bytes()
+    (raw / "Toys.csv").write_bytes(content.replace(b"5.0", b"1.0"))
+    os.utime(raw / "Toys.csv", (1_000_000_000, 1_000_000_000))
+    tried()
+    assert len(names) == 6
+
+
+def test_a_tick_that_is_evaluated_twice_asks_for_the_same(data: Path, daemon: Daemon) -> None:
+    """The daemon was killed before it had stored the cursor."""
+    write_shop(data, "Toys")
+    daemon.tick(automation.raw_files)
+    cursor = daemon.cursors["raw_files"]
+    (request,) = daemon.tick(automation.raw_files)
+    daemon.cursors["raw_files"] = cursor
+    assert daemon.tick(automation.raw_files) == [], "the run's key is known"
+    _ended(daemon, request)
+    daemon.cursors["raw_files"] = cursor
+    (last,) = daemon.tick(automation.raw_files)
+    assert last.partition_key is None, "what failed does not hold up the catalogue"
+    _ended(daemon, last)
+    daemon.keys.clear()
+    daemon.cursors["raw_files"] = cursor
+    assert daemon.tick(automation.raw_files) == []
+    assert daemon.said.startswith("stale, but tried already: raw/")
+    assert daemon.said.endswith("warehouse/catalogue and 1 more of all domains")
+    # A cursor of an earlier release, which does not say since when: what was taken stays so.
+    state, look, _ = json.loads(str(cursor))["Toys"]
+    daemon.cursors["raw_files"] = json.dumps({"Toys": ["taken", look]})
+    assert daemon.tick(automation.raw_files) == []
+    assert daemon.said == "no new or changed raw files"
+    assert state == "seen"
+
+
+def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", sources=("Mugs",))
+    STEPS["raw/ratings"].publish(House(data), "Toys")
+    plain = data / "raw_files" / "meta_Toys.json"
+    whole = gzip.compress(plain.read_bytes())
+    plain.unlink()
+    packed = plain.with_suffix(".json.gz")
+    packed.write_bytes(whole[:-20])
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Mugs", "which Toys would learn from"
+    _ended(daemon, request)
+    reason = "Toys is not taken: "
+    for _ in range(2):
+        assert daemon.tick(automation.raw_files) == []
+        assert daemon.said.startswith(reason)
+        assert "meta_Toys.json.gz is cut or damaged" in daemon.said
+    assert "Toys" not in {request.partition_key for request in daemon.week("2026-11-22")}
+    assert "Toys" not in {request.partition_key for request in daemon.tick(automation.next_stages)}
+    answer = automation.requests(House(data), automation.Occasion("Toys itself", ("Toys",)), daemon.instance)
+    assert "Toys" not in {request.partition_key for request in answer.runs}
+    assert any(line.startswith(reason) for line in answer.left)
+    # What the cache holds may be deleted at any time: then the file is looked at again.
+    shutil.rmtree(data / "cache")
+    assert daemon.tick(automation.raw_files) == []
+    assert daemon.said.startswith(reason)
+    packed.write_bytes(whole)
+    assert "Toys" in {request.partition_key for request in daemon.week("2026-11-29")}
+    (request,) = _taken(daemon)
+    assert request.partition_key == "Toys"
+    assert not (data / "cache" / "refused.json").exists()
+
+
 def test_what_fails_is_tried_once(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", "Mugs")
     (data / "raw_files" / "Toys.csv").write_text("no ratings\n")
@@ -278,7 +377,7 @@ def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Dae
     write_shop(data, "Toys", sources=("Mugs",))
     STEPS["raw/ratings"].publish(House(data), "Toys")
     mine = automation.Occasion("mine", ("Mugs",))
-    asked = automation.requests(House(data), mine, daemon.instance)
+    asked = automation.requests(House(data), mine, daemon.instance).runs
     assert {request.partition_key for request in asked} == {"Mugs", "Toys"}
     (of_toys,) = (request for request in asked if request.partition_key == "Toys")
     other = automation.Occasion("other", ("Toys",))
@@ -289,10 +388,10 @@ def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Dae
         tags={**other.tags, "dagster/partition": "Toys"},
     )
     daemon.instance.add_run(run)
-    (request,) = automation.requests(House(data), mine, daemon.instance)
+    (request,) = automation.requests(House(data), mine, daemon.instance).runs
     assert request.partition_key == "Mugs"
     # Another file is another reason, whatever is being built.
-    (again,) = automation.requests(House(data), automation.Occasion("again", ("Toys",)), daemon.instance)
+    (again,) = automation.requests(House(data), automation.Occasion("again", ("Toys",)), daemon.instance).runs
     assert again.partition_key == "Toys"
 
 

@@ -11,10 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import blocking, runs
 from pipelines.definitions import defs
+from pipelines.plan import Stage, plan
 from pipelines.settings import DATA_VARIABLE, House
+from pipelines.step import STEPS
 from tests.conftest import Cli
-from tests.warehouse.work import overwrite
+from tests.pipelines.small import write_shop
+from tests.warehouse.work import overwrite, write_raw
 from warehouse.checks import violations
 from warehouse.store import Artifact
 
@@ -50,6 +54,7 @@ RECOMMENDATIONS: Tables = {
     "items": [{"item_id": item} for item in "abc"],
 }
 ASKED = {"k": 2, "exclude_seen": True}
+UNIQUE = (["core", "items"], "ids_unique_and_rows_accounted_for")
 
 
 def count(folder: Path, check: str, tables: Tables, changed: Tables, bound: Mapping[str, Any]) -> dict[str, int]:
@@ -191,6 +196,64 @@ def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: House)
     assert "sha256" in str(found.metadata["problems"].value)
     assert str(artifact.path) in str(found.description)
     assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "items"])]
+
+
+def test_a_run_says_each_time_which_check_failed_until_it_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is refused is not current, and what needs it is not built."""
+    write_shop(tmp_path, "Toys")
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    house, core = House(tmp_path), ["raw/ratings", "raw/metadata", "core/items", "core/interactions"]
+
+    def run() -> tuple[dict[str, str], list[str]]:
+        """The errors of a run, and what is stale after it."""
+        (outcome,) = runs.execute(house, plan(house, ["Toys"], core), instance)
+        after = [step.key for stage in plan(house, ["Toys"], core) for step in stage.steps]
+        return outcome.errors, after
+
+    def checks() -> dict[str, bool]:
+        """What Dagster shows of the checks of core/items."""
+        keys = [key for key in defs.resolve_asset_graph().asset_check_keys if key.asset_key == dg.AssetKey(UNIQUE[0])]
+        found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        return {key.name: record.status.value == "SUCCEEDED" for key, record in found.items()}
+
+    silent = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"compute_logs": silent}) as instance:
+        assert run() == ({}, [])
+        assert checks() == {"files_match_manifest": True, UNIQUE[1]: True}
+        before = house.store.require("core/items", "Toys")
+        write_raw(house.raw_folder, "Toys", 1)
+        with monkeypatch.context() as broken:
+            counted = blocking.violations
+            twice = {"items_twice": 3}
+            broken.setattr(
+                blocking,
+                "violations",
+                lambda check, *given, **more: (
+                    counted(check, *given, **more) | (twice if check == "check_items" else {})
+                ),
+            )
+            for _ in range(2):
+                errors, stale = run()
+                assert f"the check {UNIQUE[1]} failed: items_twice 3" in errors["core/items"]
+                assert errors["core/interactions"] == "not reached"
+                assert stale == ["core/items", "core/interactions"]
+                assert house.store.require("core/items", "Toys") == before
+                assert checks() == {"files_match_manifest": True, UNIQUE[1]: False}
+                assert not any(house.store.verify_all().values())
+        assert run() == ({}, [])
+        assert checks() == {"files_match_manifest": True, UNIQUE[1]: True}
+        assert house.store.require("core/items", "Toys") != before
+
+        # Of the right size and not what the manifest says: seen when Dagster is told of it, built again by the next.
+        damaged = house.store.require("core/items", "Toys").main
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        (outcome,) = runs.execute(house, [Stage("Toys", (STEPS["core/items"],))], instance)
+        assert "has the sha256" in outcome.errors["core/items"]
+        assert run() == ({}, [])
+        assert damaged.read_bytes() == content
 
 
 def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: House) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assets import core, raw  # noqa: F401 - declare their steps
+from pipelines.assets.models import DATA, kept_baselines
 from pipelines.garbage import collect
 from pipelines.settings import House
 from pipelines.step import STEPS, Job
 from tests.conftest import Cli
+from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import write_raw
 from warehouse.lineage import named
-from warehouse.store import ALL, Store
+from warehouse.staging import held
+from warehouse.store import ALL, Store, recipe
 
 
 def _published(data: Path, generation: int) -> str:
@@ -77,6 +80,24 @@ def test_the_state_of_a_training_that_the_next_run_goes_on_with_stays(tiny: Cli)
         folder.mkdir(parents=True, exist_ok=True)
     assert {leftover.name for leftover in collect(house, dry_run=True)} == {f"cache/training/{unused.name}"}
     unused.rmdir()
+
+
+def test_a_kept_training_stays_while_it_is_asked_for_or_at_work(tmp_path: Path) -> None:
+    write_shop(tmp_path, "Toys", baselines={"sasrec": {}})
+    house = House(tmp_path)
+    for key in DATA:
+        made = recipe(key, "Toys", "code", [], {}, {})
+        house.store.publish(made, lambda out: ((out / "file").touch(), {})[1])
+    inputs = [house.store.require(key, "Toys") for key in DATA]
+    (asked,) = kept_baselines(house, "Toys", inputs)
+    folders = {name: house.cache / "training" / name for name in (asked, "a" * 32, "b" * 32)}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+    with held(folders["a" * 32] / "lock"):
+        assert [leftover.path for leftover in collect(house)] == [folders["b" * 32]]
+    write_settings(tmp_path)
+    assert {leftover.path for leftover in collect(House(tmp_path))} == {folders[asked], folders["a" * 32]}
 
 
 def test_a_whole_run_leaves_no_garbage(tiny: Cli) -> None:

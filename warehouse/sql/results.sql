@@ -1,4 +1,5 @@
--- One row a domain: its size, test HR@10 and NDCG@10 of every model, and the epochs to the best of both trainings.
+-- One row a domain: its size, test HR@10 and NDCG@10 of every model, the epochs to the best of both trainings, and the
+-- model that recommends.
 CREATE VIEW main.results AS
 WITH scores AS (
     SELECT
@@ -22,6 +23,11 @@ epochs AS (
         max(best_epoch) FILTER (model = 'finetuned') AS finetuned_epochs
     FROM reports.metrics_outcomes
     GROUP BY domain
+),
+recommending AS (
+    SELECT domain, json_extract_string(summary, '$.model') AS recommends
+    FROM lineage.artifacts
+    WHERE key = 'reports/recommendations'
 )
 SELECT
     domain,
@@ -30,8 +36,10 @@ SELECT
     domains.items,
     domains.interactions,
     scores.* EXCLUDE (domain),
-    epochs.* EXCLUDE (domain)
+    epochs.* EXCLUDE (domain),
+    recommending.recommends
 FROM domains
 JOIN scores USING (domain)
 LEFT JOIN epochs USING (domain)
+LEFT JOIN recommending USING (domain)
 ORDER BY role, domain

@@ -210,7 +210,8 @@ def test_settings_are_checked(name: str, model: dict, training: dict, message: s
 def test_several_are_trained_into_one_folder_and_measured(
     domain: DomainData, small_one: Small, quick: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was stopped between two keeps what is finished; the metrics have a row of each."""
+    """A run that was stopped between two keeps what is finished, as it does when another is asked for; the metrics have
+    a row of each."""
     asked = {name: (small_one(name), quick(epochs=1)) for name in ("gru4rec", "sasrec_text", "mamba4rec")}
     out, state = tmp_path / "out", tmp_path / "state"
     out.mkdir()
@@ -227,7 +228,17 @@ def test_several_are_trained_into_one_folder_and_measured(
     monkeypatch.setitem(fit_all.__globals__, "fit", lambda *given, **more: (seen.append(1), real(*given, **more))[1])
     summary = fit_all(domain, asked, out, state=state)
     assert len(seen) == 2
-    assert not state.exists()
+    assert fit_all(domain, asked, out, state=state) == summary, "killed before it was published, nothing is lost"
+    assert len(seen) == 2
+    (tmp_path / "more").mkdir()
+    more = {"sasrec": (small_one("sasrec"), quick(epochs=1)), **asked}
+    assert fit_all(domain, more, tmp_path / "more", state=state).models.items() >= summary.models.items()
+    assert len(seen) == 3, "one more is trained, and nothing again"
+    (tmp_path / "other").mkdir()
+    first = dict([next(iter(asked.items()))])
+    for given in ({"data_versions": {"core/sequences@Toys": "2"}}, {"code": "2"}):
+        fit_all(domain, first, tmp_path / "other", state=state, **given)
+    assert len(seen) == 5, "other data, other code"
     assert list(summary.models) == list(asked)
     files = {
         "items.parquet",

@@ -1,0 +1,85 @@
+"""Finished trainings on disk, each under a digest of all that decides it, so that none is done twice.
+
+    <cache>/<digest>/finished/     its files, and beside them in kept.json the sha256 of each
+    <cache>/<digest>/unfinished/   the state of a training that was stopped
+    <cache>/<digest>/lock          held by the process that trains
+
+What is kept is verified whenever it is used: what is damaged is trained again. Nothing here is removed but what is
+damaged or replaced.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+__all__ = ["digest_of", "keep"]
+
+_log = logging.getLogger("mmm4rec")
+
+_RECORD = "kept.json"
+
+
+def digest_of(decisive: Mapping[str, object]) -> str:
+    """The name under which a training is kept: of all that decides it, as JSON."""
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def keep(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], None]) -> Path:
+    """The folder that `build(folder, folder for an unfinished training)` has filled, now or before.
+
+    Another process may be at it: then this one waits, and takes what that one makes. Whatever is wrong with what was
+    kept is said on stderr, and it is built again.
+    """
+    digest = digest_of(decisive)
+    place = cache / digest
+    finished, made = place / "finished", place / "made"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process trains in %s: waiting for what it makes", place)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if finished.exists():
+            flaw = _flaw(finished, digest)
+            if flaw is None:
+                return finished
+            print(f"{finished}: the kept training is not used, it is trained again: {flaw}", file=sys.stderr)
+            shutil.rmtree(finished)
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        build(made, place / "unfinished")
+        record = {"digest": digest, "files": _hashes(made)}
+        (made / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        made.rename(finished)
+        shutil.rmtree(place / "unfinished", ignore_errors=True)
+    return finished
+
+
+def _flaw(folder: Path, digest: str) -> str | None:
+    """What is wrong with a finished training, or None."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        named, files = record["digest"], dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_RECORD} cannot be read ({type(error).__name__}: {error})"
+    if named != digest:
+        return f"{_RECORD} is of another training"
+    found = _hashes(folder)
+    differing = sorted(name for name, _ in files.items() ^ found.items())
+    return f"{', '.join(dict.fromkeys(differing))} is not what was kept" if differing else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each file but the record, by name."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != _RECORD:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
