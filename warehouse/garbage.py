@@ -48,7 +48,7 @@ def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
     """Remove what nobody needs and say what it was; with `dry_run`, only say it.
 
     Raises:
-        WarehouseError: a CURRENT cannot be read, or manifests contradict each other; nothing was removed.
+        WarehouseError: manifests contradict each other; nothing was removed.
     """
     with store.staging.new() as bin_:
         with store.staging.lock():

@@ -15,7 +15,7 @@ import pyarrow as pa
 from warehouse.duck import Engine, attach, confine, load_sql, table
 from warehouse.errors import WarehouseError
 
-__all__ = ["Session", "ends", "query"]
+__all__ = ["Session", "check_place", "ends", "query"]
 
 
 class Session:
@@ -117,6 +117,19 @@ def query(
     """One question to a session of its own: see `Session.ask`."""
     with Session(catalogue, engine) as session:
         return session.ask(sql, parameters)
+
+
+def check_place(catalogue: Path, data: Path) -> None:
+    """Raise `WarehouseError` if the views read another data folder than `data`, or one that lay elsewhere."""
+    with Session(catalogue) as session:
+        folders = session.ask_named("catalogue_folders")["path"].to_pylist()
+    for folder in folders:
+        root = Path(folder).parents[3]  # of <root>/<layer>/<noun>/domain=<domain>/v=<version>
+        if root != data:
+            raise WarehouseError(
+                f"{catalogue} shows the files of {root}: the data folder was moved or copied from there; "
+                "`mmm4rec run` builds the catalogue of this one"
+            )
 
 
 def ends(text: str) -> bool:
