@@ -299,7 +299,7 @@ def _affected(house: House, changed: Sequence[str]) -> list[str]:
 
 def _concerns(house: House, occasion: Occasion, domain: str) -> bool:
     """Whether an occasion may build a domain that has not changed."""
-    known = ALL in occasion.changed or house.store.current("raw/ratings", domain) is not None
+    known = ALL in occasion.changed or house.store.published("raw/ratings", domain)
     return known and _at_rest(house, domain)
 
 

@@ -83,10 +83,13 @@ def _fail(message: str) -> NoReturn:
 
 
 def _catalogue(house: "House") -> Path:
-    """The catalogue file; absence is an error."""
+    """The catalogue file; absence is an error, and so is one that shows another folder."""
+    from warehouse.query import check_place
+
     path = house.catalogue
     if not path.is_file():
         _fail(f"there is no catalogue at {path}; `mmm4rec run` builds it")
+    check_place(path, house.data)
     return path
 
 
@@ -215,6 +218,7 @@ def run(
         )
     elif not stages:
         out.print("nothing to do: everything is up to date")
+    _say_damaged(house)
     if failures:
         raise typer.Exit(1)
 
@@ -243,6 +247,12 @@ def _say_left_out(house: "House") -> None:
         err.print(f"[yellow]left out {escape(repr(name))}:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
 
 
+def _say_damaged(house: "House") -> None:
+    """What no run has mended, and so is left out."""
+    for said in house.damaged():
+        err.print(escape(said), style="yellow", highlight=False, soft_wrap=True)
+
+
 @app.command(name="domains", epilog="Example: `mmm4rec domains --json`")
 def list_domains(data: Data = None, as_json: Json = False) -> None:
     """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
@@ -250,6 +260,9 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     from pipelines.runs import survey
 
     _say_left_out(house)
+    _say_damaged(house)
+    for domain in house.gone():
+        err.print(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` takes it out", style="yellow")
     rows = survey(house)
     if as_json:
         _print_json(rows)
@@ -290,6 +303,7 @@ def features(
     house = _house(data)
     from pipelines.feature_store import listing
 
+    _say_damaged(house)
     views = listing(house, domain)
     if as_json:
         _print_json(views)
@@ -311,6 +325,7 @@ def pictures(
     from features.item_images import STATUSES, forget
     from pipelines.assets.features import PICTURES
 
+    _say_damaged(house)
     forgotten = forget(house.cache / PICTURES, again) if again else None
     found = {
         artifact.domain: artifact.manifest["summary"]["statuses"]
@@ -499,6 +514,43 @@ def gc(
         _table(["", "bytes", "what"], ((leftover.kind, f"{leftover.bytes:,}", leftover.name) for leftover in found))
     what = "would be removed" if dry_run else "removed"
     out.print(f"{what}: {len(found):,}, together {sum(leftover.bytes for leftover in found):,} bytes")
+
+
+@app.command(name="forget", epilog="Examples: `mmm4rec forget Sample_Toys` · `mmm4rec forget Sample_Toys --yes --json`")
+def forget_domain(
+    domain: Annotated[str, typer.Argument(help="The domain.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Take a domain out of the catalogue, the report and Dagster; raw files stay, `mmm4rec gc` removes the rest."""
+    house = _house(data)
+    from pipelines import progress, runs
+    from pipelines.forget import check, forget, returns
+
+    with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance:
+        check(house, domain, instance)
+        again = returns(house, domain)
+        if again:
+            err.print(escape(again), style="yellow", highlight=False, soft_wrap=True)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
+            typer.confirm(f"Forget {domain}?", abort=True, err=True)
+        with progress.bars():
+            found = forget(house, domain, instance)
+    failures = _say_what_failed(found.outcomes)
+    if as_json:
+        told = {"domain": domain, "versions": found.versions, "pinned": found.pinned, "returns": again}
+        _print_json({**told, "failed": len(failures)})
+    else:
+        for version in found.pinned:
+            out.print(f"pinned: {version} stays until `mmm4rec unpin {version}`", soft_wrap=True, highlight=False)
+        out.print(
+            f"forgot {domain}, {len(found.versions):,} artifacts; next: [bold]mmm4rec gc[/bold] frees their space"
+        )
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples: `mmm4rec pin models/finetuned@Sample_Toys` · `mmm4rec pin`")

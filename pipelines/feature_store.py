@@ -18,4 +18,4 @@ def listing(house: House, domain: str | None = None) -> list[dict[str, Any]]:
     settings = house.settings
     if domain is not None:
         settings.domain(domain)  # an unknown one is an error
-    return list_views(house.store.current, sorted(settings.domains) if domain is None else [domain])
+    return list_views(house.store.whole, sorted(settings.domains) if domain is None else [domain])

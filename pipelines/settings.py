@@ -251,6 +251,19 @@ class House:
             if category not in named.values() and (reason := _unfit(category, named))
         }
 
+    def damaged(self) -> list[str]:
+        """What is left out of catalogue and report, since it is damaged, each with what mends it."""
+        mended = {*self.present(), ALL}
+        return [
+            f"{key} of {domain} is damaged and left out: {why}"
+            + ("" if domain in mended else f"; put its raw files back first, or `mmm4rec forget {domain}`")
+            for (key, domain), why in self.store.damaged().items()
+        ]
+
+    def gone(self) -> list[str]:
+        """Domains that are built, and that neither raw files nor settings name any more, sorted."""
+        return sorted({domain for _, domain in self.store.pointed()} - {*self.settings.domains, ALL})
+
     def sources(self) -> list[str]:
         """The source domains with raw files at hand, sorted: what pre-training learns from."""
         return [name for name in self.present() if self.settings.domains[name].role == "source"]

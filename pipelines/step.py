@@ -294,6 +294,8 @@ def step(
                 raise dg.Failure(str(error), allow_retries=False) from error
             artifact, built = made.artifact, made.built
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
+            for said in house.damaged() if stated.collects else ():
+                context.log.warning("%s", said)
             shown, failed = exhibits(house, artifact)
             for name, reason in failed.items():
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)

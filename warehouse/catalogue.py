@@ -43,7 +43,7 @@ class _View:
     schema: str
     name: str
     key: str
-    paths: tuple[Path, ...]
+    files: tuple[tuple[Path, Artifact], ...]
 
 
 def build_catalogue(
@@ -77,10 +77,8 @@ def build_catalogue(
             for name, rows in _lineage(artifacts).items():
                 _create_table(connection, name, rows)
             for view in views:
-                paths = ", ".join(literal(pattern(path)) for path in view.paths)
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
-                names = {"schema": identifier(view.schema), "view": identifier(view.name)}
-                execute(connection, "catalogue_view", fragments=names | {"paths": paths})
+                execute(connection, "catalogue_view", fragments=_fragments(view))
             stored = [f"{view.schema}.{view.name}" for view in views]
             derived = create_derived(connection, stored)
             macros = create_macros(connection, stored)
@@ -108,14 +106,14 @@ def view_name(key: str) -> tuple[str, str]:
 
 
 def _views(artifacts: Sequence[Artifact]) -> list[_View]:
-    paths: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[tuple[Path, Artifact]]] = defaultdict(list)
     for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
         check_domain(artifact.domain)
         for file in sorted(artifact.manifest["files"]):
             if file.endswith(".parquet"):
                 table_key = f"{artifact.key}/{file.removesuffix('.parquet')}"
-                paths[*view_name(table_key), table_key].append(artifact.path.absolute() / file)
-    views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(paths.items())]
+                found[*view_name(table_key), table_key].append((artifact.path.absolute() / file, artifact))
+    views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(found.items())]
     by_name: dict[tuple[str, str], str] = {}
     for view in views:
         other = by_name.setdefault((view.schema, view.name), view.key)
@@ -124,6 +122,17 @@ def _views(artifacts: Sequence[Artifact]) -> list[_View]:
                 f"{other} and {view.key} would both be the view {view.schema}.{view.name}: rename one of the files"
             )
     return views
+
+
+def _fragments(view: _View) -> dict[str, str]:
+    """What stands in the view's statement: its name, its files, and of which domain and version each of them is."""
+    return {
+        "schema": identifier(view.schema),
+        "view": identifier(view.name),
+        "paths": ", ".join(literal(pattern(path)) for path, _ in view.files),
+        "domains": ", ".join(f"{literal(str(path))}: {literal(artifact.domain)}" for path, artifact in view.files),
+        "versions": ", ".join(f"{literal(str(path))}: {literal(artifact.version)}" for path, artifact in view.files),
+    }
 
 
 def _lineage(artifacts: Sequence[Artifact]) -> dict[str, list[dict[str, Any]]]:

@@ -51,7 +51,7 @@ def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
     """Remove what nobody needs and say what it was; with `dry_run`, only say it.
 
     Raises:
-        WarehouseError: a CURRENT cannot be read, or manifests contradict each other; nothing was removed.
+        WarehouseError: manifests contradict each other; nothing was removed.
     """
     if dry_run:
         with store.staging.looking():

@@ -22,7 +22,7 @@ from warehouse.duck import SPILLED, Engine, attach, confine, load_sql, spilling,
 from warehouse.errors import WarehouseError
 from warehouse.views import MACROS
 
-__all__ = ["Answer", "Session", "ends", "query"]
+__all__ = ["Answer", "Session", "check_place", "ends", "query"]
 
 _STATEMENTS: Final = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 """The parts of a question that are statements and only read. DuckDB takes others in WITH: COPY, INSERT, ..."""
@@ -204,6 +204,19 @@ def query(
     """One question to a session of its own: see `Session` and `Session.ask`."""
     with Session(catalogue, engine, root) as session:
         return session.ask(sql, parameters)
+
+
+def check_place(catalogue: Path, data: Path) -> None:
+    """Raise `WarehouseError` if the views read another data folder than `data`, or one that lay elsewhere."""
+    with Session(catalogue) as session:
+        folders = session.ask_named("catalogue_folders")["path"].to_pylist()
+    for folder in folders:
+        root = Path(folder).parents[3]  # of <root>/<layer>/<noun>/domain=<domain>/v=<version>
+        if root != data:
+            raise WarehouseError(
+                f"{catalogue} shows the files of {root}: the data folder was moved or copied from there; "
+                "`mmm4rec run` builds the catalogue of this one"
+            )
 
 
 def ends(text: str) -> bool:

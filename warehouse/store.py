@@ -153,6 +153,10 @@ class Store:
             return None
         return artifact if artifact and _whole(artifact) else None
 
+    def published(self, key: str, domain: str) -> bool:
+        """Whether there is a current version, whole or not."""
+        return (self.folder(key, domain) / "CURRENT").exists()
+
     def require(self, key: str, domain: str) -> Artifact:
         """Like `current`, but absence is an error that says what to run."""
         artifact = self.current(key, domain)
@@ -162,9 +166,12 @@ class Store:
         return artifact
 
     def all_current(self) -> list[Artifact]:
-        """The current version of everything, sorted by key and domain."""
-        found = (self.current(key, domain) for key, domain in self._published())
-        return [artifact for artifact in found if artifact]
+        """The current version of everything that is whole, sorted by key and domain; see `damaged` for the rest."""
+        return [found for _, found in self._taken() if isinstance(found, Artifact)]
+
+    def damaged(self) -> dict[tuple[str, str], str]:
+        """Why a version that CURRENT names cannot be taken, by (key, domain), with what mends it."""
+        return {ref: found for ref, found in self._taken() if isinstance(found, str)}
 
     def versions(self) -> dict[Version, Artifact | None]:
         """Every version there is, current or not, sorted; None for one whose manifest cannot be read."""
@@ -182,11 +189,31 @@ class Store:
     def pointed(self) -> dict[tuple[str, str], Version]:
         """The version that each CURRENT names, by (key, domain), whether or not it is there and whole.
 
-        Raises:
-            WarehouseError: a CURRENT cannot be read.
+        One that cannot be read names the version "", which there never is.
         """
-        named = ((key, domain, _pointed(self.folder(key, domain))) for key, domain in self._published())
-        return {(key, domain): (key, domain, version) for key, domain, version in named if version}
+        found = {}
+        for key, domain in self._published():
+            if _KEY.fullmatch(key) and _is_domain(domain):
+                try:
+                    version = _pointed(self.folder(key, domain))
+                except WarehouseError:
+                    version = ""
+                if version is not None:
+                    found[key, domain] = (key, domain, version)
+        return found
+
+    def forget(self, domain: str) -> list[Version]:
+        """Let nothing of a domain be current any more, and return what was, sorted.
+
+        The versions stay until they are collected (`warehouse.garbage`), pinned ones until they are unpinned.
+        """
+        with self.staging.new() as bin_, self.staging.lock():
+            found = [version for (_, of), version in self.pointed().items() if of == domain]
+            for number, version in enumerate(found):
+                folder = self.path(version).parent
+                (folder / "CURRENT").rename(bin_ / str(number))  # it need not be a file
+                fsync(folder)
+        return found
 
     def marked(self, mark: Mark) -> list[Version]:
         """The versions that bear a mark, sorted."""
@@ -330,6 +357,18 @@ class Store:
     def _found(self, name: str) -> list[Path]:
         """What is so called in the folders of artifacts, sorted; a link on the way there is an error."""
         return [unlinked(self.root, path) for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/{name}"))]
+
+    def _taken(self) -> Iterator[tuple[tuple[str, str], Artifact | str]]:
+        """The current version of all that has one, or what is wrong with it."""
+        for key, domain in self._published():
+            try:
+                artifact = self.current(key, domain)
+            except WarehouseError as error:
+                yield (key, domain), str(error)
+                continue
+            if artifact:
+                wrong = f"{artifact.path} lacks files, or `mmm4rec verify` found it damaged; {_mend(domain)}"
+                yield (key, domain), artifact if _whole(artifact) else wrong
 
     def _published(self) -> Iterator[tuple[str, str]]:
         """(key, domain) of all that has a CURRENT."""

@@ -24,6 +24,8 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
     "warehouse.catalogue",
     upstream=_EVERYTHING,
     refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
+    # Its views name their files by absolute paths: in a folder that was moved or copied it is another one.
+    parameters=lambda house, domain: {"folder": str(house.data.absolute())},
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -59,6 +61,6 @@ def report(job: Job) -> Any:
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
     return build_report(
         job.input("warehouse/catalogue").path / CATALOGUE,
-        lambda domain, ids: find_pictures(shards[domain], ids),
+        lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
         job.out / REPORT,
     )

@@ -257,6 +257,26 @@ def _has_its_inputs(store: Store) -> Iterator[bool]:
         yield all(read in lineage.versions for read in lineage.inputs(version))
 
 
+def test_a_current_that_cannot_be_read_keeps_its_versions_and_stops_nobody(store: Store) -> None:
+    toys = make(store, "core/items", "1")
+    old = make(store, "core/items", "1", domain="Mugs")
+    new = make(store, "core/items", "2", domain="Mugs")
+    for break_it in (Path.touch, Path.mkdir):
+        pointer = toys.path.parent / "CURRENT"
+        pointer.unlink()
+        break_it(pointer)
+        assert _collected(store) == ([named(old.named)] if break_it is Path.touch else [])
+        assert _all(store) == {toys.named, new.named}
+
+
+def test_a_forgotten_domain_is_collected_but_for_what_is_pinned(store: Store) -> None:
+    first, second = make(store, "core/items", "1"), make(store, "core/interactions", "1")
+    store.mark(first.named, "pin")
+    store.forget("Toys")
+    assert _collected(store) == [named(second.named)]
+    assert _all(store) == {first.named}
+
+
 def test_runs_and_collecting_at_once(tmp_path: Path) -> None:
     _contend(tmp_path / "data", tmp_path / "report.txt", 3)
 

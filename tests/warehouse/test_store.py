@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,8 +195,8 @@ def test_a_current_from_elsewhere_leads_nowhere_else(tmp_path: Path, said: str) 
     (artifact.path.parent / "CURRENT").write_text(said)
     with pytest.raises(WarehouseError, match=r"names no version, but .*mmm4rec run Toys"):
         store.current("core/items", "Toys")
-    with pytest.raises(WarehouseError, match="names no version"):
-        store.all_current()
+    assert store.all_current() == []
+    assert "names no version" in store.damaged()["core/items", "Toys"]
     assert store.whole("core/items", "Toys") is None
     assert list(damage(store)) == ["core/items@Toys"]
     assert damage(store)["core/items@Toys"]
@@ -250,9 +251,10 @@ def test_a_manifest_from_elsewhere_is_checked(tmp_path: Path, changes: dict[str,
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
     _spoil_manifest(artifact, **changes)
-    for read in (lambda: store.current("core/items", "Toys"), store.all_current):
-        with pytest.raises(WarehouseError, match=r"no readable manifest .*mmm4rec run Toys.*or delete that folder"):
-            read()
+    with pytest.raises(WarehouseError, match=r"no readable manifest .*mmm4rec run Toys.*or delete that folder") as said:
+        store.current("core/items", "Toys")
+    assert store.damaged() == {("core/items", "Toys"): str(said.value)}
+    assert store.all_current() == []
     assert "no readable manifest" in store.verify(artifact)[0]
     _, built = store.publish(_recipe(), _writes("a"))
     assert built
@@ -277,9 +279,54 @@ def test_folders_that_are_no_artifacts_are_named(tmp_path: Path) -> None:
         stray = tmp_path / folder
         stray.mkdir(parents=True)
         (stray / "CURRENT").write_text("0" * 16)
-        with pytest.raises(WarehouseError, match=r"no domain name|no artifact key"):
-            Store(tmp_path).all_current()
+        (said,) = Store(tmp_path).damaged().values()
+        assert re.search(r"no domain name|no artifact key", said)
+        assert Store(tmp_path).pointed() == {}
         (stray / "CURRENT").unlink()
+
+
+def _damage_manifest(artifact: Artifact) -> None:
+    (artifact.path / "manifest.json").write_text("{")
+
+
+def _lose_a_file(artifact: Artifact) -> None:
+    (artifact.path / "items.txt").unlink()
+
+
+def _delete(artifact: Artifact) -> None:
+    shutil.rmtree(artifact.path)
+
+
+def _hide_current(artifact: Artifact) -> None:
+    pointer = artifact.path.parent / "CURRENT"
+    pointer.unlink()
+    pointer.mkdir()
+
+
+@pytest.mark.parametrize("damage", [_damage_manifest, _lose_a_file, _delete, _hide_current])
+def test_what_is_damaged_is_left_out_and_stops_nobody(tmp_path: Path, damage: Callable[[Artifact], None]) -> None:
+    store = Store(tmp_path)
+    damaged, _ = store.publish(_recipe(), _writes("a"))
+    other, _ = store.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), _writes("b"))
+    damage(damaged)
+    assert store.all_current() == [other]
+    assert store.damaged().keys() == {("core/items", "Toys")}
+    assert store.pointed().keys() == {("core/items", "Toys"), ("core/items", "Mugs")}
+    assert store.published("core/items", "Toys")
+    assert len(store.forget("Toys")) == 1
+    assert store.damaged() == {}
+
+
+def test_a_forgotten_domain_is_not_current_and_its_versions_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    toys, _ = store.publish(_recipe(), _writes("a"))
+    mugs, _ = store.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), _writes("b"))
+    assert store.forget("Toys") == [toys.named]
+    assert store.forget("Toys") == []
+    assert not store.published("core/items", "Toys")
+    assert store.all_current() == [mugs]
+    assert store.versions().keys() == {toys.named, mugs.named}
+    assert store.publish(_recipe(), _writes("never written")) == (toys, False)
 
 
 def test_verify_finds_every_damage(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 -- Every item of the sequences has one row.
 WITH features AS (
-    SELECT item_id FROM read_parquet($features)
+    SELECT item_id FROM read_parquet($features, hive_partitioning = false)
 ),
 items AS (
-    SELECT item_id FROM read_parquet($items)
+    SELECT item_id FROM read_parquet($items, hive_partitioning = false)
 )
 SELECT
     (SELECT count(*) FROM items ANTI JOIN features USING (item_id)) AS items_without_row,

@@ -1,8 +1,8 @@
 -- Every line of a raw file is a row or in quarantine, and never both.
 WITH lines AS (
-    SELECT line FROM read_parquet($rows)
+    SELECT line FROM read_parquet($rows, hive_partitioning = false)
     UNION ALL
-    SELECT line FROM read_parquet($quarantine)
+    SELECT line FROM read_parquet($quarantine, hive_partitioning = false)
 )
 SELECT
     abs(count(*) - $lines) AS lines_lost_or_invented,

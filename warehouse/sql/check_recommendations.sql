@@ -2,10 +2,10 @@
 -- none that the user already has unless that is wanted.
 WITH recommendations AS (
     SELECT *, lag(score) OVER (PARTITION BY user_id ORDER BY rank) AS score_before
-    FROM read_parquet($recommendations)
+    FROM read_parquet($recommendations, hive_partitioning = false)
 ),
 interactions AS (
-    SELECT DISTINCT user_id, item_id FROM read_parquet($interactions)
+    SELECT DISTINCT user_id, item_id FROM read_parquet($interactions, hive_partitioning = false)
 ),
 user_counts AS (
     SELECT user_id, count(*) AS rows, count(DISTINCT item_id) AS items, max(rank) AS last_rank
@@ -13,7 +13,10 @@ user_counts AS (
     GROUP BY user_id
 ),
 left_over AS (
-    SELECT user_id, (SELECT count(*) FROM read_parquet($items)) - $exclude_seen::INTEGER * count(*) AS items
+    SELECT
+        user_id,
+        (SELECT count(*) FROM read_parquet($items, hive_partitioning = false))
+        - $exclude_seen::INTEGER * count(*) AS items
     FROM interactions
     GROUP BY user_id
 )

@@ -4,7 +4,7 @@ WITH interactions AS (
         *,
         lag(time) OVER (PARTITION BY user_index ORDER BY step) AS time_before,
         list_position(['train', 'validation', 'test'], split) AS part
-    FROM read_parquet($interactions)
+    FROM read_parquet($interactions, hive_partitioning = false)
 ),
 numbered AS (
     SELECT

@@ -2,10 +2,10 @@
 -- length 1 if its encoder says so, up to the rounding of float16.
 WITH vectors AS (
     SELECT item_id, present, list_sum(list_transform(vector::FLOAT[], lambda x: x * x)) AS squared_length
-    FROM read_parquet($vectors)
+    FROM read_parquet($vectors, hive_partitioning = false)
 ),
 items AS (
-    SELECT item_id FROM read_parquet($items)
+    SELECT item_id FROM read_parquet($items, hive_partitioning = false)
 )
 SELECT
     (SELECT count(*) FROM items ANTI JOIN vectors USING (item_id)) AS items_without_row,

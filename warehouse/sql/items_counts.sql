@@ -5,4 +5,4 @@ SELECT
     count(*) FILTER (brand <> '') AS with_brand,
     count(*) FILTER (description <> '') AS with_description,
     count(*) FILTER (len(image_urls) > 0) AS with_image_url
-FROM read_parquet($items)
+FROM read_parquet($items, hive_partitioning = false)

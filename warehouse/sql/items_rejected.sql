@@ -1,5 +1,5 @@
 -- The metadata rows that gave way to another row of the same item.
 SELECT item_id, line, 'duplicate_asin' AS reason
-FROM read_parquet($cleaned)
+FROM read_parquet($cleaned, hive_partitioning = false)
 ANTI JOIN kept_lines USING (line)
 ORDER BY line

@@ -8,5 +8,5 @@ SELECT
         WHEN ratings.time < $since OR ratings.time >= $until THEN 4
         ELSE 0
     END::UTINYINT AS reason
-FROM read_parquet($ratings) AS ratings
-LEFT JOIN read_parquet($items) AS items USING (item_id)
+FROM read_parquet($ratings, hive_partitioning = false) AS ratings
+LEFT JOIN read_parquet($items, hive_partitioning = false) AS items USING (item_id)

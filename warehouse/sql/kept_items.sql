@@ -1,5 +1,5 @@
 -- The kept metadata rows, one an item.
 SELECT item_id, title, title_raw, brand, description, description_raw, categories, image_urls, line
-FROM read_parquet($cleaned)
+FROM read_parquet($cleaned, hive_partitioning = false)
 SEMI JOIN kept_lines USING (line)
 ORDER BY item_id

@@ -13,7 +13,7 @@ WITH copies AS (
                 + (len(image_urls) > 0)::INTEGER DESC,
                 line
         ) AS copy
-    FROM read_parquet($cleaned)
+    FROM read_parquet($cleaned, hive_partitioning = false)
 )
 SELECT line
 FROM copies

@@ -1,3 +1,3 @@
 -- The number of the last readable line.
 SELECT max(line) AS line
-FROM read_parquet($ratings)
+FROM read_parquet($ratings, hive_partitioning = false)
