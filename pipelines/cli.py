@@ -41,6 +41,8 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True)
 
+HOME_VARIABLE = "MMM4REC_DAGSTER_HOME"
+
 Data = Annotated[
     Path | None, typer.Option("--data", help="Data folder; else MMM4REC_DATA, else ./data.", show_default=False)
 ]
@@ -65,10 +67,24 @@ def _house(data: Path | None) -> "House":
     os.environ[DATA_VARIABLE] = str(folder)
     instance = folder / ".dagster"
     os.environ["MMM4REC_DAGSTER"] = str(instance)
+    home, exported = _dagster_home(instance), os.environ.get("DAGSTER_HOME")
+    if exported and Path(exported).resolve() != home.resolve():
+        said = f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
+        err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return House(folder)
+
+
+def _dagster_home(instance: Path) -> Path:
+    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, else Dagster's defaults."""
+    if asked := os.environ.get(HOME_VARIABLE):
+        folder = Path(asked).expanduser().absolute()
+        if not (folder / "dagster.yaml").is_file():
+            _fail(f"{HOME_VARIABLE}={asked}: there is no dagster.yaml; copy the shipped one there, and change the copy")
+        return folder
     checkout = Path(__file__).parent.parent
     # Installed without the checkout there is no dagster.yaml: then Dagster keeps its defaults, below the data folder.
-    os.environ.setdefault("DAGSTER_HOME", str(checkout if (checkout / "dagster.yaml").exists() else instance))
-    return House(folder)
+    return checkout if (checkout / "dagster.yaml").is_file() else instance
 
 
 def _print_json(value: Any) -> None:
@@ -766,12 +782,19 @@ def import_checkpoint(
     _say(f"next: `pretrained: {named}` in {house.data / 'domains.yaml'}, then `mmm4rec run`")
 
 
-@app.command(epilog="Example: `mmm4rec ui --port 3000`")
+@app.command(epilog="Examples: `mmm4rec ui --port 3000` · `mmm4rec ui --allow-host recommendations.example.org`")
 def ui(
     data: Data = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a proxy before it, as browsers write it: NAME or NAME:PORT; repeatable."),
+    ] = None,
 ) -> None:
-    """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C."""
+    """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C, and its runs with it."""
+    from pipelines.ui import become, check_port
+
+    check_port(port)
     house = _house(data)
     from pipelines.runs import open_instance
     from pipelines.step import DOMAINS
@@ -779,9 +802,7 @@ def ui(
     # Its databases are made before others can meet there, and every domain is there to be chosen.
     with open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance:
         instance.add_dynamic_partitions(str(DOMAINS.name), house.present())
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1"]
-    os.chdir(os.environ["DAGSTER_HOME"])
-    os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - Ctrl-C reaches Dagster itself
+    become(port, allow_host or [])
 
 
 def main() -> None:

@@ -69,10 +69,14 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
+        lived = self.process.poll() is None
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
+        left = self.processes()
         self.kill()
+        if lived:
+            assert (self.process.returncode, left) == (128 + signal.SIGINT, []), self.log.read_text()[-6000:]
 
     def kill(self) -> None:
         """As a power failure would: everything at once, runs too."""

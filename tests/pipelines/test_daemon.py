@@ -135,7 +135,7 @@ def quick_home(tmp_path: Path) -> dict[str, str]:
     shipped = (REPOSITORY / "dagster.yaml").read_text()
     quick = re.sub(r"(poll_interval_seconds|free_slots_after_run_end_seconds): \d+", r"\1: 1", shipped)
     (home / "dagster.yaml").write_text(quick)
-    return {"DAGSTER_HOME": str(home)}
+    return {"MMM4REC_DAGSTER_HOME": str(home)}
 
 
 @pytest.mark.soak
@@ -165,7 +165,7 @@ def test_cancelled_then_two_at_once(data: Path, quick_home: dict[str, str]) -> N
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("victim", ["everything", "the daemon", "the step"])
+@pytest.mark.parametrize("victim", ["everything", "mmm4rec ui", "the daemon", "the step"])
 def test_killed_during_a_run(data: Path, quick_home: dict[str, str], victim: str) -> None:
     write_settings(data, domains=ROLES, finetuning=LONG, **ALONE)
     write_raw(data / "raw_files", "Toys", 0)
@@ -174,10 +174,14 @@ def test_killed_during_a_run(data: Path, quick_home: dict[str, str], victim: str
         write_settings(data, domains=ROLES, **ALONE)
         if victim == "everything":
             served.kill()
+        elif victim == "mmm4rec ui":
+            served.process.kill()
+            served.process.wait()
+            served.until(lambda: not served.processes(), "all that it has started ends")
         elif victim == "the daemon":
             for pid in served.processes("dagster._daemon"):
                 os.kill(pid, signal.SIGKILL)
-            served.until(lambda: served.process.poll() is not None, "dagster dev ends with its daemon")
+            served.until(lambda: served.process.poll() is not None, "all ends with the daemon")
             served.kill()
         else:
             os.kill(step, signal.SIGKILL)

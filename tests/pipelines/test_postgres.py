@@ -66,6 +66,7 @@ def test_by_one_change(tmp_path: Path, postgres: str, monkeypatch: pytest.Monkey
     (tmp_path / "dagster.yaml").write_text(changed)
     data = tmp_path / "data"
     for name, value in {
+        "MMM4REC_DAGSTER_HOME": tmp_path,
         "DAGSTER_HOME": tmp_path,
         "MMM4REC_DAGSTER": data / ".dagster",
         "MMM4REC_POSTGRES": postgres,

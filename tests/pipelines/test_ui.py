@@ -4,6 +4,8 @@ The README's pictures come from here: `MMM4REC_SCREENSHOTS=docs/images` takes th
 tiny sample's.
 """
 
+import contextlib
+import http.client
 import os
 import re
 import shutil
@@ -262,3 +264,34 @@ def test_the_ui_listens_on_loopback_alone(served: Served) -> None:
     for other in {"127.0.0.2", *socket.gethostbyname_ex(socket.gethostname())[2]} - {"127.0.0.1"}:
         with pytest.raises(OSError, match="refused"):
             socket.create_connection((other, served.port), timeout=10)
+
+
+MUTATION = 'mutation { wipeAssets(assetPartitionRanges: {assetKey: {path: ["core", "items"]}}) { __typename } }'
+WEB_SOCKET = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    "Sec-WebSocket-Protocol": "graphql-ws",
+}
+
+
+def test_pages_of_others_reach_nothing(served: Served) -> None:
+    """The table of what is refused is in test_webserver.py; this is the server as it is started."""
+    own, other = {"Origin": f"http://127.0.0.1:{served.port}"}, {"Origin": "http://evil.example"}
+    by_get = "/graphql?query=" + quote(MUTATION)
+    assert _status(served, by_get, {"Host": "evil.example", **other}) == 403
+    assert _status(served, by_get, {}) == 405
+    assert _status(served, "/graphql", WEB_SOCKET | other) == 403
+    assert _status(served, "/graphql", WEB_SOCKET | own) == 101
+    assert _status(served, "/", own) == 200
+    assert served.ask(
+        '{ assetOrError(assetKey: {path: ["core", "items"]}) { ... on Asset { assetMaterializations { runId } } } }'
+    )["assetOrError"]["assetMaterializations"]
+
+
+def _status(served: Served, path: str, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status

@@ -1,0 +1,113 @@
+"""The web server of `mmm4rec ui`: Dagster's, behind a guard against other pages in the operator's browser.
+
+Dagster's server asks nobody who he is, answers to any name, and takes mutations by GET. On 127.0.0.1 that lets every
+page that is open in a browser of this machine run and delete things. The guard lets in what comes from the UI's own
+pages and from programs, and nothing that another page can make a browser send. It is no login.
+"""
+
+import argparse
+from collections.abc import Collection
+from typing import Final
+
+import dagster as dg
+import uvicorn
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.version import __version__
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+HEADERS: Final = {
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+POLICY: Final = "frame-ancestors 'none'; form-action 'self'; img-src 'self' data: blob:"
+"""Beside Dagster's own: pictures come from here alone, whatever metadata name."""
+
+
+class Guard:
+    """ASGI middleware that refuses what another page could have sent; `hosts` are what `Host` may say."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self.hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on, with headers for the answer, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.append("Content-Security-Policy", POLICY)
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self.app(scope, receive, sealed)
+        elif scope["type"] == "websocket":
+            await WebSocketClose(1008)(scope, receive, send)
+        else:
+            status, reason = refusal
+            await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, sealed)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and reason, if this is not let in."""
+        headers = HTTPConnection(scope).headers
+        method = scope.get("method", "GET")
+        (host, *more) = headers.getlist("host") or [""]
+        if more or host.lower() not in self.hosts:
+            return 403, f"this server is not known as {host!r}; `mmm4rec ui --allow-host NAME` makes it so"
+        own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
+        if not {origin.lower() for origin in headers.getlist("origin")} <= own:
+            return 403, "a page of another origin has sent this"
+        # A link elsewhere may lead here: it shows a page of ours, and changes nothing.
+        followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        followed = followed and headers.get("sec-fetch-dest") == "document"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed:
+            return 403, "a page of another site has sent this"
+        if method == "POST":
+            # What needs no leave of ours to be sent across origins (forms, text/plain) is never JSON.
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            return None if kind == "application/json" else (415, "the body of a POST must be application/json")
+        if method not in ("GET", "HEAD"):
+            return 405, f"the method is {method}, not GET, HEAD or POST"
+        if scope["path"] == "/graphql" and scope["query_string"]:
+            return 405, "GraphQL is asked by POST"
+        return None
+
+
+def loopback(port: int) -> list[str]:
+    """What `Host` says of a server that is reached at this port of this machine."""
+    return [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+
+
+def main() -> None:
+    """Serve on 127.0.0.1 until a signal comes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("workspace", help="a workspace.yaml")
+    parser.add_argument("hosts", nargs="*", help="names beside those of loopback")
+    asked = parser.parse_args()
+    with dg.DagsterInstance.get() as instance:
+        # Seconds, or milliseconds for the first, as Dagster's own command has them.
+        instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
+        with WorkspaceProcessContext(instance, WorkspaceFileTarget([asked.workspace]), __version__) as context:
+            app = Guard(
+                DagsterWebserver(context, live_data_poll_rate=2000).create_asgi_app(),
+                [*loopback(asked.port), *asked.hosts],
+            )
+            # Web sockets of pages that stay open do not hold up the end.
+            uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main()
