@@ -52,8 +52,8 @@ _TURNS = {
 }
 """What sets a picture upright, by its EXIF orientation; from 5 on width and height change places."""
 
-# A status says what is wrong with a picture; Pillow warns of some in thousands of lines. Once for the process, as
-# warnings.catch_warnings is not for threads.
+# A status says what is wrong with a picture; of some, Pillow's warnings are thousands of lines. Once for the process,
+# as warnings.catch_warnings is not for threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -1,4 +1,4 @@
-"""Opening files that strangers may have put there; `features.files` and `mmm4rec.files` do the same in their rooms."""
+"""Opening files that strangers may have put there. `features` and `mmm4rec` have the same for their rooms."""
 
 import errno
 import stat

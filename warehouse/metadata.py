@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from warehouse.errors import WarehouseError
 from warehouse.parquet import ROW_GROUP, ParquetSink
 from warehouse.raw import Progress, Quarantine, blocks
 from warehouse.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
@@ -33,6 +32,7 @@ DEEPEST: Final = 32
 _TABLE: Final = TABLES["raw/metadata/metadata"]
 _ROW_GROUP: Final = ROW_GROUP // 15
 """Products take some kilobytes each, with a long description."""
+_LAYOUT: Final = "a metadata file has one JSON object with an asin a line"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -83,11 +83,13 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
     Both are sorted by line. Streams: memory does not grow with the file.
 
     Raises:
-        WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a product.
+        WarehouseError: the file is missing, empty, cut or damaged, or hardly any of its lines is a product.
     """
     with (
         ParquetSink(out / "metadata.parquet", _TABLE, _ROW_GROUP) as metadata,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/metadata/quarantine"]) as quarantine,
+        Quarantine(
+            out / "quarantine.parquet", TABLES["raw/metadata/quarantine"], source, "product", _LAYOUT
+        ) as quarantine,
     ):
         literals = 0
         for block in blocks(source, LONGEST_LINE, progress):
@@ -95,10 +97,7 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
                 literals += _read_the_rest(batch, quarantine)
                 metadata.write(_table(batch))
         if not metadata.rows:
-            raise WarehouseError(
-                f"{source}: none of its {quarantine.total:,} lines is a product ({quarantine.reasons}); "
-                "a metadata file has one JSON object with an asin a line: point to that file"
-            )
+            raise quarantine.refusal(f"none of its {quarantine.total:,} lines is")
         return MetadataSummary(
             metadata.rows + quarantine.total,
             metadata.rows,

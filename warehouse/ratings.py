@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from warehouse.errors import WarehouseError
 from warehouse.parquet import ParquetSink
 from warehouse.raw import Block, Progress, Quarantine, blocks
 from warehouse.tables import TABLES
@@ -65,7 +64,7 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     Both are sorted by line. Streams: memory does not grow with the file.
 
     Raises:
-        WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a rating.
+        WarehouseError: the file is missing, empty, cut or damaged, or hardly any of its lines is a rating.
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
@@ -83,18 +82,15 @@ def write_ratings(
     """Write what `read` gives as ``ratings.parquet``, and what it sets aside as ``quarantine.parquet``.
 
     Raises:
-        WarehouseError: no line of `source` is a `kind`; `layout` says what such a file has.
+        WarehouseError: hardly a line of `source` is a `kind`; `layout` says what such a file has.
     """
     with (
         ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"]) as quarantine,
+        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout) as quarantine,
     ):
         ratings.write_all(read(quarantine))
         if not ratings.rows:
-            raise WarehouseError(
-                f"{source}: none of its {quarantine.total:,} lines is a {kind} ({quarantine.reasons}); "
-                f"{layout}: point to that file"
-            )
+            raise quarantine.refusal(f"none of its {quarantine.total:,} lines is")
         return RatingsSummary(
             ratings.rows + quarantine.total,
             ratings.rows,

@@ -15,6 +15,7 @@ import pyarrow as pa
 from isal import igzip, igzip_lib
 
 from warehouse.errors import WarehouseError
+from warehouse.files import regular
 from warehouse.parquet import ParquetSink
 
 __all__ = ["Block", "Progress", "Quarantine", "blocks"]
@@ -23,6 +24,10 @@ Progress = Callable[[int, int], None]
 """Called with (done, total): bytes of the raw file."""
 
 _BLOCK_BYTES: Final = 1 << 20
+_MOST_EXPANSION: Final = 200
+"""Times its size that a gzip file may hold; ratings and metadata hold some 3 to 20 times, gzip can do 1,000."""
+_ANY_EXPANSION: Final = 64 << 20
+"""Bytes that it may hold whatever its size."""
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -56,7 +61,8 @@ def blocks(source: Path, longest_line: int, progress: Progress | None = None) ->
     The next block is read and decompressed in a thread while the caller works on this one.
 
     Raises:
-        WarehouseError: the file is missing, empty, or a gzip stream that is cut or damaged.
+        WarehouseError: the file is missing, empty, not a regular file, or a gzip stream that is cut, damaged, or holds
+            far more than any raw file of its size.
     """
     line = 1
     for data, done, total in _ahead(_cut_at_lines(_chunks(source), longest_line)):
@@ -74,7 +80,7 @@ def blocks(source: Path, longest_line: int, progress: Progress | None = None) ->
 
 def _chunks(source: Path) -> Iterator[_Chunk]:
     try:
-        file = source.open("rb")
+        file = regular(source).open("rb")
     except OSError as error:
         raise WarehouseError(
             f"{source} cannot be opened ({error.strerror}): put the raw file there or correct its path"
@@ -85,8 +91,16 @@ def _chunks(source: Path) -> Iterator[_Chunk]:
         file.seek(0)
         gzipped = magic == b"\x1f\x8b"
         stream = cast(IO[bytes], igzip.IGzipFile(fileobj=file)) if gzipped else file  # type: ignore[no-untyped-call]
+        most = max(_MOST_EXPANSION * total, _ANY_EXPANSION)
+        held = 0
         try:
-            while data := stream.read(_BLOCK_BYTES):
+            while total and (data := stream.read(_BLOCK_BYTES)):
+                held += len(data)
+                if gzipped and held > most:
+                    raise WarehouseError(
+                        f"{source} holds more than {most:,} bytes in {total:,}, as no raw file does: it is damaged, or "
+                        "made to exhaust who reads it; download it again"
+                    )
                 yield _Chunk(data, file.tell(), total)
         except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
             raise WarehouseError(
@@ -121,14 +135,29 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 class Quarantine:
-    """The lines of a raw file that could not be read. A context manager around its Parquet file."""
+    """The lines of a raw file that could not be read. A context manager around its Parquet file.
+
+    Args:
+        path: the Parquet file.
+        schema: its layout.
+        source: the raw file.
+        kind: what its lines should be, in one word.
+        layout: what such a file has, for messages.
+    """
 
     _FLUSH: Final = 8192
     _RAW_CHARACTERS: Final = 500
     _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+    _ALWAYS: Final = 100_000
+    """Lines that are set aside however many could be read."""
+    _MOST: Final = 0.9
+    """Share of lines beyond which a file is another kind of file: a line set aside costs a hundred times one read."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, source: Path, kind: str, layout: str) -> None:
+        self.total = 0
+        """Lines set aside so far."""
         self.reasons: dict[str, int] = {}
+        self._source, self._kind, self._layout = source, kind, layout
         self._rows: list[tuple[int, str, str]] = []
         self._sink = ParquetSink(path, schema)
 
@@ -143,17 +172,25 @@ class Quarantine:
         self._sink.__exit__(kind, error, trace)
 
     def add(self, line: int, reason: str, raw: bytes) -> None:
-        """Set a line aside; its bytes are kept as text, cut, with unprintable ones escaped."""
+        """Set a line aside; its bytes are kept as text, cut, with unprintable ones escaped. Lines come in their order.
+
+        Raises:
+            WarehouseError: hardly a line before this one could be read.
+        """
         text = raw[: 4 * self._RAW_CHARACTERS].decode("utf-8", "backslashreplace").translate(self._ESCAPES)
         self._rows.append((line, reason, text[: self._RAW_CHARACTERS]))
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self.total += 1
+        if self.total > self._ALWAYS and self.total > self._MOST * line:
+            raise self.refusal(f"of its first {line:,} lines only {line - self.total:,} could be read as")
         if len(self._rows) >= self._FLUSH:
             self._flush()
 
-    @property
-    def total(self) -> int:
-        """Lines set aside so far."""
-        return sum(self.reasons.values())
+    def refusal(self, finding: str) -> WarehouseError:
+        """The error of a file that is none of its kind."""
+        return WarehouseError(
+            f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: point to that file"
+        )
 
     def _flush(self) -> None:
         columns = [list(column) for column in zip(*self._rows, strict=True)] or [[], [], []]

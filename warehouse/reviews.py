@@ -52,7 +52,7 @@ def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) ->
     Both are sorted by line. Streams: memory does not grow with the file.
 
     Raises:
-        WarehouseError: the file is missing, empty, cut or damaged, or none of its lines is a review.
+        WarehouseError: the file is missing, empty, cut or damaged, or hardly any of its lines is a review.
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,7 @@
 """raw/ratings: every line is a row or in quarantine, and the fast reader says what the plain one says."""
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +169,33 @@ def test_an_unusable_file_is_an_error_that_names_it(stage: Stage, content: bytes
     with pytest.raises(WarehouseError, match=message) as error:
         ingest_ratings(source, out)
     assert str(source) in str(error.value)
+
+
+@pytest.mark.parametrize(("share", "refused"), [(20, True), (5, False)])
+def test_a_file_of_another_kind_is_not_read_to_its_end(
+    share: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line in `share` is a rating. Without the limit, blank lines cost a second a kilobyte of gzip."""
+    monkeypatch.setattr(raw.Quarantine, "_ALWAYS", 1000)
+    source = tmp_path / "ratings.csv.gz"
+    source.write_bytes(gzip.compress((GOOD + b"\n" * share) * 1000))
+    if not refused:
+        assert ingest_ratings(source, tmp_path).reasons == {"wrong number of fields": 1000 * (share - 1)}
+        return
+    with pytest.raises(WarehouseError, match=r"of its first 1,\d\d\d lines only \d+ could be read as a rating"):
+        ingest_ratings(source, tmp_path)
+
+
+def test_a_gzip_that_holds_far_too_much_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "ratings.csv.gz"
+    source.write_bytes(gzip.compress(GOOD + b"\n" + bytes(70 << 20), 1))
+    with pytest.raises(WarehouseError, match=r"holds more than 6\d,\d{3},\d{3} bytes in 3\d\d,\d{3}"):
+        ingest_ratings(source, tmp_path)
+
+
+def test_a_raw_file_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ratings.csv")
+    (tmp_path / "link.csv").symlink_to("/dev/zero")
+    for name in ("ratings.csv", "link.csv"):
+        with pytest.raises(WarehouseError, match="cannot be opened .not a regular file"):
+            ingest_ratings(tmp_path / name, tmp_path)
