@@ -37,9 +37,9 @@ from features.errors import FeatureError
 from features.item_text import content_sha256
 from features.loading import Original, choose_workers, prepared
 from features.shards import Place
+from features.spread import check_spread
 from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embedding_schema, read_table
 from features.vector_cache import VectorCache
-from features.views import read_identity
 
 _log = logging.getLogger("mmm4rec")
 
@@ -70,17 +70,6 @@ class EmbeddingSummary:
     """Parts of the cache that were damaged; what they held was encoded again."""
     encoder: dict[str, Any]
     """The encoder's identity."""
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """A table of vectors in memory: `item_ids` [n] sorted, `vectors` [n, width], `present` [n]."""
-
-    item_ids: list[str]
-    vectors: Vectors
-    present: NDArray[np.bool_]
-    content: list[str | None]
-    identity: EncoderIdentity
 
 
 @dataclass(frozen=True)
@@ -124,8 +113,8 @@ def embed_texts(
         progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, a vector is not finite, or the encoder no longer makes the vectors that
-            it made of the same probes before.
+        FeatureError: an input cannot be read, a vector is not finite or all zeros, the vectors do not tell contents
+            apart, or the encoder no longer makes the vectors that it made of the same probes before.
     """
     table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
     ids = table["item_id"].to_pylist()
@@ -196,25 +185,6 @@ def embed_images(
     return _embed(work, encode, encoder, out, cache, storage, progress)
 
 
-def read_embeddings(folder: Path, noun: str) -> Embeddings:
-    """The table `noun` (text_embeddings or image_embeddings) of an artifact's folder; float32, however it is stored.
-
-    Raises:
-        FeatureError: the folder does not hold such an artifact.
-    """
-    path = folder / f"{noun}.parquet"
-    identity = read_identity(folder)
-    table = read_table(path, embedding_schema(identity.width))
-    vectors = table["vector"].combine_chunks().flatten().to_numpy()
-    return Embeddings(
-        item_ids=table["item_id"].to_pylist(),
-        vectors=vectors.reshape(-1, identity.width),
-        present=table["present"].to_numpy(),
-        content=table["content_sha256"].to_pylist(),
-        identity=identity,
-    )
-
-
 @dataclass(frozen=True)
 class _Work:
     """The contents of one modality of a domain, and how they are cut."""
@@ -233,14 +203,18 @@ class _Work:
     def noun(self) -> str:
         return f"{self.modality}_embeddings"
 
-    def mine(self) -> list[list[int]]:
-        """Rows of this process's segments, each distinct content at its first item."""
+    def distinct(self) -> NDArray[np.int64]:
+        """Rows of the distinct contents, each at its first item."""
         first: dict[str, int] = {}
         for row, digest in enumerate(self.digests):
             if digest is not None:
                 first.setdefault(digest, row)
+        return np.array(list(first.values()), np.int64)
+
+    def mine(self) -> list[list[int]]:
+        """Rows of this process's segments, each distinct content at its first item."""
         segments: dict[Hashable, list[int]] = {}
-        for row in first.values():
+        for row in self.distinct().tolist():
             segments.setdefault(self.segments[row], []).append(row)
         return list(segments.values())[self.share.rank :: self.share.world]
 
@@ -277,6 +251,7 @@ def _embed(
                     f"{ids[absent[0]]!r} for one: other ranks are not done, or the cache was cleared meanwhile; "
                     "run it again"
                 )
+            check_spread(vectors, work.distinct(), ids, work.noun, identity, ready=False)
             _write(out, work.noun, ids, digests, vectors, identity, storage)
             cache.compact()
     present = len(ids) - digests.count(None)
@@ -310,7 +285,7 @@ def _fill(
         vectors = []
         for rows in chunk:
             batch = next(made)
-            _check_finite(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
+            _check(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
             vectors.append(batch)
             done += len(rows)
             if progress:
@@ -333,10 +308,11 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _check_finite(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector that is not finite")
+def _check(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
+    """Refuse a vector that is not finite, or zeros, which stand for a missing one."""
+    for bad, what in ((~np.isfinite(vectors).all(axis=1), "that is not finite"), (~vectors.any(axis=1), "of zeros")):
+        if bad.any():
+            raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector {what}")
 
 
 def _import(
@@ -354,7 +330,9 @@ def _import(
         for vector, here in zip(vectors, present, strict=True)
     ]
     if out is not None:
-        _write(out, f"{modality}_embeddings", ids, digests, vectors, ready.identity, storage)
+        noun = f"{modality}_embeddings"
+        check_spread(vectors, np.flatnonzero(present), ids, noun, ready.identity, ready=True)
+        _write(out, noun, ids, digests, vectors, ready.identity, storage)
     imported = int(present.sum())
     if progress:
         progress(imported, imported)
@@ -378,15 +356,19 @@ def _write(
     identity: EncoderIdentity,
     storage: Storage,
 ) -> None:
-    """The Parquet table, uncompressed because floats hardly shrink and readers map it, and encoder.json."""
+    """The Parquet table, uncompressed because floats hardly shrink, and encoder.json."""
     schema = embedding_schema(identity.width, storage)
-    with np.errstate(over="ignore"):  # checked right below
+    present = np.array([digest is not None for digest in digests], np.bool_)
+    with np.errstate(over="ignore", under="ignore"):  # checked right below
         stored = vectors.astype(storage, copy=False)
-    _check_finite(stored, ids, noun, "storage float16 (largest 65,504; float32 takes any) gives")
+    if storage != "float32":
+        rows = np.flatnonzero(present)
+        blamed = f"storage {storage} (largest 65,504, smallest 6e-8; float32 takes any) gives"
+        _check(stored[rows], [ids[row] for row in rows], noun, blamed)
     columns = [
         pa.array(ids, pa.string()),
         pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), identity.width),
-        pa.array([digest is not None for digest in digests]),
+        pa.array(present),
         pa.array(digests, pa.string()),
     ]
     table = pa.Table.from_arrays(columns, names=schema.names).cast(schema)

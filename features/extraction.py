@@ -27,7 +27,7 @@ if __name__ == "__main__":
     end_on_signals()  # now, since what is imported below takes a while
 
 from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
-from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
+from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder, unread
 from features.errors import FeatureError
 
 _EVERY = 5.0
@@ -41,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("mmm4rec").setLevel(logging.INFO)
     settings = EncoderSettings(**{name: getattr(options, name) for name in _settings()})
     share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    given = [name for name, value in dataclasses.asdict(settings).items() if value != getattr(EncoderSettings, name)]
     try:
+        if idle := unread(settings.kind, given, options.modality):
+            raise FeatureError(
+                f"--{idle[0]}: not read for {options.modality} by an encoder of kind {settings.kind}; name the --kind "
+                "that does, or leave it out"
+            )
         extract(
             options.modality, options.items, settings, options.cache, options.out,
             share=share, device=options.device, workers=options.workers, batch_size=options.batch_size,

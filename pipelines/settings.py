@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from features.download import Fetching
-from features.encoders import EncoderSettings
+from features.encoders import EncoderSettings, unread
 from mmm4rec.baselines.config import Asked, BaselineSettings
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
@@ -302,7 +302,38 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     for _, category in pairs(folder):
         if category not in taken and not _unfit(category, named):
             named[category] = _overlay(defaults, {"category": category})
+    for modality in ("text", "image"):
+        _check_encoders(modality, given, defaults, named)
     return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
+
+
+def _check_encoders(
+    modality: Literal["text", "image"], given: Mapping[str, Any], defaults: Mapping[str, Any], named: Mapping[str, Any]
+) -> None:
+    """Refuse what the user says of an encoder whose kind, said there or above, does not read it: it would be ignored.
+
+    What the defaults say may be for some domains only: it must be read by one, or by an encoder of the defaults' kind.
+    """
+    key = f"{modality}_encoder"
+
+    def of(settings: Any) -> dict[str, Any]:
+        found = settings.get(key) if isinstance(settings, Mapping) else None
+        return found if isinstance(found, dict) else {}
+
+    def kind(settings: Any) -> str:
+        return str(of(settings).get("kind", EncoderSettings.kind))
+
+    kinds = {kind(settings) for settings in (defaults, *named.values())}
+    layers = [("defaults", of(given.get("defaults")), kind(defaults), kinds)]
+    for name, settings in (given.get("domains") or {}).items():
+        layers.append((name, of(settings), kind(named[name]), {kind(named[name])}))
+    for where, said, in_force, readers in layers:
+        idle = [name for name in said if all(unread(reader, [name], modality) for reader in readers)]
+        if idle:
+            raise WarehouseError(
+                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, as an encoder of kind "
+                f"{in_force} does not read it; set the `kind` that does beside it, or remove it"
+            )
 
 
 def as_parameters(settings: Any) -> dict[str, Any]:

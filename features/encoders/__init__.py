@@ -2,7 +2,7 @@
 
 from features.encoders.models import OPEN_CLIP, describe, is_clip, layout_of, model_folder
 from features.encoders.probe import check_probe, probe_vectors
-from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, EncoderSettings, Vectors
+from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, EncoderSettings, Vectors, unread
 from features.encoders.published import published_files, read_published
 from features.encoders.vectors import ReadyVectors
 from features.errors import FeatureError
@@ -18,6 +18,7 @@ __all__ = [
     "encoder_identity",
     "open_encoder",
     "probe_vectors",
+    "unread",
 ]
 
 _MODELS = ("sentence-transformers", "transformers", "open-clip")
@@ -34,7 +35,7 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
         FeatureError: the model or file cannot be used; the message says what to put where.
     """
     if settings.kind == "published":
-        return read_published(*_named(settings))
+        return read_published(*_named(settings), settings.zeros)
     if settings.kind not in _MODELS:
         return _ready_vectors(settings)
     folder = model_folder(settings)
@@ -73,7 +74,7 @@ def _ready_vectors(settings: EncoderSettings) -> ReadyVectors:
     if settings.kind != "vectors":
         kinds = ", ".join((*_MODELS, "published", "vectors"))
         raise FeatureError(f"no encoder kind {settings.kind!r}; use {kinds} or none")
-    return ReadyVectors.read(*_named(settings))
+    return ReadyVectors.read(*_named(settings), settings.zeros)
 
 
 def _named(settings: EncoderSettings) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """What an encoder is: its methods and an identity; and the settings that name one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 """Float32, [n, width]."""
+
+Zeros = Literal["refused", "missing"]
+"""What a ready vector of zeros is: an error, or an item that has none."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -42,12 +45,28 @@ class EncoderSettings:
     """vectors: Parquet file with an id column (item_id or asin); published: the project's processed folder."""
     column: str | None = None
     """vectors: name of the fixed-size-list column; published: text or image."""
+    zeros: Zeros = "refused"
+    """vectors, published: what a vector of zeros is."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
     precision: Precision = "float32"
     """Of a model's forward pass; part of the identity."""
     storage: Literal["float32", "float16"] = "float32"
     """Number format of the vectors in Parquet; they are computed in `precision`."""
+
+
+_MODEL, _READY = {"kind", "model", "text", "precision", "storage"}, {"kind", "path", "column", "zeros", "storage"}
+_READ = {
+    **dict.fromkeys(("sentence-transformers", "transformers", "open-clip"), _MODEL),
+    **dict.fromkeys(("published", "vectors"), _READY),
+    "none": {"kind"},
+}
+
+
+def unread(kind: str, names: Iterable[str], modality: Literal["text", "image"]) -> list[str]:
+    """Those of the settings `names` that decide nothing for an encoder of this kind and modality."""
+    read = _READ.get(kind, _MODEL | _READY) - ({"text"} if modality == "image" else set())
+    return [name for name in names if name not in read]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from features.encoders.models import files_sha256, read_json
-from features.encoders.protocol import EncoderFiles, Vectors
-from features.encoders.vectors import ReadyVectors
+from features.encoders.protocol import EncoderFiles, Vectors, Zeros
+from features.encoders.vectors import ReadyVectors, without_zeros
 from features.errors import FeatureError
 
 _IDS, _ITEMS = "item2id.jsonl", "item.jsonl"
@@ -47,15 +47,16 @@ def published_files(path: str | Path, column: str) -> EncoderFiles:
     )
 
 
-def read_published(path: str | Path, column: str) -> ReadyVectors:
+def read_published(path: str | Path, column: str, zeros: Zeros = "refused") -> ReadyVectors:
     """Vectors of a processed folder's items, by asin; an item without a picture has none.
 
     Args:
         path: the folder.
         column: text or image.
+        zeros: what a vector of zeros is, an error or a missing one.
 
     Raises:
-        FeatureError: a file is missing or damaged, or the files do not belong together.
+        FeatureError: a file is missing or damaged, the files do not belong together, or there is a vector of zeros.
     """
     folder, files = Path(path), published_files(path, column)
     items = _items(folder / _IDS)
@@ -65,7 +66,8 @@ def read_published(path: str | Path, column: str) -> ReadyVectors:
             pass
     absent = _without_picture(folder / _ITEMS) if column == "image" else set()
     kept = [row for row in range(len(items)) if row + 1 not in absent]
-    return ReadyVectors.of([items[row] for row in kept], vectors[kept], files, "published vectors")
+    ids, vectors = without_zeros([items[row] for row in kept], vectors[kept], zeros, str(folder / f"{column}_feat.pth"))
+    return ReadyVectors.of(ids, vectors, files, "published vectors")
 
 
 def read_histories(

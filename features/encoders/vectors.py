@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors, Zeros
 from features.errors import FeatureError
 
 ID_COLUMNS = ("item_id", "asin")
@@ -42,17 +42,18 @@ class ReadyVectors:
         return cls([], np.empty((0, 1), np.float32), identity)
 
     @classmethod
-    def read(cls, path: str | Path, column: str) -> "ReadyVectors":
+    def read(cls, path: str | Path, column: str, zeros: Zeros = "refused") -> "ReadyVectors":
         """Vectors of a Parquet file: id column item_id or asin, and a fixed-size-list column of floats.
 
         The identity's sha256 is over the sorted ids and their float32 vectors, so neither row order nor
         compression of the file matters.
 
         Raises:
-            FeatureError: no such file or column, ids that are null or repeat, a vector that is not finite.
+            FeatureError: no such file or column, ids that are null or repeat, a vector that is not finite, or one of
+                zeros that `zeros` does not take for missing.
         """
         path = Path(path)
-        ids, vectors = _read(path, column)
+        ids, vectors = without_zeros(*_read(path, column), zeros, f"{path}, column {column}")
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
         ids, vectors = [ids[row] for row in order], vectors[order]
         digest = hashlib.sha256("\0".join(ids).encode())
@@ -84,6 +85,24 @@ class ReadyVectors:
         vectors = np.zeros((len(rows), self.identity.width), np.float32)
         vectors[present] = self._vectors[rows[present]]
         return vectors, present
+
+
+def without_zeros(ids: list[str], vectors: Vectors, zeros: Zeros, where: str) -> tuple[list[str], Vectors]:
+    """The ids [n] and vectors [n, width] without those of zeros, which many write for a missing one.
+
+    Raises:
+        FeatureError: there are some, and `zeros` says "refused": they may as well be a fault.
+    """
+    kept = np.flatnonzero(vectors.any(axis=1))
+    if len(kept) == len(ids):
+        return ids, vectors
+    if zeros == "refused":
+        first = ids[int((~vectors.any(axis=1)).argmax())]
+        raise FeatureError(
+            f"{where}: the vector of {first!r} is all zeros ({len(ids) - len(kept)} such); repair it, leave it null, "
+            "or set `zeros: missing` beside `column` if zeros stand for items that have none"
+        )
+    return [ids[row] for row in kept], vectors[kept]
 
 
 def _read(path: Path, column: str) -> tuple[list[str], Vectors]:

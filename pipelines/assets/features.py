@@ -71,6 +71,8 @@ def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict
     def parameters(house: House, domain: str) -> dict[str, Any]:
         settings = encoder_settings(house, domain, modality)
         identity = {**as_parameters(encoder_identity(settings)), "storage": settings.storage}
+        if settings.zeros != "refused":  # the files alone do not say which items have a vector then
+            identity["zeros"] = settings.zeros
         return {**identity, "form": settings.text} if modality == "text" else identity
 
     return parameters

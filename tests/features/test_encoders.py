@@ -360,6 +360,16 @@ def test_ready_vectors_that_cannot_be_used(tmp_path: Path) -> None:
         open_encoder(EncoderSettings(kind="vectors"))
 
 
+def test_zeros_are_refused_or_missing(tmp_path: Path) -> None:
+    path = ready_file(tmp_path / "v.parquet", ["a", "b", "c"], [[1, 0], [0, 0], [0, -0.0]])
+    with pytest.raises(FeatureError, match=r"column text: the vector of 'b' is all zeros \(2 such\).*`zeros: missing`"):
+        encoder_identity(EncoderSettings(kind="vectors", path=str(path), column="text"))
+    ready = open_encoder(EncoderSettings(kind="vectors", path=str(path), column="text", zeros="missing"))
+    assert ready.look_up(["a", "b", "c"])[1].tolist() == [True, False, False]
+    nulls = ready_file(tmp_path / "v.parquet", ["a", "b", "c"], [[1, 0], None, None])
+    assert ready.identity == ReadyVectors.read(nulls, "text").identity
+
+
 def test_no_encoder_knows_no_vector() -> None:
     vectors, present = open_encoder(EncoderSettings(kind="none")).look_up(["a"])
     assert vectors.tolist() == [[0]]

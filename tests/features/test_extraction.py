@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from features import embeddings
-from features.embeddings import Share, embed_images, embed_texts, read_embeddings
+from features.embeddings import Share, embed_images, embed_texts
 from features.encoders import EncoderSettings
 from features.errors import FeatureError
 from features.extraction import extract, main
@@ -25,6 +25,7 @@ from features.shards import shard_names
 from features.vector_cache import VectorCache
 from tests.conftest import REPOSITORY
 from tests.features.conftest import png
+from tests.features.vectors import read_embeddings
 from tests.features.work import DEADLY, Telltale, average_or_die, embed
 from tests.warehouse.disturb import duration, killed_after, moments, processes
 
@@ -260,11 +261,14 @@ def test_what_cannot_be_used_is_said_in_a_line(items, tmp_path: Path, capsys: py
     assert "is there and not empty; name a new folder with --out" in capsys.readouterr().err
     assert main([*command, "--model", "./nowhere"]) == 1
     assert "no folder nowhere" in capsys.readouterr().err
+    for given in (["--path", "vectors.parquet"], ["--kind", "none", "--model", "./nowhere"]):
+        assert main([*command, *given]) == 1
+        assert f"{given[-2]}: not read for text by an encoder of kind" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_cache_alone_can_be_filled(items, tmp_path: Path, tiny_clip: Path, folder) -> None:
-    settings = EncoderSettings(model=str(tiny_clip))
+def test_the_cache_alone_can_be_filled(items, tmp_path: Path, sample_clip: str, folder) -> None:
+    settings = EncoderSettings(model=sample_clip)
     filled = extract("text", items["text"], settings, tmp_path / "cache", None, device="cpu")
     written = extract("text", items["text"], settings, tmp_path / "cache", tmp_path / "out", device="cpu")
     assert (filled.encoded, written.encoded, written.reused) == (ITEMS, 0, ITEMS + 1)

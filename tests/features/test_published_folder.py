@@ -68,6 +68,16 @@ def test_the_vector_of_a_white_square_is_not_taken(processed: Path) -> None:
     assert opened(processed, "image").look_up(["B2"])[1].all()
 
 
+def test_zeros_are_refused_or_missing(processed: Path) -> None:
+    """But for those of items that have no picture: they are not taken anyway."""
+    zeros = IMAGE * torch.tensor([[1.0], [0.0], [0.0]])
+    torch.save(zeros, processed / "image_feat.pth")
+    with pytest.raises(FeatureError, match=r"image_feat\.pth: the vector of 'B3' is all zeros \(1 such\)"):
+        opened(processed, "image")
+    settings = EncoderSettings(kind="published", path=str(processed), column="image", zeros="missing")
+    assert open_encoder(settings).look_up(["B1", "B2", "B3"])[1].tolist() == [True, False, False]
+
+
 def test_identity_is_known_by_the_files_without_torch(processed: Path) -> None:
     settings = EncoderSettings(kind="published", path=str(processed), column="image")
     identity = opened(processed, "image").identity

@@ -1,8 +1,8 @@
-"""Tables of embeddings as the extraction writes them, for tests of what reads them."""
+"""Tables of embeddings as the extraction writes them: read for its tests, written for tests of what reads them."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.encoders import EncoderIdentity
+from features.tables import embedding_schema, read_table
+from features.views import read_identity
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """`item_ids` [n] sorted, `vectors` [n, width] in float32, `present` [n]."""
+
+    item_ids: list[str]
+    vectors: np.ndarray
+    present: np.ndarray
+    content: list[str | None]
+
+
+def read_embeddings(folder: Path, noun: str) -> Embeddings:
+    width = read_identity(folder).width
+    table = read_table(folder / f"{noun}.parquet", embedding_schema(width))
+    return Embeddings(
+        item_ids=table["item_id"].to_pylist(),
+        vectors=table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width),
+        present=table["present"].to_numpy(),
+        content=table["content_sha256"].to_pylist(),
+    )
 
 
 def identity(width: int, model: str = "m") -> EncoderIdentity:

@@ -122,3 +122,33 @@ def test_a_baseline_is_asked_for_by_its_name(tmp_path: Path) -> None:
     assert settings.asked.trained["gru4rec"][0].hidden == 8
     with pytest.raises(ConfigError, match=r"domains\.yaml: baselines: unknown baseline 'sas'"):
         _ = _house(tmp_path, "baselines: {sas}").settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "ignored"),
+    [
+        ("{defaults: {text_encoder: {kind: none}}, domains: {Toys: {text_encoder: {model: m}}}}", "Toys: text_encoder"),
+        ("{domains: {Toys: {image_encoder: {kind: vectors, path: p, column: c, precision: float16}}}}", "precision"),
+        ("{domains: {Toys: {image_encoder: {path: p, column: c}}}}", "Toys: image_encoder: path"),
+        ("{domains: {Toys: {image_encoder: {text: published}}}}", "Toys: image_encoder: text"),
+        ("{domains: {Toys: {text_encoder: {kind: none, model: m}}}}", "Toys: text_encoder: model"),
+        ("{defaults: {text_encoder: {kind: none, storage: float16}}}", "defaults: text_encoder: storage"),
+    ],
+)  # fmt: skip
+def test_what_an_encoder_would_ignore_is_an_error(tmp_path: Path, settings: str, ignored: str) -> None:
+    with pytest.raises(WarehouseError, match=rf"{ignored}.* would be ignored, as .* of kind .*; set the `kind`"):
+        _ = _house(tmp_path, settings, "Toys").settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "{defaults: {text_encoder: {model: m}}, domains: {Toys: {text_encoder: {kind: none}}}}",
+        "{defaults: {text_encoder: {kind: none, model: m}}, domains: {Toys: {text_encoder: {kind: transformers}}}}",
+        "{defaults: {text_encoder: {kind: vectors, path: p, column: c}}, domains: {Toys: {text_encoder: {column: d}}}}",
+        "{domains: {Toys: {text_encoder: {model: m, precision: bfloat16, text: published, storage: float16}}}}",
+        "{domains: {Toys: {image_encoder: {kind: published, path: p, column: image, zeros: missing}}}}",
+    ],
+)
+def test_what_some_encoder_reads_is_none(tmp_path: Path, settings: str) -> None:
+    assert _house(tmp_path, settings, "Toys").settings.domains.keys() == {"Toys"}

@@ -1,0 +1,72 @@
+"""Whether vectors tell contents apart: an encoder that lacks a part gives all of them one vector, and says nothing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.encoders import EncoderIdentity, Vectors
+from features.encoders.probe import TOLERANCE
+from features.errors import FeatureError
+
+_FEWEST = 8
+"""Contents below which chance decides."""
+_SAMPLE = 1024
+"""Contents that are compared, each with each, evenly from all; some 0.1 s of one core."""
+_SHARED, _SHARED_READY = 0.25, 0.5
+"""Greatest share of contents whose vector another has: some texts differ in capitals, or after the last token read.
+Of ready vectors it is unknown which contents are the same, so only a placeholder for most items is refused."""
+_CLOSE = 0.999
+"""Cosine above which two vectors are as good as one: real models stay below it for most pairs of any catalogue."""
+_NEARLY_ALL = 0.95
+"""Share of the pairs that must be as close for the vectors to be refused."""
+
+
+def check_spread(
+    vectors: Vectors, rows: NDArray[np.int64], ids: Sequence[str], noun: str, identity: EncoderIdentity, ready: bool
+) -> None:
+    """Refuse vectors that do not tell contents apart.
+
+    Args:
+        vectors: [n, width].
+        rows: rows of different contents, or of all present items of ready vectors; none is zero.
+        ids: [n], for the message.
+        noun: of the table, for the message.
+        identity: of the encoder.
+        ready: whether the vectors were made elsewhere; they are compared by distance, as their lengths may tell items
+            apart, and others by direction.
+
+    Raises:
+        FeatureError: too many have one vector, or nearly all nearly one; says what to look at.
+    """
+    if len(rows) < _FEWEST:
+        return
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64)]
+    sample = vectors[rows].astype(np.float64)
+    if not ready:
+        sample /= np.linalg.norm(sample, axis=1, keepdims=True)
+    products = sample @ sample.T
+    squares = np.diagonal(products)
+    # Squared distances as a share of the squared lengths: twice (1 - cosine) where lengths are equal.
+    apart = (squares[:, None] + squares - 2 * products) / np.sqrt(squares[:, None] * squares)
+    # Not to the bit: what else is in a batch moves a vector by rounding.
+    same = np.tril(apart <= (TOLERANCE[identity.precision] / 5) ** 2, -1)
+    shared = float(same.any(axis=1).mean())
+    pairs = len(rows) * (len(rows) - 1)
+    close = (int((apart <= 2 * (1 - _CLOSE)).sum()) - len(rows)) / pairs
+    if shared > (_SHARED_READY if ready else _SHARED):
+        one, other = (ids[rows[number]] for number in np.argwhere(same)[0])
+        what = f"{shared:.0%} of the {len(rows):,} compared have the vector of another, as {one!r} that of {other!r}"
+    elif close > _NEARLY_ALL:
+        what = f"{close:.0%} of the pairs of the {len(rows):,} compared are nearly parallel (cosine above {_CLOSE})"
+    else:
+        return
+    if ready:
+        raise FeatureError(
+            f"{noun}: the ready vectors {identity.model} do not tell items apart: {what}. Look at how they were made, "
+            "and leave null what stands for items that have none"
+        )
+    raise FeatureError(
+        f"{noun}: encoder {identity.model} does not tell different contents apart: {what}. Look at whether its folder "
+        "is complete and its tokenizer that of its weights, and at the contents themselves"
+    )
