@@ -15,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mmm4rec.shown import plain
+
 GIB = 1 << 30
 
 
@@ -72,7 +74,7 @@ def arguments(description: str, **more: Any) -> argparse.Namespace:
 def show(title: str, figures: dict[str, float | int | str], as_json: bool) -> None:
     """Print figures as a table for people or as one flat JSON object."""
     if as_json:
-        print(json.dumps(figures, indent=1))
+        print(json.dumps(plain(figures), indent=1, allow_nan=False))
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     for name, value in figures.items():

@@ -28,6 +28,7 @@ from mmm4rec.evaluation import evaluate, recommend, write_recommendations
 from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
 from mmm4rec.files import regular
 from mmm4rec.processed import load_processed
+from mmm4rec.shown import plain, visible
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -135,7 +136,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     domain = _one(options)
     found = evaluate(load_model(options.checkpoint, domain), domain, options.split)
     if options.json:
-        print(json.dumps({"split": options.split, **asdict(found)}))
+        print(json.dumps(plain({"split": options.split, **asdict(found)}), allow_nan=False))
         return
     print(f"{domain.name}, {options.split}: {found.users} users, {domain.item_count} items")
     for k in found.hr:
@@ -303,7 +304,7 @@ def _report(summary: TrainSummary, out: Path) -> None:
         print(f"  taken over: {len(summary.transfer.taken)} tensors")
         for what, names in (("left out", summary.transfer.left_out), ("fresh", summary.transfer.fresh)):
             for name, reason in names.items():
-                print(f"  {what}: {name} ({reason})")
+                print(f"  {what}: {visible(name)} ({reason})")
         for unknown in summary.transfer.unchecked:
             print(f"  not checked: {unknown}")
 
@@ -315,7 +316,8 @@ def _report_exchange(found: Exchange, to: Path) -> None:
 def exchange_lines(found: Exchange, to: Path) -> list[str]:
     """What a checkpoint that came in or went out holds, for people."""
     sizes = f"{found.parameters:,} parameters, {found.config.layers} layers, {found.items} items with own weights"
-    return [f"{to}: {sizes}", *(f"  left out: {name} ({reason})" for name, reason in found.left_out.items())]
+    left_out = (f"  left out: {visible(name)} ({reason})" for name, reason in found.left_out.items())
+    return [f"{visible(str(to))}: {sizes}", *left_out]
 
 
 def _say(training: TrainConfig) -> Callable[[Epoch], None]:

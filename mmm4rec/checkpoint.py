@@ -28,6 +28,7 @@ from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.recommender import Recommender
 from mmm4rec.registry import kind_of, make, read_stated, stated
+from mmm4rec.shown import visible
 from mmm4rec.tables import write_table
 
 FORMAT = "mmm4rec 1"
@@ -168,7 +169,7 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
     """
     checkpoint = load(path)
     for unknown in _check_features(checkpoint, domain):
-        print(f"{checkpoint.path}: {unknown}", file=sys.stderr)
+        print(visible(f"{checkpoint.path}: {unknown}"), file=sys.stderr)
     if checkpoint.item_ids is not None and checkpoint.item_ids != domain.item_ids:
         raise ModelError(
             f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "

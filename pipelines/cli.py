@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from gc import set_threshold
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from mmm4rec.shown import plain
 from pipelines import signals
+from pipelines.terminal import err, out, said
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipelines.runs import Outcome
     from pipelines.settings import House
     from warehouse.fetch import Fetched
+    from warehouse.query import Session
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,10 +38,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage, 128 + n ended by signal n. Data live "
     "below --data, else MMM4REC_DATA, else ./data.",
 )
-# A pipe has no width to fit into.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-err = Console(stderr=True)
-
 HOME_VARIABLE = "MMM4REC_DAGSTER_HOME"
 
 Data = Annotated[
@@ -88,7 +85,8 @@ def _dagster_home(instance: Path) -> Path:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str))
+    """JSON for programs: NaN and infinite numbers, which it does not have, are null."""
+    typer.echo(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
 
 
 def _fail(message: str) -> NoReturn:
@@ -120,12 +118,12 @@ def _ask(house: "House", name: str, bound: dict[str, Any]) -> list[dict[str, Any
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    heading = None if title is None else said(title)
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("domain", "item"))
+        table.add_column(said(column), overflow="fold", no_wrap=column in ("domain", "item"))
     for row in rows:
-        # What comes from files is no markup.
-        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else said(cell) for cell in row))
     out.print(table)
 
 
@@ -145,7 +143,7 @@ def sample(
         _print_json({**summary, "written": written})
     else:
         what = "wrote" if written else "found"
-        out.print(f"{what} {len(summary['domains'])} domains below {house.data}; next: [bold]mmm4rec run[/bold]")
+        out.print(f"{what} {len(summary['domains'])} domains below {said(house.data)}; next: [bold]mmm4rec run[/bold]")
 
 
 @app.command(epilog="Examples: `mmm4rec fetch Scientific` · `mmm4rec fetch Magazine_Subscriptions --from ~/Downloads`")
@@ -178,10 +176,10 @@ def fetch(
             for file in found
         )
         _table(["file", "bytes", "", "sha256", "from"], rows)
-        out.print(f"in {house.raw_folder}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+        out.print(f"in {said(house.raw_folder)}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
     _say_left_out(house)
     for name, message in failures.items():
-        err.print(f"[red]{escape(name)}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+        err.print(f"[red]{said(name)}:[/red] {said(message)}", highlight=False, soft_wrap=True)
     if failures:
         raise typer.Exit(1)
 
@@ -244,29 +242,31 @@ def _say_what_failed(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
     for outcome in outcomes:
         for check, found in outcome.warnings.items():
             err.print(
-                f"[yellow]{outcome.stage.name}: {check}:[/yellow] {escape(found)}", highlight=False, soft_wrap=True
+                f"[yellow]{said(outcome.stage.name)}: {said(check)}:[/yellow] {said(found)}",
+                highlight=False,
+                soft_wrap=True,
             )
     failures = [o for o in outcomes if o.errors or o.waited_for]
     for outcome in failures:
-        place = outcome.stage.name
+        place = said(outcome.stage.name)
         if outcome.waited_for:
             key, domain = outcome.waited_for
-            err.print(f"{place}: skipped, because {key} of {domain} failed", style="yellow", soft_wrap=True)
+            err.print(f"{place}: skipped, because {key} of {said(domain)} failed", style="yellow", soft_wrap=True)
         for key, message in outcome.errors.items():
-            err.print(f"[red]{place}: {key}:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+            err.print(f"[red]{place}: {key}:[/red] {said(message)}", highlight=False, soft_wrap=True)
     return failures
 
 
 def _say_left_out(house: "House") -> None:
     """Raw files that are not read, and pairs that make no domain."""
     for name, reason in house.left_out().items():
-        err.print(f"[yellow]left out {escape(repr(name))}:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]left out {said(repr(name))}:[/yellow] {said(reason)}", highlight=False, soft_wrap=True)
 
 
 def _say_damaged(house: "House") -> None:
     """What no run has mended, and so is left out."""
-    for said in house.damaged():
-        err.print(escape(said), style="yellow", highlight=False, soft_wrap=True)
+    for message in house.damaged():
+        err.print(said(message), style="yellow", highlight=False, soft_wrap=True)
 
 
 @app.command(name="domains", epilog="Example: `mmm4rec domains --json`")
@@ -284,7 +284,7 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
         _print_json(rows)
         return
     _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
-    out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
+    out.print(f"raw files are read from {said(house.raw_folder)}", style="dim", soft_wrap=True)
 
 
 @app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
@@ -403,10 +403,22 @@ def sql(
         list[str] | None, typer.Option(help="Bind a $-name of the query; repeatable.", metavar="NAME=VALUE")
     ] = None,
     data: Data = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line; lists as JSON.")] = False,
-    as_json: Json = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print CSV with a header line; lists as JSON. A text that a spreadsheet would take for a formula, as "
+            "it begins with = + - @, a tab or a carriage return, gets a ' before it.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON for programs; NaN and infinite numbers are null.")
+    ] = False,
 ) -> None:
-    """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt."""
+    """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt.
+
+    A table shows the first 1,000 rows; --csv and --json print all, however many.
+    """
     if sum((statement is not None, example is not None, examples)) > 1:
         raise typer.BadParameter("give one of a query, --example and --examples")
     from pipelines import prompt
@@ -421,34 +433,45 @@ def sql(
     with Session(_catalogue(_house(data))) as session:
         if example is not None:
             asked = questions.example(example)
-            _show(prompt.ask(session, asked.sql, asked.bind(given)), form)
+            _answer(session, asked.sql, asked.bind(given), form)
         elif statement is not None:
-            _show(prompt.ask(session, statement, given), form)
+            _answer(session, statement, given, form)
         elif sys.stdin.isatty():
             prompt.Prompt(session, lambda answer: _show(answer, form), _say, _complain).run()
         else:
-            for answer in prompt.answers(session, sys.stdin.read(), given):
-                _show(answer, form)
+            for one in session.statements(sys.stdin.read()):
+                _answer(session, one, given, form)
+
+
+def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: str) -> None:
+    """Ask, and print the answer: the first rows as a table, or all of them part by part."""
+    from pipelines import prompt
+
+    if form != "table":
+        prompt.write(prompt.stream(session, statement, bound), form, sys.stdout)
+        return
+    answer = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
+    _show(answer.slice(0, prompt.TABLE), form)
+    if answer.num_rows > prompt.TABLE:
+        err.print(f"the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
 
 
 def _show(answer: "pa.Table", form: str) -> None:
-    """An answer as a table, as JSON or as CSV."""
+    """An answer that is in memory, as a table, as JSON or as CSV."""
     from pipelines import prompt
 
-    if form == "json":
-        _print_json(answer.to_pylist())
-    elif form == "csv":
-        prompt.write_csv(answer, sys.stdout)
+    if form == "table":
+        _table(answer.column_names, prompt.rows(answer.to_batches()))
     else:
-        _table(answer.column_names, prompt.rows(answer))
+        prompt.write(prompt.whole(answer), form, sys.stdout)
 
 
 def _say(text: str) -> None:
-    out.print(escape(text), highlight=False, soft_wrap=True)
+    out.print(said(text), highlight=False, soft_wrap=True)
 
 
 def _complain(text: str) -> None:
-    err.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    err.print(f"[red]error:[/red] {said(text)}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Examples: `mmm4rec trace models/finetuned@Sample_Toys` · `mmm4rec trace 3f2a91c0 --json`")
@@ -506,7 +529,7 @@ def verify(
         out.print(f"{len(found):,} versions hashed, {len(damaged):,} damaged")
     for name, problems in damaged.items():
         for problem in problems:
-            err.print(f"[red]{escape(name)}:[/red] {escape(problem)}", highlight=False, soft_wrap=True)
+            err.print(f"[red]{said(name)}:[/red] {said(problem)}", highlight=False, soft_wrap=True)
     if damaged:
         err.print("next: [bold]mmm4rec run[/bold]")
         raise typer.Exit(1)
@@ -548,7 +571,7 @@ def forget_domain(
         check(house, domain, instance)
         again = returns(house, domain)
         if again:
-            err.print(escape(again), style="yellow", highlight=False, soft_wrap=True)
+            err.print(said(again), style="yellow", highlight=False, soft_wrap=True)
         if not yes:
             if not sys.stdin.isatty():
                 raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
@@ -639,9 +662,9 @@ def report(data: Data = None, as_json: Json = False) -> None:
         )
         epochs = [str(e) for e in (row["scratch_epochs"], row["finetuned_epochs"]) if e is not None]
         counts = (f"{row[count]:,}" for count in ("users", "items", "interactions"))
-        table.add_row(row["domain"], *counts, *scores, ", ".join(epochs) or "–")
+        table.add_row(said(row["domain"]), *counts, *scores, ", ".join(epochs) or "–")
     out.print(table)
-    out.print(f"report     {places['report']}\nwarehouse  {places['warehouse']}", soft_wrap=True, highlight=False)
+    _say(f"report     {places['report']}\nwarehouse  {places['warehouse']}")
     out.print("UI         [bold]make ui[/bold]  (or: mmm4rec ui)")
 
 
@@ -700,7 +723,7 @@ def compare(
                 if (r["metric"], r["k"]) == ("NDCG", 10)
             )
             _table(["part", "model", "% of users", "NDCG@10", "±"], figures, title=one.artifact.domain)
-        out.print(f"page  {to}", soft_wrap=True, highlight=False)
+        _say(f"page  {to}")
     if failures:
         raise typer.Exit(1)
 
@@ -737,9 +760,9 @@ def check_parity(
             _table(["", "largest difference", "tolerance", ""], shown, title=report.file)
             worst = next(iter(report.gradients), None)
             if worst:
-                out.print(f"largest gradient difference at {worst}", style="dim")
+                out.print(f"largest gradient difference at {said(worst)}", style="dim")
             if report.unused:
-                out.print(f"not used by this variant: {', '.join(report.unused)}", style="dim")
+                out.print(f"not used by this variant: {said(', '.join(report.unused))}", style="dim")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 

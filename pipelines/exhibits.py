@@ -24,7 +24,9 @@ from matplotlib.figure import Figure
 from features.item_images import STATUSES
 from features.search import find_pictures
 from features.sheets import contact_sheet
+from mmm4rec.shown import plain, visible
 from pipelines import charts
+from pipelines.markdown import code
 from pipelines.settings import CATALOGUE, REPORT, House
 from pipelines.step import NOT_SHOWN
 from warehouse.catalogue import build_catalogue
@@ -74,7 +76,7 @@ class Subject:
             others = [self.house.store.require(key, self.artifact.domain) for key in self.beside]
             catalogue = Path(self.closing.enter_context(tempfile.TemporaryDirectory())) / CATALOGUE
             build_catalogue([self.artifact, *others], catalogue)
-        return self.closing.enter_context(Session(catalogue))
+        return self.closing.enter_context(Session(catalogue, root=self.house.data))
 
 
 Exhibit = Callable[[Subject], Any]
@@ -92,7 +94,7 @@ def exhibits(house: House, artifact: Artifact) -> tuple[dict[str, Any], dict[str
             try:
                 value = make(subject)
             except Exception as error:  # whatever it is, the artifact is whole and its step has succeeded
-                failed[name] = f"{type(error).__name__}: {error}"
+                failed[name] = visible(f"{type(error).__name__}: {error}")
             else:
                 if value is not None:
                     shown[name] = value
@@ -175,7 +177,7 @@ def _shelves(subject: Subject) -> Any:
         return _image(contact_sheet(samples, _BOUGHT, _SMALL_TILE), name)
 
     parts = [
-        f"User `{row['user']}` bought\n\n{shelf(row['bought'], 'bought')}\n\n"
+        f"User {code(row['user'])} bought\n\n{shelf(row['bought'], 'bought')}\n\n"
         f"and is recommended\n\n{shelf(row['next'], 'recommended')}"
         for row in rows
     ]
@@ -212,7 +214,7 @@ def _cell(value: Any) -> str | int | float | bool:
     if isinstance(value, list):
         more = f", … ({len(value)})" if len(value) > _ITEMS else ""
         return ", ".join(str(_cell(part)) for part in value[:_ITEMS]) + more
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    text = "" if value is None else visible(value if isinstance(value, str) else json.dumps(plain(value), default=str))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rich.markup import escape
 from rich.tree import Tree
 
 from pipelines.settings import House
+from pipelines.terminal import said
 from warehouse.errors import ReadOnlyError, WarehouseError
 from warehouse.lineage import Lineage, named
 from warehouse.store import Version
@@ -45,11 +45,11 @@ def tree(lineage: Lineage, root: Version) -> Tree:
         branch = branches[version]
         artifact = lineage.versions.get(version)
         for name, sha256 in artifact.manifest["sources"].items() if artifact else ():
-            branch.add(f"[green]{escape(name)}[/green] sha256 {sha256}")
+            branch.add(f"[green]{said(name)}[/green] sha256 {said(sha256)}")
         new = []
         for read in lineage.inputs(version):
             if read in branches:
-                branch.add(f"[dim]{escape(named(read))} (see there)[/dim]")
+                branch.add(f"[dim]{said(named(read))} (see there)[/dim]")
             else:
                 branches[read] = branch.add(_line(lineage, read))
                 new.append(read)
@@ -61,10 +61,10 @@ def _line(lineage: Lineage, version: Version) -> str:
     key, domain, digest = version
     artifact = lineage.versions.get(version)
     if artifact is None:
-        said = "not in the store: what it was made from is unknown"
+        note = "not in the store: what it was made from is unknown"
     else:
-        said = f"{artifact.manifest['created'][:16]}{'' if version in lineage.current else ', not current'}"
-    return f"[bold]{key}[/bold]@{domain}:{digest} [dim]{said}[/dim]"
+        note = f"{artifact.manifest['created'][:16]}{'' if version in lineage.current else ', not current'}"
+    return f"[bold]{said(key)}[/bold]@{said(domain)}:{said(digest)} [dim]{said(note)}[/dim]"
 
 
 def verify(

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from pipelines.signals import Interrupted
+from pipelines.terminal import Terminal
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -40,13 +40,13 @@ def bars() -> Iterator[None]:
     """Within it, `show` draws bars on the terminal instead of logging."""
     global _bars
     columns = (
-        SpinnerColumn(), TextColumn("{task.description:<44}"), BarColumn(24), MofNCompleteColumn(), _Rate(),
-        TimeElapsedColumn(),
+        SpinnerColumn(), TextColumn("{task.description:<44}", markup=False), BarColumn(24), MofNCompleteColumn(),
+        _Rate(), TimeElapsedColumn(),
     )  # fmt: skip
     # Dagster captures a step's stderr into its log; bars are for the terminal, so they keep a descriptor of their own.
     with (
         os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal,
-        Bars(*columns, console=Console(file=terminal)) as _bars,
+        Bars(*columns, console=Terminal(file=terminal)) as _bars,
     ):
         try:
             yield
@@ -72,7 +72,7 @@ def show(what: str) -> Iterator[Progress]:
         shown.remove_task(task)
         # What took a moment needs no line of its own.
         if (done.elapsed or 0) >= 1:
-            shown.console.print(f"{what:<40} {done.elapsed:6.1f} s", highlight=False)
+            shown.console.print(f"{what:<40} {done.elapsed:6.1f} s", markup=False, highlight=False)
 
 
 def _logged(what: str) -> Progress:

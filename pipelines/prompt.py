@@ -8,22 +8,32 @@ import csv
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
 import pyarrow as pa
 
+from mmm4rec.shown import plain, visible
 from pipelines.signals import restore_defaults
 from warehouse.errors import WarehouseError
-from warehouse.query import Session, ends
+from warehouse.query import Answer, Session, ends
 from warehouse.questions import Example, example, examples
 
-__all__ = ["Prompt", "answers", "ask", "example_table", "parameters", "rows", "write_csv"]
+__all__ = ["Prompt", "ask", "example_table", "parameters", "rows", "stream", "whole", "write"]
+
+T = TypeVar("T")
 
 SHOWN: Final = 100
 """Rows that a prompt shows of an answer."""
+
+TABLE: Final = 1000
+"""Rows that a table shows of an answer outside the prompt."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection)."""
 
 HISTORY: Final = ".mmm4rec_history"
 """In the home folder: what was typed, up to `_HISTORY_LINES`."""
@@ -41,12 +51,25 @@ SELECT ...;                  ends with a semicolon, on any number of lines; only
 
 
 def ask(session: Session, sql: str, bound: Mapping[str, Any] | None = None, limit: int | None = None) -> pa.Table:
-    """As `Session.ask`, but Ctrl-C ends it at once.
+    """As `Session.ask`, but Ctrl-C ends it at once."""
+    return _aside(session, lambda: session.ask(sql, bound, limit))
 
-    In a thread of its own: a thread that waits for DuckDB hears of no signal, some queries through.
-    """
+
+def stream(session: Session, sql: str, bound: Mapping[str, Any] | None = None) -> Answer:
+    """As `Session.stream`, but Ctrl-C ends it at once."""
+    answer = _aside(session, lambda: session.stream(sql, bound))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while (batch := _aside(session, lambda: next(answer.batches, None))) is not None:
+            yield batch
+
+    return Answer(answer.columns, batches())
+
+
+def _aside(session: Session, question: Callable[[], T]) -> T:
+    """In a thread of its own: a thread that waits for DuckDB hears of no signal, some queries through."""
     with ThreadPoolExecutor(1) as aside:
-        answer = aside.submit(session.ask, sql, bound, limit)
+        answer = aside.submit(question)
         try:
             return answer.result()
         except KeyboardInterrupt:
@@ -54,10 +77,9 @@ def ask(session: Session, sql: str, bound: Mapping[str, Any] | None = None, limi
             raise
 
 
-def answers(session: Session, script: str, bound: Mapping[str, Any]) -> Iterator[pa.Table]:
-    """The answer to each statement of a script; the first error ends it."""
-    for statement in session.statements(script):
-        yield ask(session, statement, bound)
+def whole(table: pa.Table) -> Answer:
+    """A table in memory as an answer."""
+    return Answer(table.column_names, iter(table.to_batches()))
 
 
 def parameters(given: list[str]) -> dict[str, str]:
@@ -88,17 +110,55 @@ def example_table() -> pa.Table:
     return pa.Table.from_pylist(found_rows)
 
 
-def rows(answer: pa.Table) -> Iterator[tuple[Any, ...]]:
+def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
     """The rows by place, since two columns of an answer may have one name."""
-    return zip(*(column.to_pylist() for column in answer.columns), strict=True)
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def write_csv(answer: pa.Table, file: TextIO) -> None:
-    """CSV with a header line; lists and structs as JSON, nulls empty."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(answer.column_names)
-    for row in rows(answer):
-        writer.writerow([json.dumps(cell, default=str) if isinstance(cell, list | dict) else cell for cell in row])
+def write(answer: Answer, form: str, file: TextIO) -> None:
+    """Write an answer, part by part, as "csv" or "json"."""
+    (_write_csv if form == "csv" else _write_json)(answer, file)
+
+
+def _write_csv(answer: Answer, file: TextIO) -> None:
+    """CSV with a header line; lists and structs as JSON, nulls empty, no text a formula.
+
+    A terminal, unlike a file, gets no control characters.
+    """
+    shown = visible if file.isatty() else str
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, list | dict):
+            value = json.dumps(plain(value), default=str)
+        if not isinstance(value, str):
+            return value
+        return shown(f"'{value}" if value.startswith(_FORMULA) else value)
+
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
+    writer.writerow(map(cell, answer.columns))
+    for row in rows(answer.batches):
+        writer.writerow(map(cell, row))
+
+
+class _Lines:
+    """Takes rows that end with CR LF and ends them with LF: `csv` quotes only the line ends that it writes itself."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _write_json(answer: Answer, file: TextIO) -> None:
+    """A list of objects, one a row; as `json.dumps` writes it with an indent of 1."""
+    before = "[\n"
+    for row in rows(answer.batches):
+        one = json.dumps(plain(dict(zip(answer.columns, row, strict=True))), indent=1, default=str, allow_nan=False)
+        file.write(before + textwrap.indent(one, " "))
+        before = ",\n"
+    file.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 class Prompt:

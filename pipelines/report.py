@@ -24,27 +24,32 @@ class Report:
     users_shown: int
 
 
-def build_report(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path) -> Report:
-    """Write the page to `out`.
+def build_report(
+    catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path
+) -> Report:
+    """Write the page to `out`. `root` is the data folder that the catalogue shows.
 
     `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
     the template escapes them.
     """
-    results = results_table(catalogue)
-    shelves = _shelves(catalogue, pictures)
+    results = results_table(catalogue, root)
+    shelves = _shelves(catalogue, root, pictures)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
-    page = environment.get_template("report.html").render(results=results, curves=_curves(catalogue), shelves=shelves)
+    page = environment.get_template("report.html").render(
+        results=results, curves=_curves(catalogue, root), shelves=shelves
+    )
     out.write_text(page, encoding="utf-8")
     return Report(domains=len(results), users_shown=len(shelves))
 
 
-def results_table(catalogue: Path) -> list[dict[str, Any]]:
+def results_table(catalogue: Path, root: Path | None = None) -> list[dict[str, Any]]:
     """A row a domain of the catalogue's `results`; with the model that learnt elsewhere first, `transferred`, and the
     `best` NDCG@10."""
-    known = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"].to_pylist()
+    views = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal", root=root)
+    known = views["view_name"].to_pylist()
     if "results" not in known:
         raise WarehouseError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
-    rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain").to_pylist()
+    rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain", root=root).to_pylist()
     for row in rows:
         row["transferred"] = "finetuned" if row["role"] == "target" else "pretrained"
         reached = (row[f"{model}_ndcg"] for model in ("popularity", "scratch", row["transferred"]))
@@ -52,11 +57,13 @@ def results_table(catalogue: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _shelves(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]) -> list[dict[str, Any]]:
+def _shelves(
+    catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
+) -> list[dict[str, Any]]:
     """Some users of each domain with titles and pictures of what they bought and are recommended."""
     sql = (_HERE / "sql" / "report_shelves.sql").read_text()
     bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}
-    rows: list[dict[str, Any]] = query(catalogue, sql, bound).to_pylist()
+    rows: list[dict[str, Any]] = query(catalogue, sql, bound, root=root).to_pylist()
     for domain in {row["domain"] for row in rows}:
         items = [item for r in rows if r["domain"] == domain for item in (*r["bought"], *r["next"])]
         found = pictures(domain, sorted({item["item_id"] for item in items}))
@@ -67,10 +74,10 @@ def _shelves(catalogue: Path, pictures: Callable[[str, Sequence[str]], Mapping[s
     return rows
 
 
-def _curves(catalogue: Path) -> list[str]:
+def _curves(catalogue: Path, root: Path) -> list[str]:
     """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
     sql = (_HERE / "sql" / "report_curves.sql").read_text()
-    rows: list[dict[str, Any]] = query(catalogue, sql).to_pylist()
+    rows: list[dict[str, Any]] = query(catalogue, sql, root=root).to_pylist()
     domains = sorted({row["domain"] for row in rows})
     return [svg(learning_curves(name, [row for row in rows if row["domain"] == name]), name) for name in domains]
 

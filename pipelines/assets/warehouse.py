@@ -61,6 +61,7 @@ def report(job: Job) -> Any:
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
     return build_report(
         job.input("warehouse/catalogue").path / CATALOGUE,
+        job.house.data,
         lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
         job.out / REPORT,
     )

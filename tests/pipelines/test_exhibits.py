@@ -4,11 +4,13 @@ import base64
 import io
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from pipelines import exhibits as module
@@ -67,6 +69,23 @@ def test_what_comes_from_outside_is_text(tiny: Cli, tmp_path: Path) -> None:
     assert len(rows) == 5
     assert all(isinstance(cell, str | int | float | bool) for row in rows for cell in row.data.values())
     assert max(len(str(cell)) for row in rows for cell in row.data.values()) <= 5 * 62
+
+
+def test_a_users_id_is_no_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = "u` ![x](http://127.0.0.1:9/x.png) [log in](http://127.0.0.1:9) `\n\n# <b>"
+    item = {"item_id": user, "title": user}
+    subject = module.Subject(House(tmp_path), cast(Any, None), (), ExitStack())
+    rows = [{"user": user, "bought": [item], "next": [item]}]
+    monkeypatch.setattr(module.Subject, "ask", lambda *_, **__: rows)
+    monkeypatch.setattr(module.Subject, "pictures", None)
+    parts = MarkdownIt("commonmark").parse(module._shelves(subject).value)
+    inline = [part for block in parts for part in block.children or ()]
+    assert {block.type for block in parts} == {"paragraph_open", "inline", "paragraph_close"}
+    pictures = [part.attrs["src"] for part in inline if part.type == "image"]
+    assert len(pictures) == 2
+    assert all(str(source).startswith("data:image/webp;base64,") for source in pictures)
+    assert not [part for part in inline if part.type in ("link_open", "html_inline")]
+    assert any("127.0.0.1" in part.content for part in inline if part.type == "code_inline")
 
 
 def test_a_picture_that_cannot_be_read_takes_nothing_else_with_it(tiny: Cli, tmp_path: Path) -> None:

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.tables import TABLES as MODEL_TABLES
 from tests.conftest import REPOSITORY, Cli
 from warehouse.catalogue import build_catalogue
+from warehouse.store import Store
+from warehouse.tables import TABLES as CORE_TABLES
 
 PROMPT, MORE = "mmm4rec> ", "    ...> "
 SLOW = (
@@ -72,9 +76,12 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def shown(tiny: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with nothing but the tiny sample's catalogue, to swap at will."""
+    """A data folder with the tiny sample's artifacts, hard links of them, and a catalogue to swap at will."""
     data = tmp_path_factory.mktemp("shown")
-    shutil.copy(tiny.data / "warehouse.duckdb", data)
+    for layer in ("raw", "core", "features", "models", "reports"):
+        shutil.copytree(tiny.data / layer, data / layer, copy_function=os.link)
+    comments = {**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES}
+    build_catalogue(Store(data).all_current(), data / "warehouse.duckdb", comments)
     return data
 
 

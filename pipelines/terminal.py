@@ -1,0 +1,50 @@
+"""The terminal: everything the command line prints for people goes through here.
+
+Ids, titles, file names and the texts of errors come from outside. Whatever they hold, they are shown as text: no
+control character reaches the terminal, and nothing of them is taken for rich's markup or for the name of an emoji.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.segment import Segment
+
+from mmm4rec.shown import visible
+
+__all__ = ["Terminal", "err", "out", "said"]
+
+
+class Terminal(Console):
+    """rich's console, to which control characters in a text are text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with the control characters written out; rich's own are segments of another kind."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def said(value: object) -> str:
+    """A value from outside as it may stand in a line with markup."""
+    return escape(visible(str(value)))
+
+
+# A pipe has no width to fit into.
+out = Terminal(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = Terminal(stderr=True)
+
+# What is logged where nobody has set up logging goes to stderr too.
+if logging.lastResort:
+    logging.lastResort.setFormatter(_Visible())
