@@ -66,8 +66,8 @@ def _house(data: Path | None) -> "House":
     os.environ["MMM4REC_DAGSTER"] = str(instance)
     home, exported = _dagster_home(instance), os.environ.get("DAGSTER_HOME")
     if exported and Path(exported).resolve() != home.resolve():
-        said = f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
-        err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        other = f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
+        err.print(said(other), style="yellow", highlight=False, soft_wrap=True)
     os.environ["DAGSTER_HOME"] = str(home)
     return House(folder)
 

@@ -1,14 +1,16 @@
 """A data folder that came from elsewhere: its links are not followed, and a backup that is read-only is of use."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines import lineage, runs
 from pipelines.assets import core, raw  # noqa: F401 - declare their steps
+from pipelines.cli import main
 from pipelines.garbage import collect
-from pipelines.settings import House
+from pipelines.settings import DATA_VARIABLE, House
 from pipelines.step import STEPS
 from tests.pipelines.small import write_shop
 from tests.read_only import read_only
@@ -49,6 +51,21 @@ def test_a_backup_that_is_read_only_can_be_looked_at(data: Path) -> None:
             collect(house)
         with pytest.raises(ReadOnlyError, match="cannot be written to"):
             STEPS["core/items"].publish(house, "Toys")
+
+
+def test_a_command_names_what_it_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in (DATA_VARIABLE, "MMM4REC_DAGSTER", "DAGSTER_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))  # so that what the command sets is gone afterwards
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setattr(sys, "argv", ["mmm4rec", "sample", "--data", str(data)])
+    with read_only(data), pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"error: {data / 'raw_files'}: Permission denied; permit it, or use a data folder")
 
 
 @pytest.mark.parametrize("link", ["cache", "cache/lookup/Toys", "cache/training/0123456789abcdef/state.json"])

@@ -109,6 +109,6 @@ def test_what_is_gone_or_unreadable_ends_the_way(store: Store, generations: list
 def test_manifests_in_a_circle_are_an_error(store: Store, generations: list[dict[str, Artifact]]) -> None:
     raw, items = generations[0]["raw/metadata"], generations[0]["core/items"]
     manifest = json.loads((raw.path / "manifest.json").read_text())
-    (raw.path / "manifest.json").write_text(json.dumps({**manifest, "inputs": {items.ref: items.version}}))
+    overwrite(raw.path / "manifest.json", json.dumps({**manifest, "inputs": {items.ref: items.version}}))
     with pytest.raises(WarehouseError, match="contradict each other"):
         Lineage.of(store).upstream([items.named])
