@@ -21,7 +21,7 @@ from PIL import Image
 
 from features.errors import FeatureError
 from features.pictures import PictureError, decode
-from features.processes import end
+from features.processes import end, end_with_parent
 from features.shards import Place, read_bytes
 
 Preparation = Callable[[Image.Image], NDArray[np.float32]]
@@ -140,6 +140,11 @@ class _Context(ForkServerContext):
         return self.started[-1]
 
 
+def _begin(worker: int) -> None:
+    # torch looks for another parent process, which never comes: the server that forks lives as long as its children.
+    end_with_parent()
+
+
 def _same(batch: Any) -> Any:
     return batch
 
@@ -160,6 +165,7 @@ def _in_processes(
         pin_memory=pin,
         # Not forked from this process, which holds the threads of a model.
         multiprocessing_context=context,
+        worker_init_fn=_begin,
     )
     try:
         for batch in loader:

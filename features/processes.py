@@ -6,9 +6,10 @@ of an import or of a library's own clean-up may be lost there.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
-from multiprocessing import active_children
+from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Final, NoReturn
@@ -47,6 +48,18 @@ def end_on_signals() -> None:
 
     for each in heard:
         signal.signal(each, hear)
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it through `multiprocessing` is gone, however it went."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def leave(number: int) -> NoReturn:

@@ -8,6 +8,7 @@ starts. Only settings and errors are imported here; the rest by module:
     model       MMM4Rec; beneath it ssd, gaps, and compat (where published and default mode differ)
     baselines   what it is measured against; recommender: what all models share, registry: which there are
     training    pretrain, fit; resume: the state of an unfinished training
+    processes   how a process ends, and those that it has started
     checkpoint  load_model, transfer; exchange: published checkpoints in and out
     evaluation  evaluate, recommend, write_metrics
     parity      check: comparison with tensors of the published model

@@ -6,9 +6,10 @@ an import or of a library's own clean-up may be lost there.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing import active_children
+from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Final, NoReturn
@@ -50,12 +51,21 @@ def end_on_signals(first: Callable[[int], None] | None = None) -> None:
 
 
 def default_signals() -> None:
-    """From now on the system ends this process at a signal of `ENDING`, whatever it does; with its parent, too.
-
-    For the processes of a training: torch has the system send them SIGINT when the process that started them is gone.
-    """
+    """From now on the system ends this process at a signal of `ENDING`, also in a library that waits for others."""
     for each in ENDING:
         signal.signal(each, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it through `multiprocessing` is gone, however it went."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def leave(number: int) -> NoReturn:

@@ -47,7 +47,7 @@ from mmm4rec.data import DomainData, Part, merge_domains, tokens_on
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Metrics, evaluate, first_near_best
 from mmm4rec.kernels import Choice
-from mmm4rec.processes import default_signals, end
+from mmm4rec.processes import default_signals, end, end_with_parent
 from mmm4rec.recommender import Recommender
 from mmm4rec.registry import make, model_of, stated
 from mmm4rec.resume import StateFolder, identity
@@ -310,6 +310,7 @@ def _spawn(plan: _Plan, tell: Callable[[str, Any], None]) -> TrainSummary:
 def _worker(rank: int, plan: _Plan, senders: Sequence["Connection"], port: int) -> None:
     """`_work` in a process that `_spawn` started."""
     default_signals()
+    end_with_parent()
     sender = senders[rank]
 
     def tell(kind: str, value: Any) -> None:

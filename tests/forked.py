@@ -45,6 +45,14 @@ def start(
     return process
 
 
+def gone(pid: int) -> bool:
+    """Whether there is no such process, or it only waits to be collected by whoever adopted it (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def _main(
     arguments: list[str], environment: dict[str, str], out: Path, err: Path, ignored: Sequence[signal.Signals]
 ) -> None:

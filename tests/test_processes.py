@@ -20,6 +20,7 @@ import pytest
 
 from pipelines.signals import aside
 from tests.conftest import REPOSITORY
+from tests.forked import gone
 
 # Forked from a process that has imported next to nothing.
 forkserver = multiprocessing.get_context("forkserver")
@@ -140,21 +141,13 @@ def test_an_ignored_hang_up_stays_ignored(room: ModuleType, tmp_path: Path) -> N
     assert (process.returncode, out) == (0, "swallowed\n")
 
 
-def _gone(pid: str) -> bool:
-    """Whether there is no such process, or it waits to be collected by whoever adopted it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_signal_ends_the_children_too_and_a_second_one_waits_for_nothing(room: ModuleType) -> None:
     with _script(CHILD, room.__name__, "0.2") as process:
         child = _line(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
-        assert _gone(child)
+        assert gone(int(child))
     with _script(CHILD, room.__name__, "600") as process:
         child = _line(process)
         process.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -43,9 +44,11 @@ from tests.features.pictures_host import (
 from tests.features.test_item_images import BAD, GOOD
 from tests.warehouse.disturb import duration, killed_after, killed_at, moments
 
+# Limits that no busy machine reaches; and short ones, which silence and drips must reach before anything else ends.
 QUICK = Fetching(
-    per_host=16, timeout=2, total_timeout=3, attempts=2, wait=0.01, give_up_after=1000, private_addresses=True
+    per_host=16, timeout=60, total_timeout=300, attempts=2, wait=0.01, give_up_after=1000, private_addresses=True
 )
+IMPATIENT = replace(QUICK, timeout=5, total_timeout=5)
 RED = png("red", (200, 200), format="JPEG")
 
 PAGES = {
@@ -55,12 +58,6 @@ PAGES = {
     "/any-type.txt": (say(200, RED, Content_Type="text/html"), "ok"),
     "/packed.jpg": (say(200, RED, Content_Encoding="gzip"), "ok"),
     "/empty": (say(204), "not_an_image"),
-    "/hang": (hang, "timeout"),
-    "/hang-once": (first(hang, 1, RED), "ok"),
-    "/drip-body": (drip(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", 0.2), "timeout"),
-    "/drip-head": (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.2), "timeout"),
-    "/drip-status": (drip(b"HTTP", 0.2), "timeout"),
-    "/drip-chunks": (drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n1000\r\n", 0.2), "timeout"),
     "/continue": (raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 50), "unreachable"),
     "/early": (close_after(RED[:300], len(RED)), "unreachable"),
     "/early-once": (first(close_after(RED[:300], len(RED)), 1, RED), "ok"),
@@ -85,7 +82,6 @@ PAGES = {
     "/410": (say(410), "not_found"),
     "/403": (say(403, b"x" * 10**6), "not_found"),
     "/304": (say(304), "not_found"),
-    "/404-drip": (drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5000\r\n\r\n", 0.2), "not_found"),
     "/503": (say(503), "unreachable"),
     "/503-once": (first(say(503), 1, RED), "ok"),
     "/429-once": (first(say(429, Retry_After="1"), 1, RED), "ok"),
@@ -99,6 +95,14 @@ PAGES = {
     "/to-file": (say(302, Location="file:///etc/passwd"), "refused"),
     "/to-umlaut": (say(302, Location="/\u00c3\u00bc.jpg"), "ok"),  # the bytes of ü as http.server sends them
     "/%C3%BC.jpg": (RED, "ok"),
+}  # fmt: skip
+NEVER_ENDING = {
+    "/hang": (hang, "timeout"),
+    "/drip-body": (drip(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", 0.2), "timeout"),
+    "/drip-head": (drip(b"HTTP/1.1 200 OK\r\nX: ", 0.2), "timeout"),
+    "/drip-status": (drip(b"HTTP", 0.2), "timeout"),
+    "/drip-chunks": (drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n1000\r\n", 0.2), "timeout"),
+    "/404-drip": (drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5000\r\n\r\n", 0.2), "not_found"),
 }  # fmt: skip
 
 
@@ -133,9 +137,9 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
         urls |= {
             "fallback": [host.url("/404"), host.url("/html.jpg"), host.url("/fallback"), host.url("/never")],
             "local first": ["missing.jpg", host.url("/behind-a-file")],
-            "hopeless": [host.url("/hang"), host.url("/404")],
+            "hopeless": [host.url("/503"), host.url("/404")],
         }
-        wanted |= {"fallback": "ok", "local first": "ok", "hopeless": "timeout"}
+        wanted |= {"fallback": "ok", "local first": "ok", "hopeless": "unreachable"}
         host.pages |= {"/fallback": RED, "/never": RED, "/behind-a-file": RED}
         paths, cache, out, again = items(urls), folder("cache"), folder("out"), folder("again")
         seen: list[tuple[int, int]] = []
@@ -148,9 +152,8 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
         assert summary.fallbacks == 2
         assert found["fallback"]["url"] == host.url("/fallback")
         assert host.asked["/never"] == 0
-        assert found["/drip-body"]["detail"].endswith("timeout: not there after 3 s")
-        assert host.asked["/404"] == host.asked["/drip-body"] == host.asked["/promises-more"] == 1
-        assert host.asked["/503"] == host.asked["/hang-once"] == host.asked["/early"] == 2
+        assert host.asked["/404"] == host.asked["/promises-more"] == 1
+        assert host.asked["/503"] == host.asked["/early"] == 2
         assert host.asked["/loop"] == 1 + QUICK.max_redirects
         assert {sample.item_id for sample in read_shards(out)} == {i for i, s in wanted.items() if s == "ok"}
         assert all(done <= total for done, total in seen)
@@ -163,6 +166,26 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
     assert not any({"Authorization", "Cookie"} & headers.keys() for headers in host.headers)
     assert {headers["User-Agent"] for headers in host.headers} == {QUICK.user_agent}
     assert b"secret" not in b"".join(path.read_bytes() for path in cache.glob("*/*"))
+
+
+def test_what_never_ends_is_given_up_and_not_asked_twice(items, folder) -> None:
+    with PictureHost(pages(NEVER_ENDING)) as host:
+        paths, cache, out = items({path: [host.url(path)] for path in NEVER_ENDING}), folder("cache"), folder("out")
+        collect_images(*paths, None, out, cache=cache, fetching=IMPATIENT)
+        found = rows(out)
+        assert {path: row["status"] for path, row in found.items()} == {p: s for p, (_, s) in NEVER_ENDING.items()}
+        assert found["/drip-body"]["detail"].endswith("timeout: not there after 5 s")
+        assert host.asked == dict.fromkeys(NEVER_ENDING, 1)
+        collect_images(*paths, None, folder("again"), cache=cache, fetching=IMPATIENT)
+        assert host.asked == dict.fromkeys(NEVER_ENDING, 1)
+
+
+def test_a_silent_host_is_asked_again(items, folder) -> None:
+    with PictureHost({"/hang-once": first(hang, 1, RED)}) as host:
+        fetching = replace(QUICK, timeout=1, attempts=100)
+        summary = collect_images(*items({"a": [host.url("/hang-once")]}), None, folder("out"), fetching=fetching)
+        assert summary.statuses == {"ok": 1}
+        assert host.asked["/hang-once"] > 1
 
 
 def test_the_bytes_do_not_depend_on_how_many_are_fetched_at_once(items, folder) -> None:
@@ -409,7 +432,7 @@ def test_tls(items, folder, certificate: Path, monkeypatch, tmp_path: Path) -> N
 
         def run(name: str, server: str) -> dict[str, str]:
             urls = {path: [host.url(path, server, "https")] for path in host.pages}
-            collect_images(*items(urls), None, folder(name), fetching=QUICK)
+            collect_images(*items(urls), None, folder(name), fetching=IMPATIENT)
             return {item: row["status"] for item, row in rows(tmp_path / name).items()}
 
         assert set(run("unknown", "localhost").values()) == {"unreachable"}

@@ -1,12 +1,15 @@
 """Extraction under disturbance: kills, ranks, worker processes that die, and the command line under torchrun."""
 
 import json
+import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,13 +23,14 @@ from features.errors import FeatureError
 from features.extraction import extract, main
 from features.item_images import collect_images
 from features.item_text import build_item_text
-from features.loading import choose_workers
-from features.shards import shard_names
+from features.loading import Original, choose_workers, prepared
+from features.shards import Place, shard_names
 from features.vector_cache import VectorCache
 from tests.conftest import REPOSITORY
 from tests.features.conftest import png
 from tests.features.vectors import read_embeddings
-from tests.features.work import DEADLY, Telltale, average_or_die, embed
+from tests.features.work import DEADLY, Telltale, average_or_die, average_or_linger, embed
+from tests.forked import gone
 from tests.warehouse.disturb import duration, killed_after, moments, processes
 
 MODALITIES = ["text", "image"]
@@ -194,6 +198,57 @@ def test_a_worker_process_that_dies_is_an_error(catalogue, folder, tmp_path: Pat
     out = folder("again")
     assert embed_images(images, Telltale(), out, cache=cache, workers=0, batch_size=4, chunk_size=8).encoded < 41
     assert len(kept(cache, "image")) == 41
+
+
+def originals(folder: Path, count: int) -> list[list[Original]]:
+    """The first pictures, each a batch."""
+    rows = [row for row in pq.read_table(folder / "item_images.parquet").to_pylist() if row["shard"]]
+    return [[Original(r["item_id"], r["sha256"], Place(r["shard"], r["offset"]), r["bytes"])] for r in rows[:count]]
+
+
+def test_a_worker_process_that_does_not_end_when_asked_is_killed(items, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.processes.GRACE", 0.5)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long torch waits, before us
+    before = multiprocessing.active_children()
+    batches = prepared(items["image"], originals(items["image"], 3), average_or_linger, workers=1)
+    next(batches)
+    (worker,) = [one for one in multiprocessing.active_children() if one not in before]
+    batches.close()
+    assert worker.exitcode == -signal.SIGKILL
+
+
+DECODING = """
+import json, multiprocessing, signal, sys
+from pathlib import Path
+from features.loading import Original, prepared
+from features.shards import Place
+from tests.features.work import average
+
+if __name__ == "__main__":
+    rows = [[Original(*o[:2], Place(*o[2]), o[3])] for o in json.loads(sys.argv[2])]
+    batches = prepared(Path(sys.argv[1]), rows, average, workers=2)
+    next(batches)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_worker_processes_end_with_the_one_that_started_them(items, tmp_path: Path) -> None:
+    (tmp_path / "decoding.py").write_text(DECODING)
+    given = [astuple(original) for (original,) in originals(items["image"], 8)]
+    command = [sys.executable, str(tmp_path / "decoding.py"), str(items["image"]), json.dumps(given)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        workers = [int(pid) for pid in started.stdout.readline().split()]
+        started.kill()
+    assert len(workers) == 2
+    latest = time.monotonic() + 120
+    while not all(map(gone, workers)):
+        assert time.monotonic() < latest
+        time.sleep(0.1)
 
 
 def test_what_is_wrong_with_a_picture_is_said_by_a_worker_too(items, folder) -> None:

@@ -36,6 +36,14 @@ def average_or_die(image: Image.Image) -> NDArray[np.float32]:
     return average(image)
 
 
+def average_or_linger(image: Image.Image) -> NDArray[np.float32]:
+    """As above for the first picture of the palette; whoever prepares another never ends, also when asked to."""
+    if image.getpixel((0, 0)) != (0, 0, 77):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    return average(image)
+
+
 class Telltale:
     """Vectors of numbers that follow from the content, but for the last: it follows from all of the batch.
 

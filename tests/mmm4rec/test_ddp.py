@@ -1,11 +1,15 @@
 """Several devices, as processes on the CPU: the same training, divided."""
 
+import json
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +20,13 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from mmm4rec import processes
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Examples, Features, Part, Split
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.training import Epoch, fit
+from tests.conftest import REPOSITORY
+from tests.forked import gone
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -174,18 +181,77 @@ def test_an_error_in_one_process_ends_them_all(
     assert not any((tmp_path / "out").iterdir())
 
 
+class Stubborn(FailsInOne):
+    """A domain whose processes do not end when they are asked to."""
+
+    def examples(self, split: Split, length: int) -> Examples:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return DomainData.examples(self, split, length)
+
+
 @pytest.mark.usefixtures("watchdog")
 def test_a_caller_who_gives_up_ends_the_processes(
-    domain: DomainData, tmp_path: Path, small: Config, quick: Training
+    domain: DomainData, tmp_path: Path, small: Config, quick: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All of the training, though they ignore SIGTERM, and none that was started meanwhile by somebody else."""
+    monkeypatch.setattr(processes, "GRACE", 0.5)
+    bystander = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(600,), daemon=True)
+
     def give_up(epoch: Epoch) -> None:
+        bystander.start()
         raise KeyboardInterrupt
 
     before = multiprocessing.active_children()
     training = quick(batch_size=16, accumulate=2, devices=2, epochs=100_000, patience=None)
     with pytest.raises(KeyboardInterrupt):
-        trained(domain, small(), training, tmp_path / "out", on_epoch=give_up)
-    assert multiprocessing.active_children() == before
+        trained(Stubborn.of(domain), small(), training, tmp_path / "out", on_epoch=give_up)
+    assert [one for one in multiprocessing.active_children() if one not in before] == [bystander]
+    bystander.kill()
+
+
+ENDLESS = """
+import json, multiprocessing, sys
+from pathlib import Path
+from mmm4rec.processes import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()
+    from mmm4rec.config import ModelConfig, TrainConfig
+    from mmm4rec.data import load_domain
+    from mmm4rec.training import fit
+
+    plan = json.loads(sys.argv[1])
+    folder = Path(plan["domain"])
+    domain = load_domain(folder, folder / "text.parquet", folder / "image.parquet", "Toys")
+
+    def told(epoch):
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+
+    fit(domain, ModelConfig.from_dict(plan["model"]), TrainConfig.from_dict(plan["training"]), folder, on_epoch=told)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_end_with_the_one_that_started_them(
+    domain_folder: Path, tmp_path: Path, small: Config, quick: Training, number: signal.Signals
+) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    training = quick(batch_size=16, accumulate=2, devices=2, epochs=100_000, patience=None)
+    plan = {"domain": str(domain_folder), "model": asdict(small()), "training": asdict(training)}
+    command = [sys.executable, str(tmp_path / "endless.py"), json.dumps(plan)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        ranks = [int(pid) for pid in started.stdout.readline().split()]
+        started.send_signal(number)
+    assert len(ranks) == 2
+    assert started.returncode == (128 + number if number == signal.SIGTERM else -number)
+    latest = time.monotonic() + 60
+    while not all(map(gone, ranks)):
+        assert time.monotonic() < latest
+        time.sleep(0.1)
 
 
 def test_a_step_must_have_a_batch_for_every_device(quick: Training) -> None:
