@@ -2,8 +2,9 @@
 
 The key is the item id with everything but letters, digits, ``_``, ``-`` and ``~`` percent-encoded: in a
 WebDataset key a dot ends the key and a slash is a folder. The true id stands in the JSON as well.
-Shards are read as streams opened here; WebDataset never sees an address, so none of its URL schemes
-(``pipe:`` runs a shell) can be reached.
+An extraction takes each picture from its place (:func:`read_bytes`), and needs no WebDataset. :func:`read_shards`, for
+who trains on the pictures elsewhere, reads with it (the extra `shards`), from streams opened here: WebDataset never
+sees an address, so none of its URL schemes (``pipe:`` runs a shell) can be reached.
 """
 
 import io
@@ -115,10 +116,12 @@ def read_shards(folder: Path, names: Iterable[str] | None = None) -> Iterator[Sa
     """Samples of the shards of a folder (all, or those named), in their order.
 
     Raises:
-        FeatureError: a shard is missing, cut off or not made by :class:`ShardWriter`.
+        FeatureError: a shard is missing, cut off or not made by :class:`ShardWriter`; or webdataset is not installed.
     """
-    # Imported here because it brings torch where torch is installed.
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    try:  # here, because it brings torch where torch is installed
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+    except ImportError as error:
+        raise FeatureError(f"webdataset is not installed ({error}); `pip install 'mmm4rec[shards]'`") from error
 
     for name in shard_names(folder) if names is None else names:
         if not SHARD_NAME.fullmatch(name):

@@ -11,14 +11,14 @@ from mmm4rec.config import Compat
 
 @dataclass(frozen=True)
 class Rules:
-    """What a mode does; the comment gives the place where the rule is applied."""
+    """What a mode does; the comment names the places where the rule is applied."""
 
     gaps_run_into_padding: bool  # gaps.gap_inputs
     label_time_is_input: bool  # data.Examples.batch
     dead_time_start: bool  # gaps.StepScale.reset_parameters, gaps.FourierMixing.reset_parameters
-    padding_is_candidate: bool  # model.MMM4Rec.scores
+    padding_is_candidate: bool  # recommender.Recommender.scores, losses.full_cross_entropy
     repeated_labels_are_negatives: bool  # losses.in_batch_cross_entropy
-    missing_modality_is_a_vector: bool  # model.MMM4Rec.item_vectors, score_vectors
+    missing_modality_is_a_vector: bool  # model.MMM4Rec.item_vectors, model.MMM4Rec.score_vectors
     item_vectors_in_pretraining: bool  # training.pretrain
 
 

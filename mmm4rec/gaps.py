@@ -1,7 +1,7 @@
 """The time path: from the times of interactions to the step sizes of the SSM.
 
 A gap signal D [B,K,L] (K heads) runs beside the tokens: `StepScale` turns it into the factor `a` of every
-step, `gated` forms the D of the next block, `FourierMixing` joins the signals of the two branches. It always
+step, `GapGate` forms the D of the next block, `FourierMixing` joins the signals of the two branches. It always
 spans all L positions, since its linear maps and Fourier transforms are dense over them; it is tiny.
 """
 
