@@ -220,8 +220,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from warehouse.duck import Engine
 from warehouse.query import Session
-with Session(Path(sys.argv[1]), Engine(1, "30MB")) as session:
-    answer = session.stream("SELECT md5(range::VARCHAR) AS a, repeat('x', 100) AS b FROM range(400000) ORDER BY a")
+with Session(Path(sys.argv[1]), Engine(1, "50MB")) as session:
+    answer = session.stream("SELECT md5(range::VARCHAR) AS a, repeat('x', 100) AS b FROM range(700000) ORDER BY a")
     next(answer.batches)
     print("spilled", flush=True)
     sys.stdin.read()
