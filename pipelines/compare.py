@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow.parquet as pq
 import yaml
 
@@ -25,6 +24,7 @@ from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
 from pipelines.code_version import code_version
 from pipelines.progress import Progress
+from pipelines.report import templates
 from pipelines.settings import House, as_parameters
 from warehouse.errors import WarehouseError
 from warehouse.store import Artifact, recipe
@@ -146,7 +146,6 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
 
 def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
     """The comparisons as one HTML page, which opens without a server."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
     sections = []
     for one in compared:
         domain, rows = one.artifact.domain, one.rows
@@ -165,7 +164,7 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
             }
         )
     metrics = [f"{metric}@{k}" for metric, k in _SHOWN]
-    return environment.get_template("comparison.html").render(sections=sections, asked=asked, metrics=metrics)
+    return templates().get_template("comparison.html").render(sections=sections, asked=asked, metrics=metrics)
 
 
 def _rows(artifact: Artifact, stem: str) -> list[Row]:

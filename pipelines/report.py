@@ -34,12 +34,18 @@ def build_report(
     """
     results = results_table(catalogue, root)
     shelves = _shelves(catalogue, root, pictures)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
-    page = environment.get_template("report.html").render(
-        results=results, curves=_curves(catalogue, root), shelves=shelves
-    )
-    out.write_text(page, encoding="utf-8")
+    out.write_text(page(results, _curves(catalogue, root), shelves), encoding="utf-8")
     return Report(domains=len(results), users_shown=len(shelves))
+
+
+def templates() -> jinja2.Environment:
+    """The pages' templates. They escape whatever is put in, and their policy lets a browser fetch and run nothing."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+
+
+def page(results: Sequence[Mapping[str, Any]], curves: Sequence[str], shelves: Sequence[Mapping[str, Any]]) -> str:
+    """The report over rows of `results_table`, charts as SVG, and shelves."""
+    return templates().get_template("report.html").render(results=results, curves=curves, shelves=shelves)
 
 
 def results_table(catalogue: Path, root: Path | None = None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -121,21 +121,22 @@ def spilling() -> Iterator[Path]:
     Raises:
         WarehouseError: there is no such place, or its part for this user belongs to somebody else.
     """
-    place = Path(tempfile.gettempdir()) / f"mmm4rec-{os.getuid()}"
-    try:
-        place.mkdir(mode=0o700, exist_ok=True)
-        found = place.lstat()
-        # Everybody may write beside it, so another user may have made it first, or linked it elsewhere.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise WarehouseError(
-                f"{place} is no private folder of this user, so nothing can be spilled there: remove it, or set TMPDIR"
-            )
-        staging = Staging(place)
-        staging.sweep()
-        folder = staging.new()
-    except OSError as error:
-        raise WarehouseError(f"{place} cannot be used for spilled data ({error}): set TMPDIR") from error
-    with folder as spill:
+    with ExitStack() as closing:
+        try:
+            place = Path(tempfile.gettempdir()) / f"mmm4rec-{os.getuid()}"
+            place.mkdir(mode=0o700, exist_ok=True)
+            found = place.lstat()
+            # Everybody may write beside it, so another user may have made it first, or linked it elsewhere.
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise WarehouseError(
+                    f"{place} is no private folder of this user, so nothing can be spilled there: "
+                    "remove it, or set TMPDIR"
+                )
+            staging = Staging(place)
+            staging.sweep()
+            spill = closing.enter_context(staging.new())
+        except OSError as error:
+            raise WarehouseError(f"there is no place for spilled data ({error}): set TMPDIR") from error
         yield spill
 
 

@@ -15,6 +15,7 @@ from pipelines.compare import LABELS, _published
 from pipelines.dictionary import sql_type
 from pipelines.settings import House
 from tests.conftest import Cli
+from tests.pages import breaches
 from tests.pipelines.small import write_shop
 
 BUILT = (
@@ -85,8 +86,9 @@ def compared(shop: Cli) -> Page:
     return Page((shop.data / "comparison.html").read_text())
 
 
-def test_the_page_opens_by_itself_and_shows_every_table(compared: Page) -> None:
+def test_the_page_opens_by_itself_and_shows_every_table(shop: Cli, compared: Page) -> None:
     assert compared.outside == []
+    assert breaches((shop.data / "comparison.html").read_text()) == []
     text = {name: [" ".join(row) for row in rows] for name, rows in compared.tables.items()}
     assert set(text) == {"accuracy", "costs", "transfer", "ablations"}
     for model in ("popularity", "SASRec", "MMM4Rec from scratch", "MMM4Rec, pre-trained"):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from features.sample import DOMAINS
 from pipelines.settings import House
 from pipelines.step import NOT_MADE, upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
+from tests.pages import breaches
 from warehouse.query import query
 from warehouse.store import sha256_file
 
@@ -172,7 +172,7 @@ def test_the_report_is_one_whole_page(demo: Cli) -> None:
     page = (demo.data / "report.html").read_text()
     assert page.count("<svg") == len(TARGETS)
     assert page.count('src="data:image/') > 50
-    assert not re.search(r'(src|href)="https?:', page)
+    assert breaches(page) == []
     for domain in DOMAINS:
         assert domain.name in page
 
