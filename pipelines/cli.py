@@ -244,13 +244,13 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     house = _house(data)
     from pipelines.runs import survey
 
-    _say_left_out(house)
     rows = survey(house)
     if as_json:
         _print_json(rows)
-        return
-    _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
-    out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
+    else:
+        _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
+        out.print(f"raw files are read from {house.raw_folder}", style="dim", soft_wrap=True)
+    _say_left_out(house)
 
 
 @app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
