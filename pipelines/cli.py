@@ -275,16 +275,16 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     house = _house(data)
     from pipelines.runs import survey
 
+    rows = survey(house)
+    if as_json:
+        _print_json(rows)
+    else:
+        _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
+        out.print(f"raw files are read from {said(house.raw_folder)}", style="dim", soft_wrap=True)
     _say_left_out(house)
     _say_damaged(house)
     for domain in house.gone():
         err.print(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` takes it out", style="yellow")
-    rows = survey(house)
-    if as_json:
-        _print_json(rows)
-        return
-    _table(list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
-    out.print(f"raw files are read from {said(house.raw_folder)}", style="dim", soft_wrap=True)
 
 
 @app.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
