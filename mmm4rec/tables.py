@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular
 
 
 def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
@@ -249,7 +250,7 @@ def read_table(path: Path, key: str) -> pa.Table:
     """
     schema = ACCEPTED[key]
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(regular(path)) as file:
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(schema.names)}")

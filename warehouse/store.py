@@ -26,6 +26,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from warehouse.errors import WarehouseError
+from warehouse.files import regular
 from warehouse.manifest import MANIFEST, VERSION, content_version, flaw
 from warehouse.staging import Staging, fsync, is_full, make_folder
 
@@ -411,7 +412,7 @@ class Store:
     def _read(self, key: str, domain: str, path: Path) -> Artifact:
         version = path.name.removeprefix("v=")
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(regular(path / MANIFEST).read_text(encoding="utf-8"))
             wrong = flaw(manifest, key, domain, version)
         except (OSError, ValueError, RecursionError) as error:
             wrong = str(error)
@@ -444,7 +445,7 @@ def recipe(
 
 def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -469,7 +470,7 @@ def write_durably(path: Path, text: str) -> None:
 def _pointed(folder: Path) -> str | None:
     """What CURRENT says, unchecked; None if there is none."""
     try:
-        return (folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
+        return regular(folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -8,12 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from features.errors import FeatureError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
 """Float32, [n, width]."""
 
+TEXT_TOKENS = 64
+"""The published recipe's cut of an item's text."""
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -44,10 +48,16 @@ class EncoderSettings:
     """vectors: name of the fixed-size-list column; published: text or image."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
+    tokens: int = TEXT_TOKENS
+    """Where a text is cut; a model with a lower limit cuts at its own. Part of the identity."""
     precision: Precision = "float32"
     """Of a model's forward pass; part of the identity."""
     storage: Literal["float32", "float16"] = "float32"
     """Number format of the vectors in Parquet; they are computed in `precision`."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise FeatureError(f"an encoder's tokens is {self.tokens}: a text is cut at 1 token or more")
 
 
 @dataclass(frozen=True, kw_only=True)

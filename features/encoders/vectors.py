@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.files import regular
 
 ID_COLUMNS = ("item_id", "asin")
 
@@ -89,7 +90,7 @@ class ReadyVectors:
 def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
     """Ids and finite vectors of the rows that have one."""
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(regular(path))
         key = next((name for name in ID_COLUMNS if name in schema.names), None)
         if key is None or column not in schema.names:
             wanted = column if key else " or ".join(ID_COLUMNS)
