@@ -180,7 +180,13 @@ def _parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(EncoderSettings):
         kind = hints[field.name]
         choices = list(get_args(kind)) if get_origin(kind) is Literal else None
-        parser.add_argument(f"--{field.name}", default=field.default, choices=choices, help="of the encoder settings")
+        parser.add_argument(
+            f"--{field.name}",
+            type=int if kind is int else str,
+            default=field.default,
+            choices=choices,
+            help="of the encoder settings",
+        )
     return parser
 
 

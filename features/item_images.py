@@ -116,7 +116,7 @@ def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
                 raise PictureError("unreachable", "not a regular file")
             if status.st_size > max_bytes:
                 raise PictureError("too_large", f"{status.st_size:,} bytes, at most {max_bytes:,}")
-            return stream.read(max_bytes)
+            return stream.read(status.st_size)  # nothing of a pseudo-file of size 0
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a loop of links
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PictureError("unreachable", reason) from error

@@ -11,6 +11,9 @@ import pyarrow as pa
 
 from features.tables import ITEM_TEXT, read_catalogue, write_table
 
+_SCRIPT = "getTime"
+"""What a title has that is the page's script, `var pageStart = (new Date()).getTime() ...`: the filter of the published
+notebook for the 2018 data (https://nijianmo.github.io/amazon/), which drops such rows."""
 _TAG = re.compile(r"<[^<>]*>|<[a-zA-Z/!][^<>]*$")
 
 
@@ -21,6 +24,13 @@ class ItemTextSummary:
     items: int
     present: int
     missing: int
+    script_titles: int
+    """Items whose title is script of the page it was read from; it is in neither text."""
+
+
+def is_script(title: str | None) -> bool:
+    """Whether a title is the script of a page."""
+    return title is not None and _SCRIPT in title
 
 
 def _clean(text: str | None) -> str:
@@ -37,8 +47,10 @@ def item_texts(
     The published form is the template of the published recipe over the fields as they are, empty ones
     included: ``Title: ... ; Brand: ... ; Description: ... ; ``. The clean form, for the default encoder,
     is what a person would read: title, brand unless the title names it, and description, as sentences
-    without markup, so that a short query and a title of the same words meet.
+    without markup, so that a short query and a title of the same words meet. A title that is script is in neither.
     """
+    if is_script(title) or is_script(title_raw):
+        title = title_raw = None
     clean_title, clean_brand, clean_description = _clean(title), _clean(brand), _clean(description)
     if clean_brand and re.search(rf"(?<!\w){re.escape(clean_brand)}(?!\w)", clean_title, re.IGNORECASE):
         clean_brand = ""
@@ -75,4 +87,6 @@ def build_item_text(items_parquet: Path, sequence_items_parquet: Path, out: Path
     }
     write_table(pa.table(columns, schema=ITEM_TEXT), out / "item_text.parquet", ITEM_TEXT)
     present = sum(both is not None for both in texts)
-    return ItemTextSummary(items=len(texts), present=present, missing=len(texts) - present)
+    titles = zip(catalogue["title"].to_pylist(), catalogue["title_raw"].to_pylist(), strict=True)
+    scripts = sum(any(map(is_script, both)) for both in titles)
+    return ItemTextSummary(len(texts), present, len(texts) - present, scripts)

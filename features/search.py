@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from features.encoders import Encoder, EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.files import regular
 from features.mapped import VectorTable
 from features.pictures import MAX_BYTES, PictureError, decode
 from features.shards import Place, read_bytes
@@ -130,7 +131,7 @@ def picture_query(encoder: Encoder, picture: Path) -> Query:
         FeatureError: the file is missing or is not a usable picture.
     """
     try:
-        with picture.open("rb") as stream:
+        with regular(picture).open("rb") as stream:
             image = decode(stream.read(MAX_BYTES))
     except (OSError, PictureError) as error:
         raise FeatureError(f"{picture}: cannot be used as a query: {error}") from error

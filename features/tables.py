@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import FeatureError
+from features.files import regular
 
 ROW_GROUP = 8192
 """Rows in a row group of every file written here."""
@@ -117,7 +118,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         FeatureError: the file is missing, is not Parquet, or lacks a column.
     """
     try:
-        present = set(pq.read_schema(path).names)
+        present = set(pq.read_schema(regular(path)).names)
         missing = [name for name in schema.names if name not in present]
         if missing:
             raise FeatureError(

@@ -26,6 +26,7 @@ from torch import Tensor
 from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
 from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular
 from mmm4rec.recommender import Recommender
 from mmm4rec.registry import kind_of, make, read_stated, stated
 from mmm4rec.shown import visible
@@ -106,7 +107,7 @@ def load(path: Path) -> Checkpoint:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(regular(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError:
@@ -116,7 +117,7 @@ def load(path: Path) -> Checkpoint:
     try:
         description: dict[str, Any] = json.loads(metadata["mmm4rec"])
         found = description["format"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ModelError(f"{file}: no metadata of this package: this is no checkpoint of it") from None
     if found != FORMAT:
         raise ModelError(f"{file}: format {found!r}, this version reads {FORMAT!r}; train the model again")
@@ -147,7 +148,7 @@ def _feature_kind(description: Mapping[str, Any], modality: str) -> FeatureKind:
 def _item_ids(file: Path, count: int) -> list[str]:
     items = file.with_name("items.parquet")
     try:
-        ids: list[str] = pq.ParquetFile(items).read(["item_id"])["item_id"].to_pylist()
+        ids: list[str] = pq.ParquetFile(regular(items)).read(["item_id"])["item_id"].to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ModelError(
             f"{items}: cannot be read ({error}); it says whose the per-item weights are: restore it"
@@ -175,7 +176,13 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
             f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
             f"the {domain.item_count} of {domain.name}; fine-tune it on this domain instead"
         )
-    model = make(checkpoint.config, domain, ssd_form)
+    if checkpoint.config.layers > len(checkpoint.weights):  # or a model of any size would be made to compare it
+        raise ModelError(
+            f"{checkpoint.path}: {checkpoint.config.layers} layers in its config, {len(checkpoint.weights)} tensors in "
+            "all: the file is damaged; train the model again"
+        )
+    with torch.device("meta"):
+        model = make(checkpoint.config, domain, ssd_form)
     ours = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     theirs = {name: list(weight.shape) for name, weight in checkpoint.weights.items()}
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
@@ -184,6 +191,7 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
             f"{checkpoint.path}: {len(differing)} tensors do not fit its own config, such as {differing[0]}: "
             "the file is damaged; train the model again"
         )
+    model = make(checkpoint.config, domain, ssd_form)
     model.load_state_dict(checkpoint.weights, strict=True)
     return model.eval()
 

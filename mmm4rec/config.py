@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 _INTEGER_BITS = 63
 """No size, seed or count needs more, and torch takes no more."""
+_LONGEST_QUOTE = 300
 _QUOTE = reprlib.Repr()
-"""Quotes what settings hold, cut: a value can be as large as its file."""
 _QUOTE.maxstring = _QUOTE.maxother = 200
 
 CUTOFFS = (10, 20, 50)
@@ -216,7 +216,7 @@ def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", ba
     for key in mapping:
         if key not in known:
             meant = nearest(str(key), list(known))
-            raise ConfigError(f"{place}: unknown setting {_QUOTE.repr(key)}{meant}; known: {', '.join(known)}")
+            raise ConfigError(f"{place}: unknown setting {_quoted(key)}{meant}; known: {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, field in known.items():
         if name in mapping:
@@ -244,7 +244,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return value
         choices = [str(choice) for choice in arguments]
         meant = nearest(str(value), choices) if isinstance(value, str | int) else ""
-        raise ConfigError(f"{where}: {_QUOTE.repr(value)} is unknown{meant}; known: {', '.join(choices)}")
+        raise ConfigError(f"{where}: {_quoted(value)} is unknown{meant}; known: {', '.join(choices)}")
     if origin in (typing.Union, types.UnionType):
         return _read_union(arguments, value, where)
     if isinstance(kind, type) and is_dataclass(kind):
@@ -264,10 +264,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise ConfigError(f"{where}: {_QUOTE.repr(value)} is not a finite number")
+            raise ConfigError(f"{where}: {_quoted(value)} is not a finite number")
         return number
     if kind is int and type(value) is int and value.bit_length() > _INTEGER_BITS:
-        raise ConfigError(f"{where}: {_QUOTE.repr(value)} is out of range")
+        raise ConfigError(f"{where}: {_quoted(value)} is out of range")
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
     if kind is None or kind is types.NoneType:
@@ -308,8 +308,14 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind)
 
 
+def _quoted(value: object) -> str:
+    """A value as Python writes it, cut: it can be as large as its file."""
+    text = _QUOTE.repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+
+
 def _shown(value: object) -> str:
-    return f"{type(value).__name__} {_QUOTE.repr(value)}"
+    return f"{type(value).__name__} {_quoted(value)}"
 
 
 def _is_number(text: str) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular
 from mmm4rec.tables import read_batches, read_table, stored_type
 
 Split = Literal["training", "validation", "test", "everything"]
@@ -386,7 +387,7 @@ def _merge_features(features: Sequence[Features], domains: Sequence[DomainData],
 def _read_encoder(path: Path) -> Encoder | None:
     """What an `encoder.json` of the feature store says; None where there is none."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(regular(path).read_text(encoding="utf-8"))
         # Not the model's name, of which one model may have several, nor the precision, which is rounding.
         decisive = [said["weights_sha256"], said["preprocessing"]]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

@@ -26,6 +26,7 @@ from mmm4rec import checkpoint
 from mmm4rec.config import ModelConfig, read_config
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ModelError
+from mmm4rec.files import stored
 from mmm4rec.model import MMM4Rec
 from mmm4rec.processed import load_processed
 from mmm4rec.published import from_published, to_published
@@ -34,6 +35,8 @@ from mmm4rec.tables import read_table
 
 _PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
 _SHARED_TWICE = re.compile(r"decoder_ssd_layers\.(\d+)\.ssd\.(.+)")
+_MOST_SHARED = 3
+"""Times the size of its file that parameters may have: the block shared by both branches is often stored once."""
 _FEATURES = re.compile(r"(text|vision)_embedding(\.weight)?")
 
 
@@ -170,7 +173,7 @@ def _item_ids(path: Path) -> list[str]:
 def _parameters(file: Path) -> dict[str, Tensor]:
     """Published name -> tensor, wherever in the file they are."""
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = torch.load(stored(file), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
     except Exception as error:  # a damaged archive raises nearly anything
@@ -190,9 +193,23 @@ def _parameters(file: Path) -> dict[str, Tensor]:
                 if isinstance(key, str) and isinstance(value, Tensor)
             }
             if any(from_published(name) for name in tensors):
+                _check_sizes(file, tensors)
                 return tensors
         level = [value for mapping in level if isinstance(mapping, Mapping) for value in mapping.values()]
     raise ModelError(f"{file}: no parameter of the published model in it; is this the right file?")
+
+
+def _check_sizes(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are none in memory, or views that repeat a little of the file at any size."""
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or not tensor.numel():
+            raise ModelError(f"{file}: {name} is no plain tensor with values: save its state dict alone")
+    held, size = sum(tensor.nbytes for tensor in tensors.values()), file.stat().st_size
+    if held > _MOST_SHARED * size:
+        raise ModelError(
+            f"{file}: its parameters are {held:,} bytes in a file of {size:,}: they repeat what it holds; it is "
+            "damaged, or no checkpoint of the published model"
+        )
 
 
 def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, object]) -> ModelConfig:
@@ -204,7 +221,7 @@ def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, ob
         groups = settings.get("groups") or heads
         shown: dict[str, object] = {
             "hidden": hidden,
-            "layers": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers.")),
+            "layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
             "expand": inner // hidden,
             "head_width": inner // heads,
             "state": (len(conv) - inner) // 2 // int(str(groups)),

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmm4rec.config import ModelConfig, read_config
 from mmm4rec.data import Batch, DomainData, Features
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular
 from mmm4rec.model import MMM4Rec
 from mmm4rec.published import from_published, to_published
 
@@ -146,14 +147,14 @@ def check(file: Path) -> ParityReport:
 
 def _read(file: Path) -> tuple[PublishedConfig, dict[str, Tensor]]:
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(regular(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file}: not a readable safetensors file ({error})") from None
     try:
         settings = json.loads(metadata["config"])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):
         raise ModelError(f"{file}: no metadata key `config` with JSON: this is no parity file") from None
     required = [f"input.{name}" for name in ("item_seq", "item_seq_len", "labels", "timestamps")]
     required += [

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular, stored
 
 __all__ = ["load_processed"]
 
@@ -196,7 +197,7 @@ def _without_picture(path: Path) -> set[int]:
     if not path.exists():
         return set()
     try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
+        listing = json.loads(regular(path).read_text(encoding="utf-8"))
         return {int(number) for number, item in listing.items() if item.get("vision") is None}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: is no JSON object of items by number ({error}); {_MEND}") from None
@@ -205,9 +206,11 @@ def _without_picture(path: Path) -> set[int]:
 def _features(path: Path, items: int, absent: set[int]) -> Features:
     """The vectors of items 1..N, behind the row for padding: that of the file, else zero."""
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; {_MEND}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: is no tensor that can be read ({error.strerror}); {_MEND}") from None
     except Exception as error:  # pickle's, zip's and torch's own
         raise ModelError(f"{path}: is no tensor that can be read safely ({type(error).__name__}); {_MEND}") from None
     if (
@@ -238,7 +241,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     """(place for messages, value) of each line of JSON."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with regular(path).open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield f"{path}, line {number}", json.loads(line)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec.errors import ModelError
+from mmm4rec.files import regular
 
 _BATCH = 8192
 """Rows read at once where a table may be large: those of a row group."""
@@ -286,7 +287,7 @@ def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
     names = ACCEPTED[key].names
     try:
         # Without pre_buffer=False, reading batch by batch would read all ahead.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(regular(path), pre_buffer=False) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
                 raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(names)}")

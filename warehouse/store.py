@@ -28,6 +28,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from warehouse.errors import WarehouseError
+from warehouse.files import regular
 from warehouse.manifest import MANIFEST, VERSION, content_version, flaw
 from warehouse.staging import Staging, fsync, is_full, make_folder, unlinked
 
@@ -458,7 +459,7 @@ class Store:
         version = path.name.removeprefix("v=")
         unlinked(self.root, path / MANIFEST)
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(regular(path / MANIFEST).read_text(encoding="utf-8"))
             wrong = flaw(manifest, key, domain, version)
         except (OSError, ValueError, RecursionError) as error:
             wrong = str(error)
@@ -491,7 +492,7 @@ def recipe(
 
 def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -516,7 +517,7 @@ def write_durably(path: Path, text: str) -> None:
 def _pointed(folder: Path) -> str | None:
     """What CURRENT says, unchecked; None if there is none."""
     try:
-        return (folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
+        return regular(folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:

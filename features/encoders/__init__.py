@@ -43,14 +43,14 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
     if layout_of(settings) is OPEN_CLIP:
         from features.encoders.openclip import OpenClipEncoder
 
-        return OpenClipEncoder(folder, files, device=device, precision=precision)
+        return OpenClipEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
     if is_clip(folder):
         from features.encoders.clip import ClipEncoder
 
-        return ClipEncoder(folder, files, device=device, precision=precision)
+        return ClipEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
     from features.encoders.sentence import SentenceTransformersEncoder
 
-    return SentenceTransformersEncoder(folder, files, device=device, precision=precision)
+    return SentenceTransformersEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
 
 
 def encoder_identity(settings: EncoderSettings) -> EncoderFiles:

@@ -63,7 +63,7 @@ class TorchEncoder:
         raise NotImplementedError
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Vectors [n, width]; texts are cut at TEXT_TOKENS or the model's own limit."""
+        """Vectors [n, width]; texts are cut at the settings' `tokens` or the model's own limit."""
         vectors = self._empty(len(texts))
         # Those of like length go together: a batch is as long as its longest.
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))

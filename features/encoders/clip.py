@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
-from features.encoders.models import TEXT_TOKENS
+from features.encoders.models import unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
@@ -20,12 +20,13 @@ class ClipEncoder(TorchEncoder):
         folder: of the model.
         files: what its files are.
         device, precision: as of :class:`TorchEncoder`.
+        tokens: where a text is cut.
 
     Raises:
         FeatureError: its files cannot be loaded, or do not hold every weight.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
         super().__init__(device=device, precision=precision)
         with loading(folder):
             from transformers import AutoImageProcessor, AutoModel
@@ -43,7 +44,7 @@ class ClipEncoder(TorchEncoder):
         self._images = image_configuration(images)
         config = model.config
         self._siglip = config.model_type == "siglip"
-        self._tokens = min(TEXT_TOKENS, config.text_config.max_position_embeddings)
+        self._tokens = min(tokens, config.text_config.max_position_embeddings)
         self.identity = EncoderIdentity(
             **asdict(files),
             architecture=f"{type(model).__name__} > Normalize",

@@ -12,11 +12,10 @@ from typing import Any
 
 from features.encoders.protocol import EncoderFiles, EncoderSettings
 from features.errors import FeatureError
+from features.files import regular
 from features.pictures import LONG_SIDE
 
 SAMPLE_CLIP = Path(__file__).parent / "sample_clip"
-TEXT_TOKENS = 64
-"""The published recipe's cut of an item's text; a model with a lower limit cuts at its own."""
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer."""
 
@@ -67,6 +66,8 @@ def model_folder(settings: EncoderSettings) -> Path:
     model, layout = settings.model, layout_of(settings)
     folder = SAMPLE_CLIP if model == "sample-clip" else Path(model).expanduser()
     if folder.is_dir():
+        if odd := [path for path in folder.rglob("*") if not (path.is_file() or path.is_dir())]:
+            raise unreadable(folder, f"{odd[0].relative_to(folder)} is no file, or a link to none")
         check_complete(folder, layout)
         return folder
     if model == "sample-clip" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
@@ -245,7 +246,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         FeatureError: it is missing, or no JSON of that kind.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(regular(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FeatureError(f"{path}: not JSON ({error}); fetch the model again") from error
     if not isinstance(content, kind):
@@ -280,7 +281,7 @@ def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
     return EncoderFiles(
         model=folder.name if folder == Path(model).expanduser() else model,
         weights_sha256=files_sha256(weight_files(folder, layout), folder),
-        preprocessing=f"text: {form.format(TEXT_TOKENS)}; picture: long side at most {LONG_SIDE} px; "
+        preprocessing=f"text: {form.format(settings.tokens)}; picture: long side at most {LONG_SIDE} px; "
         f"then by the configuration, sha256 {files_sha256(configuration, folder)}",
         precision=settings.precision,
     )
@@ -303,5 +304,5 @@ def _file_sha256(path: Path) -> str:
 @cache
 def _digest(path: Path, look: tuple[int, ...]) -> str:
     """Weights of gigabytes are hashed once a process for all domains, unless their `look` says that they changed."""
-    with path.open("rb") as stream:
+    with regular(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

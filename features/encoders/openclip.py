@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from features.encoders.base import TorchEncoder, loading
-from features.encoders.models import OPEN_CLIP, TEXT_TOKENS, read_json, unreadable
+from features.encoders.models import OPEN_CLIP, read_json, unreadable
 from features.encoders.preparation import Preparation, scaling
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 from features.errors import FeatureError
@@ -23,13 +23,15 @@ class OpenClipEncoder(TorchEncoder):
         folder: of the model.
         files: what its files are.
         device, precision: as of :class:`TorchEncoder`.
+        tokens: where a text is cut.
 
     Raises:
         FeatureError: open_clip is not installed, or the folder's files cannot be loaded.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
         super().__init__(device=device, precision=precision)
+        self._cut = tokens
         try:
             import open_clip
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch do not fit
@@ -71,9 +73,9 @@ class OpenClipEncoder(TorchEncoder):
         )
 
     def _tokens(self, texts: list[str]) -> Tensor:
-        """Token ids [n, the model's own length]: cut at TEXT_TOKENS, then filled up."""
+        """Token ids [n, the model's own length]: cut at then filled up."""
         length = self._model.context_length
-        cut = min(TEXT_TOKENS, length)
+        cut = min(self._cut, length)
         tokens: Tensor = self._tokenizer(texts, context_length=cut).to(self.device)
         filler = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
         return torch.nn.functional.pad(tokens, (0, length - cut), value=filler)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from features.errors import FeatureError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -17,6 +19,8 @@ Vectors = NDArray[np.float32]
 Zeros = Literal["refused", "missing"]
 """What a ready vector of zeros is: an error, or an item that has none."""
 
+TEXT_TOKENS = 64
+"""The published recipe's cut of an item's text."""
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -49,13 +53,20 @@ class EncoderSettings:
     """vectors, published: what a vector of zeros is."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
+    tokens: int = TEXT_TOKENS
+    """Where a text is cut; a model with a lower limit cuts at its own. Part of the identity."""
     precision: Precision = "float32"
     """Of a model's forward pass; part of the identity."""
     storage: Literal["float32", "float16"] = "float32"
     """Number format of the vectors in Parquet; they are computed in `precision`."""
 
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise FeatureError(f"an encoder's tokens is {self.tokens}: a text is cut at 1 token or more")
 
-_MODEL, _READY = {"kind", "model", "text", "precision", "storage"}, {"kind", "path", "column", "zeros", "storage"}
+
+_MODEL = {"kind", "model", "text", "tokens", "precision", "storage"}
+_READY = {"kind", "path", "column", "zeros", "storage"}
 _READ = {
     **dict.fromkeys(("sentence-transformers", "transformers", "open-clip"), _MODEL),
     **dict.fromkeys(("published", "vectors"), _READY),
@@ -65,7 +76,7 @@ _READ = {
 
 def unread(kind: str, names: Iterable[str], modality: Literal["text", "image"]) -> list[str]:
     """Those of the settings `names` that decide nothing for an encoder of this kind and modality."""
-    read = _READ.get(kind, _MODEL | _READY) - ({"text"} if modality == "image" else set())
+    read = _READ.get(kind, _MODEL | _READY) - ({"text", "tokens"} if modality == "image" else set())
     return [name for name in names if name not in read]
 
 

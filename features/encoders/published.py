@@ -20,6 +20,7 @@ from features.encoders.models import files_sha256, read_json
 from features.encoders.protocol import EncoderFiles, Vectors, Zeros
 from features.encoders.vectors import ReadyVectors, without_zeros
 from features.errors import FeatureError
+from features.files import regular, stored
 
 _IDS, _ITEMS = "item2id.jsonl", "item.jsonl"
 
@@ -122,7 +123,7 @@ def _tensor(path: Path, items: int) -> Vectors:
     import torch
 
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own
         raise FeatureError(
             f"{path}: is no tensor that can be read safely ({type(error).__name__}); fetch it again"
@@ -149,7 +150,7 @@ def _tensor(path: Path, items: int) -> Vectors:
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The number and the value of each line."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with regular(path).open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, json.loads(line)

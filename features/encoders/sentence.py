@@ -16,7 +16,7 @@ from features.encoders.base import (
     image_configuration,
     loading,
 )
-from features.encoders.models import TEXT_TOKENS, modules_of, unreadable
+from features.encoders.models import modules_of, unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
@@ -28,12 +28,13 @@ class SentenceTransformersEncoder(TorchEncoder):
         folder: of the model.
         files: what its files are.
         device, precision: as of :class:`TorchEncoder`.
+        tokens: where a text is cut.
 
     Raises:
         FeatureError: its files cannot be loaded, or do not hold every weight and word.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision) -> None:
+    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
         super().__init__(device=device, precision=precision)
         with loading(folder):
             from sentence_transformers import SentenceTransformer
@@ -52,7 +53,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         first, *others = self._model
         limit = self._model.max_seq_length
         if isinstance(limit, int):
-            self._model.max_seq_length = limit = min(limit, TEXT_TOKENS)
+            self._model.max_seq_length = limit = min(limit, tokens)
             if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
                 settings = first.processing_kwargs
                 first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}

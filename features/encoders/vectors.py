@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors, Zeros
 from features.errors import FeatureError
+from features.files import regular
 
 ID_COLUMNS = ("item_id", "asin")
 
@@ -108,7 +109,7 @@ def without_zeros(ids: list[str], vectors: Vectors, zeros: Zeros, where: str) ->
 def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
     """Ids and finite vectors of the rows that have one."""
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(regular(path))
         key = next((name for name in ID_COLUMNS if name in schema.names), None)
         if key is None or column not in schema.names:
             wanted = column if key else " or ".join(ID_COLUMNS)

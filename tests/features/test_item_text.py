@@ -39,6 +39,22 @@ def test_an_item_that_says_nothing_has_no_text(fields: tuple[str | None, ...]) -
     assert item_texts(*fields) is None
 
 
+SCRIPT = "\n\nvar pageStart = (new Date()).getTime();\nwindow.counter = (window.counter || 0) + 1;"
+
+
+def test_a_title_that_is_script_is_in_neither_text_and_counted(catalogue, folder) -> None:
+    assert item_texts(SCRIPT, SCRIPT, "Acme", "A mug") == (
+        "Title:  ; Brand: Acme ; Description: A mug ; ",
+        "Acme. A mug",
+    )
+    assert item_texts("var pageStart", SCRIPT, None, None) is None
+    rows = [{"item_id": "a", "title": SCRIPT, "title_raw": SCRIPT}, {"item_id": "b", "title": "Time to get a variable"}]
+    out = folder("out")
+    summary = build_item_text(*catalogue(rows, ["a", "b"]), out)
+    assert (summary.present, summary.missing, summary.script_titles) == (1, 1, 1)
+    assert pq.read_table(out / "item_text.parquet")["text_clean"].to_pylist() == [None, "Time to get a variable"]
+
+
 def test_rows_are_exactly_the_kept_items_sorted(catalogue, folder) -> None:
     rows = [
         {"item_id": "b", "title": "Mug", "title_raw": "Mug"},
