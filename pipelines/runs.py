@@ -156,9 +156,11 @@ def _run(
         if error:
             errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
     evaluations = result.get_asset_check_evaluations()
+    blocked: dict[str, str] = {}
     for check in evaluations:
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-            errors["/".join(check.asset_key.path)] = check.description or check.check_name
+            blocked.setdefault("/".join(check.asset_key.path), check.description or check.check_name)
+    errors |= blocked
     warnings = {
         f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
             f"{name} {value.value}" for name, value in sorted(check.metadata.items())

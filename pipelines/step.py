@@ -79,11 +79,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What a step has made: whether it was built now, and what its check counted."""
+    """What a step has made: whether it was built now, what its check counted, and what is wrong with its files."""
 
     artifact: Artifact
     built: bool
     counts: Mapping[str, int]
+    problems: list[str]
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Step:
         return made.artifact, made.built
 
     def make(self, house: House, domain: str) -> Made:
-        """`publish`, with what the check counted.
+        """`publish`, with what its checks found. A version whose files are damaged is marked so.
 
         Raises:
             CheckError: the check failed; what was current stays current.
@@ -168,7 +169,9 @@ class Step:
         artifact, built = house.store.publish(wanted, build, self.identity)
         # Not before: killed in between, a training goes on from there.
         shutil.rmtree(house.cache / TRAINING / wanted.digest, ignore_errors=True)
-        if not built:
+        if problems := house.store.verify(artifact):
+            house.store.mark(artifact.named, "damaged")  # so that it counts as absent until it is built again
+        elif not built:
             # Checked when it was built, but perhaps by another statement than today's.
             try:
                 found = artifact.manifest
@@ -178,7 +181,7 @@ class Step:
                 raise
         if self.exposed:
             house.store.expose(artifact, self.exposed)
-        return Made(artifact, built, counts)
+        return Made(artifact, built, counts, problems)
 
     def _count(
         self,
@@ -296,16 +299,17 @@ def step(
             context.log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
             for said in house.damaged() if stated.collects else ():
                 context.log.warning("%s", said)
+            if made.problems:
+                version = dg.DataVersion(artifact.version)
+                yield dg.MaterializeResult(data_version=version, check_results=_check(stated, made))
+                return
             shown, failed = exhibits(house, artifact)
             for name, reason in failed.items():
                 context.log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
             yield dg.MaterializeResult(
                 data_version=dg.DataVersion(artifact.version),
                 metadata=shown | metadata(artifact, built) | column_lineage(artifact),
-                check_results=[
-                    _check_files(house, artifact),
-                    *([_check_structure(stated, made.counts)] if stated.check else []),
-                ],
+                check_results=_check(stated, made),
             )
 
         return asset
@@ -337,21 +341,28 @@ def _blocking(step: Step) -> dict[str, str]:
     return files | {step.check.name: f"{step.check.description} Each count is of what breaks this."}
 
 
+def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:
+    """The results of its blocking checks."""
+    files = _check_files(made)
+    if step.check is None:
+        return [files]
+    return [files, _check_structure(step, made.counts, "its files are damaged" if made.problems else None)]
+
+
 def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = None) -> dg.AssetCheckResult:
     """What the check of a step has counted, and in words what is wrong."""
     name = step.check.name if step.check else None
     return dg.AssetCheckResult(passed=wrong is None, check_name=name, description=wrong, metadata=dict(counts))
 
 
-def _check_files(house: House, artifact: Artifact) -> dg.AssetCheckResult:
-    """Read every byte again. A step of its own would cost a process and gain nothing."""
-    problems = house.store.verify(artifact)
-    if problems:
-        house.store.mark(artifact.named, "damaged")  # so that it counts as absent until it is built again
+def _check_files(made: Made) -> dg.AssetCheckResult:
+    """What reading every byte again has found. A step of its own would cost a process and gain nothing."""
+    artifact, problems = made.artifact, made.problems
+    said = f"{artifact.path} is damaged: {problems[0]}; {_again(artifact.domain)}" if problems else None
     return dg.AssetCheckResult(
         passed=not problems,
         check_name=_FILES,
-        description=f"{artifact.path} is damaged: {problems[0]}; {_again(artifact.domain)}" if problems else None,
+        description=said,
         metadata={"files": len(artifact.manifest["files"]), "problems": problems},
     )
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
-from features.encoders.models import unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
 
