@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss_gib"}
 
 

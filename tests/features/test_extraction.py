@@ -104,6 +104,7 @@ def _kills(items: dict[str, Path], modality: str, tmp_path: Path, folder, kills:
     assert saved
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_killed_at_random_moments(items, modality: str, tmp_path: Path, folder) -> None:
     _kills(items, modality, tmp_path, folder, 5)
@@ -279,6 +280,7 @@ def test_worker_processes_are_started_where_they_pay(pictures, device, cores, wo
 # the command line
 
 
+@pytest.mark.long
 def test_two_processes_of_torchrun_write_what_one_writes(items, tmp_path: Path, tiny_clip: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     command = [

@@ -159,6 +159,7 @@ def finished(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.glob("*/finished/model.json")}
 
 
+@pytest.mark.long
 def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_what_another_comparison_is_training_is_waited_for(tmp_path: Path) -> No
     assert (folders.pop() / "ranks").exists()
 
 
+@pytest.mark.long
 def test_every_ablation_is_trained_beside_the_whole_model(
     make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
 ) -> None:

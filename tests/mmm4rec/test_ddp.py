@@ -28,6 +28,8 @@ from mmm4rec.training import Epoch, fit
 from tests.conftest import REPOSITORY
 from tests.forked import gone
 
+pytestmark = pytest.mark.long
+
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
 

@@ -195,6 +195,7 @@ def test_on_a_gpu_the_fused_convolution_is_the_reference(channels: int, length: 
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.long
 def test_training_in_bfloat16_reaches_the_metrics_of_float32(
     make_domain: Callable[..., DomainData],
     small: Callable[..., ModelConfig],

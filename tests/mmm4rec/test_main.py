@@ -80,6 +80,7 @@ def others() -> list[str]:
     )
 
 
+@pytest.mark.long
 def test_it_trains_where_nothing_else_is_installed(folder: Path, config: Path, tmp_path: Path) -> None:
     hidden = others()
     assert {"duckdb", "dagster", "transformers"} <= set(hidden)

@@ -93,6 +93,7 @@ def same_files(first: Path, second: Path) -> bool:
     return all((first / name).read_bytes() == (second / name).read_bytes() for name in FILES)
 
 
+@pytest.mark.long
 def test_a_run_killed_four_times_ends_as_an_unbroken_one(domain_folder: Path, small: Config, quick: Training) -> None:
     """Within an epoch, after its end, right after resuming, and late; with dropout."""
     training = quick(epochs=3, batch_size=16, accumulate=2)

@@ -237,6 +237,7 @@ def test_dropout_follows_the_seed_and_sends_its_mask_back() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.long
 def test_bf16_learns_what_float32_learns(make_domain: Callable[..., DomainData], small: Config) -> None:
     """Half the bits in the matrix products change the validation metrics by less than their standard error."""
     domain = make_domain(users=200)

@@ -85,6 +85,7 @@ def test_two_runs_write_the_same_bytes(domain: DomainData, train) -> None:
     assert (first / "model.safetensors").read_bytes() != (third / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fusion", ["static", "dynamic_instance"])
 def test_pretraining_on_two_threads_writes_the_same_bytes(
     make_domain: Callable[..., DomainData], tmp_path: Path, fusion: str

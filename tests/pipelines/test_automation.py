@@ -107,6 +107,7 @@ def _taken(daemon: Daemon) -> list[dg.RunRequest]:
     return daemon.tick(automation.raw_files)
 
 
+@pytest.mark.long
 def test_a_new_category_is_built_down_to_the_catalogue(data: Path, daemon: Daemon) -> None:
     write_shop(data)
     assert _taken(daemon) == []
@@ -141,6 +142,7 @@ def test_an_entry_in_the_settings_makes_a_category_known(data: Path, daemon: Dae
     assert request.partition_key == "Toys"
 
 
+@pytest.mark.long
 def test_sources_then_the_shared_model_then_targets(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", sources=("Mugs",))
     asked = {request.partition_key: request for request in _taken(daemon)}

@@ -11,6 +11,8 @@ from pipelines.settings import House
 from tests.conftest import Cli
 from tests.pipelines.small import write_settings, write_shop
 
+pytestmark = pytest.mark.long
+
 ROLES = {"Pots": {"role": "source"}}
 
 

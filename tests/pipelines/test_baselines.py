@@ -13,6 +13,8 @@ from pipelines.step import STEPS
 from tests.conftest import Cli
 from warehouse.query import Session
 
+pytestmark = pytest.mark.long
+
 TOYS = "Sample_Toys"
 ASKED = {
     "item_knn": {"model": {"neighbours": 5}},

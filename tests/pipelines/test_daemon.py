@@ -20,6 +20,8 @@ from tests.pipelines.small import LONG, write_settings, write_shop
 from tests.warehouse.work import damage, staged, write_raw
 from warehouse.query import query
 
+pytestmark = pytest.mark.long
+
 ALONE: dict[str, Any] = {"automation": {"enabled": True, "interval": 1}}
 ROLES = {"Mugs": {"role": "source"}}
 ASSETS = [key for key, step in STEPS.items() if step.per_domain]

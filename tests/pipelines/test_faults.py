@@ -25,6 +25,8 @@ from tests.warehouse.work import damage, leave, leftovers, overwrite, staged, ve
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL
 
+pytestmark = pytest.mark.long
+
 SHOWN = ("warehouse.duckdb", "report.html")
 GIVEN = (".dagster", "cache", "raw_files", "domains.yaml")
 

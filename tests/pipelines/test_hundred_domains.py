@@ -18,6 +18,8 @@ from tests.pipelines.small import write_shop
 from warehouse import hashes
 from warehouse.store import ALL, Artifact
 
+pytestmark = pytest.mark.long
+
 
 def _copies(data: Path, names: Sequence[str]) -> None:
     """Domains like the built Toys: the same raw files under other names, every artifact with a recipe of its own."""

@@ -25,6 +25,8 @@ from warehouse.query import query
 from warehouse.questions import example
 from warehouse.store import ALL
 
+pytestmark = pytest.mark.long
+
 ITEMS = [f"elsewhere{n}" for n in range(7)]
 
 

@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.small import write_shop
 
+pytestmark = pytest.mark.long
+
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 """Debian's places."""
 

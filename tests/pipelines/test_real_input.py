@@ -11,6 +11,8 @@ import yaml
 from pipelines.settings import House
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.long
+
 SMALL_MODEL = {"hidden": 32, "inner": 32, "head_width": 16, "state": 8, "groups": 1, "length": 10}
 SMALL_MODEL |= {f"dropout_{what}": 0.1 for what in ("embedding", "hidden", "time")}
 ONE_EPOCH = {"epochs": 1, "accumulate": 1, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.0}

@@ -16,6 +16,8 @@ from pipelines.settings import House
 from tests.conftest import REPOSITORY, Cli
 from warehouse.errors import WarehouseError
 
+pytestmark = pytest.mark.long
+
 TABLES = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
 
 

@@ -24,6 +24,8 @@ from pipelines.step import NOT_MADE, STEPS
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import Served
 
+pytestmark = pytest.mark.long
+
 CHROMIUM = shutil.which("chromium")
 LAYERS = ["raw", "core", "features", "models", "reports", "warehouse"]
 EXPANDED = "expanded=" + ",".join(f"global@global:{layer}" for layer in LAYERS)

@@ -43,6 +43,7 @@ def _metadata_lines(raw: Path, name: str) -> list[str]:
         return lines.read().splitlines()
 
 
+@pytest.mark.long
 def test_one_seed_writes_the_same_bytes_and_another_does_not(tiny, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     again.mkdir()

@@ -18,6 +18,8 @@ from features.sample import DOMAINS
 from features.sample.files import draw_market
 from features.sample.people import GAP_DAYS, MOODS, liking, next_purchase
 
+pytestmark = pytest.mark.long
+
 Array = npt.NDArray[np.float64]
 
 _SHARPNESS = 5.0  # what a unit of cosine is worth in log-odds, the same in every predictor
