@@ -567,17 +567,18 @@ def forget_domain(
     from pipelines import progress, runs
     from pipelines.forget import check, forget, returns
 
-    with runs.open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance:
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
+    folder = Path(os.environ["MMM4REC_DAGSTER"])
+    with runs.open_instance(folder) as instance:
         check(house, domain, instance)
-        again = returns(house, domain)
-        if again:
-            err.print(said(again), style="yellow", highlight=False, soft_wrap=True)
-        if not yes:
-            if not sys.stdin.isatty():
-                raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
-            typer.confirm(f"Forget {domain}?", abort=True, err=True)
-        with progress.bars():
-            found = forget(house, domain, instance)
+    again = returns(house, domain)
+    if again:
+        err.print(said(again), style="yellow", highlight=False, soft_wrap=True)
+    if not yes:
+        typer.confirm(f"Forget {domain}?", abort=True, err=True)
+    with runs.open_instance(folder) as instance, progress.bars():
+        found = forget(house, domain, instance)
     failures = _say_what_failed(found.outcomes)
     if as_json:
         told = {"domain": domain, "versions": found.versions, "pinned": found.pinned, "returns": again}
