@@ -39,8 +39,8 @@ from features.encoders.probe import Probe
 _log = logging.getLogger("mmm4rec")
 
 _PROBE = "probe.json"
-_HEX = "[0-9a-f]"
-_PART = f"{_HEX * 64}.parquet"
+
+_PART = "[0-9a-f]" * 64 + ".parquet"
 """No other file is read here, or found damaged and removed."""
 _UNFINISHED = ".part"
 _ABANDONED = 24 * 3600
@@ -194,7 +194,7 @@ class VectorCache:
         if self._made:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f"{_HEX * 32}{_UNFINISHED}"):
+        for path in self.folder.glob(f"*{_UNFINISHED}"):
             with suppress(FileNotFoundError):  # finished, or removed by another process
                 if path.stat().st_mtime < time.time() - _ABANDONED:
                     path.unlink()

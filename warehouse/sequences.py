@@ -373,8 +373,8 @@ def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
     """
     rows = np.arange(len(users), dtype=np.uint64)
     low = np.uint64((1 << 32) - 1)
-    by_time = (_sorted(times.view(np.uint64) << 32 | rows, threads) & low).view(np.int64)
-    by_user = (_sorted(users[by_time].astype(np.uint64) << 32 | rows, threads) & low).view(np.int64)
+    by_time = (_sorted(times.view(np.uint64) << np.uint64(32) | rows, threads) & low).view(np.int64)
+    by_user = (_sorted(users[by_time].astype(np.uint64) << np.uint64(32) | rows, threads) & low).view(np.int64)
     return by_time[by_user]
 
 
