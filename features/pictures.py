@@ -90,7 +90,8 @@ def _open(data: bytes) -> Image.Image:
 
 def _check_tiff(data: bytes) -> None:
     """Refuse a TIFF that costs far more than its pixels. Pillow would build all that its first directory lists."""
-    order, sides = _ORDERS[data[:2]], {}
+    order = _ORDERS[data[:2]]
+    sides: dict[int, int] = {}
     if 43 in data[2:4]:
         raise PictureError("not_an_image", "a BigTIFF, which is for files of gigabytes")
     try:

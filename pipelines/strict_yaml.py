@@ -60,12 +60,12 @@ def _check_size(text: str) -> None:
             case yaml.AliasEvent():
                 if any(event.anchor == anchor for anchor, _ in opened):
                     raise _refusal(event, f"the alias *{event.anchor} lies within what it stands for")
-                size += sizes.get(event.anchor, 0)  # that of an unknown anchor is the composer's to refuse
+                size += sizes.get(event.anchor or "", 0)  # that of an unknown anchor is the composer's to refuse
             case yaml.ScalarEvent():
                 if len(event.value) > LONGEST:
                     raise _refusal(event, f"a text of {len(event.value):,} characters, at most {LONGEST:,}")
                 size += _NODE + len(event.value)
-                sizes[event.anchor] = _NODE + len(event.value)
+                sizes[event.anchor or ""] = _NODE + len(event.value)
             case yaml.CollectionStartEvent():
                 opened.append((event.anchor, size))
                 if len(opened) > DEEPEST:
@@ -120,4 +120,5 @@ _Yaml.yaml_implicit_resolvers = {
 
 
 def _refusal(where: yaml.Event | yaml.Node, reason: str) -> yaml.YAMLError:
-    return yaml.YAMLError(f"line {where.start_mark.line + 1}: {reason}")
+    mark = where.start_mark
+    return yaml.YAMLError(f"line {mark.line + 1}: {reason}" if mark else reason)
