@@ -142,7 +142,7 @@ class VectorCache:
         """Write one part for these, but for the runs that lie elsewhere: of a compaction that was killed."""
         if len(parts) < 2:
             return
-        read = {path: vectors for path, runs in parts.items() if (vectors := self._read(path, runs)) is not None}
+        read = {path: held for path, runs in parts.items() if (held := self._read(path, runs)) is not None}
         contents: list[str] = []
         vectors: list[Vectors] = [np.empty((0, self.width), np.float32)]
         names: list[tuple[str, int]] = []

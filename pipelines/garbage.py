@@ -18,7 +18,7 @@ from warehouse.errors import WarehouseError
 from warehouse.garbage import Leftover
 from warehouse.lineage import named
 from warehouse.manifest import VERSION
-from warehouse.staging import held
+from warehouse.staging import is_held
 
 __all__ = ["collect"]
 
@@ -52,22 +52,11 @@ def _copies(house: House, versions: set[str]) -> Iterator[Path]:
 
 
 def _states(house: House, recipes: set[str]) -> Iterator[Path]:
-    """What trainings of recipes left that are neither built nor to be built."""
+    """What trainings of recipes left that are neither built nor to be built; a process may still be at one of them."""
     for name in _BY_RECIPE:
         for folder in sorted((house.cache / name).glob("*")):
-            if _DIGEST.fullmatch(folder.name) and folder.name not in recipes and not _in_use(folder):
+            if _DIGEST.fullmatch(folder.name) and folder.name not in recipes and not is_held(folder / "lock"):
                 yield folder
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a process trains in it by settings that may no longer be asked for: see `mmm4rec.kept`."""
-    try:
-        with held(folder / "lock", wait=False):
-            return False
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
 
 
 def _wanted(house: House) -> set[str]:

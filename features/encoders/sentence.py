@@ -107,15 +107,15 @@ def _check_loaded(folder: Path, module: Any) -> None:
     model = getattr(module, "model", None)
     if not isinstance(model, PreTrainedModel):
         return
-    said = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    said = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:  # once more, as only the first call in a library's depths was told what is missing
-        _, found = type(model).from_pretrained(
+        loaded: Any = type(model).from_pretrained(
             folder, config=model.config, dtype=torch.float32, weights_only=True, output_loading_info=True,
             local_files_only=True,
         )  # fmt: skip
     finally:
-        logging.set_verbosity(said)  # type: ignore[no-untyped-call]
+        logging.set_verbosity(said)
     # Sentences are pooled from the vectors of tokens: a model's own pooler is not asked, and often not stored.
-    check_weights(folder, {name for name in found["missing_keys"] if not name.startswith("pooler.")})
+    check_weights(folder, {name for name in loaded[1]["missing_keys"] if not name.startswith("pooler.")})
     check_vocabulary(folder, getattr(module, "tokenizer", None), model)
