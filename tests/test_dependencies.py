@@ -33,6 +33,10 @@ PRIVATE = {
         "dagster._grpc.types.CanCancelExecutionResult",
         "dagster._serdes.deserialize_value",
     },
+    "pipelines/webserver.py": {
+        "dagster._core.workspace.context.WorkspaceProcessContext",
+        "dagster._core.workspace.load_target.WorkspaceFileTarget",
+    },
 }
 """To be looked at before Dagster's bounds in pyproject.toml are moved. dagster.yaml and pipelines/definitions.py name
 modules of Dagster's as well, as text."""
@@ -61,8 +65,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     declared = named(PROJECT["dependencies"])
     elsewhere = {"open-clip": "open-clip-torch", "yaml": "pyyaml", "openlineage": "openlineage-python"}
     assert {elsewhere.get(name, name) for name in imported} - declared - named(extras) == set()
-    by_command = {"dagster-webserver"}
-    assert declared - imported - by_command == set()
+    assert declared - imported == set()
 
 
 def test_private_names_of_others_are_listed() -> None:
