@@ -1,0 +1,4 @@
+-- Where the files behind the views lie.
+SELECT path
+FROM lineage.artifacts
+ORDER BY path
