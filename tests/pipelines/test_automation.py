@@ -307,6 +307,7 @@ def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) ->
     assert not (data / "cache" / "refused.json").exists()
 
 
+@pytest.mark.long
 def test_what_fails_is_tried_once(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", "Mugs")
     (data / "raw_files" / "Toys.csv").write_text("no ratings\n")
@@ -346,6 +347,7 @@ def test_a_run_that_dagster_will_retry_has_not_failed_yet(data: Path, daemon: Da
     assert _assets(request) == {"warehouse/catalogue", "warehouse/report"}
 
 
+@pytest.mark.long
 def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys")
     (first,) = _taken(daemon)
@@ -360,6 +362,7 @@ def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
     assert len(list(house.store.folder("raw/ratings", "Toys").glob("v=*"))) == 1
 
 
+@pytest.mark.long
 def test_what_is_on_its_way_is_left_to_its_own_occasion(
     data: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +400,7 @@ def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Dae
     assert again.partition_key == "Toys"
 
 
+@pytest.mark.long
 def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", "Mugs")
     for request in daemon.week("2026-11-22"):

@@ -143,6 +143,7 @@ SQL = {
 """Files with an edit that means something, and the assets that are made by them."""
 
 
+@pytest.mark.long
 def test_an_edited_sql_file_makes_exactly_its_downstream_stale(tmp_path: Path) -> None:
     """On a copy of the packages, over a domain that is built from end to end, as `mmm4rec run` plans it."""
     copy, data = tmp_path / "copy", tmp_path / "data"

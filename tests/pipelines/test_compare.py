@@ -18,6 +18,8 @@ from tests.conftest import Cli
 from tests.pages import breaches
 from tests.pipelines.small import write_shop
 
+pytestmark = pytest.mark.long
+
 BUILT = (
     "raw/ratings",
     "raw/metadata",

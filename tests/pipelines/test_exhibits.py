@@ -38,6 +38,7 @@ def pictures(value: Any) -> list[bytes]:
     return [base64.b64decode(found) for found in re.findall(r"\(data:image/\w+;base64,([^)]+)\)", value.value)]
 
 
+@pytest.mark.long
 def test_every_artifact_has_something_to_look_at(tiny: Cli) -> None:
     house = House(tiny.data)
     for artifact in house.store.all_current():

@@ -55,6 +55,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
+@pytest.mark.long
 def test_one_signal_ends_a_run_and_the_next_goes_on(data: Path, tmp_path: Path) -> None:
     """Though SIGINT was ignored as it started, which Dagster would take for SIGTERM too."""
     with open_instance(data / ".dagster"):

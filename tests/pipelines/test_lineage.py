@@ -95,6 +95,7 @@ def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
     assert [(o.stage.name, o.errors, o.warnings) for o in outcomes if o.errors or o.warnings] == []
 
 
+@pytest.mark.long
 def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, instance: dg.DagsterInstance) -> None:
     _run(house, instance, *CORE, CATALOGUE)
     assert event_log.disagreements(house, instance) == []
@@ -144,6 +145,7 @@ def test_a_store_from_elsewhere_is_recorded_without_building(house: House, insta
     assert event_log.unrecorded(house, instance) == []
 
 
+@pytest.mark.long
 def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(
     house: House, instance: dg.DagsterInstance
 ) -> None:

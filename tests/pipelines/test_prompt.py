@@ -23,6 +23,8 @@ from warehouse.catalogue import build_catalogue
 from warehouse.store import Store
 from warehouse.tables import TABLES as CORE_TABLES
 
+pytestmark = pytest.mark.long
+
 PROMPT, MORE = "mmm4rec> ", "    ...> "
 SLOW = (
     "SELECT count(*) FROM core.sequences_interactions a, core.sequences_interactions b, core.sequences_interactions c, "

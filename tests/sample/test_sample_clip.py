@@ -15,6 +15,8 @@ from features.sample.pictures import draw_picture
 from features.sample.products import DOMAINS, KINDS, PATTERNS, Product, draw_products
 from features.sample.texts import write_text
 
+pytestmark = pytest.mark.long
+
 FOLDER = Path(features.encoders.__file__).parent / "sample_clip"
 
 

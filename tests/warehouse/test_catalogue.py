@@ -107,6 +107,7 @@ def test_what_an_analyst_plots(catalogue: Path) -> None:
     assert [tuple(row.values()) for row in answer] == [("Mugs", 4, 3, 3, 1.0, 1.0), ("Pots", 5, 3, 3, 1.0, 1.0)]
 
 
+@pytest.mark.long
 @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=12))
 @settings(max_examples=15, deadline=None)
 def test_concentration_is_what_its_formula_says(counts: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -282,6 +283,7 @@ def test_lineage_leads_from_a_raw_file_to_all_made_of_it(catalogue: Path) -> Non
     assert query(catalogue, "FROM lineage.upstream('core/sequences')").num_rows == 0
 
 
+@pytest.mark.long
 @given(edges=st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=24))
 @settings(max_examples=25, deadline=None)
 def test_lineage_of_any_graph(edges: set[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -368,6 +370,7 @@ print(sorted(set(seen)))
 """
 
 
+@pytest.mark.long
 def test_readers_see_whole_catalogues_while_runs_swap_them(store: Store, tmp_path: Path) -> None:
     """Plain duckdb, another process, another working directory; here a catalogue of one domain or of both, in turn."""
     shown = tmp_path / "warehouse.duckdb"

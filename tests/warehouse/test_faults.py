@@ -44,6 +44,8 @@ from warehouse.duck import Engine, connect
 from warehouse.errors import WarehouseError
 from warehouse.store import Recipe, Store
 
+pytestmark = pytest.mark.long
+
 KIB = 1 << 10
 
 

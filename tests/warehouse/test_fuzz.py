@@ -17,6 +17,8 @@ from benchmarks.measure import GIB, measured
 from tests.warehouse.agreement import READERS, assert_agrees, lines_of
 from warehouse import raw, records
 
+pytestmark = pytest.mark.long
+
 Stage = Callable[[], Path]
 Change = Callable[[random.Random, bytes], bytes]
 

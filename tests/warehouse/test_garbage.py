@@ -323,6 +323,7 @@ def _kill(folder: Path, step: int) -> None:
             break
 
 
+@pytest.mark.long
 def test_killed_before_some_changes_that_it_makes(tmp_path: Path) -> None:
     _kill(tmp_path, 7)
 

@@ -76,6 +76,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.long
 @given(rows=ROWS, moments=st.lists(st.integers(-1, 5 * DAY), max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_a_history_is_what_was_before(rows: list[Row], moments: list[int], tmp_path_factory: Any) -> None:

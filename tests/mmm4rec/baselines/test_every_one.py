@@ -56,6 +56,7 @@ def trained(folder: Path, name: str, *given: Any, **more: Any) -> tuple[Path, Tr
     return out, fit(given[0], given[1], given[2], out, **more)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_a_planted_pattern_and_comes_back_from_disk(
     name: str, make_domain: Callable[..., DomainData], small_one: Small, quick: Training, tmp_path: Path
