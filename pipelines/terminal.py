@@ -6,11 +6,10 @@ control character reaches the terminal, and nothing of them is taken for rich's 
 
 import logging
 import os
-import sys
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
@@ -19,11 +18,20 @@ from mmm4rec.shown import visible
 __all__ = ["Terminal", "err", "out", "said"]
 
 
+_PIPE = 160
+
+
 class Terminal(Console):
     """rich's console, to which control characters in a text are text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines; a pipe has no width to fit into."""
+        found = super().size
+        return found if self.is_terminal or "COLUMNS" in os.environ else ConsoleDimensions(_PIPE, found.height)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, with the control characters written out; rich's own are segments of another kind."""
@@ -41,8 +49,7 @@ def said(value: object) -> str:
     return escape(visible(str(value)))
 
 
-# A pipe has no width to fit into.
-out = Terminal(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+out = Terminal()
 err = Terminal(stderr=True)
 
 # What is logged where nobody has set up logging goes to stderr too.
