@@ -210,7 +210,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; {_MEND}") from None
     except OSError as error:
-        raise ModelError(f"{path}: is no tensor that can be read ({error.strerror}); {_MEND}") from None
+        raise ModelError(f"{path}: is no tensor that can be read safely ({error.strerror}); {_MEND}") from None
     except Exception as error:  # pickle's, zip's and torch's own
         raise ModelError(f"{path}: is no tensor that can be read safely ({type(error).__name__}); {_MEND}") from None
     if (
