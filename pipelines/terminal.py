@@ -26,6 +26,7 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
+        self._width = options.get("width")  # COLUMNS is read when it is printed, not when this is imported
 
     @property
     def size(self) -> ConsoleDimensions:

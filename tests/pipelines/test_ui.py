@@ -250,7 +250,7 @@ def take_graph(page: Page, port: int, picture: Path) -> None:
 
 def take_report(page: Page, report: Path, picture: Path) -> None:
     """The beginning of the page."""
-    page.set_viewport_size({"width": 1000, "height": 1200})
+    page.set_viewport_size({"width": 1250, "height": 1200})  # as wide as its table
     page.goto(report.as_uri())
     page.screenshot(path=picture)
 
