@@ -57,7 +57,7 @@ def test_a_command_names_what_it_cannot_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in (DATA_VARIABLE, "MMM4REC_DAGSTER", "DAGSTER_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))  # so that what the command sets is gone afterwards
+        monkeypatch.setenv(variable, "")  # so that what the command sets is gone afterwards
     data = tmp_path / "data"
     data.mkdir()
     monkeypatch.setattr(sys, "argv", ["mmm4rec", "sample", "--data", str(data)])
