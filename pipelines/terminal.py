@@ -28,7 +28,7 @@ class Terminal(Console):
         super().__init__(emoji=False, **options)
         self._width = options.get("width")  # COLUMNS is read when it is printed, not when this is imported
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it
     def size(self) -> ConsoleDimensions:
         """Columns and lines; a pipe has no width to fit into."""
         found = super().size
