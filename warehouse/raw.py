@@ -24,10 +24,6 @@ Progress = Callable[[int, int], None]
 """Called with (done, total): bytes of the raw file."""
 
 _BLOCK_BYTES: Final = 1 << 20
-_MOST_EXPANSION: Final = 200
-"""Times its size that a gzip file may hold; ratings and metadata hold some 3 to 20 times, gzip can do 1,000."""
-_ANY_EXPANSION: Final = 64 << 20
-"""Bytes that it may hold whatever its size."""
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -61,8 +57,7 @@ def blocks(source: Path, longest_line: int, progress: Progress | None = None) ->
     The next block is read and decompressed in a thread while the caller works on this one.
 
     Raises:
-        WarehouseError: the file is missing, empty, not a regular file, or a gzip stream that is cut, damaged, or holds
-            far more than any raw file of its size.
+        WarehouseError: the file is missing, empty, not a regular file, or a gzip stream that is cut or damaged.
     """
     line = 1
     for data, done, total in _ahead(_cut_at_lines(_chunks(source), longest_line)):
@@ -91,16 +86,8 @@ def _chunks(source: Path) -> Iterator[_Chunk]:
         file.seek(0)
         gzipped = magic == b"\x1f\x8b"
         stream = cast(IO[bytes], igzip.IGzipFile(fileobj=file)) if gzipped else file  # type: ignore[no-untyped-call]
-        most = max(_MOST_EXPANSION * total, _ANY_EXPANSION)
-        held = 0
         try:
             while total and (data := stream.read(_BLOCK_BYTES)):
-                held += len(data)
-                if gzipped and held > most:
-                    raise WarehouseError(
-                        f"{source} holds more than {most:,} bytes in {total:,}, as no raw file does: it is damaged, or "
-                        "made to exhaust who reads it; download it again"
-                    )
                 yield _Chunk(data, file.tell(), total)
         except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
             raise WarehouseError(

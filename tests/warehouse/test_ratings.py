@@ -186,13 +186,6 @@ def test_a_file_of_another_kind_is_not_read_to_its_end(
         ingest_ratings(source, tmp_path)
 
 
-def test_a_gzip_that_holds_far_too_much_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "ratings.csv.gz"
-    source.write_bytes(gzip.compress(GOOD + b"\n" + bytes(70 << 20), 1))
-    with pytest.raises(WarehouseError, match=r"holds more than 6\d,\d{3},\d{3} bytes in 3\d\d,\d{3}"):
-        ingest_ratings(source, tmp_path)
-
-
 def test_a_raw_file_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ratings.csv")
     (tmp_path / "link.csv").symlink_to("/dev/zero")
