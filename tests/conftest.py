@@ -53,8 +53,9 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist tells its count to the process that reports."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))  # type: ignore[attr-defined]
+    told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))
 
 
 @pytest.hookimpl(optionalhook=True)
