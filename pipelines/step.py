@@ -27,7 +27,7 @@ from pipelines.openlineage import told
 from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
-from warehouse.store import ALL, Artifact, Recipe, recipe
+from warehouse.store import ALL, Artifact, Recipe, mend, recipe
 
 # Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -146,7 +146,7 @@ class Step:
                 if not self.collects and house.store.whole(artifact.key, artifact.domain) is None:
                     raise WarehouseError(
                         f"{artifact.ref}, which {self.key} reads, is damaged or has failed its check; "
-                        f"{_again(artifact.domain)}"
+                        f"{mend(artifact.domain)}"
                     )
             return self._make(house, domain, inputs)
 
@@ -198,7 +198,7 @@ class Step:
         if broken := ", ".join(f"{name} {count:,}" for name, count in counts.items() if count):
             raise CheckError(
                 f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; mend "
-                f"what it is made from or its settings, then {_again(domain)}",
+                f"what it is made from or its settings, then {mend(domain)}",
                 counts,
             )
         return counts
@@ -358,17 +358,13 @@ def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = 
 def _check_files(made: Made) -> dg.AssetCheckResult:
     """What reading every byte again has found. A step of its own would cost a process and gain nothing."""
     artifact, problems = made.artifact, made.problems
-    said = f"{artifact.path} is damaged: {problems[0]}; {_again(artifact.domain)}" if problems else None
+    said = f"{artifact.path} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
     return dg.AssetCheckResult(
         passed=not problems,
         check_name=_FILES,
         description=said,
         metadata={"files": len(artifact.manifest["files"]), "problems": problems},
     )
-
-
-def _again(domain: str) -> str:
-    return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
 
 
 def may_pass(error: BaseException | None) -> bool:

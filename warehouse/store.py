@@ -138,7 +138,7 @@ class Store:
         if version is None:
             return None
         if not VERSION.fullmatch(version):
-            raise WarehouseError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {_mend(domain)}")
+            raise WarehouseError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {mend(domain)}")
         try:
             return self._without_links(self._read(key, domain, folder / f"v={version}"))
         except WarehouseError:
@@ -368,7 +368,7 @@ class Store:
                 yield (key, domain), str(error)
                 continue
             if artifact:
-                wrong = f"{artifact.path} lacks files, or `mmm4rec verify` found it damaged; {_mend(domain)}"
+                wrong = f"{artifact.path} lacks files, or `mmm4rec verify` found it damaged; {mend(domain)}"
                 yield (key, domain), artifact if _whole(artifact) else wrong
 
     def _published(self) -> Iterator[tuple[str, str]]:
@@ -464,7 +464,7 @@ class Store:
         except (OSError, ValueError, RecursionError) as error:
             wrong = str(error)
         if wrong:
-            raise WarehouseError(f"{path} has no readable manifest ({wrong}); {_mend(domain)}, or delete that folder")
+            raise WarehouseError(f"{path} has no readable manifest ({wrong}); {mend(domain)}, or delete that folder")
         return Artifact(key, domain, version, path, manifest)
 
     def _point(self, artifact: Artifact, staging: Path) -> None:
@@ -530,7 +530,8 @@ def _named(path: Path, what: str) -> Version:
     return f"{layer}/{noun}", domain.removeprefix("domain="), name.removeprefix(f"{what}=")
 
 
-def _mend(domain: str) -> str:
+def mend(domain: str) -> str:
+    """Which command builds a damaged artifact of a domain again."""
     return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
 
 
