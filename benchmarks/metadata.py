@@ -11,6 +11,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,10 +108,11 @@ def _products(dice: random.Random) -> Iterator[dict[str, Any]]:
     """Products like those of Amazon 2018: long texts and link lists, scraped HTML, missing values as empty ones."""
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(dice.choices(letters, range(26, 0, -1), k=dice.randint(2, 11))) for _ in range(20_000)]
-    weights = [1 / rank for rank in range(1, len(words) + 1)]
+    weights = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
     spice = ["&amp;", "<br/>", "it\u2019s", "\u2122", '12"', "", "", "", "", ""]
     sentences = [
-        " ".join([*dice.choices(words, weights, k=dice.randint(6, 24)), dice.choice(spice)]).capitalize() + "."
+        " ".join([*dice.choices(words, cum_weights=weights, k=dice.randint(6, 24)), dice.choice(spice)]).capitalize()
+        + "."
         for _ in range(30_000)
     ]
     asins = [f"B{dice.randrange(36**5):08X}0" for _ in range(100_000)]

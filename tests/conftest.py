@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import forked
 
@@ -110,11 +111,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The command line over the tiny sample after a whole run, all assets built and the models hardly trained."""
+    """The command line over one source and two targets of the tiny sample, all assets built, models hardly trained."""
     tiny = Cli(tmp_path_factory.mktemp("tiny"))
     tiny("sample", "--size", "tiny")
-    settings = tiny.data / "domains.yaml"
-    settings.write_text(settings.read_text().replace("epochs: 16", "epochs: 1").replace("epochs: 40", "epochs: 1"))
+    path = tiny.data / "domains.yaml"
+    settings = yaml.safe_load(path.read_text())
+    for training in ("pretraining", "finetuning"):
+        settings[training]["epochs"] = 1
+    for domain in ("Sample_Garden", "Sample_Sports"):
+        del settings["domains"][domain]
+        for raw_file in (tiny.data / "raw_files").glob(f"*{domain}*"):
+            raw_file.unlink()
+    path.write_text(yaml.safe_dump(settings))
     tiny("run")
     return tiny
 

@@ -426,6 +426,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return both
 
 
+@pytest.mark.long
 def test_tls(items, folder, certificate: Path, monkeypatch, tmp_path: Path) -> None:
     slow = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", 0.2)
     with PictureHost({"/a": RED, "/b": RED, "/slow": slow}, tls=certificate) as host:
@@ -482,6 +483,7 @@ def _kill_and_go_on(items, folder, tmp_path: Path, kills: int, at_calls: bool) -
     assert not report.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_calls", [False, True])
 def test_kill_9(items, folder, tmp_path: Path, at_calls: bool) -> None:
     _kill_and_go_on(items, folder, tmp_path, 3, at_calls)
@@ -496,6 +498,7 @@ def test_kill_9_at_thirty_points(items, folder, tmp_path: Path, at_calls: bool) 
 # Real pictures, and memory
 
 
+@pytest.mark.long
 def test_posters_come_over_http_as_from_the_folder(shared: Path, catalogue, folder, tmp_path: Path) -> None:
     movies = shared / "data" / "movies"
     names = [f"images/Movies_Source/{path.name}" for path in (movies / "images/Movies_Source").iterdir()]

@@ -291,6 +291,7 @@ def silent_server():
             connection.close()
 
 
+@pytest.mark.long
 def test_a_silent_hub_does_not_hang(silent_server: str, tmp_path: Path) -> None:
     code = (
         "from features.encoders import models\n"

@@ -180,6 +180,7 @@ def test_a_damaged_part_is_encoded_again_to_the_same_bytes(items, tmp_path: Path
 # worker processes
 
 
+@pytest.mark.long
 def test_worker_processes_make_the_same_bytes(items, folder) -> None:
     here, there, seen = folder("here"), folder("there"), []
     embed_images(items["image"], Telltale(), here, workers=0, batch_size=16)

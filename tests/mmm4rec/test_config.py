@@ -113,6 +113,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (PRETRAINING.learning_rate, PRETRAINING.epochs, PRETRAINING.loss) == (2.5e-4, 40, "in_batch")
 
 
+@pytest.mark.long
 def test_the_package_imports_without_anything_heavy() -> None:
     code = (
         "import sys, mmm4rec; assert 'torch' not in sys.modules\n"

@@ -146,6 +146,7 @@ def test_early_stopping_goes_on_counting(domain: DomainData, tmp_path: Path, sma
     assert same_files(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.long
 def test_a_state_of_something_else_is_not_used(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +168,14 @@ def test_a_state_of_something_else_is_not_used(
     assert "a training with other code\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["cut json", "other json", "cut tensors", "flipped bit", "no tensors"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut json",
+        "flipped bit",
+        *(pytest.param(damage, marks=pytest.mark.long) for damage in ("other json", "cut tensors", "no tensors")),
+    ],
+)
 def test_a_damaged_state_counts_as_absent(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:

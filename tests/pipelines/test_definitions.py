@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import dagster as dg
+import pytest
 
 from pipelines.definitions import defs
 from pipelines.step import STEPS, upstream_first
@@ -85,6 +86,7 @@ def test_what_is_scarce_is_in_a_pool() -> None:
     assert pools == POOLS
 
 
+@pytest.mark.long
 def test_finding_that_nothing_is_stale_loads_neither_what_trains_nor_what_draws() -> None:
     code = (
         "import sys\n"

@@ -32,6 +32,7 @@ def test_everything_is_in_it() -> None:
     assert headings == tables | {key.replace("/", ".") for key in [*CATALOGUE, *MACROS]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "block", BLOCKS["sh"] + [f"{sys.executable} - <<'PYTHON'\n{b}PYTHON" for b in BLOCKS["python"]]
 )

@@ -135,6 +135,7 @@ def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.D
     assert event_log.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
 
 
+@pytest.mark.long
 def test_a_store_from_elsewhere_is_recorded_without_building(house: House, instance: dg.DagsterInstance) -> None:
     for key in CORE:
         STEPS[key].publish(house, "Toys")

@@ -116,6 +116,7 @@ def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
     assert moved.domains() == ["Mugs", "Toys"]
 
 
+@pytest.mark.long
 def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> None:
     for version in shop.data.glob("warehouse/catalogue/domain=_all/v=*"):
         shutil.rmtree(version)
@@ -126,6 +127,7 @@ def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> N
     assert shop.domains() == ["Mugs", "Toys"]
 
 
+@pytest.mark.long
 def test_what_is_damaged_is_built_again(shop: Shop) -> None:
     _damage(shop, "Toys")
     shop.run()
@@ -133,6 +135,7 @@ def test_what_is_damaged_is_built_again(shop: Shop) -> None:
     assert shop.domains() == ["Mugs", "Toys"]
 
 
+@pytest.mark.long
 def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop: Shop) -> None:
     _damage(shop, "Toys")
     _delete_raw_files(shop, "Toys")
@@ -164,6 +167,7 @@ def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop
         forget.check(shop.house, "Toys", shop.instance)
 
 
+@pytest.mark.long
 def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> None:
     mugs = shop.house.store.require("core/items", "Mugs").named
     shop.house.store.mark(mugs, "pin")
@@ -182,6 +186,7 @@ def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> 
             forget.check(shop.house, strange, shop.instance)
 
 
+@pytest.mark.long
 def test_the_commands_ask_before_they_forget_and_refuse_a_copy(original: Path, tmp_path: Path) -> None:
     cli = Cli(tmp_path / "data")
     shutil.copytree(original, cli.data)

@@ -22,6 +22,7 @@ from warehouse.errors import WarehouseError
 from warehouse.lineage import named
 
 
+@pytest.mark.long
 def test_a_raw_file_that_changes_while_it_is_read_is_not_published(cli: Cli) -> None:
     cli("sample", "--size", "tiny")
     house = House(cli.data)

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sentence_transformers import SentenceTransformer
 
 import features.encoders
 from features.sample import SampleSummary, write_sample
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -83,5 +85,7 @@ def _read_domain(raw: Path, name: str) -> Domain:
 
 
 @pytest.fixture(scope="session")
-def sample_clip() -> SentenceTransformer:
+def sample_clip() -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer  # seconds, which not every worker needs to spend
+
     return SentenceTransformer(str(Path(features.encoders.__file__).parent / "sample_clip"), device="cpu")

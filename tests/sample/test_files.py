@@ -18,6 +18,7 @@ from features.sample.pictures import SIZE, draw_picture
 from features.sample.products import KINDS, draw_products
 from features.sample.silhouettes import SILHOUETTES
 
+pytestmark = pytest.mark.long
 NAMES = [domain.name for domain in DOMAINS]
 
 
@@ -43,7 +44,6 @@ def _metadata_lines(raw: Path, name: str) -> list[str]:
         return lines.read().splitlines()
 
 
-@pytest.mark.long
 def test_one_seed_writes_the_same_bytes_and_another_does_not(tiny, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     again.mkdir()

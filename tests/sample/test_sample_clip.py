@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 import features.encoders
 from features.encoders.train_sample_clip import Recipe, train
@@ -129,5 +128,7 @@ def test_the_training_script_writes_such_a_folder(tmp_path):
     assert recipe.keys() == shipped.keys()
     assert recipe["parameters"] == shipped["parameters"]
     assert shipped["arguments"] == asdict(Recipe()), "the shipped weights are those of the default recipe"
+    from sentence_transformers import SentenceTransformer
+
     assert SentenceTransformer(str(tmp_path), device="cpu").encode(["mug"]).shape == (1, 128)
     assert lines[-2].startswith("step 2 of 2")

@@ -23,6 +23,15 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that no test changes, so that they wait for it once."""
+    path = tmp_path_factory.mktemp("settled") / "raw.csv"
+    path.write_bytes(b"one" * 1000)
+    _settle(path)
+    return path
+
+
 def test_a_hash_is_remembered_once_the_file_has_settled(file: Path, tmp_path: Path) -> None:
     hashes = Hashes(tmp_path / "cache")
     assert hashes.sha256(file) == sha256_file(file)
@@ -53,17 +62,15 @@ def test_every_way_to_change_a_file_is_seen(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff", b'{"look": 1}', b"null"])
-def test_a_damaged_record_is_none(file: Path, tmp_path: Path, damage: bytes) -> None:
-    _settle(file)
+def test_a_damaged_record_is_none(settled: Path, tmp_path: Path, damage: bytes) -> None:
     hashes = Hashes(tmp_path / "cache")
-    hashes.sha256(file)
+    hashes.sha256(settled)
     (record,) = (tmp_path / "cache").iterdir()
     record.write_bytes(damage)
-    assert hashes.sha256(file) == sha256_file(file)
-    assert sha256_file(file) in record.read_text()
+    assert hashes.sha256(settled) == sha256_file(settled)
+    assert sha256_file(settled) in record.read_text()
 
 
-def test_a_folder_that_cannot_be_written_costs_time_only(file: Path, tmp_path: Path) -> None:
-    _settle(file)
+def test_a_folder_that_cannot_be_written_costs_time_only(settled: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
-    assert Hashes(tmp_path / "cache").sha256(file) == sha256_file(file)
+    assert Hashes(tmp_path / "cache").sha256(settled) == sha256_file(settled)

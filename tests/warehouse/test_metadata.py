@@ -242,6 +242,7 @@ _product = st.fixed_dictionaries({"asin": st.text(min_size=1, max_size=12) | _js
 })  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_product, min_size=1, max_size=8), st.booleans())
 def test_the_fast_reader_agrees_on_any_json(stage: Stage, products: list[dict[str, object]], escaped: bool) -> None:

@@ -125,7 +125,7 @@ def one_by_one(rows: list[Row], k: int) -> list[Row]:
         rows.remove(weak)
 
 
-@pytest.mark.parametrize("bits", [64, 6])
+@pytest.mark.parametrize("bits", [64, pytest.param(6, marks=pytest.mark.long)])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     _rows,
@@ -245,6 +245,7 @@ def test_k_below_three_is_refused(stage: Stage) -> None:
         build_sequences(source, stage(), 2)
 
 
+@pytest.mark.long
 def test_threads_and_memory_change_no_byte(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough rows for several row groups, so that threads have borders to disagree about."""
     generator = np.random.default_rng(7)

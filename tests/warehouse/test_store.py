@@ -117,6 +117,7 @@ def _publish(root: Path, text: str) -> None:
     Store(root).publish(_recipe(parameters={"text": text}), _writes(text))
 
 
+@pytest.mark.long
 def test_eight_processes_publish_at_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=_publish, args=(tmp_path, f"text {n % 3}")) for n in range(8)]
