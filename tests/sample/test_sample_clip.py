@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import features.encoders
-from features.encoders.train_sample_clip import Recipe, train
 from features.sample.pictures import draw_picture
 from features.sample.products import DOMAINS, KINDS, PATTERNS, Product, draw_products
 from features.sample.texts import write_text
@@ -120,6 +119,11 @@ def _told(vectors, values) -> float:
 
 
 def test_the_training_script_writes_such_a_folder(tmp_path):
+    # Imported here, because every worker imports every file of tests, and these take seconds.
+    from sentence_transformers import SentenceTransformer
+
+    from features.encoders.train_sample_clip import Recipe, train
+
     lines: list[str] = []
     train(Recipe(steps=2, batch=16, pictures=64, held_out=20), tmp_path, lines.append)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.iterdir()}
@@ -128,7 +132,5 @@ def test_the_training_script_writes_such_a_folder(tmp_path):
     assert recipe.keys() == shipped.keys()
     assert recipe["parameters"] == shipped["parameters"]
     assert shipped["arguments"] == asdict(Recipe()), "the shipped weights are those of the default recipe"
-    from sentence_transformers import SentenceTransformer
-
     assert SentenceTransformer(str(tmp_path), device="cpu").encode(["mug"]).shape == (1, 128)
     assert lines[-2].startswith("step 2 of 2")
