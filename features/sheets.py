@@ -23,6 +23,8 @@ Sample = tuple[Hit, str, bytes | None]
 """A hit, its title, and the bytes of its picture or None."""
 
 _TILE: Final = 160
+_QUALITIES: Final = (70, 50, 30, 10)
+"""Of WebP, best first."""
 _FORMS: Final[dict[str, Literal["png", "html"]]] = {".png": "png", ".html": "html", ".htm": "html"}
 
 
@@ -59,16 +61,21 @@ def write_sheet(samples: Iterable[Sample], path: Path, heading: str = "Search re
         raise FeatureError(f"{path}: the sheet cannot be written: {error}") from error
 
 
-def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, tile: int) -> bytes:
+def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, tile: int, size: int) -> bytes:
     """A small WebP of pictures in rows of `columns`, each `tile` pixels a side with its title below.
 
     Args:
         samples: titles and the bytes of pictures; one without a usable picture gets an empty frame.
         columns: pictures in a row.
         tile: pixels.
+        size: bytes that the sheet should not exceed. Its quality falls until it fits; the lowest is taken as it is.
     """
-    buffer = io.BytesIO()
-    _grid(samples, columns, tile).save(buffer, "WEBP", quality=70, method=6)
+    sheet = _grid(samples, columns, tile)
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        sheet.save(buffer, "WEBP", quality=quality, method=6)
+        if buffer.tell() <= size:
+            break
     return buffer.getvalue()
 
 

@@ -40,6 +40,8 @@ _PICTURES, _USERS, _BOUGHT = 18, 3, 5
 """Pictures of a sheet; users, and purchases of each, beside as many recommendations."""
 _TILE, _SMALL_TILE = 92, 80
 """Pixels of a picture's side, in a sheet and on a shelf."""
+_SHEET_BYTES = 40_000
+"""Of all sheets of an exhibit, as base64 is a third more: the event log keeps each, and the UI loads it."""
 
 
 @dataclass
@@ -162,7 +164,7 @@ def _sheet(subject: Subject) -> Any:
     titles = {row["item_id"]: row["title"] for row in subject.ask("exhibit_pictures", items=_PICTURES)}
     found = find_pictures(subject.artifact.path, list(titles))
     samples = [(title, found.get(item_id)) for item_id, title in titles.items()]
-    return _markdown(_image(contact_sheet(samples, 6, _TILE), "items")) if samples else None
+    return _markdown(_image(contact_sheet(samples, 6, _TILE, _SHEET_BYTES), "items")) if samples else None
 
 
 def _shelves(subject: Subject) -> Any:
@@ -174,7 +176,7 @@ def _shelves(subject: Subject) -> Any:
 
     def shelf(items: list[dict[str, str]], name: str) -> str:
         samples = [(item["title"] or item["item_id"], found.get(item["item_id"])) for item in items]
-        return _image(contact_sheet(samples, _BOUGHT, _SMALL_TILE), name)
+        return _image(contact_sheet(samples, _BOUGHT, _SMALL_TILE, _SHEET_BYTES // (2 * _USERS)), name)
 
     parts = [
         f"User {code(row['user'])} bought\n\n{shelf(row['bought'], 'bought')}\n\n"

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import random
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ from PIL import Image
 
 from features.errors import FeatureError
 from features.search import Hit
-from features.sheets import write_sheet
+from features.sheets import contact_sheet, write_sheet
 from tests.features.conftest import png
 
 EVIL = '<script>alert(1)</script>" onerror="x &amp; \u202e ключ'
@@ -135,3 +136,14 @@ def test_a_name_that_says_nothing_and_a_place_that_is_none(tmp_path: Path) -> No
     for name in ("sheet.png", "sheet.html"):
         with pytest.raises(FeatureError, match="cannot be written"):
             write_sheet([], tmp_path / "nowhere" / name)
+
+
+def test_a_contact_sheet_gives_up_quality_for_size() -> None:
+    """Of noise, which no format makes small."""
+    noise = Image.frombytes("RGB", (80, 80), random.Random(0).randbytes(3 * 80 * 80))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    samples = [("noise", buffer.getvalue())] * 6
+    fine, small = (contact_sheet(samples, 3, 80, size) for size in (10**6, 20_000))
+    assert len(fine) > 20_000 >= len(small)
+    assert Image.open(io.BytesIO(small)).size == Image.open(io.BytesIO(fine)).size
