@@ -6,7 +6,7 @@ What a field of `ModelConfig` takes out (time, feed-forward networks) is taken o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from mmm4rec.model import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwareSSD, at
 class AblationConfig(ModelConfig):
     """MMM4Rec's settings, and what differs from it."""
 
+    kind: ClassVar[str] = "AblatedMMM4Rec"
     shared_projection: bool = True
     """Whether text and image pass one TimeAwareSSD; else each has its own."""
     text_filter: bool = True

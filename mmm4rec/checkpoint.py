@@ -28,7 +28,7 @@ from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.recommender import Recommender
-from mmm4rec.registry import kind_of, make, read_stated, stated
+from mmm4rec.registry import make, read_stated, stated
 from mmm4rec.shown import visible
 from mmm4rec.tables import write_table
 
@@ -205,7 +205,7 @@ def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> 
     ours, theirs = model.config, checkpoint.config
     if type(ours) is not type(theirs):
         raise ModelError(
-            f"{checkpoint.path}: it holds a {kind_of(theirs)}, which a {kind_of(ours)} cannot start from: give a "
+            f"{checkpoint.path}: it holds a {theirs.kind}, which a {ours.kind} cannot start from: give a "
             "checkpoint of the same model"
         )
     unchecked = _check_features(checkpoint, domain)

@@ -44,6 +44,7 @@ from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
 
 Progress = Callable[[int, int], None]
+Code = Callable[[RecommenderConfig], str]
 
 POPULARITY: Final = "popularity"
 FULL: Final = "scratch"
@@ -201,6 +202,7 @@ def compare(
     asked: Asked,
     cache: Path,
     *,
+    code: Code = lambda config: "",
     given: tuple[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> list[Finished]:
@@ -211,6 +213,7 @@ def compare(
         sources: domains to pre-train on together.
         asked: what to compare.
         cache: folder for the kept trainings; it may be deleted at any time.
+        code: the version of the code that trains and tests a model, which decides what is kept of it.
         given: a checkpoint and its sha256, in place of pre-training.
         progress: called with (done, total), in thousandths of a training.
 
@@ -232,24 +235,25 @@ def compare(
 
     starts: dict[int, tuple[Path, str]] = dict.fromkeys(seeds, given) if given else {}
     for seed in () if given else seeds:
-        starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), cache, shown)
+        starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), code, cache, shown)
         done += 1000
         shown(0, 1)
     found = []
     for run in runs:
         start = starts[run.seed] if run.pretrained and run.seed is not None else None
-        found.append(_finished(target, domain, run, start, cache, shown))
+        found.append(_finished(target, domain, run, start, code, cache, shown))
         done += 1000
         shown(0, 1)
     return found
 
 
 def _pretrained(
-    sources: Sequence[Source], model: ModelConfig, training: TrainConfig, cache: Path, progress: Progress
+    sources: Sequence[Source], model: ModelConfig, training: TrainConfig, code: Code, cache: Path, progress: Progress
 ) -> tuple[Path, str]:
     """The pre-trained checkpoint and its sha256."""
     decisive = {
         "data": {source.name: dict(source.versions) for source in sources},
+        "code": code(model),
         "model": stated(model),
         "training": asdict(training),
     }
@@ -270,13 +274,20 @@ def _pretrained(
 
 
 def _finished(
-    target: Source, domain: DomainData, run: Run, start: tuple[Path, str] | None, cache: Path, progress: Progress
+    target: Source,
+    domain: DomainData,
+    run: Run,
+    start: tuple[Path, str] | None,
+    code: Code,
+    cache: Path,
+    progress: Progress,
 ) -> Finished:
     config, training = run.config, run.training
     if training is None or not isinstance(config, RecommenderConfig):
         return _counted(domain, run)
     decisive = {
         "data": {target.name: dict(target.versions)},
+        "code": code(config),
         "model": stated(config),
         "training": asdict(training),
         "init": start and start[1],
@@ -322,8 +333,8 @@ def _finished(
 def _counted(domain: DomainData, run: Run) -> Finished:
     config = run.config
     if isinstance(config, ItemKNNConfig):
-        known = item_knn.neighbours(domain, config.neighbours)
-        validation, test = (item_knn.rank_labels(domain, split, known, config.length) for split in SPLITS)
+        found = item_knn.rank(domain, config)
+        validation, test = (found[split] for split in SPLITS)
     else:
         validation, test = (popularity.rank_labels(domain, split) for split in SPLITS)
     return Finished(run, test.ranks.numpy(), validation.metrics().flat(), {}, [])

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from mmm4rec.errors import ConfigError
 
@@ -40,6 +40,8 @@ ConvForm = Literal["auto", "plain", "torch", "fused"]
 class RecommenderConfig:
     """What the trainer, checkpoints and evaluation ask of the settings of any model (`mmm4rec.recommender`)."""
 
+    kind: ClassVar[str]
+    """Name of the model in `mmm4rec.registry`."""
     hidden: int = 256
     """Width H of item and user vectors."""
     layers: int = 1
@@ -56,6 +58,7 @@ class RecommenderConfig:
 class ModelConfig(RecommenderConfig):
     """Sizes and variants of MMM4Rec. Feature widths and the number of items come from the data."""
 
+    kind: ClassVar[str] = "MMM4Rec"
     inner: int = 256
     """Width between the two linear maps of a feed-forward network."""
     state: int = 64

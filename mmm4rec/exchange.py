@@ -30,7 +30,6 @@ from mmm4rec.files import stored
 from mmm4rec.model import MMM4Rec
 from mmm4rec.processed import load_processed
 from mmm4rec.published import from_published, to_published
-from mmm4rec.registry import kind_of
 from mmm4rec.tables import read_table
 
 _PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
@@ -132,7 +131,7 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
     """
     ours = checkpoint.load(source)
     if not isinstance(ours.config, ModelConfig):
-        raise ModelError(f"{ours.path}: a {kind_of(ours.config)}; only an MMM4Rec has a published form")
+        raise ModelError(f"{ours.path}: a {ours.config.kind}; only an MMM4Rec has a published form")
     if ours.config.compat != "published":
         raise ModelError(
             f"{ours.path}: a model of the default mode, which the published code would compute otherwise; train it "

@@ -1,47 +1,51 @@
-"""The models that the trainer takes: one for each type of config, under the name that its checkpoints say."""
+"""The models that the trainer takes: one for each type of config, under the name that its checkpoints say.
 
+They are named as texts and loaded when they are made. So a change of one model concerns those who make that one, and
+knowing which there are loads no torch.
+"""
+
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from mmm4rec.ablations import AblatedMMM4Rec
-from mmm4rec.baselines.bsarec import BSARec
-from mmm4rec.baselines.gru4rec import GRU4Rec
-from mmm4rec.baselines.mamba4rec import Mamba4Rec
-from mmm4rec.baselines.sasrec import SASRec
-from mmm4rec.baselines.tim4rec import TiM4Rec
-from mmm4rec.baselines.unisrec import UniSRec
 from mmm4rec.config import RecommenderConfig, SSDForm, read_config
-from mmm4rec.data import DomainData
 from mmm4rec.errors import ModelError
-from mmm4rec.model import MMM4Rec
-from mmm4rec.recommender import Recommender
 
-MODELS: Final[Mapping[str, type[Recommender]]] = {
-    model.__name__: model for model in (MMM4Rec, AblatedMMM4Rec, GRU4Rec, SASRec, BSARec, Mamba4Rec, TiM4Rec, UniSRec)
+if TYPE_CHECKING:
+    from mmm4rec.data import DomainData, Split
+    from mmm4rec.evaluation import Ranking
+    from mmm4rec.recommender import Recommender
+
+MMM4REC: Final = "MMM4Rec"
+MODELS: Final[Mapping[str, str]] = {
+    MMM4REC: "mmm4rec.model:MMM4Rec",
+    "AblatedMMM4Rec": "mmm4rec.ablations:AblatedMMM4Rec",
+    "GRU4Rec": "mmm4rec.baselines.gru4rec:GRU4Rec",
+    "SASRec": "mmm4rec.baselines.sasrec:SASRec",
+    "BSARec": "mmm4rec.baselines.bsarec:BSARec",
+    "Mamba4Rec": "mmm4rec.baselines.mamba4rec:Mamba4Rec",
+    "TiM4Rec": "mmm4rec.baselines.tim4rec:TiM4Rec",
+    "UniSRec": "mmm4rec.baselines.unisrec:UniSRec",
 }
-"""Each model by its kind."""
+"""Where each model is, as `module:class`, by the `kind` of its config."""
+COUNTED: Final[Mapping[str, str]] = {"item_knn": "mmm4rec.baselines.item_knn:rank"}
+"""Where what ranks without being trained is, as `module:function` of a domain and a config, by name."""
 
 
-def model_of(config: RecommenderConfig) -> type[Recommender]:
+def model_of(config: RecommenderConfig) -> "type[Recommender]":
     """The model that a config describes."""
-    return next(model for model in MODELS.values() if model.config_type is type(config))
+    return _load(config.kind)
 
 
-def kind_of(config: RecommenderConfig) -> str:
-    """The name of that model."""
-    return model_of(config).__name__
-
-
-def make(config: RecommenderConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> Recommender:
+def make(config: RecommenderConfig, domain: "DomainData", ssd_form: SSDForm = "auto") -> "Recommender":
     """The model over the catalogue of `domain`, with initial weights."""
     return model_of(config)(config, domain, ssd_form)
 
 
 def stated(config: RecommenderConfig) -> dict[str, Any]:
     """A config as JSON values, with the kind of its model; MMM4Rec's goes without saying, as it did when alone."""
-    kind = kind_of(config)
-    return asdict(config) | ({} if kind == MMM4Rec.__name__ else {"kind": kind})
+    return asdict(config) | ({} if config.kind == MMM4REC else {"kind": config.kind})
 
 
 def read_stated(settings: Mapping[str, Any], where: str) -> RecommenderConfig:
@@ -51,7 +55,16 @@ def read_stated(settings: Mapping[str, Any], where: str) -> RecommenderConfig:
         ModelError: an unknown kind, or as `read_config`.
     """
     settings = dict(settings)
-    kind = settings.pop("kind", MMM4Rec.__name__)
+    kind = settings.pop("kind", MMM4REC)
     if kind not in MODELS:
         raise ModelError(f"{where}: a {kind!r} is unknown here; known: {', '.join(MODELS)}: train the model again")
-    return read_config(MODELS[kind].config_type, settings, where)
+    return read_config(_load(kind).config_type, settings, where)
+
+
+def count(name: str, domain: "DomainData", config: object) -> "dict[Split, Ranking]":
+    """How what is counted, and not trained, ranks the labels of validation and test."""
+    return cast("dict[Split, Ranking]", pkgutil.resolve_name(COUNTED[name])(domain, config))
+
+
+def _load(kind: str) -> "type[Recommender]":
+    return cast("type[Recommender]", pkgutil.resolve_name(MODELS[kind]))

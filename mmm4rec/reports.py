@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmm4rec import evaluation
-from mmm4rec.baselines import item_knn, popularity
+from mmm4rec.baselines import popularity
 from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
 from mmm4rec.checkpoint import load_model
 from mmm4rec.data import DomainData, Split
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import Outcome, Ranking
+from mmm4rec.registry import count
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
@@ -64,8 +65,7 @@ def build_metrics(
     }
     outcomes = [Outcome("popularity", parameters=0)]
     if knn is not None:
-        known = item_knn.neighbours(domain, knn.neighbours)
-        rankings |= {(ITEM_KNN, split): item_knn.rank_labels(domain, split, known, knn.length) for split in SPLITS}
+        rankings |= {(ITEM_KNN, split): ranking for split, ranking in count(ITEM_KNN, domain, knn).items()}
         outcomes.append(Outcome(ITEM_KNN, parameters=0))
     curves: list[dict[str, object]] = []
     for done, (name, checkpoint) in enumerate(models.items(), start=1):

@@ -18,7 +18,8 @@ from mmm4rec import comparison
 from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import NAMES, OURS, Asked, Source
 from mmm4rec.comparison_tables import write_comparison
-from mmm4rec.config import TrainConfig
+from mmm4rec.config import RecommenderConfig, TrainConfig
+from mmm4rec.registry import MODELS
 from mmm4rec.tables import COMPARISON
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
 from pipelines.charts import convergence, shares, svg
@@ -60,6 +61,15 @@ LABELS = {
 }
 _HERE = Path(__file__).parent
 _COUNTS = ("users", "items", "interactions")
+_RUNS = (
+    "mmm4rec.training:pretrain",
+    "mmm4rec.training:fit",
+    "mmm4rec.evaluation:rank_labels",
+    "mmm4rec.subsets:share_of_users",
+    "mmm4rec.subsets:without",
+    "pipelines.assets.models:load_artifacts",
+)
+"""What trains and tests any model."""
 _SHOWN = tuple((metric, k) for metric in ("HR", "NDCG") for k in (10, 20))
 
 Row = dict[str, Any]
@@ -133,12 +143,16 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
 
         def build(out: Path) -> dict[str, Any]:
             target, *sources = (_source(inputs, name) for name in (domain, *names))
-            runs = comparison.compare(target, sources, asked, house.cache / CACHE, given=given, progress=progress)
+            runs = comparison.compare(
+                target, sources, asked, house.cache / CACHE, code=_code, given=given, progress=progress
+            )
             counts = {name: inputs[0].manifest["summary"][name] for name in _COUNTS}
             return counts | asdict(write_comparison(runs, out))
 
         sources = {"pretrained": given[1]} if given else {}
-        code = code_version("mmm4rec.comparison_tables")
+        trained = (run.config for run in comparison.planned(asked, can_transfer=True))
+        models = {MODELS[config.kind] for config in trained if isinstance(config, RecommenderConfig)}
+        code = code_version("mmm4rec.comparison:compare", "mmm4rec.comparison_tables:write_comparison", *models)
         wanted = recipe(COMPARISON, domain, code, inputs, sources, as_parameters(asked))
         artifact, _ = house.store.publish(wanted, build)
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
@@ -185,8 +199,12 @@ def _capped(training: TrainConfig, epochs: int | None) -> TrainConfig:
 
 def _source(inputs: Sequence[Artifact], domain: str) -> Source:
     versions = {artifact.ref: artifact.version for artifact in inputs if artifact.domain == domain}
-    code = code_version("mmm4rec.training", "mmm4rec.evaluation", "mmm4rec.subsets")
-    return Source(domain, partial(load_artifacts, inputs, domain), versions | {"code": code})
+    return Source(domain, partial(load_artifacts, inputs, domain), versions)
+
+
+def _code(config: RecommenderConfig) -> str:
+    """The version of the code that trains and tests a model: a change of another model is none of this one."""
+    return code_version(*_RUNS, MODELS[config.kind])
 
 
 def _given(house: House) -> tuple[Path, str] | None:

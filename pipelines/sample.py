@@ -20,7 +20,7 @@ def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
     """
     raw = data / "raw_files"
     mark = raw / _MARK
-    made_by = {"seed": seed, "size": size, "code_version": code_version(write_sample.__module__)}
+    made_by = {"seed": seed, "size": size, "code_version": code_version("features.sample:write_sample")}
     if mark.exists():
         known: dict[str, Any] = json.loads(mark.read_text())
         if known["made_by"] == made_by:

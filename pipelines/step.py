@@ -3,9 +3,14 @@
 A step names its inputs, sources, parameters and the one function that builds it. From that follow its recipe (so
 that `mmm4rec run` can tell what is stale without running anything), its code version, its data version and its
 lineage. `@step` turns such a statement into a Dagster asset and keeps it in `STEPS`.
+
+The parameters are one frozen dataclass, which is computed once, hashed, and handed to the build. The build gets no way
+to the settings, so nothing that it reads can be missing from its recipe.
 """
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import socket
 import warnings
@@ -14,12 +19,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin, get_type_hints
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.blocking import CHECKS, Check, CheckError
 from pipelines.code_version import code_version
 from pipelines.columns import column_lineage
@@ -28,6 +35,7 @@ from pipelines.progress import Progress, show
 from pipelines.settings import House, data_folder
 from warehouse.errors import WarehouseError
 from warehouse.store import ALL, Artifact, Recipe, mend, recipe
+from warehouse.tables import TABLES as CORE_TABLES
 
 # Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -52,17 +60,32 @@ Ref = tuple[str, str]
 """(key, domain) of an input."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a build gets: where it stands, what it reads, and the empty folder `out` it writes to.
+T = TypeVar("T")
+Apart = Annotated[T, "no part of the recipe"]
+"""A field of parameters that a recipe leaves out: where something lies, or what the sources tell by its content."""
 
-    `state` is a folder of this recipe alone for what lets a build that was killed go on, `logs` one for its logs.
+
+@dataclass(frozen=True)
+class Nothing:
+    """The parameters of a step that has none."""
+
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Job(Generic[P]):
+    """What a build gets: what it reads, by which parameters, and the empty folder `out` it writes to.
+
+    `cache` is the folder of the cache, `state` one of this recipe alone for what lets a build that was killed go on,
+    `logs` one for its logs.
     """
 
-    house: House
     domain: str
     inputs: Sequence[Artifact]
+    parameters: P
     out: Path
+    cache: Path
     state: Path
     logs: Path
     progress: Progress
@@ -92,11 +115,12 @@ class Step:
     """The statement of one asset."""
 
     key: str
-    code: str
-    build: Callable[[Job], Any]
+    room: str
+    build: Callable[[Job[Any]], Any]
     refs: Callable[[House, str], Sequence[Ref]]
     sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]
-    parameters: Callable[[House, str], Mapping[str, Any]]
+    parameters: Callable[[House, str], Any]
+    implementations: Callable[[House, str], Sequence[str]]
     applies: Callable[[House, str], bool]
     upstream: tuple[str, ...]
     per_domain: bool
@@ -109,10 +133,15 @@ class Step:
         """What must hold of its tables before they are published."""
         return CHECKS.get(self.key)
 
+    @property
+    def code(self) -> str:
+        """Where its build is, as `module:function`."""
+        return f"{self.build.__module__}:{self.build.__name__}"
+
     @cached_property
     def code_version(self) -> str:
-        """Hash of the code behind the module `code`."""
-        return code_version(self.code)
+        """Hash of the code that its build runs, whatever the settings choose, and of the layout of its tables."""
+        return self._code_version([])
 
     def domains(self, house: House, asked: Sequence[str]) -> list[str]:
         """Those of the `asked` domains that this step is for; the one name ALL if it spans them."""
@@ -121,9 +150,7 @@ class Step:
 
     def recipe(self, house: House, domain: str, inputs: Sequence[Artifact]) -> Recipe:
         """The recipe over these inputs."""
-        sources = self.sources(house, domain, inputs)
-        parameters = self.parameters(house, domain)
-        return recipe(self.key, domain, self.code_version, inputs, sources, parameters)
+        return self._recipe(house, domain, inputs, self.parameters(house, domain))
 
     def inputs(self, house: House, domain: str) -> list[Artifact]:
         """The current artifacts this step reads; a missing one is an error."""
@@ -151,13 +178,14 @@ class Step:
             return self._make(house, domain, inputs)
 
     def _make(self, house: House, domain: str, inputs: Sequence[Artifact]) -> Made:
-        wanted = self.recipe(house, domain, inputs)
+        parameters = self.parameters(house, domain)
+        wanted = self._recipe(house, domain, inputs, parameters)
         counts: dict[str, int] = {}
 
         def build(out: Path) -> Mapping[str, Any]:
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
                 state, logs = (house.cache / what / wanted.digest for what in (TRAINING, "logs"))
-                job = Job(house, domain, inputs, out, state, logs, progress)
+                job = Job(domain, inputs, parameters, out, house.cache, state, logs, progress)
                 summary = dataclasses.asdict(self.build(job))
             # A file that somebody writes to meanwhile is neither what it was nor what it will be.
             if (now := self.sources(house, domain, inputs)) != wanted.sources:
@@ -182,6 +210,21 @@ class Step:
         if self.exposed:
             house.store.expose(artifact, self.exposed)
         return Made(artifact, built, counts, problems)
+
+    def _recipe(self, house: House, domain: str, inputs: Sequence[Artifact], parameters: Any) -> Recipe:
+        code = self._code_version(self.implementations(house, domain))
+        sources = self.sources(house, domain, inputs)
+        return recipe(self.key, domain, code, inputs, sources, recorded(parameters))
+
+    def _code_version(self, implementations: Sequence[str]) -> str:
+        layout = [
+            (key, [(field.name, str(field.type), field.nullable) for field in schema])
+            for tables in (CORE_TABLES, FEATURE_TABLES, MODEL_TABLES)
+            for key, schema in tables.items()
+            if key.startswith(f"{self.key}/")
+        ]
+        code = code_version(self.code, *implementations)
+        return hashlib.sha256(json.dumps([code, layout]).encode()).hexdigest()[:16]
 
     def _count(
         self,
@@ -214,6 +257,13 @@ def upstream_first() -> list[Step]:
     return [STEPS[key] for key in order.static_order()]
 
 
+def recorded(parameters: Any) -> dict[str, Any]:
+    """Parameters as a recipe has them: by name, as plain JSON values, without what is set apart."""
+    hints = get_type_hints(type(parameters), include_extras=True)
+    values = dataclasses.asdict(parameters)
+    return {name: value for name, value in values.items() if get_origin(hints[name]) is not Annotated}
+
+
 def same_domain(*keys: str) -> Callable[[House, str], Sequence[Ref]]:
     """Inputs of the same domain."""
     return lambda house, domain: [(key, domain) for key in keys]
@@ -221,12 +271,13 @@ def same_domain(*keys: str) -> Callable[[House, str], Sequence[Ref]]:
 
 def step(
     key: str,
-    code: str,
+    room: str,
     *,
     upstream: Sequence[str] = (),
     refs: Callable[[House, str], Sequence[Ref]] | None = None,
     sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]] = lambda house, domain, inputs: {},
-    parameters: Callable[[House, str], Mapping[str, Any]] = lambda house, domain: {},
+    parameters: Callable[[House, str], P] = lambda house, domain: Nothing(),  # type: ignore[assignment, return-value]
+    implementations: Callable[[House, str], Sequence[str]] = lambda house, domain: (),
     applies: Callable[[House, str], bool] = lambda house, domain: True,
     per_domain: bool = True,
     collects: bool = False,
@@ -234,20 +285,20 @@ def step(
     identity: Literal["content", "recipe"] = "content",
     kinds: Sequence[str] = (),
     pool: Pool | None = None,
-) -> Callable[[Callable[[Job], Any]], dg.AssetsDefinition]:
+) -> Callable[[Callable[[Job[P]], Any]], dg.AssetsDefinition]:
     """Declare a step and its Dagster asset; the decorated function builds it and returns its summary.
 
-    `code` is the module that builds it, `upstream` are the keys it reads; `refs` says of which domains, where that is
-    not simply the same one; `applies` says for which domains the step is made at all. A step that `collects` reads
-    whatever is current of its inputs, so a domain that failed does not hold it up. The file named by `exposed` is what
-    people open: it also stands at the top of the data folder. Steps of one `pool` wait for each other, in whatever
-    runs they are.
+    `room` is the package whose work it is, `upstream` are the keys it reads; `refs` says of which domains, where that
+    is not simply the same one; `implementations` names, as `module:name`, what the settings choose from registries;
+    `applies` says for which domains the step is made at all. A step that `collects` reads whatever is current of its
+    inputs, so a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands
+    at the top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
     """
 
-    def declare(build: Callable[[Job], Any]) -> dg.AssetsDefinition:
+    def declare(build: Callable[[Job[P]], Any]) -> dg.AssetsDefinition:
         layer, noun = key.split("/")
         stated = Step(
-            key, code, build, refs or same_domain(*upstream), sources, parameters, applies,
+            key, room, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
             tuple(upstream), per_domain, collects, exposed, identity,
         )  # fmt: skip
         STEPS[key] = stated
@@ -260,8 +311,7 @@ def step(
             code_version=stated.code_version,
             kinds=set(kinds),
             description=(build.__doc__ or "").strip(),
-            # The room that builds it.
-            owners=[f"team:{code.split('.')[0]}"],
+            owners=[f"team:{room}"],
             op_tags={"layer": layer},
             pool=pool,
             retry_policy=RETRIES,

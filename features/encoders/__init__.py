@@ -1,9 +1,13 @@
 """Encoders: content to vectors. The only place in the feature store where torch is imported, and lazily."""
 
+import pkgutil
+from collections.abc import Mapping
+from typing import Final, cast
+
 from features.encoders.models import OPEN_CLIP, describe, is_clip, layout_of, model_folder
 from features.encoders.probe import check_probe, probe_vectors
 from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, EncoderSettings, Vectors, unread
-from features.encoders.published import published_files, read_published
+from features.encoders.published import published_files
 from features.encoders.vectors import ReadyVectors
 from features.errors import FeatureError
 
@@ -16,12 +20,38 @@ __all__ = [
     "Vectors",
     "check_probe",
     "encoder_identity",
+    "implementation",
     "open_encoder",
     "probe_vectors",
     "unread",
 ]
 
 _MODELS = ("sentence-transformers", "transformers", "open-clip")
+"""Kinds that are models."""
+_READY: Final[Mapping[str, str]] = {
+    "published": "features.encoders.published:read_published",
+    "vectors": "features.encoders.vectors:ReadyVectors.read",
+    "none": "features.encoders.vectors:ReadyVectors.none",
+}
+"""What opens vectors that are ready, by kind."""
+
+
+def implementation(settings: EncoderSettings) -> str:
+    """Where what opens an encoder is, as `module:name`. It is loaded when it is opened.
+
+    Raises:
+        FeatureError: the settings name no kind, or a model that cannot be used.
+    """
+    if settings.kind in _READY:
+        return _READY[settings.kind]
+    if settings.kind not in _MODELS:
+        kinds = ", ".join((*_MODELS, *_READY))
+        raise FeatureError(f"no encoder kind {settings.kind!r}; use one of {kinds}")
+    if layout_of(settings) is OPEN_CLIP:
+        return "features.encoders.openclip:OpenClipEncoder"
+    if is_clip(model_folder(settings)):
+        return "features.encoders.clip:ClipEncoder"
+    return "features.encoders.sentence:SentenceTransformersEncoder"
 
 
 def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder | ReadyVectors:
@@ -34,23 +64,12 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
     Raises:
         FeatureError: the model or file cannot be used; the message says what to put where.
     """
-    if settings.kind == "published":
-        return read_published(*_named(settings), settings.zeros)
-    if settings.kind not in _MODELS:
-        return _ready_vectors(settings)
-    folder = model_folder(settings)
-    files, precision = describe(settings, folder), settings.precision
-    if layout_of(settings) is OPEN_CLIP:
-        from features.encoders.openclip import OpenClipEncoder
-
-        return OpenClipEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
-    if is_clip(folder):
-        from features.encoders.clip import ClipEncoder
-
-        return ClipEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
-    from features.encoders.sentence import SentenceTransformersEncoder
-
-    return SentenceTransformersEncoder(folder, files, device=device, precision=precision, tokens=settings.tokens)
+    opens = pkgutil.resolve_name(implementation(settings))
+    if settings.kind in _MODELS:
+        folder = model_folder(settings)
+        files, precision = describe(settings, folder), settings.precision
+        return cast(Encoder, opens(folder, files, device=device, precision=precision, tokens=settings.tokens))
+    return cast(ReadyVectors, opens() if settings.kind == "none" else opens(*_named(settings), settings.zeros))
 
 
 def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
@@ -63,18 +82,9 @@ def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
     """
     if settings.kind == "published":
         return published_files(*_named(settings))
-    if settings.kind not in _MODELS:
-        return _ready_vectors(settings).identity
-    return describe(settings, model_folder(settings))
-
-
-def _ready_vectors(settings: EncoderSettings) -> ReadyVectors:
-    if settings.kind == "none":
-        return ReadyVectors.none()
-    if settings.kind != "vectors":
-        kinds = ", ".join((*_MODELS, "published", "vectors"))
-        raise FeatureError(f"no encoder kind {settings.kind!r}; use {kinds} or none")
-    return ReadyVectors.read(*_named(settings), settings.zeros)
+    if settings.kind in _MODELS:
+        return describe(settings, model_folder(settings))
+    return cast(ReadyVectors, open_encoder(settings)).identity
 
 
 def _named(settings: EncoderSettings) -> tuple[str, str]:

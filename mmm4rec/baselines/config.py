@@ -5,7 +5,7 @@ No tensors here, so that settings can be checked where no model is built.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from mmm4rec.config import RecommenderConfig, TrainConfig, nearest, positive, read_config, shares
 from mmm4rec.errors import ConfigError
@@ -37,6 +37,7 @@ class BaselineConfig(RecommenderConfig):
 class GRU4RecConfig(BaselineConfig):
     """Defaults of RecBole 1.2, `GRU4Rec.yaml`; the paper (arXiv 1511.06939) has other data and a sampled loss."""
 
+    kind: ClassVar[str] = "GRU4Rec"
     inner: int = 128
     """Width of the recurrent state."""
     dropout: float = 0.3
@@ -46,6 +47,7 @@ class GRU4RecConfig(BaselineConfig):
 class SASRecConfig(BaselineConfig):
     """Defaults of RecBole 1.2, `SASRec.yaml`; the paper (arXiv 1808.09781) has 2 blocks of 1 head, 50 wide."""
 
+    kind: ClassVar[str] = "SASRec"
     layers: int = 2
     heads: int = 2
     inner: int = 256
@@ -64,6 +66,7 @@ class BSARecConfig(SASRecConfig):
     """Defaults of the public command line (github.com/yehjin-shin/BSARec, `src/utils.py`); arXiv 2312.10325 searches
     alpha in 0.1 .. 0.9 and the cut-off in 1 .. 9 for each domain."""
 
+    kind: ClassVar[str] = "BSARec"
     alpha: float = 0.9
     """Weight of the frequency filter; 1 - alpha is that of attention."""
     cutoff: int = 3
@@ -83,6 +86,7 @@ class Mamba4RecConfig(BaselineConfig):
     """Defaults of arXiv 2403.03900 and its public `config.yaml`; dropout is the paper's for the Amazon data (MovieLens:
     0.2)."""
 
+    kind: ClassVar[str] = "Mamba4Rec"
     state: int = 32
     """SSM state size S."""
     conv_width: int = 4
@@ -96,6 +100,7 @@ class TiM4RecConfig(BaselineConfig):
     """Defaults of the public configuration for Amazon Beauty (github.com/AlwaysFHao/TiM4Rec,
     `config4beauty_64d.yaml`) of arXiv 2409.16182."""
 
+    kind: ClassVar[str] = "TiM4Rec"
     layers: int = 2
     state: int = 32
     head_width: int = 32
@@ -118,6 +123,7 @@ class TiM4RecConfig(BaselineConfig):
 class UniSRecConfig(SASRecConfig):
     """Defaults of the public `UniSRec.yaml` (github.com/RUCAIBox/UniSRec) of arXiv 2206.05941."""
 
+    kind: ClassVar[str] = "UniSRec"
     hidden: int = 300
     items: ItemKind = "text"
     """`text` is the paper's inductive setting, `both` its transductive one."""

@@ -42,7 +42,7 @@ def fit_all(
     *,
     state: Path,
     data_versions: Mapping[str, str] | None = None,
-    code: str = "",
+    codes: Mapping[str, str] | None = None,
     logs: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BaselinesSummary:
@@ -54,7 +54,7 @@ def fit_all(
         state: folder for finished and unfinished trainings, each under `kept_name`: one that is finished is taken from
             there, whatever else is asked for, and an unfinished one goes on. Nothing finished is removed.
         data_versions: versions of the inputs: they decide what is kept, and stand in the records.
-        code: version of the code that trains, which decides it too.
+        codes: version of the code that trains each model, by its name, which decides it too.
         logs: folder for the files of the trainings' loggers, by name.
         progress: called with (done, total), in thousandths of a training.
 
@@ -64,6 +64,7 @@ def fit_all(
     summary: dict[str, dict[str, Any]] = {}
     history: list[dict[str, Any]] = []
     for number, (name, (model, training)) in enumerate(asked.items()):
+        code = (codes or {}).get(name, "")
 
         def tell(done: int, total: int, number: int = number) -> None:
             if progress:

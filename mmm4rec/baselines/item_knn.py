@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data import DomainData, Examples, Split
 from mmm4rec.evaluation import Ranking, ranking, ranks_by_counting
 
@@ -46,6 +47,12 @@ def neighbours(domain: DomainData, k: int) -> Neighbours:
         values[block] = ordered.values[:, :k]
         found[block] = torch.where(values[block] > 0, ordered.indices[:, :k], 0)
     return Neighbours(found, values)
+
+
+def rank(domain: DomainData, config: ItemKNNConfig) -> dict[Split, Ranking]:
+    """The ranks of the labels of validation and test."""
+    known = neighbours(domain, config.neighbours)
+    return {split: rank_labels(domain, split, known, config.length) for split in ("validation", "test")}
 
 
 def rank_labels(domain: DomainData, split: Split, known: Neighbours, length: int) -> Ranking:

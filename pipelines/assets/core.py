@@ -1,49 +1,56 @@
 """Layer core: clean items, distinct interactions, and the sequences that models learn from."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pipelines.settings import House, as_parameters
-from pipelines.step import Job, step
-from warehouse.interactions import build_interactions
+from pipelines.settings import House
+from pipelines.step import Job, Nothing, step
+from warehouse.interactions import Wanted, build_interactions
 from warehouse.items import build_items
-from warehouse.sequences import build_sequences
+from warehouse.sequences import GlobalTimeSplit, build_sequences
 
 
-@step("core/items", "warehouse.items", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
-def items(job: Job) -> Any:
+@step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
+def items(job: Job[Nothing]) -> Any:
     """One row an item: duplicate ids resolved, markup removed from the text, the raw title kept."""
     return build_items(job.table("raw/metadata"), job.out)
 
 
 @step(
     "core/interactions",
-    "warehouse.interactions",
+    "warehouse",
     upstream=["raw/ratings", "core/items"],
-    parameters=lambda house, domain: as_parameters(house.settings.domain(domain).wanted),
+    parameters=lambda house, domain: house.settings.domain(domain).wanted,
     kinds=["duckdb", "parquet"],
 )
-def interactions(job: Job) -> Any:
+def interactions(job: Job[Wanted]) -> Any:
     """Distinct ratings of items that have metadata, of those the ones that the domain's settings ask for."""
-    wanted = job.house.settings.domain(job.domain).wanted
-    return build_interactions(job.table("raw/ratings"), job.table("core/items"), job.out, wanted)
+    return build_interactions(job.table("raw/ratings"), job.table("core/items"), job.out, job.parameters)
 
 
-def _sequences(house: House, domain: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SequencesOf:
+    """How sequences are made. `time_split` gives the borders of a global time split; None is leave-one-out."""
+
+    k: int
+    split: Literal["leave_one_out", "global_time"]
+    max_length: int | None
+    time_split: GlobalTimeSplit | None
+
+
+def _sequences(house: House, domain: str) -> SequencesOf:
     settings = house.settings.domain(domain)
-    split = as_parameters(settings.time_split) if settings.time_split else {}
-    return {"k": settings.k, "split": settings.split, "max_length": settings.max_length, **split}
+    return SequencesOf(settings.k, settings.split, settings.max_length, settings.time_split)
 
 
 @step(
     "core/sequences",
-    "warehouse.sequences",
+    "warehouse",
     upstream=["core/interactions"],
     parameters=_sequences,
     kinds=["duckdb", "parquet"],
 )
-def sequences(job: Job) -> Any:
+def sequences(job: Job[SequencesOf]) -> Any:
     """The k-core, each user's interactions in order of (time, line), split for training, validation and testing."""
-    settings = job.house.settings.domain(job.domain)
-    return build_sequences(
-        job.table("core/interactions"), job.out, settings.k, settings.time_split, settings.max_length
-    )
+    of = job.parameters
+    return build_sequences(job.table("core/interactions"), job.out, of.k, of.time_split, of.max_length)

@@ -1,16 +1,18 @@
 """Layer features: what an item says and looks like, and the vectors of both."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from features.download import Fetching
 from features.embeddings import embed_images, embed_texts
-from features.encoders import EncoderSettings, encoder_identity, open_encoder
+from features.encoders import EncoderFiles, EncoderSettings, encoder_identity, implementation, open_encoder
 from features.item_images import collect_images, image_fingerprint
 from features.item_text import build_item_text
-from pipelines.settings import House, as_parameters
-from pipelines.step import Job, step
+from pipelines.settings import House
+from pipelines.step import Apart, Job, Nothing, step
+from warehouse.store import Artifact
 
 _ITEMS = ("core/items", "core/sequences")
 PICTURES = "pictures"
@@ -19,37 +21,48 @@ VECTORS = "vectors"
 """Folder of the cache with what encoders made of contents."""
 
 
-@step("features/item_text", "features.item_text", upstream=_ITEMS, kinds=["python", "parquet"])
-def item_text(job: Job) -> Any:
+@step("features/item_text", "features", upstream=_ITEMS, kinds=["python", "parquet"])
+def item_text(job: Job[Nothing]) -> Any:
     """The text of every item of the sequences: the published form and a cleaned one."""
     return build_item_text(job.table("core/items"), job.table("core/sequences", "items"), job.out)
 
 
+@dataclass(frozen=True)
+class PicturesOf:
+    """Where pictures lie or how they are fetched. What these give is a source, by its fingerprint."""
+
+    root: Apart[Path]
+    fetching: Apart[Fetching]
+
+
+def _pictures(house: House, domain: str) -> PicturesOf:
+    return PicturesOf(house.image_root(domain), house.settings.domain(domain).pictures)
+
+
+def _fingerprint(house: House, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
+    of, (items, sequences) = _pictures(house, domain), inputs
+    cache = house.cache / PICTURES
+    return {"pictures": image_fingerprint(items.main, sequences.path / "items.parquet", of.root, cache, of.fetching)}
+
+
 @step(
     "features/item_images",
-    "features.item_images",
+    "features",
     upstream=_ITEMS,
     pool="downloads",
-    sources=lambda house, domain, inputs: {
-        "pictures": image_fingerprint(
-            inputs[0].main,
-            inputs[1].path / "items.parquet",
-            house.image_root(domain),
-            house.cache / PICTURES,
-            house.settings.domain(domain).pictures,
-        )
-    },
+    sources=_fingerprint,
+    parameters=_pictures,
     kinds=["webdataset", "parquet"],
 )
-def item_images(job: Job) -> Any:
+def item_images(job: Job[PicturesOf]) -> Any:
     """A status for every item's picture; those that are well go into tar shards as they came."""
     return collect_images(
         job.table("core/items"),
         job.table("core/sequences", "items"),
-        job.house.image_root(job.domain),
+        job.parameters.root,
         job.out,
-        cache=job.house.cache / PICTURES,
-        fetching=job.house.settings.domain(job.domain).pictures,
+        cache=job.cache / PICTURES,
+        fetching=job.parameters.fetching,
         progress=job.progress,
     )
 
@@ -65,59 +78,73 @@ def encoder_settings(house: House, domain: str, modality: Literal["text", "image
     return settings
 
 
-def _identity(modality: Literal["text", "image"]) -> Callable[[House, str], dict[str, Any]]:
-    """The identity of a domain's encoder, weights and all, as parameters of a recipe."""
+@dataclass(frozen=True)
+class Encoding:
+    """How contents become vectors: the encoder by the files that decide its vectors, and what is done with these.
 
-    def parameters(house: House, domain: str) -> dict[str, Any]:
+    `form` is of texts: published or clean. `settings` open the encoder; what of them decides is in the other fields.
+    """
+
+    encoder: EncoderFiles
+    storage: str
+    zeros: str
+    form: Literal["published", "clean"] | None
+    settings: Apart[EncoderSettings]
+
+
+def _encoding(modality: Literal["text", "image"]) -> Callable[[House, str], Encoding]:
+    def parameters(house: House, domain: str) -> Encoding:
         settings = encoder_settings(house, domain, modality)
-        identity = {**as_parameters(encoder_identity(settings)), "storage": settings.storage}
-        if settings.zeros != "refused":  # the files alone do not say which items have a vector then
-            identity["zeros"] = settings.zeros
-        return {**identity, "form": settings.text} if modality == "text" else identity
+        form = settings.text if modality == "text" else None
+        return Encoding(encoder_identity(settings), settings.storage, settings.zeros, form, settings)
 
     return parameters
 
 
+def _encoder(modality: Literal["text", "image"]) -> Callable[[House, str], list[str]]:
+    return lambda house, domain: [implementation(encoder_settings(house, domain, modality))]
+
+
 @step(
     "features/text_embeddings",
-    "features.embeddings",
+    "features",
     upstream=["features/item_text"],
-    parameters=_identity("text"),
+    parameters=_encoding("text"),
+    implementations=_encoder("text"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
     pool="gpu",
 )
-def text_embeddings(job: Job) -> Any:
+def text_embeddings(job: Job[Encoding]) -> Any:
     """A vector for every item's text, with the identity of the encoder that made it."""
-    settings = encoder_settings(job.house, job.domain, "text")
     return embed_texts(
         job.input("features/item_text").path,
-        open_encoder(settings),
+        open_encoder(job.parameters.settings),
         job.out,
-        form=settings.text,
-        cache=job.house.cache / VECTORS,
-        storage=settings.storage,
+        form=job.parameters.settings.text,
+        cache=job.cache / VECTORS,
+        storage=job.parameters.settings.storage,
         progress=job.progress,
     )
 
 
 @step(
     "features/image_embeddings",
-    "features.embeddings",
+    "features",
     upstream=["features/item_images"],
-    parameters=_identity("image"),
+    parameters=_encoding("image"),
+    implementations=_encoder("image"),
     identity="recipe",
     kinds=["pytorch", "parquet"],
     pool="gpu",
 )
-def image_embeddings(job: Job) -> Any:
+def image_embeddings(job: Job[Encoding]) -> Any:
     """A vector for every item's picture, with the identity of the encoder that made it."""
-    settings = encoder_settings(job.house, job.domain, "image")
     return embed_images(
         job.input("features/item_images").path,
-        open_encoder(settings),
+        open_encoder(job.parameters.settings),
         job.out,
-        cache=job.house.cache / VECTORS,
-        storage=settings.storage,
+        cache=job.cache / VECTORS,
+        storage=job.parameters.settings.storage,
         progress=job.progress,
     )

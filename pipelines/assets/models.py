@@ -6,12 +6,15 @@ needed: torch takes longer to load than a run with nothing to do may last.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
+from mmm4rec.registry import MODELS
 from pipelines.code_version import code_version
-from pipelines.settings import House, as_parameters
-from pipelines.step import TRAINING, Job, Ref, same_domain, step
+from pipelines.settings import House
+from pipelines.step import TRAINING, Apart, Job, Ref, same_domain, step
 from warehouse.store import ALL, Artifact
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings
 """What a model learns from."""
 
 
-def domain_data(job: Job, domain: str) -> "DomainData":
+def domain_data(job: Job[Any], domain: str) -> "DomainData":
     """The sequences and vectors of one domain among the inputs of `job`."""
     return load_artifacts(job.inputs, domain)
 
@@ -64,6 +67,21 @@ def has_baselines(house: House, domain: str) -> bool:
     return is_target(house, domain) and bool(house.settings.asked.trained)
 
 
+@dataclass(frozen=True)
+class Training:
+    """MMM4Rec, and how it is trained."""
+
+    model: ModelConfig
+    training: TrainConfig
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint that the settings give. Its files are sources."""
+
+    folder: Apart[Path]
+
+
 def _sources(house: House, domain: str) -> list[Ref]:
     return [] if is_given(house) else [(key, source) for source in house.sources() for key in DATA]
 
@@ -75,36 +93,41 @@ def _given(house: House, domain: str, inputs: Sequence[Artifact]) -> Mapping[str
     return {f"{file.parent.name}/{file.name}": house.hashes.sha256(file) for file in files if file.exists()}
 
 
-def _pretraining(house: House, domain: str) -> dict[str, Any]:
-    if is_given(house):
-        return {}
-    return {"model": as_parameters(house.settings.model), "training": as_parameters(house.settings.pretraining)}
+def _pretraining(house: House, domain: str) -> Training | Given:
+    given = house.pretrained
+    return Given(given) if given else Training(house.settings.model, house.settings.pretraining)
+
+
+def our_model(house: House, domain: str) -> list[str]:
+    """Where the model is that the settings describe."""
+    return [MODELS[house.settings.model.kind]]
 
 
 @step(
     "models/pretrained",
-    "mmm4rec.training",
+    "mmm4rec",
     upstream=DATA,
     refs=_sources,
     sources=_given,
     parameters=_pretraining,
+    implementations=our_model,
     applies=has_pretrained,
     per_domain=False,
     kinds=["pytorch"],
     pool="gpu",
 )
-def pretrained(job: Job) -> Any:
+def pretrained(job: Job[Training | Given]) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
     checkpoint that the settings give."""
     from mmm4rec.training import adopt, pretrain
 
-    settings = job.house.settings
-    if given := job.house.pretrained:
-        return adopt(given, job.out)
+    of = job.parameters
+    if isinstance(of, Given):
+        return adopt(of.folder, job.out)
     return pretrain(
-        [domain_data(job, source) for source in job.house.sources()],
-        settings.model,
-        settings.pretraining,
+        [domain_data(job, source) for source in sorted({artifact.domain for artifact in job.inputs})],
+        of.model,
+        of.training,
         job.out,
         data_versions=versions(job.inputs),
         state=job.state,
@@ -114,21 +137,17 @@ def pretrained(job: Job) -> Any:
     )
 
 
-def _finetuning(house: House, domain: str) -> dict[str, Any]:
-    return {
-        "model": as_parameters(house.settings.model),
-        "training": as_parameters(house.settings.finetuning),
-    }
+def _finetuning(house: House, domain: str) -> Training:
+    return Training(house.settings.model, house.settings.finetuning)
 
 
-def _fit(job: Job, init: Path | None = None) -> Any:
+def _fit(job: Job[Training], init: Path | None = None) -> Any:
     from mmm4rec.training import fit
 
-    settings = job.house.settings
     return fit(
         domain_data(job, job.domain),
-        settings.model,
-        settings.finetuning,
+        job.parameters.model,
+        job.parameters.training,
         job.out,
         init=init,
         data_versions=versions(job.inputs),
@@ -141,38 +160,59 @@ def _fit(job: Job, init: Path | None = None) -> Any:
 
 @step(
     "models/scratch",
-    "mmm4rec.training",
+    "mmm4rec",
     upstream=DATA,
     parameters=_finetuning,
+    implementations=our_model,
     applies=is_target,
     kinds=["pytorch"],
     pool="gpu",
 )
-def scratch(job: Job) -> Any:
+def scratch(job: Job[Training]) -> Any:
     """MMM4Rec trained on the domain alone: what pre-training is measured against."""
     return _fit(job)
 
 
 @step(
     "models/finetuned",
-    "mmm4rec.training",
+    "mmm4rec",
     upstream=[*DATA, "models/pretrained"],
     refs=lambda house, domain: [*same_domain(*DATA)(house, domain), ("models/pretrained", ALL)],
     parameters=_finetuning,
+    implementations=our_model,
     applies=is_finetuned,
     kinds=["pytorch"],
     pool="gpu",
 )
-def finetuned(job: Job) -> Any:
+def finetuned(job: Job[Training]) -> Any:
     """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""
     return _fit(job, init=job.input("models/pretrained").path)
 
 
-def _baselines(house: House, domain: str) -> dict[str, Any]:
-    return {
-        name: {"model": as_parameters(model), "training": as_parameters(training)}
-        for name, (model, training) in house.settings.asked.trained.items()
-    }
+@dataclass(frozen=True)
+class Baseline:
+    """One of the models beside MMM4Rec, and the version of the code that trains it: by these a training is kept."""
+
+    model: RecommenderConfig
+    training: TrainConfig
+    code: str
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The models asked for beside MMM4Rec, by name."""
+
+    asked: dict[str, Baseline]
+
+
+def _baselines(house: House, domain: str) -> Baselines:
+    asked = house.settings.asked.trained
+    return Baselines({name: Baseline(model, how, training_code(model)) for name, (model, how) in asked.items()})
+
+
+def baseline_models(house: House, domain: str) -> list[str]:
+    """Where the models are that the settings ask for beside MMM4Rec."""
+    return sorted({MODELS[model.kind] for model, _ in house.settings.asked.trained.values()})
 
 
 def kept_baselines(house: House, domain: str, inputs: Sequence[Artifact]) -> set[str]:
@@ -180,33 +220,36 @@ def kept_baselines(house: House, domain: str, inputs: Sequence[Artifact]) -> set
     from mmm4rec.baselines.fitting import kept_name
 
     asked = house.settings.asked.trained.values()
-    return {kept_name(model, training, versions(inputs), _training_code()) for model, training in asked}
+    return {kept_name(model, training, versions(inputs), training_code(model)) for model, training in asked}
 
 
-def _training_code() -> str:
-    return code_version("mmm4rec.training")
+def training_code(model: RecommenderConfig) -> str:
+    """The version of the code by which a model is trained: a change of another model is none of this one."""
+    return code_version("mmm4rec.training:fit", MODELS[model.kind])
 
 
 @step(
     "models/baselines",
-    "mmm4rec.baselines.fitting",
+    "mmm4rec",
     upstream=DATA,
     parameters=_baselines,
+    implementations=baseline_models,
     applies=has_baselines,
     kinds=["pytorch"],
     pool="gpu",
 )
-def baselines(job: Job) -> Any:
+def baselines(job: Job[Baselines]) -> Any:
     """The models that the settings ask for beside MMM4Rec, each trained on the domain alone."""
     from mmm4rec.baselines.fitting import fit_all
 
+    asked = job.parameters.asked
     return fit_all(
         domain_data(job, job.domain),
-        job.house.settings.asked.trained,
+        {name: (of.model, of.training) for name, of in asked.items()},
         job.out,
-        state=job.house.cache / TRAINING,
+        state=job.cache / TRAINING,
         data_versions=versions(job.inputs),
-        code=_training_code(),
+        codes={name: of.code for name, of in asked.items()},
         logs=job.logs,
         progress=job.progress,
     )

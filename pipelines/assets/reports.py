@@ -1,11 +1,23 @@
 """Layer reports: how good each model is, and what the best of a domain on validation recommends."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmm4rec.baselines.config import ItemKNNConfig
-from pipelines.assets.models import DATA, domain_data, has_baselines, has_pretrained, is_given, is_target
-from pipelines.settings import House, as_parameters
+from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
+from mmm4rec.config import RecommendationConfig
+from mmm4rec.registry import COUNTED
+from pipelines.assets.models import (
+    DATA,
+    baseline_models,
+    domain_data,
+    has_baselines,
+    has_pretrained,
+    is_given,
+    is_target,
+    our_model,
+)
+from pipelines.settings import House
 from pipelines.step import Job, Ref, same_domain, step
 from warehouse.store import ALL
 
@@ -31,8 +43,10 @@ def _refs(house: House, domain: str) -> list[Ref]:
     return [*same_domain(*DATA)(house, domain), *models_of(house, domain)]
 
 
-def _checkpoints(job: Job) -> dict[str, Path]:
-    return {key.split("/")[1]: job.input(key).path for key, _ in models_of(job.house, job.domain)}
+def _checkpoints(job: Job[Any]) -> dict[str, Path]:
+    """The folders of the domain's models, in the order of `models_of`."""
+    models = (artifact for artifact in job.inputs if artifact.key.startswith("models/"))
+    return {artifact.key.split("/")[1]: artifact.path for artifact in models if artifact.key != "models/baselines"}
 
 
 def _compared(house: House, domain: str) -> list[Ref]:
@@ -40,50 +54,60 @@ def _compared(house: House, domain: str) -> list[Ref]:
     return [*_refs(house, domain), *([("models/baselines", domain)] if has_baselines(house, domain) else [])]
 
 
-def _knn(house: House, domain: str) -> ItemKNNConfig | None:
-    """The settings of the baseline that needs no training, where it is asked for."""
-    return house.settings.asked.item_knn if is_target(house, domain) else None
+@dataclass(frozen=True)
+class Beside:
+    """The baselines that stand beside MMM4Rec: those that are trained, by name, and the one that is counted."""
+
+    trained: tuple[str, ...]
+    item_knn: ItemKNNConfig | None
 
 
-def _counted(house: House, domain: str) -> dict[str, Any]:
-    knn = _knn(house, domain)
-    return {"item_knn": as_parameters(knn)} if knn else {}
+def _beside(house: House, domain: str) -> Beside:
+    asked = house.settings.asked
+    return Beside(tuple(asked.trained), asked.item_knn) if is_target(house, domain) else Beside((), None)
+
+
+def _judged(house: House, domain: str) -> list[str]:
+    """Where the models are that the metrics are of."""
+    baselines = baseline_models(house, domain) if has_baselines(house, domain) else []
+    counted = [COUNTED[ITEM_KNN]] if _beside(house, domain).item_knn else []
+    return [*our_model(house, domain), *baselines, *counted]
 
 
 @step(
     "reports/metrics",
-    "mmm4rec.reports",
+    "mmm4rec",
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned", "models/baselines"],
     refs=_compared,
     applies=is_judged,
-    parameters=_counted,
+    parameters=_beside,
+    implementations=_judged,
     kinds=["pytorch", "parquet"],
     pool="gpu",
 )
-def metrics(job: Job) -> Any:
+def metrics(job: Job[Beside]) -> Any:
     """HR and NDCG of popularity, of the baselines asked for and of every model of the domain, over all its items."""
     from mmm4rec.reports import build_metrics
 
-    checkpoints = _checkpoints(job)
-    if has_baselines(job.house, job.domain):
+    of, checkpoints = job.parameters, _checkpoints(job)
+    if of.trained:
         folder = job.input("models/baselines").path
-        checkpoints |= {name: folder / f"{name}.safetensors" for name in job.house.settings.asked.trained}
-    return build_metrics(
-        domain_data(job, job.domain), checkpoints, job.out, progress=job.progress, knn=_knn(job.house, job.domain)
-    )
+        checkpoints |= {name: folder / f"{name}.safetensors" for name in of.trained}
+    return build_metrics(domain_data(job, job.domain), checkpoints, job.out, progress=job.progress, knn=of.item_knn)
 
 
 @step(
     "reports/recommendations",
-    "mmm4rec.reports",
+    "mmm4rec",
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     applies=is_judged,
-    parameters=lambda house, domain: as_parameters(house.settings.recommendations),
+    parameters=lambda house, domain: house.settings.recommendations,
+    implementations=our_model,
     kinds=["pytorch", "parquet"],
     pool="gpu",
 )
-def recommendations(job: Job) -> Any:
+def recommendations(job: Job[RecommendationConfig]) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so; by the
     model that is best on validation."""
     from mmm4rec.reports import build_recommendations
@@ -92,6 +116,6 @@ def recommendations(job: Job) -> Any:
         domain_data(job, job.domain),
         _checkpoints(job),
         job.out,
-        **as_parameters(job.house.settings.recommendations),
+        **asdict(job.parameters),
         progress=job.progress,
     )

@@ -1,5 +1,7 @@
 """Layer warehouse: what people open. The analysts' catalogue over everything that is current, and the report."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from features.search import find_pictures
@@ -8,7 +10,7 @@ from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.settings import CATALOGUE, REPORT, House
-from pipelines.step import STEPS, Job, Ref, step
+from pipelines.step import STEPS, Apart, Job, Ref, step
 from warehouse.catalogue import build_catalogue
 from warehouse.store import ALL
 from warehouse.tables import TABLES as CORE_TABLES
@@ -19,13 +21,19 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
 """And what people have compared, which nothing is built from."""
 
 
+@dataclass(frozen=True)
+class CatalogueOf:
+    """The views name their files by absolute paths: in a folder that was moved or copied it is another catalogue."""
+
+    folder: str
+
+
 @step(
     "warehouse/catalogue",
-    "warehouse.catalogue",
+    "warehouse",
     upstream=_EVERYTHING,
     refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
-    # Its views name their files by absolute paths: in a folder that was moved or copied it is another one.
-    parameters=lambda house, domain: {"folder": str(house.data.absolute())},
+    parameters=lambda house, domain: CatalogueOf(str(house.data.absolute())),
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -33,9 +41,16 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
     kinds=["duckdb"],
     pool="catalogue",
 )
-def catalogue(job: Job) -> Any:
+def catalogue(job: Job[CatalogueOf]) -> Any:
     """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
     return build_catalogue(job.inputs, job.out / CATALOGUE, comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES})
+
+
+@dataclass(frozen=True)
+class ReportOf:
+    """The data folder, which the catalogue's files lie in."""
+
+    data: Apart[Path]
 
 
 def _pictures(house: House) -> list[Ref]:
@@ -44,9 +59,10 @@ def _pictures(house: House) -> list[Ref]:
 
 @step(
     "warehouse/report",
-    "pipelines.report",
+    "pipelines",
     upstream=["warehouse/catalogue", "features/item_images"],
     refs=lambda house, domain: [("warehouse/catalogue", ALL), *_pictures(house)],
+    parameters=lambda house, domain: ReportOf(house.data),
     per_domain=False,
     collects=True,
     exposed=REPORT,
@@ -54,14 +70,14 @@ def _pictures(house: House) -> list[Ref]:
     kinds=["html"],
     pool="catalogue",
 )
-def report(job: Job) -> Any:
+def report(job: Job[ReportOf]) -> Any:
     """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""
     from pipelines.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
     return build_report(
         job.input("warehouse/catalogue").path / CATALOGUE,
-        job.house.data,
+        job.parameters.data,
         lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
         job.out / REPORT,
     )
