@@ -1,8 +1,9 @@
 """Code versions: a hash of the code that a function runs, derived and never typed by hand.
 
 What a function runs is itself, every function, class and constant of the house that it names, whatever those name in
-turn, and the SQL files and templates whose names stand in any of them. Comments, docstrings, annotations of functions
-and layout do not count, so rewording makes nothing stale. Neither does what merely stands in the same module.
+turn, and the SQL files and templates whose names stand in any of them. Comments (also those of columns), docstrings,
+annotations of functions and layout do not count, so rewording makes nothing stale. Neither does what merely stands in
+the same module.
 
 The search ends in two places:
 
@@ -26,6 +27,8 @@ ROOMS = ("warehouse", "features", "mmm4rec", "pipelines")
 Symbol = tuple[str, str]
 """A module of the house, and a name that it binds; without a name, what runs whenever the module is imported."""
 
+_COMMENTS = {"_field": 2, "_column": 2, "_table": 0}
+"""Functions by which the rooms declare columns and tables, and which of their arguments is a comment."""
 _SCHEMAS = frozenset({"TABLES", "ACCEPTED"})
 """Names that end the search, in the module `tables` of a room."""
 
@@ -59,7 +62,7 @@ def normalised_sql(text: str) -> str:
 
 def forget() -> None:
     """Read the sources again when next asked, as they may have changed."""
-    for function in (_uses, _text_of, _module, _room, _path):
+    for function in (_uses, _text_of, _module, _named_files, _room, _path):
         function.cache_clear()
 
 
@@ -72,6 +75,8 @@ class _Module:
     """Where an imported name comes from, dotted."""
     effects: list[ast.stmt]
     """Statements that do more than bind names, and so run for all who import the module."""
+    meant: dict[str, list["_Statement"]]
+    """What counts of each name that was asked for."""
 
 
 def _reached(names: Iterable[str]) -> set[Symbol]:
@@ -86,8 +91,9 @@ def _reached(names: Iterable[str]) -> set[Symbol]:
 
 
 def _asked(name: str) -> Symbol:
-    """The symbol named `module:name`, marked with @ as one whose decorators do not count."""
+    """The symbol named `module:name`, marked with @ as one whose decorators do not count; of a method, its class."""
     module, _, bound = name.partition(":")
+    bound = bound.partition(".")[0]
     if _path(module) is None:
         raise ValueError(f"{module} is no module of {', '.join(ROOMS)}")
     found = _lookup(module, bound)
@@ -103,14 +109,14 @@ def _uses(symbol: Symbol) -> tuple[Symbol, ...]:
     parts = module.split(".")
     found = {(package, "") for package in (".".join(parts[:end]) for end in range(1, len(parts) + 1)) if _path(package)}
     for statement in _statements(symbol):
-        inside = dict(_aliases(statement))
+        inside = dict(_aliases(statement.node))
         aliases = _module(module).imported | inside
         for dotted in inside.values():
             found |= {*_resolve(dotted)}
-        for used in _globals(statement) | inside.keys():
+        for used in statement.globals | inside.keys():
             if used in aliases and _path(aliases[used]):
                 # A module: what is taken from it counts, not the whole of it.
-                for chain in _chains(statement, used):
+                for chain in _chains(statement.node, used):
                     found |= {*_resolve(f"{aliases[used]}{chain}")}
             elif symbol_of := _lookup(module, used):
                 found.add(symbol_of)
@@ -121,36 +127,40 @@ def _uses(symbol: Symbol) -> tuple[Symbol, ...]:
 def _text_of(symbol: Symbol) -> str:
     """What counts of a symbol: its statements, the packages that its names come from, and the files that it names."""
     module, _ = symbol
-    statements = _statements(symbol)
-    elsewhere = sorted(
-        f"{used} is {dotted}"
+    statements, imported = _statements(symbol), _module(module).imported
+    elsewhere = {
+        f"{used} is {imported[used]}"
         for statement in statements
-        for used in _globals(statement)
-        if (dotted := _module(module).imported.get(used)) and dotted.split(".")[0] not in ROOMS
-    )
-    constants = {n.value for s in statements for n in ast.walk(s) if isinstance(n, ast.Constant)}
-    room = _room(module.split(".")[0])
-    files = [
-        path for path in (*room.glob("sql/*.sql"), *room.glob("templates/*")) if {path.name, path.stem} & constants
-    ]
-    return "\n".join([*map(ast.unparse, statements), *elsewhere, *(_file(path) for path in sorted(files))])
+        for used in statement.globals & imported.keys()
+        if imported[used].split(".")[0] not in ROOMS
+    }
+    constants = {n.value for s in statements for n in ast.walk(s.node) if isinstance(n, ast.Constant)}
+    files = [path for path in _named_files(module.split(".")[0]) if {path.name, path.stem} & constants]
+    return "\n".join([*(s.text for s in statements), *sorted(elsewhere), *map(_file, files)])
 
 
-def _statements(symbol: Symbol) -> list[ast.stmt]:
-    """The statements of a symbol, without what does not count."""
+@dataclass(frozen=True)
+class _Statement:
+    """A statement of a module, without what does not count, as a tree and as a text."""
+
+    node: ast.stmt
+    text: str
+    globals: frozenset[str]
+    """The names that it takes from its module."""
+
+
+def _statements(symbol: Symbol) -> list[_Statement]:
     module, name = symbol
-    if not name:
-        return _module(module).effects
-    statements = _module(module).bound[name.removeprefix("@")]
-    if not name.startswith("@"):
-        return statements
-    bare = []
-    for statement in statements:
-        if isinstance(statement, ast.FunctionDef):
-            statement = ast.FunctionDef(statement.name, statement.args, statement.body, [], None)
-            ast.fix_missing_locations(statement)
-        bare.append(statement)
-    return bare
+    known = _module(module)
+    if name not in known.meant:
+        known.meant[name] = []
+        for statement in known.bound[name.removeprefix("@")] if name else known.effects:
+            meant = _Meaning().visit(statement)  # in place, which may be done again
+            if name.startswith("@") and isinstance(meant, ast.FunctionDef):
+                meant = ast.fix_missing_locations(ast.FunctionDef(meant.name, meant.args, meant.body, [], None))
+            text = ast.unparse(meant)
+            known.meant[name].append(_Statement(meant, text, frozenset(_globals(text))))
+    return known.meant[name]
 
 
 def _lookup(module: str, name: str) -> Symbol | None:
@@ -170,15 +180,19 @@ def _resolve(dotted: str) -> list[Symbol]:
         if _path(module):
             if end == len(parts):
                 return [(module, "")]
-            found = _lookup(module, parts[end])
+            name, rest = parts[end], parts[end + 1 :]
+            known = _module(module)
+            if name not in known.bound and name in known.imported:
+                return _resolve(".".join([known.imported[name], *rest]))
+            found = _lookup(module, name)
             return [found] if found else []
     return []
 
 
-def _globals(statement: ast.stmt) -> set[str]:
+def _globals(text: str) -> set[str]:
     """The names that a statement takes from its module, by Python's own rules of scope."""
-    found = set()
-    pending = [symtable.symtable(ast.unparse(statement), "house", "exec")]
+    found: set[str] = set()
+    pending = [symtable.symtable(text, "house", "exec")]
     while pending:
         table = pending.pop()
         pending.extend(table.get_children())
@@ -215,8 +229,13 @@ def _module(name: str) -> _Module:
     path = _path(name)
     if path is None:
         raise ValueError(f"{name} is no module of {', '.join(ROOMS)}")
-    found = _Module({}, {}, [])
-    for statement in _Meaning().visit(ast.parse(path.read_text(encoding="utf-8"))).body:
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(source: str) -> _Module:
+    found = _Module({}, {}, [], {})
+    for statement in ast.parse(source).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             found.imported.update(_aliases(statement))
         elif not _is_guard(statement):
@@ -233,6 +252,14 @@ class _Meaning(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         """A text that stands alone is a docstring."""
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """The comment of a column or table is a text for people."""
+        if isinstance(node.func, ast.Name) and node.func.id in _COMMENTS:
+            place = _COMMENTS[node.func.id]
+            if len(node.args) > place and isinstance(node.args[place], ast.Constant):
+                node.args[place] = ast.copy_location(ast.Constant(""), node.args[place])
+        return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         """Without annotations, and of what is declared in it only the values."""
@@ -293,6 +320,8 @@ def _binds(statement: ast.stmt) -> set[str]:
 
 def _has_effect(statement: ast.stmt) -> bool:
     """Whether a statement does more than bind names: it calls something for its effect, or changes what is bound."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return False  # a docstring
     for node in _top(statement):
         if isinstance(node, ast.Expr | ast.Delete | ast.Assert | ast.Raise | ast.For | ast.While | ast.With):
             return True
@@ -304,6 +333,12 @@ def _has_effect(statement: ast.stmt) -> bool:
 def _file(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     return normalised_sql(text) if path.suffix == ".sql" else text
+
+
+@cache
+def _named_files(room: str) -> list[Path]:
+    """The SQL files and templates of a room, which code names by their names."""
+    return sorted([*_room(room).glob("sql/*.sql"), *_room(room).glob("templates/*")])
 
 
 @cache

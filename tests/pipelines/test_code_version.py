@@ -1,75 +1,131 @@
-"""Code versions move with code and SQL, and stand still when only words about them change."""
+"""Code versions move with the code that a function runs, and stand still when only words or other code change."""
 
-import dataclasses
 import importlib
-import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines import code_version as subject
 from pipelines import definitions  # noqa: F401, declares the steps
 from pipelines.step import STEPS
-from tests.conftest import REPOSITORY
-from tests.warehouse.work import write_raw
 
 MODULE = '''
 """A room."""
+import math
+from math import floor
+from typing import TYPE_CHECKING
+
+from warehouse_like import helper, tables
 from warehouse_like.helper import double
+from warehouse_like.registry import MODELS
+
+if TYPE_CHECKING:
+    from warehouse_like.unrelated import x
+
+LIMIT = 3
+OTHER = 4
+DECLARED = []
 
 
-def build(x: int) -> str:
+def declared(given):
+    return lambda function: DECLARED.append(given) or function
+
+
+@declared("here")
+def build(x: "int", rows: helper.Rows = ()) -> str:
     """What it does."""
     # why it does so
-    return load("rows") * double(x)
+    from warehouse_like.late import late
+
+    found: int = late(x)
+    kept = Kept(found)
+    return load("rows") * double(x) + helper.deep.deeper(floor(kept.size)) + MODELS["a"] + tables.TABLES
+
+
+class Base:
+    """What a class is made from."""
+
+    limit = LIMIT
+
+
+class Kept(Base):
+    size: int = 2
+
+
+def beside(other):
+    return OTHER * double(other)
+
+
+def shadows(double):
+    OTHER = 1
+    return double(OTHER)
 '''
+FILES = {
+    "__init__.py": "",
+    "build.py": MODULE,
+    "helper.py": "from warehouse_like import deep\n\nRows = tuple\n\n\ndef double(x):\n    return 2 * x\n",
+    "deep.py": "import warnings\n\nwarnings.simplefilter('ignore')\n\n\ndef deeper(x):\n    return x\n",
+    "late.py": "try:\n    import fast\nexcept ImportError:\n    fast = None\n\n\ndef late(x):\n    return fast or x\n",
+    "unrelated.py": "x = 1\n",
+    "registry.py": 'MODELS = {"a": "warehouse_like.models:A", "b": "warehouse_like.models:B"}\n',
+    "models.py": "class A:\n    a = 1\n\n\nclass B:\n    b = 1\n",
+    "tables.py": 'TABLES = {"core/x": ["a column, which is this and that"]}\n',
+    "sql/rows.sql": "-- all rows\nSELECT 'a  b' AS x\nFROM t\n",
+    "sql/other.sql": "SELECT 1",
+}
 
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small package with a module, a helper and two SQL files, known to `code_version` as a room."""
+    """A small package with modules and SQL files, known to `code_version` as a room."""
     folder = tmp_path / "warehouse_like"
-    (folder / "sql").mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    (folder / "build.py").write_text(MODULE)
-    (folder / "helper.py").write_text("def double(x):\n    return 2 * x\n")
-    (folder / "unrelated.py").write_text("x = 1\n")
-    (folder / "sql" / "rows.sql").write_text("-- all rows\nSELECT 'a  b' AS x\nFROM t\n")
-    (folder / "sql" / "other.sql").write_text("SELECT 1")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(subject, "ROOMS", ("warehouse_like",))
     yield folder
     for name in [name for name in sys.modules if name.startswith("warehouse_like")]:
         del sys.modules[name]
+    subject.forget()
 
 
-def _version() -> str:
-    for function in (subject._normalised, subject._tree, subject._room, subject._path):
-        function.cache_clear()
+def _version(*names: str) -> str:
+    subject.forget()
     importlib.invalidate_caches()
-    return subject.code_version("warehouse_like.build")
+    return subject.code_version(*(names or ["warehouse_like.build:build"]))
+
+
+def _edit(room: Path, file: str, old: str, new: str) -> None:
+    text = (room / file).read_text()
+    assert old in text
+    (room / file).write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
         ("build.py", "double(x)", "double(x + 1)"),
+        ("build.py", "found: int = late(x)", "found: int = late(x + 1)"),
+        ("build.py", "LIMIT = 3", "LIMIT = 4"),  # by way of the base of a class that it makes
+        ("build.py", "size: int = 2", "size: float = 2"),  # a field of a class is more than an annotation
+        ("build.py", "rows: helper.Rows = ()", "rows: helper.Rows = (1,)"),
+        ("build.py", "from math import floor", "from math import ceil as floor"),
         ("helper.py", "2 * x", "3 * x"),
+        ("deep.py", "return x", "return x + 1"),  # by way of a module of a module
+        ("deep.py", "'ignore'", "'error'"),  # which runs when it is imported
+        ("late.py", "fast or x", "x"),
+        ("late.py", "fast = None", "fast = 1"),
         ("sql/rows.sql", "FROM t", "FROM u"),
         ("sql/rows.sql", "'a  b'", "'a b'"),
+        ("registry.py", "warehouse_like.models:A", "warehouse_like.models:B"),
     ],
 )
-def test_a_change_of_meaning_is_a_new_version(room: Path, file: str, old: str, new: str) -> None:
+def test_a_change_of_what_runs_is_a_new_version(room: Path, file: str, old: str, new: str) -> None:
     before = _version()
-    text = (room / file).read_text()
-    assert old in text
-    (room / file).write_text(text.replace(old, new))
+    _edit(room, file, old, new)
     assert _version() != before
 
 
@@ -78,104 +134,65 @@ def test_a_change_of_meaning_is_a_new_version(room: Path, file: str, old: str, n
     [
         ("build.py", "# why it does so", "# because"),
         ("build.py", "What it does.", "What it really does."),
+        ("build.py", "What a class is made from.", "What classes are made from."),
         ("build.py", "\n\n\ndef", "\n\ndef"),
+        ("build.py", '"int"', '"float"'),
+        ("build.py", "found: int", "found: float"),
+        ("build.py", '@declared("here")', '@declared("there")'),
+        ("build.py", "OTHER = 4", "OTHER = 5"),
+        ("build.py", "OTHER * double(other)", "OTHER + double(other)"),
+        ("build.py", "import math\n", ""),
+        ("helper.py", "Rows = tuple", "Rows = list"),  # named by an annotation alone
         ("sql/rows.sql", "-- all rows", "/* every\nrow */"),
         ("sql/rows.sql", "\nFROM", "\n    FROM"),
         ("sql/other.sql", "1", "2"),
         ("unrelated.py", "1", "2"),
+        ("models.py", "a = 1", "a = 2"),
+        ("tables.py", "this and that", "that and this"),
     ],
 )
-def test_a_change_of_words_is_not(room: Path, file: str, old: str, new: str) -> None:
+def test_a_change_of_words_and_of_what_does_not_run_is_none(room: Path, file: str, old: str, new: str) -> None:
     before = _version()
-    text = (room / file).read_text()
-    assert old in text
-    (room / file).write_text(text.replace(old, new))
+    _edit(room, file, old, new)
     assert _version() == before
 
 
-def test_raw_ratings_cover_both_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(subject, "_normalised", lambda module: seen.append(module) or module)
-    assert dataclasses.replace(STEPS["raw/ratings"]).code_version  # a new one, which has none yet
-    assert {"warehouse.ratings", "warehouse.reviews", "warehouse.records", "warehouse.raw"} <= set(seen)
+def test_what_the_settings_choose_from_a_registry_is_named_beside(room: Path) -> None:
+    names = ("warehouse_like.build:build", "warehouse_like.models:A")
+    before = _version(*names)
+    assert before != _version()
+    _edit(room, "models.py", "b = 1", "b = 2")
+    assert _version(*names) == before
+    _edit(room, "models.py", "a = 1", "a = 2")
+    assert _version(*names) != before
 
 
-EDITED = """
-import json, pathlib, sys
-from pipelines import code_version
-from pipelines.runs import plan
-from pipelines.settings import House
-from pipelines.step import STEPS, upstream_first
-
-data, edits = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-
-def stale():
-    for function in (code_version._normalised, code_version._tree, code_version._room, code_version._path):
-        function.cache_clear()
-    for step in STEPS.values():
-        vars(step).pop("code_version", None)
-    return sorted(step.key for stage in plan(House(data), ["Toys"]) for step in stage.steps)
-
-built = []
-for step in upstream_first():
-    for domain in step.domains(House(data), ["Toys"]):
-        step.publish(House(data), domain)
-        built.append(step.key)
-found = [stale()]
-for name, old, new in edits:
-    path = pathlib.Path(name)
-    text = path.read_text()
-    assert old in text, (name, old)
-    path.write_text(text.replace(old, new, 1))
-    found.append(stale())
-    path.write_text(text)
-print(json.dumps({"built": built, "stale": found}))
-"""
-SQL = {
-    "warehouse/sql/kept_items.sql": ("ORDER BY item_id", "ORDER BY item_id, line", {"core/items"}),
-    "warehouse/sql/judged_ratings.sql": ("ratings.line,", "ratings.line AS line,", {"core/interactions"}),
-    "warehouse/sql/user_ids.sql": ("SELECT", "SELECT ALL", {"core/sequences"}),
-    "warehouse/sql/length_distribution.sql": ("SELECT", "SELECT ALL", {"warehouse/catalogue"}),
-    "pipelines/sql/report_curves.sql": ("ORDER BY domain", "ORDER BY domain DESC", {"warehouse/report"}),
-    "warehouse/sql/check_sequences.sql": ("SELECT", "SELECT ALL", set()),
-    "pipelines/sql/recommendations.sql": ("SELECT", "SELECT ALL", set()),
-}
-"""Files with an edit that means something, and the assets that are made by them."""
-
-
-@pytest.mark.long
-def test_an_edited_sql_file_makes_exactly_its_downstream_stale(tmp_path: Path) -> None:
-    """On a copy of the packages, over a domain that is built from end to end, as `mmm4rec run` plans it."""
-    copy, data = tmp_path / "copy", tmp_path / "data"
-    for room in subject.ROOMS:
-        shutil.copytree(REPOSITORY / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    write_raw(data / "raw_files", "Toys", 0)
-    settings = {
-        "domains": {"Toys": {"k": 3, "text_encoder": {"kind": "none"}, "image_encoder": {"kind": "none"}}},
-        "model": {"hidden": 16, "inner": 16, "head_width": 8, "state": 8},
-        "finetuning": {"epochs": 1},
+def test_scope_is_pythons_own(room: Path) -> None:
+    """A parameter or a local name that is called as something of the module is none of it."""
+    assert subject.reached("warehouse_like.build:shadows") == {"warehouse_like.build:shadows"}
+    assert subject.reached("warehouse_like.build:beside") == {
+        "warehouse_like.build:beside",
+        "warehouse_like.build:OTHER",
+        "warehouse_like.helper:double",
     }
-    (data / "domains.yaml").write_text(yaml.safe_dump(settings))
-    edits = [(name, old, new) for name, (old, new, _) in SQL.items()]
-    edits += [(name, old, f"-- said in other words\n/* and\nmore */ {old}") for name, (old, *_) in SQL.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", EDITED, str(data), json.dumps(edits)],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert len(told["built"]) == 14, "all assets but those that need a source domain"
 
-    def downstream(made: set[str]) -> set[str]:
-        more = {key for key, step in STEPS.items() if made & set(step.upstream)} & set(told["built"])
-        return made if more <= made else downstream(made | more)
 
-    nothing, *found = told["stale"]
-    assert nothing == []
-    for (name, _, new), stale in zip(edits, found, strict=True):
-        direct = set() if new.startswith("--") else SQL[name][2]
-        assert set(stale) == downstream(direct), (name, new)
+@pytest.mark.parametrize("name", ["warehouse_like.nowhere:build", "warehouse_like.build:nothing", "json:loads"])
+def test_what_is_not_there_is_an_error(room: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"is no module of warehouse_like|has no nothing"):
+        _version(name)
+
+
+def test_every_step_reaches_what_it_is_known_to_run() -> None:
+    """Of the code as it is, so that a search that loses its way is noticed."""
+    known = {
+        "raw/ratings": ["warehouse.ratings:ingest_ratings", "warehouse.reviews:ingest_reviews"],
+        "core/sequences": ["warehouse.sequences:build_sequences"],
+        "features/text_embeddings": ["features.vector_cache:VectorCache", "features.encoders.models:describe"],
+        "models/scratch": ["mmm4rec.training:_Run", "mmm4rec.checkpoint:write", "mmm4rec.data:load_domain"],
+        "reports/metrics": ["mmm4rec.evaluation:rank_labels", "mmm4rec.baselines.popularity:rank_labels"],
+        "warehouse/report": ["features.search:find_pictures", "pipelines.report:build_report"],
+    }
+    assert "mmm4rec.losses:full_cross_entropy" in subject.reached("mmm4rec.model:MMM4Rec")
+    for key, names in known.items():
+        assert set(names) <= subject.reached(STEPS[key].code), key
