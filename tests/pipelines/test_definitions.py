@@ -40,7 +40,7 @@ def test_every_asset_is_a_noun_of_its_layer_and_says_what_it_is() -> None:
         assert node.group_name == key.split("/")[0]
         assert node.description
         assert node.kinds
-        assert node.owners == [f"team:{STEPS[key].code.split('.')[0]}"]
+        assert node.owners == [f"team:{STEPS[key].room}"]
         assert node.code_version == STEPS[key].code_version
         assert (node.partitions_def is None) == (key in SPANNING)
         if node.partitions_def:
