@@ -237,7 +237,7 @@ def test_several_are_trained_into_one_folder_and_measured(
     assert len(seen) == 3, "one more is trained, and nothing again"
     (tmp_path / "other").mkdir()
     first = dict([next(iter(asked.items()))])
-    for given in ({"data_versions": {"core/sequences@Toys": "2"}}, {"code": "2"}):
+    for given in ({"data_versions": {"core/sequences@Toys": "2"}}, {"codes": dict.fromkeys(first, "2")}):
         fit_all(domain, first, tmp_path / "other", state=state, **given)
     assert len(seen) == 5, "other data, other code"
     assert list(summary.models) == list(asked)
