@@ -134,7 +134,7 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
         def build(out: Path) -> dict[str, Any]:
             target, *sources = (_source(inputs, name) for name in (domain, *names))
             runs = comparison.compare(target, sources, asked, house.cache / CACHE, given=given, progress=progress)
-            counts = {name: inputs[0].manifest["summary"][name] for name in _COUNTS}
+            counts = {name: inputs[0].manifest.summary[name] for name in _COUNTS}
             return counts | asdict(write_comparison(runs, out))
 
         sources = {"pretrained": given[1]} if given else {}
@@ -149,7 +149,7 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
     sections = []
     for one in compared:
         domain, rows = one.artifact.domain, one.rows
-        counts = tuple(one.artifact.manifest["summary"][name] for name in _COUNTS)
+        counts = tuple(one.artifact.manifest.summary[name] for name in _COUNTS)
         sections.append(
             {
                 "name": domain,
