@@ -344,7 +344,7 @@ def pictures(
     _say_damaged(house)
     forgotten = forget(house.cache / PICTURES, again) if again else None
     found = {
-        artifact.domain: artifact.manifest["summary"]["statuses"]
+        artifact.domain: artifact.manifest.summary["statuses"]
         for artifact in house.store.all_current()
         if artifact.key == "features/item_images"
     }
@@ -476,7 +476,10 @@ def _complain(text: str) -> None:
 
 @app.command(epilog="Examples: `mmm4rec trace models/finetuned@Sample_Toys` · `mmm4rec trace 3f2a91c0 --json`")
 def trace(artifact: Named, data: Data = None, as_json: Json = False) -> None:
-    """Show what an artifact was made from, as a tree down to the sha256 of each raw file."""
+    """Show what an artifact was made from, as a tree down to the sha256 of each raw file, and what made it.
+
+    Versions of Python and of packages, commit, device and processor stand where they differ from those above.
+    """
     house = _house(data)
     from pipelines import lineage
     from warehouse.lineage import Lineage

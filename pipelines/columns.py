@@ -71,7 +71,7 @@ def _embedded(artifact: Artifact) -> tuple[str, Columns] | None:
     """Vectors come from the texts or pictures of the items where an encoder made them, and from elsewhere if ready."""
     if artifact.key not in ("features/text_embeddings", "features/image_embeddings"):
         return None
-    summary, form = artifact.manifest["summary"], artifact.manifest["parameters"].get("form")
+    summary, form = artifact.manifest.summary, artifact.manifest.parameters.get("form")
     source = "features/item_text" if form else "features/item_images"
     # A picture is known by its hash, a text by itself.
     content = ("sha256",) if form is None else ("text_clean",) if form == "clean" else ("text",)

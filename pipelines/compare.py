@@ -146,7 +146,7 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
             runs = comparison.compare(
                 target, sources, asked, house.cache / CACHE, code=_code, given=given, progress=progress
             )
-            counts = {name: inputs[0].manifest["summary"][name] for name in _COUNTS}
+            counts = {name: inputs[0].manifest.summary[name] for name in _COUNTS}
             return counts | asdict(write_comparison(runs, out))
 
         sources = {"pretrained": given[1]} if given else {}
@@ -163,7 +163,7 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
     sections = []
     for one in compared:
         domain, rows = one.artifact.domain, one.rows
-        counts = tuple(one.artifact.manifest["summary"][name] for name in _COUNTS)
+        counts = tuple(one.artifact.manifest.summary[name] for name in _COUNTS)
         sections.append(
             {
                 "name": domain,

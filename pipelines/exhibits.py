@@ -150,7 +150,7 @@ def _learning_curves(subject: Subject) -> Any:
 
 
 def _training(subject: Subject) -> Any:
-    best = subject.artifact.manifest["summary"]["best_epoch"]
+    best = subject.artifact.manifest.summary["best_epoch"]
     return _markdown(_image(charts.png(charts.training(subject.history(), best)), "training"))
 
 

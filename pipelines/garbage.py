@@ -35,7 +35,7 @@ def collect(house: House, dry_run: bool = False) -> list[Leftover]:
     kept = {version: made for version, made in house.store.versions().items() if named(version) not in gone}
     folders = [*_copies(house, {version for _, _, version in kept})]
     if any(folder for name in _BY_RECIPE for folder in (house.cache / name).glob("*")):
-        recipes = {artifact.manifest["recipe"] for artifact in kept.values() if artifact}
+        recipes = {artifact.manifest.recipe for artifact in kept.values() if artifact}
         folders += _states(house, recipes | garbage.building(house.store) | _wanted(house))
     for folder in folders:
         found.append(Leftover("cache", str(folder.relative_to(house.data)), folder, garbage.size(folder)))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from rich.tree import Tree
 
 from pipelines.settings import House
 from pipelines.terminal import said
 from warehouse.errors import ReadOnlyError, WarehouseError
 from warehouse.lineage import Lineage, named
+from warehouse.manifest import Environment
 from warehouse.store import Version
 
 __all__ = ["describe", "tree", "verify"]
@@ -29,22 +31,32 @@ def describe(lineage: Lineage, version: Version) -> dict[str, Any]:
     return row | {
         "known": True,
         "path": str(artifact.path),
-        **{name: manifest[name] for name in ("created", "code_version", "recipe")},
+        "created": manifest.created,
+        "code_version": manifest.code_version,
+        "recipe": manifest.recipe,
+        "environment": msgspec.structs.asdict(manifest.environment) if manifest.environment else None,
         "inputs": [named(read) for read in lineage.inputs(version)],
-        "sources": manifest["sources"],
+        "sources": manifest.sources,
     }
 
 
 def tree(lineage: Lineage, root: Version) -> Tree:
-    """What `root` was made from, down to raw files; what several were made from stands where it is met first."""
+    """What `root` was made from, down to raw files; what several were made from stands where it is met first.
+
+    What made a version stands below it where it is not what made the version above.
+    """
     shown = Tree(_line(lineage, root), highlight=False)
     branches = {root: shown}
+    makers = {root: ""}
     pending = [root]
     while pending:
         version = pending.pop()
         branch = branches[version]
         artifact = lineage.versions.get(version)
-        for name, sha256 in artifact.manifest["sources"].items() if artifact else ():
+        if artifact and (maker := _maker(artifact.manifest.environment)) != makers[version]:
+            branch.add(f"[dim]{said(maker)}[/dim]")
+            makers[version] = maker
+        for name, sha256 in artifact.manifest.sources.items() if artifact else ():
             branch.add(f"[green]{said(name)}[/green] sha256 {said(sha256)}")
         new = []
         for read in lineage.inputs(version):
@@ -52,6 +64,7 @@ def tree(lineage: Lineage, root: Version) -> Tree:
                 branch.add(f"[dim]{said(named(read))} (see there)[/dim]")
             else:
                 branches[read] = branch.add(_line(lineage, read))
+                makers[read] = makers[version]
                 new.append(read)
         pending += reversed(new)
     return shown
@@ -63,8 +76,21 @@ def _line(lineage: Lineage, version: Version) -> str:
     if artifact is None:
         note = "not in the store: what it was made from is unknown"
     else:
-        note = f"{artifact.manifest['created'][:16]}{'' if version in lineage.current else ', not current'}"
+        note = f"{artifact.manifest.created[:16]}{'' if version in lineage.current else ', not current'}"
     return f"[bold]{said(key)}[/bold]@{said(domain)}:{said(digest)} [dim]{said(note)}[/dim]"
+
+
+def _maker(environment: Environment | None) -> str:
+    """What made a version, in a line."""
+    if environment is None:
+        return "what made it is not recorded"
+    commit = environment.git_commit[:12] if environment.git_commit else "unknown"
+    changed = ", with changes" if environment.git_clean is False else ""
+    packages = [f"{name} {version}" for name, version in environment.packages.items()]
+    return (
+        f"made by {', '.join([f'Python {environment.python}', *packages])}; "
+        f"commit {commit}{changed}; device {environment.device}; processor {environment.processor}"
+    )
 
 
 def verify(
@@ -91,7 +117,7 @@ def verify(
     chosen = {version: 0 for version in sorted(asked) if not domains or version[1] in domains}
     for version in chosen:
         if artifact := lineage.versions.get(version):
-            chosen[version] = sum(facts["bytes"] for facts in artifact.manifest["files"].values())
+            chosen[version] = sum(entry.bytes for entry in artifact.manifest.files.values())
     refused = {*house.store.marked("refused")}
     found, done = {}, 0
     for version, size in chosen.items():

@@ -130,10 +130,9 @@ def _name(store: Store, key: str, domain: str) -> tuple[str, str]:
 def _inputs(house: House, artifact: Artifact) -> list[Any]:
     """What an artifact was made from: artifacts, and the raw files that still lie where they did."""
     found = []
-    for reference, version in artifact.manifest["inputs"].items():
-        key, domain = reference.split("@")
-        found.append(_input(*_name(house.store, key, domain), version))
-    for source, sha256 in artifact.manifest["sources"].items():
+    for read in artifact.manifest.made_from:
+        found.append(_input(*_name(house.store, read.key, read.domain), read.version))
+    for source, sha256 in artifact.manifest.sources.items():
         path = (house.raw_folder / source).absolute()
         if path.is_file():
             found.append(_input("file", str(path), sha256))
@@ -154,12 +153,12 @@ def _output(store: Store, artifact: Artifact) -> Any:
     from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics
     from openlineage.client.facet_v2 import schema_dataset as schemas
 
-    files = artifact.manifest["files"]
-    main = files.get(artifact.main.name, {})
+    files = artifact.manifest.files
+    main = files.get(artifact.main.name)
     facets: dict[str, Any] = {"version": versions.DatasetVersionDatasetFacet(artifact.version)}
-    if "columns" in main:
+    if main and main.columns:
         facets["schema"] = schemas.SchemaDatasetFacet(
-            [schemas.SchemaDatasetFacetFields(name, kind) for name, kind in main["columns"].items()]
+            [schemas.SchemaDatasetFacetFields(name, kind) for name, kind in main.columns.items()]
         )
     if made := columns(artifact):
         facets["columnLineage"] = lineage.ColumnLineageDatasetFacet(
@@ -171,7 +170,7 @@ def _output(store: Store, artifact: Artifact) -> Any:
             }
         )
     counts = statistics.OutputStatisticsOutputDatasetFacet(
-        rowCount=main.get("rows"), size=sum(facts["bytes"] for facts in files.values()), fileCount=len(files)
+        rowCount=main.rows if main else None, size=sum(entry.bytes for entry in files.values()), fileCount=len(files)
     )
     return OutputDataset(
         *_name(store, artifact.key, artifact.domain), facets=facets, outputFacets={"outputStatistics": counts}

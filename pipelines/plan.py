@@ -95,7 +95,7 @@ def _is_stale(house: House, step: Step, domain: str, stale: dict[Ref, Step]) -> 
         return True
     try:
         recipe = step.recipe(house, domain, step.inputs(house, domain))
-        return bool(current.manifest["recipe"] != recipe.digest)
+        return current.manifest.recipe != recipe.digest
     except (WarehouseError, FeatureError, ModelError):
         # Something it needs is gone: the run of this domain will say what, and the others go on.
         return True

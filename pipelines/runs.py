@@ -110,7 +110,7 @@ def survey(house: House) -> list[dict[str, Any]]:
         stale[stage.domain] += len(stage.steps)
     for name, domain in sorted(house.settings.domains.items()):
         built = house.store.whole("core/sequences", name)
-        counts = built.manifest["summary"] if built else {}
+        counts = built.manifest.summary if built else {}
         known = domain.published
         rows.append(
             {

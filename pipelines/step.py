@@ -203,7 +203,7 @@ class Step:
             # Checked when it was built, but perhaps by another statement than today's.
             try:
                 found = artifact.manifest
-                counts.update(self._count(domain, artifact.path, inputs, found["summary"], found["parameters"]))
+                counts.update(self._count(domain, artifact.path, inputs, found.summary, found.parameters))
             except CheckError:
                 house.store.mark(artifact.named, "refused")
                 raise
@@ -413,7 +413,7 @@ def _check_files(made: Made) -> dg.AssetCheckResult:
         passed=not problems,
         check_name=_FILES,
         description=said,
-        metadata={"files": len(artifact.manifest["files"]), "problems": problems},
+        metadata={"files": len(artifact.manifest.files), "problems": problems},
     )
 
 
@@ -432,16 +432,16 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
         "built": built,
         "path": dg.MetadataValue.path(artifact.path),
         "dagster/uri": artifact.path.absolute().as_uri(),
-        "recipe": artifact.manifest["recipe"],
-        "inputs": dg.MetadataValue.json(artifact.manifest["inputs"]),
-        "sources": dg.MetadataValue.json(artifact.manifest["sources"]),
-        "parameters": dg.MetadataValue.json(artifact.manifest["parameters"]),
+        "recipe": artifact.manifest.recipe,
+        "inputs": dg.MetadataValue.json(artifact.manifest.inputs),
+        "sources": dg.MetadataValue.json(artifact.manifest.sources),
+        "parameters": dg.MetadataValue.json(artifact.manifest.parameters),
     }
-    main = artifact.manifest["files"].get(artifact.main.name)
+    main = artifact.manifest.files.get(artifact.main.name)
     if main:
-        shown["dagster/row_count"] = main["rows"]
+        shown["dagster/row_count"] = main.rows
         shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
-    for name, value in artifact.manifest["summary"].items():
+    for name, value in artifact.manifest.summary.items():
         if isinstance(value, dict) and all(isinstance(part, int | float) for part in value.values()):
             # One by one, as Dagster plots numbers over time.
             shown |= {f"{name}/{part}": number for part, number in value.items()}

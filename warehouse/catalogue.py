@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from warehouse.derived import create_derived, create_macros, sources
 from warehouse.duck import attach, create, execute, identifier, literal, pattern, qualified, table
 from warehouse.errors import WarehouseError
+from warehouse.manifest import Environment
 from warehouse.store import ALL, Artifact, check_domain
 from warehouse.tables import TABLES
 from warehouse.views import CATALOGUE, MACROS, PARTITION
@@ -52,8 +54,8 @@ def build_catalogue(
     """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
 
     A schema a layer; a view a table, over all domains, with the columns `domain` and `v` (see `view_name`). Then
-    ``lineage.artifacts``, ``inputs``, ``sources`` and ``files`` as tables, and the views and macros that
-    `warehouse.views` declares, each once the views are there that it needs. All views are lazy: whoever asks
+    ``lineage.artifacts``, ``environments``, ``inputs``, ``sources`` and ``files`` as tables, and the views and macros
+    that `warehouse.views` declares, each once the views are there that it needs. All views are lazy: whoever asks
     pays, and a build takes seconds whatever the data. A layer that has not been built has no views.
 
     Args:
@@ -109,7 +111,7 @@ def _views(artifacts: Sequence[Artifact]) -> list[_View]:
     found: dict[tuple[str, str, str], list[tuple[Path, Artifact]]] = defaultdict(list)
     for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
         check_domain(artifact.domain)
-        for file in sorted(artifact.manifest["files"]):
+        for file in sorted(artifact.manifest.files):
             if file.endswith(".parquet"):
                 table_key = f"{artifact.key}/{file.removesuffix('.parquet')}"
                 found[*view_name(table_key), table_key].append((artifact.path.absolute() / file, artifact))
@@ -142,18 +144,30 @@ def _lineage(artifacts: Sequence[Artifact]) -> dict[str, list[dict[str, Any]]]:
         which = {"key": artifact.key, "domain": artifact.domain, "version": artifact.version}
         rows["lineage/artifacts"].append(
             which
-            | {name: manifest[name] for name in ("created", "recipe", "code_version")}
-            | {name: json.dumps(manifest[name], sort_keys=True) for name in ("parameters", "summary")}
+            | {name: getattr(manifest, name) for name in ("created", "recipe", "code_version")}
+            | {name: json.dumps(getattr(manifest, name), sort_keys=True) for name in ("parameters", "summary")}
             | {"path": str(artifact.path.absolute())}
         )
-        for reference, version in manifest["inputs"].items():
-            key, domain = reference.split("@")
-            rows["lineage/inputs"].append(which | {"input_key": key, "input_domain": domain, "input_version": version})
-        for source, sha256 in manifest["sources"].items():
+        rows["lineage/environments"].append(_environment(manifest.environment) | which)
+        for read in manifest.made_from:
+            rows["lineage/inputs"].append(
+                which | {"input_key": read.key, "input_domain": read.domain, "input_version": read.version}
+            )
+        for source, sha256 in manifest.sources.items():
             rows["lineage/sources"].append(which | {"source": source, "sha256": sha256})
-        for name, facts in manifest["files"].items():
-            rows["lineage/files"].append(which | {"name": name, "rows": None} | facts)
+        for name, entry in manifest.files.items():
+            rows["lineage/files"].append(
+                which | {"name": name, "sha256": entry.sha256, "bytes": entry.bytes, "rows": entry.rows}
+            )
     return rows
+
+
+def _environment(environment: Environment | None) -> dict[str, Any]:
+    """What is known of an environment, a column a package; a column that is left out is null."""
+    if environment is None:
+        return {}
+    packages = {name.replace("-", "_"): version for name, version in environment.packages.items()}
+    return packages | msgspec.structs.asdict(environment)
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str, Any]]) -> None:

@@ -107,7 +107,7 @@ def _roots(store: Store, lineage: Lineage) -> Iterator[Version]:
 
 def _catalogue_in_use(store: Store, artifact: Artifact) -> bool:
     """Whether the artifact is a catalogue that a DuckDB, anywhere, has open, or the one that people would open now."""
-    names = [name for name in artifact.manifest["files"] if name.endswith(_CATALOGUE)]
+    names = [name for name in artifact.manifest.files if name.endswith(_CATALOGUE)]
     return any(store.exposes(artifact, name) or _is_open(artifact.path / name) for name in names)
 
 

@@ -45,8 +45,7 @@ class Lineage:
     def inputs(self, version: Version) -> list[Version]:
         """What a version was made from, sorted; nothing is known of one that is gone or cannot be read."""
         artifact = self.versions.get(version)
-        made_from = artifact.manifest["inputs"] if artifact else {}
-        return sorted((*reference.split("@"), of) for reference, of in made_from.items())
+        return [*artifact.manifest.made_from] if artifact else []
 
     @cached_property
     def outputs(self) -> Mapping[Version, list[Version]]:
@@ -91,7 +90,7 @@ class Lineage:
             WarehouseError: none did, or the digits are those of several files.
         """
         read = {
-            version: artifact.manifest["sources"] for version, artifact in self.versions.items() if artifact is not None
+            version: artifact.manifest.sources for version, artifact in self.versions.items() if artifact is not None
         }
         by_name = [version for version, sources in read.items() if raw in sources]
         if by_name:

@@ -27,9 +27,10 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from warehouse.environment import watch
 from warehouse.errors import WarehouseError
 from warehouse.files import regular
-from warehouse.manifest import MANIFEST, VERSION, content_version, flaw
+from warehouse.manifest import FORMAT, MANIFEST, VERSION, Environment, FileEntry, Manifest, content_version, parse
 from warehouse.staging import Staging, fsync, is_full, make_folder, unlinked
 
 ALL = "_all"
@@ -64,16 +65,13 @@ def _is_domain(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One version of one artifact.
-
-    `manifest`: see `warehouse.manifest`.
-    """
+    """One version of one artifact."""
 
     key: str
     domain: str
     version: str
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def named(self) -> Version:
@@ -267,17 +265,17 @@ class Store:
         except WarehouseError as error:
             return [str(error)]
         problems = []
-        for name, facts in manifest["files"].items():
+        for name, entry in manifest.files.items():
             path = artifact.path / name
             if path.is_symlink() or not path.is_file():
                 problems.append(f"{path} is missing" if not path.is_symlink() else f"{path} is a link, no file")
-            elif (size := path.stat().st_size) != facts["bytes"]:
-                problems.append(f"{path} has {size:,} bytes, not {facts['bytes']:,}")
-            elif (digest := sha256_file(path)) != facts["sha256"]:
-                problems.append(f"{path} has the sha256 {digest[:16]}…, not {facts['sha256'][:16]}…")
-        strange = {path.name for path in artifact.path.iterdir()} - {*manifest["files"], MANIFEST}
+            elif (size := path.stat().st_size) != entry.bytes:
+                problems.append(f"{path} has {size:,} bytes, not {entry.bytes:,}")
+            elif (digest := sha256_file(path)) != entry.sha256:
+                problems.append(f"{path} has the sha256 {digest[:16]}…, not {entry.sha256[:16]}…")
+        strange = {path.name for path in artifact.path.iterdir()} - {*manifest.files, MANIFEST}
         problems += [f"{artifact.path / name} is not in the manifest" for name in sorted(strange)]
-        if artifact.version not in (content_version(manifest["files"]), manifest["recipe"]):
+        if artifact.version not in (content_version(manifest.files), manifest.recipe):
             problems.append(f"{artifact.path / MANIFEST}: the version is neither the hash of its files nor its recipe")
         return problems
 
@@ -318,8 +316,9 @@ class Store:
                     (staging / RECIPE).write_text(recipe.digest, encoding="utf-8")
                 files = staging / "files"
                 files.mkdir()
+                made_by = watch()
                 summary = build(files)
-                return self._seal(recipe, staging, summary, identity), True
+                return self._seal(recipe, staging, summary, identity, made_by()), True
 
     def expose(self, artifact: Artifact, name: str) -> Path:
         """Let `<root>/<name>` be that file of the artifact's current version; whoever has the old one open keeps it."""
@@ -378,30 +377,39 @@ class Store:
             yield f"{layer}/{noun}", domain.removeprefix("domain=")
 
     def _seal(
-        self, recipe: Recipe, staging: Path, summary: Mapping[str, Any], identity: Literal["content", "recipe"]
+        self,
+        recipe: Recipe,
+        staging: Path,
+        summary: Mapping[str, Any],
+        identity: Literal["content", "recipe"],
+        environment: Environment,
     ) -> Artifact:
         """Describe, flush and move into place what was built, then move CURRENT."""
         files = staging / "files"
         described = {path.name: describe_file(path) for path in sorted(files.iterdir())}
         version = recipe.digest if identity == "recipe" else content_version(described)
-        manifest = {
-            "key": recipe.key,
-            "domain": recipe.domain,
-            "version": version,
-            "recipe": recipe.digest,
-            "code_version": recipe.code_version,
-            "inputs": dict(sorted(recipe.inputs.items())),
-            "sources": dict(sorted(recipe.sources.items())),
-            "parameters": dict(recipe.parameters),
-            "files": described,
-            "summary": dict(summary),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        if wrong := flaw(manifest, recipe.key, recipe.domain, version):
+        text = Manifest(
+            format=FORMAT,
+            key=recipe.key,
+            domain=recipe.domain,
+            version=version,
+            recipe=recipe.digest,
+            code_version=recipe.code_version,
+            inputs=dict(recipe.inputs),
+            sources=dict(recipe.sources),
+            parameters=dict(recipe.parameters),
+            files=described,
+            summary=dict(summary),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment,
+        ).text
+        try:
+            manifest = parse(text, recipe.key, recipe.domain, version)  # so that it is what readers will read
+        except ValueError as error:
             raise WarehouseError(
-                f"{recipe.key} of {recipe.domain} cannot be published: {wrong}; this is a fault of its build"
-            )
-        write_durably(files / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+                f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
+            ) from error
+        write_durably(files / MANIFEST, text)
         for path in files.iterdir():
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
             fsync(path)
@@ -431,7 +439,7 @@ class Store:
             files.rename(target)
             for mark in UNFIT:
                 self._marking(made.named, mark).unlink(missing_ok=True)
-        elif there.manifest["recipe"] == made.manifest["recipe"]:
+        elif there.manifest.recipe == made.manifest.recipe:
             # Somebody was faster. Made by recipe, their bytes need not be ours: their manifest stays with them.
             return there
         else:
@@ -446,12 +454,12 @@ class Store:
                 artifact = self._read(recipe.key, recipe.domain, path)
             except WarehouseError:
                 continue  # damaged: if it is wanted, it is built again
-            if artifact.manifest["recipe"] == recipe.digest and _whole(artifact):
+            if artifact.manifest.recipe == recipe.digest and _whole(artifact):
                 return artifact
         return None
 
     def _without_links(self, artifact: Artifact) -> Artifact:
-        for name in artifact.manifest["files"]:
+        for name in artifact.manifest.files:
             unlinked(self.root, artifact.path / name)
         return artifact
 
@@ -459,13 +467,12 @@ class Store:
         version = path.name.removeprefix("v=")
         unlinked(self.root, path / MANIFEST)
         try:
-            manifest = json.loads(regular(path / MANIFEST).read_text(encoding="utf-8"))
-            wrong = flaw(manifest, key, domain, version)
+            text = regular(path / MANIFEST).read_text(encoding="utf-8")
+            return Artifact(key, domain, version, path, parse(text, key, domain, version))
         except (OSError, ValueError, RecursionError) as error:
-            wrong = str(error)
-        if wrong:
-            raise WarehouseError(f"{path} has no readable manifest ({wrong}); {mend(domain)}, or delete that folder")
-        return Artifact(key, domain, version, path, manifest)
+            raise WarehouseError(
+                f"{path} has no readable manifest ({error}); {mend(domain)}, or delete that folder"
+            ) from error
 
     def _point(self, artifact: Artifact, staging: Path) -> None:
         """Move CURRENT, unless it stands there already."""
@@ -496,14 +503,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file: sha256 and bytes; of a Parquet file also rows and columns {name: type}."""
-    facts: dict[str, Any] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as table:
-            facts["rows"] = table.metadata.num_rows
-            facts["columns"] = {field.name: str(field.type) for field in table.schema_arrow}
-    return facts
+def describe_file(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    sha256, size = sha256_file(path), path.stat().st_size
+    if path.suffix != ".parquet":
+        return FileEntry(sha256=sha256, bytes=size)
+    with pq.ParquetFile(path) as table:
+        columns = {field.name: str(field.type) for field in table.schema_arrow}
+        return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -539,8 +546,8 @@ def _whole(artifact: Artifact) -> bool:
     """Whether every file the manifest names is there at its size, and nobody has found it unfit."""
     if any((artifact.path.parent / f"{mark}={artifact.version}").exists() for mark in UNFIT):
         return False
-    for name, facts in artifact.manifest["files"].items():
+    for name, entry in artifact.manifest.files.items():
         path = artifact.path / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != facts["bytes"]:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.bytes:
             return False
     return True

@@ -11,6 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from warehouse.environment import PACKAGES
 from warehouse.schema import column as _column
 from warehouse.schema import table as _table
 
@@ -39,6 +40,24 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("code_version", _string, "Hash of the code that made it"),
         _column("parameters", _string, "Its settings, JSON"),
         _column("summary", _string, "Counts and figures of the build, JSON"),
+    ),
+    "lineage/environments": _table(
+        "What made every artifact that the views show. It decides nothing: no version and no recipe depends on it. All "
+        "null where an artifact was published before this was recorded. Key: (key, domain)",
+        _key,
+        _domain,
+        _version,
+        _column("python", _string, "Version of Python", nullable=True),
+        *(
+            _column(name.replace("-", "_"), _string, f"Version of {name}; null where it was not installed", True)
+            for name in PACKAGES
+        ),
+        _column("git_commit", _string, "The project's commit; null where the code was no git checkout", nullable=True),
+        _column(
+            "git_clean", pa.bool_(), "Whether the code was as that commit has it; null without a commit", nullable=True
+        ),
+        _column("device", _string, "cpu, or the names of the CUDA devices that the build used", nullable=True),
+        _column("processor", _string, "Name of the processor", nullable=True),
     ),
     "lineage/inputs": _table(
         "Which artifact was made from which. Key: (key, domain, input_key, input_domain)",

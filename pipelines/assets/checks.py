@@ -30,7 +30,7 @@ def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.Asset
         house = House(data_folder())
         settings = house.settings.domain(context.partition_key)
         encoder = settings.image_encoder if "image" in key else settings.text_encoder
-        summary: dict[str, Any] = house.store.require(key, context.partition_key).manifest["summary"]
+        summary: dict[str, Any] = house.store.require(key, context.partition_key).manifest.summary
         present = covered(summary)
         share = present / summary["items"]
         return dg.AssetCheckResult(
@@ -51,7 +51,7 @@ image_vector_coverage = _coverage("features/image_embeddings", lambda summary: s
 def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The domain's best model, baselines left aside, ranks the test items better than popularity does."""
     summary: dict[str, Any] = (
-        House(data_folder()).store.require("reports/metrics", context.partition_key).manifest["summary"]
+        House(data_folder()).store.require("reports/metrics", context.partition_key).manifest.summary
     )
     ndcg: dict[str, float] = summary["ndcg_10"]
     best = max(value for model, value in ndcg.items() if model not in {"popularity", *BASELINES})
@@ -65,7 +65,7 @@ def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.A
     """A published domain has the users, items and interactions that were published for it."""
     house = House(data_folder())
     published = house.settings.domain(context.partition_key).published
-    summary: dict[str, Any] = house.store.require("core/sequences", context.partition_key).manifest["summary"]
+    summary: dict[str, Any] = house.store.require("core/sequences", context.partition_key).manifest.summary
     known = as_parameters(published) if published else {}
     differing = {
         name: f"{summary[name]} (published: {count})" for name, count in known.items() if summary[name] != count

@@ -109,7 +109,7 @@ def test_other_counts_than_published_are_a_warning(shop: Cli) -> None:
     write_settings(shop.data, domains={**ROLES, "Toys": {"published": published}})
     layers = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
     said = shop("run", "Toys", *(f"--only={asset}" for asset in layers)).stderr
-    summary = House(shop.data).store.require("core/sequences", "Toys").manifest["summary"]
+    summary = House(shop.data).store.require("core/sequences", "Toys").manifest.summary
     assert f"users {summary['users']} (published: 1)" in said
     assert f"interactions {summary['interactions']} (published: 3)" in said
 

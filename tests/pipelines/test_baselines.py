@@ -47,8 +47,8 @@ def test_nothing_is_trained_that_is_not_asked_for(tiny: Cli) -> None:
     assert not STEPS["models/baselines"].applies(house, TOYS)
     assert "models/baselines" not in {artifact.key for artifact in house.store.all_current()}
     metrics = house.store.require("reports/metrics", TOYS)
-    assert metrics.manifest["parameters"] == {}
-    assert set(metrics.manifest["summary"]["ndcg_10"]) == {"popularity", "scratch", "finetuned"}
+    assert metrics.manifest.parameters == {}
+    assert set(metrics.manifest.summary["ndcg_10"]) == {"popularity", "scratch", "finetuned"}
 
 
 def test_what_is_asked_for_is_trained_measured_and_shown(data: Path) -> None:
@@ -62,11 +62,11 @@ def test_what_is_asked_for_is_trained_measured_and_shown(data: Path) -> None:
     house = House(data)
     made = house.store.require("models/baselines", TOYS)
     assert house.store.verify(made) == []
-    assert made.manifest["parameters"]["sasrec"]["model"]["hidden"] == 8
-    epochs = {name: found["epochs"] for name, found in made.manifest["summary"]["models"].items()}
+    assert made.manifest.parameters["sasrec"]["model"]["hidden"] == 8
+    epochs = {name: found["epochs"] for name, found in made.manifest.summary["models"].items()}
     assert epochs == {"sasrec": 2, "gru4rec": 1}
     metrics = house.store.require("reports/metrics", TOYS)
-    assert set(metrics.manifest["summary"]["ndcg_10"]) == {"popularity", "scratch", "finetuned", *ASKED}
+    assert set(metrics.manifest.summary["ndcg_10"]) == {"popularity", "scratch", "finetuned", *ASKED}
     curves = pq.read_table(metrics.path / "curves.parquet").to_pylist()
     assert {row["model"] for row in curves} == {"scratch", "finetuned", "sasrec", "gru4rec"}
     with Session(data / "warehouse.duckdb") as session:

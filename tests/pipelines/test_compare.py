@@ -115,7 +115,7 @@ def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Pa
 
 def test_the_counts_are_those_of_the_sequences(shop: Cli, compared: Page) -> None:
     store = House(shop.data).store
-    summary = store.require("reports/comparison", "Toys").manifest["summary"]
+    summary = store.require("reports/comparison", "Toys").manifest.summary
     sequences = store.require("core/sequences", "Toys").path
     for table in ("users", "items", "interactions"):
         assert summary[table] == pq.read_metadata(sequences / f"{table}.parquet").num_rows > 0

@@ -32,8 +32,8 @@ def test_every_asset_of_every_domain_stands(demo: Cli) -> None:
     for step in upstream_first():
         for domain in step.domains(house, [d.name for d in DOMAINS]):
             artifact = house.store.require(step.key, domain)
-            for name, facts in artifact.manifest["files"].items():
-                assert sha256_file(artifact.path / name) == facts["sha256"], artifact.path / name
+            for name, entry in artifact.manifest.files.items():
+                assert sha256_file(artifact.path / name) == entry.sha256, artifact.path / name
 
 
 def test_the_models_beat_popularity_and_pretraining_pays(demo: Cli) -> None:
@@ -92,10 +92,10 @@ def test_no_line_of_the_raw_files_is_lost(demo: Cli) -> None:
     house = House(demo.data)
     for domain in DOMAINS:
         lines = house.raw_file(domain.name, "ratings").read_bytes().rstrip(b"\n").count(b"\n") + 1
-        summary = house.store.require("raw/ratings", domain.name).manifest["summary"]
+        summary = house.store.require("raw/ratings", domain.name).manifest.summary
         assert summary["lines"] == lines == summary["rows"] + summary["quarantined"]
         assert summary["quarantined"] > 0
-        rejected = house.store.require("core/interactions", domain.name).manifest["summary"]["rejected"]
+        rejected = house.store.require("core/interactions", domain.name).manifest.summary["rejected"]
         assert rejected["exact_duplicate"] > 0
         assert rejected["no_metadata"] > 0
 

@@ -51,7 +51,7 @@ def test_what_a_build_reads_stays_until_it_has_ended(tmp_path: Path) -> None:
         return items.build(job)
 
     artifact, _ = dataclasses.replace(items, build=disturbed).publish(House(tmp_path), "Toys")
-    assert artifact.manifest["inputs"] == {old.ref: old.version}
+    assert artifact.manifest.inputs == {old.ref: old.version}
     items.publish(House(tmp_path), "Toys")
     assert {leftover.name for leftover in collect(House(tmp_path))} == {named(old.named), named(artifact.named)}
 
@@ -59,7 +59,7 @@ def test_what_a_build_reads_stays_until_it_has_ended(tmp_path: Path) -> None:
 def test_of_the_cache_goes_what_belongs_to_nothing(tmp_path: Path) -> None:
     old, new = _published(tmp_path, 0), _published(tmp_path, 1)
     house = House(tmp_path)
-    recipe = house.store.require("raw/ratings", "Toys").manifest["recipe"]
+    recipe = house.store.require("raw/ratings", "Toys").manifest.recipe
     kept = [f"lookup/Toys/view/{new}", f"logs/{recipe}", "vectors/text-0123456789abcdef", "pictures/00"]
     gone = [f"lookup/Toys/view/{old}", "logs/0123456789abcdef", "training/0123456789abcdef"]
     for name in (*kept, *gone):
@@ -73,7 +73,7 @@ def test_of_the_cache_goes_what_belongs_to_nothing(tmp_path: Path) -> None:
 
 def test_the_state_of_a_training_that_the_next_run_goes_on_with_stays(tiny: Cli) -> None:
     house = House(tiny.data)
-    finetuned = house.store.require("models/finetuned", "Sample_Toys").manifest["recipe"]
+    finetuned = house.store.require("models/finetuned", "Sample_Toys").manifest.recipe
     state = house.cache / "training" / finetuned
     unused = house.cache / "training" / "0123456789abcdef"
     for folder in (state, unused):

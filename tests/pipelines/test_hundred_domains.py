@@ -33,9 +33,9 @@ def _copies(data: Path, names: Sequence[str]) -> None:
             template = house.store.require(step.key, "Toys")
 
             def build(out: Path, template: Artifact = template) -> Mapping[str, Any]:
-                for file in template.manifest["files"]:
+                for file in template.manifest.files:
                     shutil.copy(template.path / file, out / file)
-                return template.manifest["summary"]  # type: ignore[no-any-return]
+                return template.manifest.summary
 
             house.store.publish(step.recipe(house, name, step.inputs(house, name)), build, step.identity)
     for key in ("warehouse/catalogue", "warehouse/report"):

@@ -80,12 +80,12 @@ def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None
     cli("run", "Sample_Toys")
     store = House(cli.data).store
     pretrained, tuned = store.require("models/pretrained", ALL), store.require("models/finetuned", "Sample_Toys")
-    assert pretrained.manifest["inputs"] == pretrained.manifest["parameters"] == {}
-    assert pretrained.manifest["sources"] == {
+    assert pretrained.manifest.inputs == pretrained.manifest.parameters == {}
+    assert pretrained.manifest.sources == {
         f"published/{name}": hashlib.sha256((imported / name).read_bytes()).hexdigest()
         for name in ("items.parquet", "model.safetensors")
     }
-    assert tuned.manifest["inputs"]["models/pretrained@_all"] == pretrained.version
+    assert tuned.manifest.inputs["models/pretrained@_all"] == pretrained.version
     transfer = json.loads((tuned.path / "model.json").read_text())["transfer"]
     assert "layers.0.cross.query.weight" in transfer["taken"]
     assert transfer["left_out"]["text_item"] == "one row per item: other items here"

@@ -1,12 +1,17 @@
 """Lineage as people and Dagster see it: trees, impact, damage, and a store, a catalogue and an event log that agree."""
 
+import importlib.metadata
+import io
 import json
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from msgspec.structs import asdict, replace
+from rich.console import Console
 
 from pipelines import event_log, lineage, runs
 from pipelines.definitions import defs
@@ -14,8 +19,9 @@ from pipelines.runs import plan
 from pipelines.settings import House
 from pipelines.step import STEPS
 from tests.conftest import Cli
-from tests.warehouse.work import leftovers, overwrite, write_raw
-from warehouse.store import ALL, sha256_file
+from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
+from warehouse.lineage import Lineage
+from warehouse.store import ALL, Artifact, Version, sha256_file
 
 CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
 CATALOGUE = "warehouse/catalogue"
@@ -55,6 +61,23 @@ def test_the_way_up_and_the_catalogue_say_the_same(tiny: Cli) -> None:
     assert {r["key"] for r in by_name} > {"raw/metadata", "models/finetuned", "warehouse/report"}
 
 
+def test_a_tree_says_what_made_each_where_it_changes(tiny: Cli) -> None:
+    shown = tiny("trace", "models/finetuned@Sample_Toys").stdout
+    rows = json.loads(tiny("trace", "models/finetuned@Sample_Toys", "--json").stdout)
+    environment = rows[0]["environment"]
+    assert [row["environment"] for row in rows] == [environment] * len(rows), "one run on one machine"
+    assert environment["python"] == platform.python_version()
+    assert environment["packages"]["torch"] == importlib.metadata.version("torch")
+    (line,) = (line for line in shown.splitlines() if "made by" in line)
+    versions = [f"Python {environment['python']}", *(f"{name} {of}" for name, of in environment["packages"].items())]
+    assert f"made by {', '.join(versions)}; commit {(environment['git_commit'] or 'unknown')[:12]}" in line
+    assert f"device {environment['device']}; processor {environment['processor']}" in line
+    impact = json.loads(tiny("impact", "Sample_Toys.csv", "--json").stdout)
+    assert {json.dumps(row["environment"], sort_keys=True) for row in impact} == {
+        json.dumps(environment, sort_keys=True)
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -68,6 +91,40 @@ def test_errors_say_what_is_wrong(tiny: Cli, arguments: list[str], said: str) ->
     failed = tiny(*arguments, code=1)
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_tree_over_several_makers(tmp_path: Path) -> None:
+    """The line holds for all below it, until another says otherwise; what is not recorded is said too."""
+    other = replace(ENVIRONMENT, git_clean=False, device="[H100]", packages={"torch": "2.6"})
+    bare = replace(ENVIRONMENT, git_commit=None, git_clean=None, packages={})
+    # a <- b <- c <- d, and what a node was made by.
+    makers = {"a": None, "b": ENVIRONMENT, "c": ENVIRONMENT, "d": other, "e": bare}
+    versions: dict[Version, Artifact | None] = {}
+    before: dict[str, str] = {}
+    for name, maker in makers.items():
+        version = name * 16
+        said = manifest(f"core/{name}", "Toys", version, inputs=before, environment=maker)
+        versions[f"core/{name}", "Toys", version] = Artifact(f"core/{name}", "Toys", version, tmp_path, said)
+        before = {f"core/{name}@Toys": version}
+    graph = Lineage(versions, frozenset())
+    printed = Console(width=400, file=io.StringIO())
+    printed.print(lineage.tree(graph, ("core/e", "Toys", "e" * 16)))
+    assert isinstance(printed.file, io.StringIO)
+    lines = [line.strip(" │└─├") for line in printed.file.getvalue().splitlines()]
+    assert [line if line.startswith(("made", "what")) else line[:6] for line in lines] == [
+        "core/e",
+        "made by Python 3.11.2; commit unknown; device cpu; processor abacus",
+        "core/d",
+        "made by Python 3.11.2, torch 2.6; commit c0ffeec0ffee, with changes; device [H100]; processor abacus",
+        "core/c",
+        "made by Python 3.11.2, duckdb 2.0.0, torch 2.13.0+cpu; commit c0ffeec0ffee; device cpu; processor abacus",
+        "core/b",
+        "core/a",
+        "what made it is not recorded",
+    ]
+    told = {row["key"]: row["environment"] for row in (lineage.describe(graph, version) for version in versions)}
+    assert told["core/a"] is None
+    assert told["core/d"] == asdict(other)
 
 
 # Store, catalogue and event log, over a domain without models
@@ -133,6 +190,19 @@ def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.
 
 def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.DagsterInstance) -> None:
     assert event_log.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
+
+
+def test_manifests_from_before_make_nothing_stale(house: House) -> None:
+    for key in CORE:
+        STEPS[key].publish(house, "Toys")
+    before = house.store.all_current()
+    for artifact in before:
+        make_old(artifact)
+    assert plan(House(house.data), ["Toys"], CORE) == []
+    assert all(artifact.manifest.environment is None for artifact in house.store.all_current())
+    for key in CORE:
+        assert not STEPS[key].publish(House(house.data), "Toys")[1]
+    assert not any(lineage.verify(house).values())
 
 
 @pytest.mark.long

@@ -117,9 +117,9 @@ def test_events_in_a_file_say_what_the_manifests_say(house: House, file: Path) -
     assert made["facets"]["version"]["datasetVersion"] == metadata.version
     assert read["facets"]["version"]["datasetVersion"] == metadata.version
     (made,) = items_event["outputs"]
-    facts = items.manifest["files"]["items.parquet"]
-    assert {field["name"]: field["type"] for field in made["facets"]["schema"]["fields"]} == facts["columns"]
-    assert made["outputFacets"]["outputStatistics"]["rowCount"] == facts["rows"]
+    entry = items.manifest.files["items.parquet"]
+    assert {field["name"]: field["type"] for field in made["facets"]["schema"]["fields"]} == entry.columns
+    assert made["outputFacets"]["outputStatistics"]["rowCount"] == entry.rows
     columns = made["facets"]["columnLineage"]["fields"]
     assert [(f["name"], f["field"]) for f in columns["title_raw"]["inputFields"]] == [(read["name"], "title")]
 

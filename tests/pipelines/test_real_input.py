@@ -24,7 +24,7 @@ def _settings(cli: Cli, **settings: Any) -> None:
 
 
 def _counts(cli: Cli, domain: str) -> tuple[int, int, int]:
-    summary = House(cli.data).store.require("core/sequences", domain).manifest["summary"]
+    summary = House(cli.data).store.require("core/sequences", domain).manifest.summary
     return summary["users"], summary["items"], summary["interactions"]
 
 
@@ -46,11 +46,11 @@ def test_magazines_at_3_core_and_at_5_core(shared: Path, cli: Cli) -> None:
     assert _counts(cli, domain) == (2373, 518, 9636)
     store = House(cli.data).store
     texts = store.require("features/text_embeddings", domain).manifest
-    assert texts["files"]["text_embeddings.parquet"]["rows"] == 518
-    assert "[384]" in texts["files"]["text_embeddings.parquet"]["columns"]["vector"]
+    assert texts.files["text_embeddings.parquet"].rows == 518
+    assert "[384]" in texts.files["text_embeddings.parquet"].columns["vector"]
     # Equal texts are encoded once.
-    assert sum(texts["summary"][how] for how in ("encoded", "reused", "missing")) == 518
-    interactions = store.require("core/interactions", domain).manifest["summary"]
+    assert sum(texts.summary[how] for how in ("encoded", "reused", "missing")) == 518
+    interactions = store.require("core/interactions", domain).manifest.summary
     assert interactions["ratings"] - interactions["rejected"]["exact_duplicate"] == 88_468
     assert interactions["interactions"] == 84_139
     (row,) = json.loads(cli("report", "--json").stdout)["results"]
@@ -90,8 +90,8 @@ def test_movies_with_posters_and_ready_vectors(shared: Path, cli: Cli) -> None:
     store = House(cli.data).store
     for name, items in (("Movies_Source", 684), ("Movies_Target", 658)):
         images = store.require("features/item_images", name)
-        assert images.manifest["summary"]["statuses"] == {"ok": items}
-        assert store.require("features/image_embeddings", name).manifest["summary"]["imported"] == items
+        assert images.manifest.summary["statuses"] == {"ok": items}
+        assert store.require("features/image_embeddings", name).manifest.summary["imported"] == items
     results = {row["domain"]: row for row in json.loads(cli("report", "--json").stdout)["results"]}
     target = results["Movies_Target"]
     assert target["finetuned_hr"] > target["popularity_hr"]

@@ -1,6 +1,5 @@
 """The recipe's settings in domains.yaml reach the tables; what does not matter changes no byte."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -47,11 +46,11 @@ def test_every_setting_of_the_recipe_reaches_the_tables(cli: Cli) -> None:
     )
     assert min(rows["rating"].to_pylist()) == 3
     assert since <= min(rows["time"].to_pylist()) <= max(rows["time"].to_pylist()) < until
-    rejected = interactions.manifest["summary"]["rejected"]
+    rejected = interactions.manifest.summary["rejected"]
     assert rejected["below_minimum_rating"]
     assert rejected["outside_time_window"]
     sequences = store.require("core/sequences", "Sample_Toys")
-    assert sequences.manifest["summary"]["longest"] == 8
+    assert sequences.manifest.summary["longest"] == 8
     for row in pq.read_table(sequences.path / "interactions.parquet").to_pylist():
         expected = "test" if row["time"] >= test_from else "validation" if row["time"] >= validation_from else "train"
         assert row["split"] == expected
@@ -102,7 +101,7 @@ def test_neither_hash_seed_nor_order_of_files_nor_threads_change_a_byte(cli: Cli
         )
         artifacts = House(data).store.all_current()
         assert len(artifacts) == len(TABLES)
-        seen.append(json.dumps([[a.ref, a.version, a.manifest["files"]] for a in artifacts]))
+        seen.append([(a.ref, a.version, a.manifest.files) for a in artifacts])
     assert seen[0] == seen[1]
 
 

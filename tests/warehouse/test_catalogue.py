@@ -8,18 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipelines.dictionary import sql_type
 from tests.conftest import Cli
 from tests.test_tables import PRODUCED
+from tests.warehouse.work import ENVIRONMENT, manifest
 from warehouse.catalogue import build_catalogue, view_name
 from warehouse.derived import sources
+from warehouse.environment import PACKAGES
 from warehouse.errors import WarehouseError
 from warehouse.query import Session, query
 from warehouse.store import Artifact, Recipe, Store
@@ -259,13 +263,54 @@ def test_lineage_leads_from_sequences_to_raw_files(catalogue: Path, store: Store
     for row in answer:
         artifact = store.require(row["key"], "Mugs")
         assert row["version"] == artifact.version
-        assert artifact.manifest["sources"].get(row["source"]) == row["sha256"]
+        assert artifact.manifest.sources.get(row["source"]) == row["sha256"]
     sequences = store.require("core/sequences", "Mugs")
     files = query(
         catalogue, f"FROM lineage.files WHERE version = '{sequences.version}' AND domain = 'Mugs'"
     ).to_pylist()
     assert {row["name"]: row["sha256"] for row in files} == {
-        name: facts["sha256"] for name, facts in sequences.manifest["files"].items()
+        name: entry.sha256 for name, entry in sequences.manifest.files.items()
+    }
+
+
+def test_what_made_each_artifact_is_a_row(catalogue: Path, store: Store) -> None:
+    rows = query(catalogue, "FROM lineage.environments").to_pylist()
+    shown = {(artifact.key, artifact.domain): artifact for artifact in store.all_current()}
+    assert [(row["key"], row["domain"]) for row in rows] == list(shown)
+    for row in rows:
+        artifact = shown[row["key"], row["domain"]]
+        made_by = artifact.manifest.environment
+        assert made_by
+        assert row == {
+            "key": artifact.key,
+            "domain": artifact.domain,
+            "version": artifact.version,
+            "python": made_by.python,
+            **{name.replace("-", "_"): made_by.packages.get(name) for name in PACKAGES},
+            **{name: getattr(made_by, name) for name in ("git_commit", "git_clean", "device", "processor")},
+        }
+        assert (row["duckdb"], row["pyarrow"]) == (duckdb.__version__, pa.__version__)
+
+
+def test_what_is_not_known_of_an_environment_is_null(tmp_path: Path) -> None:
+    """Before it was recorded, and of packages: one that is not installed, one that this catalogue does not know."""
+    unknown = replace(ENVIRONMENT, packages={"jax": "1", "version": "2"}, git_commit=None, git_clean=None)
+    known = [("core/a", None), ("core/b", unknown)]
+    artifacts = [
+        Artifact(key, "Mugs", "v", tmp_path, manifest(key, "Mugs", "v", environment=environment))
+        for key, environment in known
+    ]
+    build_catalogue(artifacts, tmp_path / "w.duckdb")
+    old, new = query(tmp_path / "w.duckdb", "FROM lineage.environments").to_pylist()
+    assert (old.pop("key"), old.pop("domain"), old.pop("version")) == ("core/a", "Mugs", "v")
+    assert {*old.values()} == {None}
+    assert {name: value for name, value in new.items() if value is not None} == {
+        "key": "core/b",
+        "domain": "Mugs",
+        "version": "v",
+        "python": "3.11.2",
+        "device": "cpu",
+        "processor": "abacus",
     }
 
 
@@ -296,9 +341,12 @@ def test_lineage_of_any_graph(edges: set[tuple[int, int]], tmp_path_factory: pyt
             "Mugs",
             f"v{node}",
             folder,
-            {name: {} for name in ("parameters", "summary", "files", "sources")}
-            | dict.fromkeys(("created", "recipe", "code_version"), "")
-            | {"inputs": {f"core/n{a}@Mugs": f"v{a}" for a, b in edges if b == node}},
+            manifest(
+                f"core/n{node}",
+                "Mugs",
+                f"v{node}",
+                inputs={f"core/n{a}@Mugs": f"v{a}" for a, b in edges if b == node},
+            ),
         )
         for node in range(8)
     ]
@@ -330,9 +378,7 @@ def test_a_circle_in_the_lineage_ends(tmp_path: Path) -> None:
             "Mugs",
             "v",
             tmp_path,
-            {name: {} for name in ("parameters", "summary", "files", "sources")}
-            | dict.fromkeys(("created", "recipe", "code_version"), "")
-            | {"inputs": {f"core/n{1 - node}@Mugs": "v"}},
+            manifest(f"core/n{node}", "Mugs", "v", inputs={f"core/n{1 - node}@Mugs": "v"}),
         )
         for node in range(2)
     ]

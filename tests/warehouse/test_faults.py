@@ -386,7 +386,7 @@ def test_no_room_for_what_duckdb_spills(tmp_path: Path, filled_up: str) -> None:
             Store(root).publish(wanted, build)
         disk.free()
         filled_up = "never"
-        assert Store(root).publish(wanted, build)[0].manifest["summary"] == {"rows": 3_000_000}
+        assert Store(root).publish(wanted, build)[0].manifest.summary == {"rows": 3_000_000}
 
 
 def test_files_that_may_not_grow(tmp_path: Path) -> None:

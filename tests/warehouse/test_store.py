@@ -47,7 +47,7 @@ def test_what_was_published_is_current(tmp_path: Path) -> None:
     current = store.current("core/items", "Toys")
     assert current == artifact
     assert (artifact.path / "items.txt").read_text() == "a"
-    assert artifact.manifest["summary"] == {"rows": 1}
+    assert artifact.manifest.summary == {"rows": 1}
     assert not list((tmp_path / ".staging").iterdir())
 
 
@@ -78,7 +78,7 @@ def test_the_same_bytes_from_other_code_are_the_same_version(tmp_path: Path) -> 
     assert second.version == first.version
     current = store.current("core/items", "Toys")
     assert current is not None
-    assert current.manifest["code_version"] == "c2"
+    assert current.manifest.code_version == "c2"
 
 
 def test_identity_by_recipe_ignores_the_bytes(tmp_path: Path) -> None:

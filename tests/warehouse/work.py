@@ -19,6 +19,7 @@ from warehouse.duck import Engine
 from warehouse.errors import WarehouseError
 from warehouse.interactions import build_interactions
 from warehouse.items import build_items
+from warehouse.manifest import FORMAT, Environment, Manifest, parse
 from warehouse.metadata import ingest_metadata
 from warehouse.query import query
 from warehouse.ratings import ingest_ratings
@@ -192,6 +193,31 @@ def overwrite(path: Path, data: bytes | str) -> None:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+ENVIRONMENT = Environment(
+    python="3.11.2",
+    packages={"duckdb": "2.0.0", "torch": "2.13.0+cpu"},
+    git_commit="c0ffee" * 6 + "c0ff",
+    git_clean=True,
+    device="cpu",
+    processor="abacus",
+)
+
+
+def manifest(key: str, domain: str, version: str, **changes: Any) -> Manifest:
+    """The manifest of an artifact without files."""
+    fields: dict[str, Any] = dict.fromkeys(("recipe", "code_version", "created"), "")
+    fields |= {name: {} for name in ("inputs", "sources", "parameters", "files", "summary")}
+    fields |= {"format": FORMAT, "environment": ENVIRONMENT, "key": key, "domain": domain, "version": version}
+    return Manifest(**fields | changes)
+
+
+def make_old(artifact: Artifact) -> None:
+    """Let its manifest be as those were that were written before they had a format and an environment."""
+    path = artifact.path / "manifest.json"
+    new = json.loads(path.read_text())
+    overwrite(path, json.dumps({name: new[name] for name in new if name not in ("format", "environment")}))
+
+
 def leave(root: Path) -> Path:
     """What a process leaves in the staging area that is killed at work."""
     folder = root / ".staging" / uuid.uuid4().hex
@@ -212,8 +238,9 @@ def leftovers(store: Store, *shown: str) -> list[str]:
             continue
         if len(parts) == 4 and parts[3].startswith("v=") and path.is_dir():
             key, domain = "/".join(parts[:2]), parts[2].removeprefix("domain=")
-            manifest = json.loads((path / "manifest.json").read_text())
-            wrong += store.verify(Artifact(key, domain, parts[3].removeprefix("v="), path, manifest))
+            version = parts[3].removeprefix("v=")
+            manifest = parse((path / "manifest.json").read_text(), key, domain, version)
+            wrong += store.verify(Artifact(key, domain, version, path, manifest))
         elif not (len(parts) == 4 and parts[3] == "CURRENT") and len(parts) != 5:
             wrong.append(f"{path} has no business there")
     return wrong
