@@ -61,7 +61,7 @@ def _counted(house: House, domain: str) -> dict[str, Any]:
     pool="gpu",
 )
 def metrics(job: Job) -> Any:
-    """HR and NDCG of popularity, of the baselines asked for and of every model of the domain, over all its items."""
+    """How good popularity, the baselines asked for and every model of the domain are, over all its items."""
     from mmm4rec.reports import build_metrics
 
     checkpoints = _checkpoints(job)

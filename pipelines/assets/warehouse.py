@@ -4,6 +4,7 @@ from typing import Any
 
 from features.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.metrics import shown
 from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
@@ -25,7 +26,10 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
     upstream=_EVERYTHING,
     refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
     # Its views name their files by absolute paths: in a folder that was moved or copied it is another one.
-    parameters=lambda house, domain: {"folder": str(house.data.absolute())},
+    parameters=lambda house, domain: {
+        "folder": str(house.data.absolute()),
+        "metrics": [metric.label for metric in shown()],
+    },
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -35,7 +39,12 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
 )
 def catalogue(job: Job) -> Any:
     """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
-    return build_catalogue(job.inputs, job.out / CATALOGUE, comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES})
+    return build_catalogue(
+        job.inputs,
+        job.out / CATALOGUE,
+        comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES},
+        metrics=[metric.label for metric in shown()],
+    )
 
 
 def _pictures(house: House) -> list[Ref]:
