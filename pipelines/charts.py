@@ -59,8 +59,8 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
     figure, panels = _panels(3)
     drawn: Sequence[tuple[str, Mapping[str, str | None]]] = (
         ("training loss", {"loss": None}),
-        ("validation, by user", _shown(of_users())),
-        ("validation, all lists", _shown(of_lists())),
+        ("validation, mean over users", _shown(of_users())),
+        ("validation, lists of all users", _shown(of_lists())),
     )
     for axes, (title, lines) in zip(panels, drawn, strict=True):
         _count(axes)
@@ -69,7 +69,8 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
         kept = f"weights kept: epoch {best_epoch}" if axes is panels[0] else None
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=kept)
         axes.set(title=title, xlabel="epoch")
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:  # a model that is never validated has none
+            axes.legend()
     return figure
 
 

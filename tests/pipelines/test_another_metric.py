@@ -9,7 +9,6 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-
 DECLARED = """
 import json, sys
 from pathlib import Path
