@@ -98,7 +98,7 @@ def _evaluate(users: int, items: int, with_id: bool) -> dict[str, Any]:
     model = MMM4Rec(ModelConfig(with_id=with_id), domain)
     start = time.perf_counter()
     found = evaluate(model, domain, "test")
-    return {"per_second": users / (time.perf_counter() - start), "hr_10": found.hr[10]}
+    return {"per_second": users / (time.perf_counter() - start), "hr_10": found.value("HR@10")}
 
 
 def _vectors(users: int, items: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -130,7 +130,7 @@ def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -
         start = time.perf_counter()
         fit(domain, config, training, Path(folder))
         seconds = time.perf_counter() - start
-        found = rank_labels(load_model(Path(folder), domain), domain, "test").metrics().flat()
+        found = rank_labels(load_model(Path(folder), domain), domain, "test").metrics().values
         return Learnt(found["ndcg_10"], found["hr_10"], seconds)
 
 

@@ -10,6 +10,7 @@ starts. Only settings and errors are imported here; the rest by module:
     training    pretrain, fit; resume: the state of an unfinished training
     processes   how a process ends, and those that it has started
     checkpoint  load_model, transfer; exchange: published checkpoints in and out
+    metrics     METRICS: what is measured, each declared once
     evaluation  evaluate, recommend, write_metrics
     parity      check: comparison with tensors of the published model
     __main__    python -m mmm4rec: all this from exported files

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import evaluate, recommend, write_recommendations
 from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
 from mmm4rec.files import regular
+from mmm4rec.metrics import figures
 from mmm4rec.processed import load_processed
 from mmm4rec.shown import plain, visible
 from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     domain(added)
     training(added)
     added.add_argument("--init", type=Path, help="checkpoint to start from (default: from scratch)")
-    added = command("evaluate", _evaluate, "HR and NDCG by full ranking")
+    added = command("evaluate", _evaluate, "the metrics, by full ranking")
     domain(added)
     added.add_argument("--checkpoint", type=Path, required=True)
     added.add_argument("--split", choices=["validation", "test"], default="test")
@@ -136,12 +136,20 @@ def _evaluate(options: argparse.Namespace) -> None:
     domain = _one(options)
     found = evaluate(load_model(options.checkpoint, domain), domain, options.split)
     if options.json:
-        print(json.dumps(plain({"split": options.split, **asdict(found)}), allow_nan=False))
+        said: dict[str, Any] = {"split": options.split, "users": found.users}
+        for metric, k in figures():
+            said.setdefault(metric.name, {})[k] = found.value(metric.title(k))
+            if (error := found.error(metric.title(k))) is not None:
+                said.setdefault(f"{metric.name}_error", {})[k] = error
+        print(json.dumps(plain(said), allow_nan=False))
         return
     print(f"{domain.name}, {options.split}: {found.users} users, {domain.item_count} items")
-    for k in found.hr:
-        hr, ndcg = f"{found.hr[k]:.4f} ± {found.hr_error[k]:.4f}", f"{found.ndcg[k]:.4f} ± {found.ndcg_error[k]:.4f}"
-        print(f"  HR@{k:<3} {hr}   NDCG@{k:<3} {ndcg}")
+    lines: dict[int, list[str]] = {}
+    for metric, k in figures():
+        value, error = found.value(metric.title(k)), found.error(metric.title(k))
+        lines.setdefault(k, []).append(f"{metric.title(k)} {value:.4f}" + ("" if error is None else f" ± {error:.4f}"))
+    for parts in lines.values():
+        print(f"  {'   '.join(parts)}")
 
 
 def _recommend(options: argparse.Namespace) -> None:

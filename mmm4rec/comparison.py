@@ -151,6 +151,8 @@ class Finished:
     run: Run
     ranks: npt.NDArray[np.float64]
     """[U] of the test labels, in the same order of users for all runs of a domain."""
+    lists: dict[str, float]
+    """What the metrics of lists say of the test lists: {coverage_10: ...}."""
     validation: dict[str, float]
     """Of the weights tested: {ndcg_10: ...}."""
     cost: dict[str, Any]
@@ -312,9 +314,14 @@ def _finished(
             progress=progress,
         )
         peak = memory.peak_bytes(summary.device)
-        ranks = rank_labels(load_model(made, whole, training.ssd_form), whole, "test").ranks
-        pq.write_table(pa.table({"rank": ranks.numpy()}), made / "ranks.parquet")
-        record = {"cost": _cost(summary, peak), "validation": summary.validation, "seconds": seconds.by_epoch}
+        test = rank_labels(load_model(made, whole, training.ssd_form), whole, "test")
+        pq.write_table(pa.table({"rank": test.ranks.numpy()}), made / "ranks.parquet")
+        record = {
+            "cost": _cost(summary, peak),
+            "validation": summary.validation,
+            "lists": test.of_lists(),
+            "seconds": seconds.by_epoch,
+        }
         (made / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for weights in ("model.safetensors", "items.parquet"):
             (made / weights).unlink(missing_ok=True)
@@ -327,7 +334,7 @@ def _finished(
         for row in pq.ParquetFile(folder / "history.parquet").read().to_pylist()
     ]
     ranks = pq.ParquetFile(folder / "ranks.parquet").read()["rank"].to_numpy()
-    return Finished(run, ranks, record["validation"], record["cost"], curve)
+    return Finished(run, ranks, record["lists"], record["validation"], record["cost"], curve)
 
 
 def _counted(domain: DomainData, run: Run) -> Finished:
@@ -337,7 +344,7 @@ def _counted(domain: DomainData, run: Run) -> Finished:
         validation, test = (found[split] for split in SPLITS)
     else:
         validation, test = (popularity.rank_labels(domain, split) for split in SPLITS)
-    return Finished(run, test.ranks.numpy(), validation.metrics().flat(), {}, [])
+    return Finished(run, test.ranks.numpy(), test.of_lists(), validation.metrics().values, {}, [])
 
 
 class _Seconds:

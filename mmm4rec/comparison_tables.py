@@ -1,7 +1,7 @@
 """What came out of a comparison, as tables: accuracy with errors, paired tests, curves and costs.
 
 **Which model is the best is decided on validation**; all else is of the test labels. Errors and tests are over users,
-each with the mean of their seeds.
+each with the mean of their seeds; what is no mean over users has none.
 """
 
 import math
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmm4rec.comparison import FULL, Finished
-from mmm4rec.config import CUTOFFS
 from mmm4rec.evaluation import NEAR_BEST
+from mmm4rec.metrics import UserMetric, figures, of_users
 from mmm4rec.significance import paired_p
 from mmm4rec.tables import COMPARISON, write_table
 
@@ -58,9 +58,10 @@ def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
     return rows
 
 
-def gains(ranks: npt.NDArray[np.float64], metric: str, k: int) -> npt.NDArray[np.float64]:
-    """What each user [U] adds to HR@k or NDCG@k; the metric is the mean."""
-    return np.where(ranks <= k, 1.0 if metric == "HR" else 1 / np.log2(1 + ranks), 0.0)
+def gains(ranks: npt.NDArray[np.float64], label: str, k: int) -> npt.NDArray[np.float64]:
+    """What each user [U] adds to HR@k, NDCG@k or another metric of users; the metric is the mean."""
+    metric = next(metric for metric in of_users() if metric.label == label)
+    return np.asarray(metric.gain(ranks, k), np.float64)
 
 
 def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finished]]:
@@ -86,22 +87,28 @@ def best_on_validation(runs: Sequence[Finished]) -> tuple[str, str, float]:
 def accuracy_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
     """Rows of `comparison`: the accuracy of every model."""
     for (part, model, percent), seeds in by_key(runs).items():
-        for metric in ("HR", "NDCG"):
-            for k in CUTOFFS:
-                users = _of_users(seeds, metric, k)
-                means = [float(gains(one.ranks, metric, k).mean()) for one in seeds]
-                yield {
-                    "part": part,
-                    "model": model,
-                    "percent": percent,
-                    "metric": metric,
-                    "k": k,
-                    "value": float(users.mean()),
-                    "standard_error": float(users.std(ddof=1)) / len(users) ** 0.5 if len(users) > 1 else 0.0,
-                    "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
-                    "seeds": len(seeds),
-                    "users": len(users),
-                }
+        for metric, k in figures():
+            error = None
+            if isinstance(metric, UserMetric):
+                users = _of_users(seeds, metric.label, k)
+                value = float(users.mean())
+                error = float(users.std(ddof=1)) / len(users) ** 0.5 if len(users) > 1 else 0.0
+                by_seed = [float(gains(one.ranks, metric.label, k).mean()) for one in seeds]
+            else:
+                by_seed = [one.lists[metric.column(k)] for one in seeds]
+                value = statistics.mean(by_seed)
+            yield {
+                "part": part,
+                "model": model,
+                "percent": percent,
+                "metric": metric.label,
+                "k": k,
+                "value": value,
+                "standard_error": error,
+                "seed_deviation": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
+                "seeds": len(seeds),
+                "users": len(seeds[0].ranks),
+            }
 
 
 def paired_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:

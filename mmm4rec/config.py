@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from mmm4rec.errors import ConfigError
+from mmm4rec.metrics import CRITERION, criteria
 
 T = TypeVar("T")
 
@@ -24,9 +25,6 @@ _INTEGER_BITS = 63
 _LONGEST_QUOTE = 300
 _QUOTE = reprlib.Repr()
 _QUOTE.maxstring = _QUOTE.maxother = 200
-
-CUTOFFS = (10, 20, 50)
-"""The k of HR@k and NDCG@k."""
 
 Compat = Literal["default", "published"]
 Fusion = Literal["static", "dynamic_shared", "dynamic_instance"]
@@ -132,8 +130,8 @@ class TrainConfig:
     """Cap on the number of passes over the training examples."""
     patience: int | None = 10
     """Stop after this many validations without a better `metric`. None: never."""
-    metric: str = "NDCG@10"
-    """The validation metric that decides which weights are best: HR@k or NDCG@k, k in 10, 20, 50."""
+    metric: str = CRITERION
+    """The validation metric that decides which weights are best, one of `mmm4rec.metrics.criteria`."""
     keep: Literal["best", "last"] = "best"
     """Which weights to write: the best on `metric`, or those of the last epoch."""
     validate_every: int = 1
@@ -172,8 +170,7 @@ class TrainConfig:
             positive(self, "patience")
         if self.weight_decay < 0 or self.validate_every < 0 or self.seed < 0:
             raise ConfigError("weight_decay, validate_every and seed must not be negative")
-        known = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
-        if self.metric not in known:
+        if self.metric not in (known := criteria()):
             raise ConfigError(f"metric is {self.metric!r}{nearest(self.metric, known)}; known: {', '.join(known)}")
         if self.validate_every == 0 and self.keep == "best":
             raise ConfigError("keep is 'best' but validate_every is 0: validate, or set keep to 'last'")

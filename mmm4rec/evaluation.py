@@ -2,15 +2,15 @@
 
 **Candidates.** All items of the domain, also those the user has seen; padding only in published mode.
 **Rank.** 1 + (candidates scored higher than the label) + (others scored equal) / 2, so that a model which
-scores everything alike gets the middle, not the top. **HR@k** is the share of users whose label ranks at k or
-better, **NDCG@k** the mean of 1 / log2(1 + rank) where it does and 0 where not. A NaN score is an error.
+scores everything alike gets the middle, not the top. A NaN score is an error. What metrics are made of ranks says
+`mmm4rec.metrics`, how the lists of all users are counted in the same pass `mmm4rec.listed`.
 
 Ranks come from counting, not sorting, in blocks of users and of items. Users are encoded, ranked and forgotten
-chunk by chunk: beside the item table [N+1,H] and a number a user, memory grows with neither.
+chunk by chunk: beside the item table [N+1,H], a number a user and some an item, memory grows with neither.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmm4rec.config import CUTOFFS
 from mmm4rec.data import DomainData, Examples, Split
 from mmm4rec.errors import ModelError
+from mmm4rec.listed import Listed
+from mmm4rec.metrics import column, figures, of_lists, of_users
 from mmm4rec.recommender import Recommender
 from mmm4rec.tables import TABLES, write_table
 
@@ -54,41 +55,39 @@ Score = Callable[[Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Metrics:
-    """HR and NDCG at the cut-offs, over `users` users."""
+    """The metrics at their cut-offs, of `users` users; those of lists only where all users of a split are meant."""
 
     users: int
-    hr: dict[int, float]
-    ndcg: dict[int, float]
-    hr_error: dict[int, float]
-    """Binomial standard error sqrt(p (1-p) / users)."""
-    ndcg_error: dict[int, float]
-    """Standard error of the sample mean."""
+    values: dict[str, float]
+    """{hr_10: ..., ndcg_10: ...}, by the column names of `history`."""
+    errors: dict[str, float]
+    """Standard errors of the means over users, by the same names: of a share (HR) the binomial one,
+    sqrt(p (1-p) / users), else that of the sample mean. Metrics of lists have none."""
 
-    def value(self, metric: str) -> float:
-        """The value of `HR@k` or `NDCG@k`."""
-        name, k = metric.split("@")
-        return (self.hr if name == "HR" else self.ndcg)[int(k)]
+    def value(self, title: str) -> float:
+        """The value of a metric such as `NDCG@10`."""
+        return self.values[column(title)]
 
-    def flat(self) -> dict[str, float]:
-        """{hr_10: ..., ndcg_10: ...}, the column names of `history`."""
-        return {f"{name}_{k}": v for name in ("hr", "ndcg") for k, v in getattr(self, name).items()}
+    def error(self, title: str) -> float | None:
+        """The standard error of a metric such as `NDCG@10`; None where it is no mean over users."""
+        return self.errors.get(column(title))
 
     def rows(self) -> Iterator[dict[str, object]]:
         """A row for each metric and cut-off, in the columns of `reports/metrics/metrics`."""
-        for name, values, errors in (("HR", self.hr, self.hr_error), ("NDCG", self.ndcg, self.ndcg_error)):
-            for k in CUTOFFS:
+        for metric, k in figures():
+            if (name := metric.column(k)) in self.values:
                 yield {
-                    "metric": name,
+                    "metric": metric.label,
                     "k": k,
-                    "value": values[k],
-                    "standard_error": errors[k],
+                    "value": self.values[name],
+                    "standard_error": self.errors.get(name),
                     "users": self.users,
                 }
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The ranks of the labels of a split, and what they are broken down by; all [E], on the CPU."""
+    """The ranks of the labels of a split, and what they are broken down by, [E]; and all users' lists. On the CPU."""
 
     ranks: Tensor
     """float64; halves where scores are equal."""
@@ -96,13 +95,20 @@ class Ranking:
     """int64, the user's interactions before the label, also those beyond the L that the model sees."""
     label_counts: Tensor
     """int64, training interactions of the label, from all users."""
+    listed: Mapping[int, Tensor]
+    """[N] int64 by k: how many users have each item in their top k."""
 
     def metrics(self) -> Metrics:
-        """Over all users."""
-        return metrics_of_ranks(self.ranks)
+        """Of all users and of their lists."""
+        found = metrics_of_ranks(self.ranks)
+        return replace(found, values=found.values | self.of_lists())
+
+    def of_lists(self) -> dict[str, float]:
+        """The metrics of lists: {coverage_10: ...}."""
+        return {metric.column(k): metric.value(self.listed[k]) for metric in of_lists() for k in metric.cutoffs}
 
     def breakdown(self) -> Iterator[tuple[str, int, int | None, Metrics]]:
-        """(what by, lowest, highest (None: open), metrics) of every class that has a user."""
+        """(what by, lowest, highest (None: open), metrics of users) of every class that has a user."""
         for name, values, lows in (
             ("history_length", self.history_lengths, LENGTH_BINS),
             ("label_count", self.label_counts, LABEL_COUNT_BINS),
@@ -140,7 +146,7 @@ def first_near_best(values: Sequence[float | None]) -> int | None:
 
 
 def metrics_of_ranks(ranks: Tensor) -> Metrics:
-    """Metrics of ranks [U] (halves allowed, 1 is the best).
+    """The metrics of users, of ranks [U] (halves allowed, 1 is the best).
 
     Raises:
         ModelError: there is no rank.
@@ -152,19 +158,24 @@ def metrics_of_ranks(ranks: Tensor) -> Metrics:
             "for testing: give more interactions, or lower k of the k-core"
         )
     ranks = ranks.double()
-    gain = 1 / torch.log2(1 + ranks)
-    hr, ndcg, hr_error, ndcg_error = {}, {}, {}, {}
-    for k in CUTOFFS:
-        hit = ranks <= k
-        gains = torch.where(hit, gain, 0.0)
-        hr[k], ndcg[k] = float(hit.double().mean()), float(gains.mean())
-        hr_error[k] = (hr[k] * (1 - hr[k]) / users) ** 0.5
-        ndcg_error[k] = float(gains.std()) / users**0.5 if users > 1 else 0.0
-    return Metrics(users, hr, ndcg, hr_error, ndcg_error)
+    values, errors = {}, {}
+    for metric in of_users():
+        for k in metric.cutoffs:
+            gains, name = metric.gain(ranks, k), metric.column(k)
+            mean = values[name] = float(gains.double().mean())
+            if gains.dtype == torch.bool:
+                errors[name] = (mean * (1 - mean) / users) ** 0.5
+            else:
+                errors[name] = float(gains.std()) / users**0.5 if users > 1 else 0.0
+    return Metrics(users, values, errors)
 
 
-def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int | None = None) -> Tensor:
+def ranks_by_counting(
+    score: Score, labels: Tensor, rows: int, item_block: int | None = None, listed: Listed | None = None
+) -> Tensor:
     """Ranks [U] float64 of the labels [U] among the items 0..rows-1, scored `item_block` at a time.
+
+    What users have in their top k is added to `listed`.
 
     Raises:
         ModelError: a score is NaN, that of a label is -inf, or a label is no item.
@@ -192,6 +203,7 @@ def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int |
             own = torch.where(inside, value, own)
         higher = torch.zeros(len(part), dtype=torch.int64, device=labels.device)
         at_least = torch.zeros_like(higher)
+        best = listed.best(len(part)) if listed else None
         for low in starts:
             scores = kept if low == made else score(part, low, min(low + block, rows))
             # Summed in 32 bits, which is several times faster than in 64.
@@ -199,6 +211,10 @@ def ranks_by_counting(score: Score, labels: Tensor, rows: int, item_block: int |
             at_least += (scores >= own[:, None]).sum(1, dtype=torch.int32)
             # The largest is NaN where any is; looked at once, at the end: every look waits for the device.
             broken |= scores.amax().isnan()
+            if best:
+                best.see(scores, low)
+        if listed and best:
+            listed.add(best)
         broken |= own.isneginf().any()
         ranks[part] = (1 + higher + at_least).double() / 2  # 1 + higher + (equal - 1) / 2
     if broken:
@@ -255,30 +271,33 @@ def rank_labels(model: Recommender, domain: DomainData, split: Split) -> Ranking
         examples = domain.examples(split, model.config.length)
         there = examples.to(device)
         table = item_table(model)
+        listed = Listed(len(table), device)
         ranks = [
             ranks_by_counting(
                 _score(model, encode_users(model, there, index), table),
                 there.items[there.label[index]],
                 len(table),
+                listed=listed,
             ).cpu()
             for index in _split(torch.arange(len(there), device=device), RANKED_TOGETHER)
         ]
     finally:
         model.train(was_training)
-    return ranking(domain, examples, torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.float64))
+    return ranking(domain, examples, torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.float64), listed)
 
 
-def ranking(domain: DomainData, examples: Examples, ranks: Tensor) -> Ranking:
-    """Ranks [E] of the examples, with what they are broken down by."""
+def ranking(domain: DomainData, examples: Examples, ranks: Tensor, listed: Listed) -> Ranking:
+    """Ranks [E] of the examples, with what they are broken down by, and the lists that were counted with them."""
     return Ranking(
         ranks=ranks,
         history_lengths=examples.label - examples.first,
         label_counts=domain.training_counts()[domain.items[examples.label]],
+        listed=listed.by_cutoff(),
     )
 
 
 def evaluate(model: Recommender, domain: DomainData, split: Split) -> Metrics:
-    """HR and NDCG of `split` (validation or test) by full ranking; the model's mode is restored.
+    """The metrics of `split` (validation or test) by full ranking; the model's mode is restored.
 
     Raises:
         ModelError: the split is empty, or a score is NaN.

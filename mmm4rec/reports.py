@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,12 @@ from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
 from mmm4rec.checkpoint import load_model
 from mmm4rec.data import DomainData, Split
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import Outcome, Ranking
+from mmm4rec.evaluation import Metrics, Outcome, Ranking
+from mmm4rec.metrics import CRITERION, SHOWN_AT, column, shown
 from mmm4rec.registry import count
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
-
-
-@dataclass(frozen=True)
-class MetricsSummary:
-    """Test figures by model."""
-
-    hr_10: dict[str, float]
-    ndcg_10: dict[str, float]
-    users: int
 
 
 @dataclass(frozen=True)
@@ -49,8 +41,10 @@ def build_metrics(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
     knn: ItemKNNConfig | None = None,
-) -> MetricsSummary:
+) -> Any:
     """Rank with popularity and every model; write `metrics`, `breakdown`, `outcomes` and `curves.parquet`.
+
+    Returns what `summary` makes of the test figures.
 
     Args:
         models: checkpoint by name, its folder or its file.
@@ -76,29 +70,32 @@ def build_metrics(
         curves.extend({"model": name, **row} for row in history)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = record["training"] or {}  # not here, if it was adopted
-        outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", "NDCG@10")))
+        outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", CRITERION)))
         if progress:
             progress(done, len(models))
     evaluation.write_metrics(rankings, outcomes, out)
     write_table(curves, "reports/metrics/curves", out / "curves.parquet")
-    test = {name: found.metrics() for (name, split), found in rankings.items() if split == "test"}
-    return MetricsSummary(
-        hr_10={name: metrics.hr[10] for name, metrics in test.items()},
-        ndcg_10={name: metrics.ndcg[10] for name, metrics in test.items()},
-        users=test["popularity"].users,
-    )
+    return summary({name: found.metrics() for (name, split), found in rankings.items() if split == "test"})
+
+
+def summary(test: Mapping[str, Metrics]) -> Any:
+    """The test figures of models as a dataclass: for every metric that is shown a field {model: value}, such as
+    `ndcg_10`; and `users`."""
+    columns = [metric.column(SHOWN_AT) for metric in shown()]
+    summarised = make_dataclass("MetricsSummary", [*((name, dict[str, float]) for name in columns), ("users", int)])
+    figures = {name: {model: found.values[name] for model, found in test.items()} for name in columns}
+    return summarised(**figures, users=next(iter(test.values())).users)
 
 
 def outcome(
-    name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = "NDCG@10"
+    name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = CRITERION
 ) -> Outcome:
     """What the model `name` cost, by the rows of its `history`; `metric` (as in the config) says which was best.
 
     95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
     """
-    column = _column(metric)
     best = next(row for row in history if row["epoch"] == best_epoch)
-    near = evaluation.first_near_best([row[column] for row in history])
+    near = evaluation.first_near_best([row[column(metric)] for row in history])
     nearly: Mapping[str, Any] = {} if near is None else history[near]
     return Outcome(
         name,
@@ -143,8 +140,8 @@ def best_on_validation(models: Mapping[str, Path]) -> tuple[str, dict[str, float
     reached = {}
     for name, checkpoint in models.items():
         _, record = _training(checkpoint)
-        metric = (record["training"] or {}).get("metric", "NDCG@10")
-        value = record["validation"].get(_column(metric))
+        metric = (record["training"] or {}).get("metric", CRITERION)
+        value = record["validation"].get(column(metric))
         if value is not None:
             reached[name] = value
     return max(reversed(list(models)), key=lambda name: reached.get(name, -math.inf)), reached
@@ -172,8 +169,3 @@ def build_recommendations(
     table = evaluation.recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
     evaluation.write_recommendations(table, out)
     return RecommendationsSummary(name, reached, users=domain.user_count, rows=table.num_rows)
-
-
-def _column(metric: str) -> str:
-    """Where records have a metric: `ndcg_10` for NDCG@10."""
-    return metric.lower().replace("@", "_")

@@ -4,7 +4,7 @@
 ignored when a table is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
+from mmm4rec.metrics import METRICS, Metric, figures, of_lists, of_users
 
 _BATCH = 8192
 """Rows read at once where a table may be large: those of a row group."""
@@ -69,14 +70,8 @@ _HISTORY = _table(
         _field("examples", pa.int64(), "training examples seen so far"),
         _field("loss", pa.float64(), "mean training loss of the epoch; null at epoch 0", nullable=True),
         *(
-            _field(
-                f"{name}_{k}",
-                pa.float64(),
-                f"validation {name.upper()}@{k}; null when not validated",
-                nullable=True,
-            )
-            for name in ("hr", "ndcg")
-            for k in (10, 20, 50)
+            _field(metric.column(k), pa.float64(), f"validation {metric.title(k)}; null when not validated", True)
+            for metric, k in figures()
         ),
     ],
 )
@@ -92,13 +87,17 @@ _WHOSE = [
     _field("model", pa.string(), "popularity, scratch, finetuned, pretrained, or a baseline that was asked for"),
     _field("split", pa.string(), "validation or test"),
 ]
-_FIGURES = [
-    _field("metric", pa.string(), "HR or NDCG"),
-    _field("k", pa.int32(), "cut-off of the ranked list"),
-    _field("value", pa.float64(), "mean over users"),
-    _field("standard_error", pa.float64(), "binomial for HR, of the sample mean for NDCG"),
-    _field("users", pa.int64(), "users ranked"),
-]
+_OF_LISTS = ", ".join(metric.label for metric in of_lists())
+_ERROR = "of the mean over users: binomial where the metric is a share of users, else that of the sample mean"
+_NO_ERROR = f"null for {_OF_LISTS}, which is of all users' lists together and no mean over users"
+_USERS = _field("users", pa.int64(), "users ranked")
+
+
+def _metric(metrics: Iterable[Metric]) -> list[pa.Field]:
+    """Which of these metrics a row has, at which k."""
+    meanings = "; ".join(f"{metric.label}: {metric.meaning}" for metric in metrics)
+    return [_field("metric", pa.string(), meanings), _field("k", pa.int32(), "cut-off of the ranked list")]
+
 
 _RUN = [
     _field("part", pa.string(), "models, or ablations of MMM4Rec from scratch"),
@@ -118,12 +117,18 @@ TABLES: dict[str, pa.Schema] = {
         [_field("model", pa.string(), "name of the baseline"), *_HISTORY],
     ),
     "reports/metrics/metrics": _table(
-        "HR and NDCG of popularity and every model of a domain. Key: (model, split, metric, k)",
-        [*_WHOSE, *_FIGURES],
+        "How good popularity and every model of a domain are. Key: (model, split, metric, k)",
+        [
+            *_WHOSE,
+            *_metric(METRICS),
+            _field("value", pa.float64(), "the metric, within [0, 1]"),
+            _field("standard_error", pa.float64(), f"{_ERROR}; {_NO_ERROR}", nullable=True),
+            _USERS,
+        ],
     ),
     "reports/metrics/breakdown": _table(
-        "The same by length of history and by how often the label was seen in training; a class without users has "
-        "no rows. Key: (model, split, breakdown, lowest, metric, k)",
+        "The metrics that are means over users by length of history and by how often the label was seen in training; "
+        "a class without users has no rows. Key: (model, split, breakdown, lowest, metric, k)",
         [
             *_WHOSE,
             _field(
@@ -134,7 +139,10 @@ TABLES: dict[str, pa.Schema] = {
             ),
             _field("lowest", pa.int32(), "lower end of the class, included"),
             _field("highest", pa.int32(), "upper end of the class, included; null: open", nullable=True),
-            *_FIGURES,
+            *_metric(of_users()),
+            _field("value", pa.float64(), "the metric of the users of the class, within [0, 1]"),
+            _field("standard_error", pa.float64(), _ERROR),
+            _USERS,
         ],
     ),
     "reports/metrics/curves": _table(
@@ -169,10 +177,14 @@ TABLES: dict[str, pa.Schema] = {
         "Models side by side on the test labels, by `mmm4rec compare`. Key: (part, model, percent, metric, k)",
         [
             *_RUN,
-            _field("metric", pa.string(), "HR or NDCG"),
-            _field("k", pa.int32(), "cut-off of the ranked list"),
-            _field("value", pa.float64(), "test figure: mean over users and seeds"),
-            _field("standard_error", pa.float64(), "of the mean over users, each with the mean of its seeds"),
+            *_metric(METRICS),
+            _field("value", pa.float64(), "test figure, mean over seeds"),
+            _field(
+                "standard_error",
+                pa.float64(),
+                f"of the mean over users, each with the mean of its seeds; {_NO_ERROR}",
+                nullable=True,
+            ),
             _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
             _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
             _field("users", pa.int64(), "users tested"),

@@ -80,9 +80,9 @@ class Epoch:
 
     def row(self) -> dict[str, object]:
         """The row in the layout of `history`."""
-        flat = {} if self.validation is None else self.validation.flat()
+        validation = {} if self.validation is None else self.validation.values
         head = {name: getattr(self, name) for name in ("epoch", "optimiser_steps", "examples", "loss")}
-        return {**head, **flat}
+        return {**head, **validation}
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def _write_record(out: Path, history: Sequence[Epoch], best: Epoch, **said: obje
         "best_epoch": best.epoch,
         "epochs": history[-1].epoch,
         "optimiser_steps_to_best": best.optimiser_steps,
-        "validation": {} if best.validation is None else best.validation.flat(),
+        "validation": {} if best.validation is None else best.validation.values,
     }
     (out / "model.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -407,7 +407,7 @@ def _summary(plan: _Plan, run: "_Run", moved: Transfer | None) -> TrainSummary:
         optimiser_steps_to_95=None if near is None else near.optimiser_steps,
         seconds_to_95=None if near is None else near.seconds,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
-        validation={} if best.validation is None else best.validation.flat(),
+        validation={} if best.validation is None else best.validation.values,
         stopped=run.stopped,
         transfer=moved,
         ssd="none" if plan.ssd is None else f"{plan.ssd.form}: {plan.ssd.reason}",
@@ -675,14 +675,9 @@ def _part_seed(seed: int, epoch: int, step: int, place: int) -> int:
 
 
 def _epoch_of(row: dict[str, Any]) -> Epoch:
-    """The inverse of `asdict` and JSON, which makes the cut-offs text."""
-    if row["validation"] is None:
-        return Epoch(**row)
-    values: dict[str, Any] = {
-        name: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
-        for name, value in row["validation"].items()
-    }
-    return Epoch(**{**row, "validation": Metrics(**values)})
+    """The inverse of `asdict`."""
+    validation = row["validation"] and Metrics(**row["validation"])
+    return Epoch(**{**row, "validation": validation})
 
 
 def _value(epoch: Epoch, metric: str) -> float:

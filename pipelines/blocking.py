@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmm4rec.metrics import METRICS, figures
 from warehouse.checks import violations
 from warehouse.errors import WarehouseError
 from warehouse.store import Artifact
@@ -83,6 +84,16 @@ def _vectors(noun: str, encoded: str) -> Check:
     )
 
 
+def _declared(summary: Facts, parameters: Facts) -> Facts:
+    """Every metric at each of its cut-offs, and those that grow with them."""
+    declared = [(metric.label, k) for metric, k in figures()]
+    return {
+        "metrics": [label for label, _ in declared],
+        "cutoffs": [k for _, k in declared],
+        "growing": [metric.label for metric in METRICS if metric.grows_with_k],
+    }
+
+
 CHECKS: Mapping[str, Check] = {
     "raw/ratings": _lines("ratings"),
     "raw/metadata": _lines("metadata"),
@@ -117,6 +128,13 @@ CHECKS: Mapping[str, Check] = {
     "features/item_images": _rows("item_images"),
     "features/text_embeddings": _vectors("text_embeddings", "item_text"),
     "features/image_embeddings": _vectors("image_embeddings", "item_images"),
+    "reports/metrics": Check(
+        "every_metric_within_bounds",
+        "check_metrics",
+        "Every model has every metric, within 0 and 1, and none that falls as lists get longer.",
+        {"figures": "reports/metrics/metrics"},
+        _declared,
+    ),
     "reports/recommendations": Check(
         "everybody_served_and_nothing_twice",
         "check_recommendations",

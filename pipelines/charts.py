@@ -5,7 +5,7 @@ Nothing is computed here but the mean of curves. The same rows give the same byt
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -15,6 +15,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
+
+from mmm4rec.metrics import SHOWN_AT, Metric, of_lists, of_users
 
 Row = Mapping[str, Any]
 
@@ -50,14 +52,25 @@ def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
 
 @_styled
 def training(rows: Sequence[Row], best_epoch: int) -> Figure:
-    """Loss and validation NDCG@10 by epoch; rows as in a model's `history`, with nulls where nothing was measured."""
-    figure, panels = _panels(2)
-    for axes, column, label in zip(panels, ("loss", "ndcg_10"), ("training loss", "validation NDCG@10"), strict=True):
+    """Loss and validation metrics by epoch; rows as in a model's `history`, with nulls where nothing was measured.
+
+    Metrics of lists have a panel of their own: beside them, those of users would be flat.
+    """
+    figure, panels = _panels(3)
+    drawn: Sequence[tuple[str, Mapping[str, str | None]]] = (
+        ("training loss", {"loss": None}),
+        ("validation, mean over users", _shown(of_users())),
+        ("validation, lists of all users", _shown(of_lists())),
+    )
+    for axes, (title, lines) in zip(panels, drawn, strict=True):
         _count(axes)
-        _line(axes, [row for row in rows if row[column] is not None], "epoch", column)
-        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"weights kept: epoch {best_epoch}")
-        axes.set(title=label, xlabel="epoch")
-    panels[-1].legend()
+        for column, label in lines.items():
+            _line(axes, [row for row in rows if row.get(column) is not None], "epoch", column, label)
+        kept = f"weights kept: epoch {best_epoch}" if axes is panels[0] else None
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=kept)
+        axes.set(title=title, xlabel="epoch")
+        if axes.get_legend_handles_labels()[0]:  # a model that is never validated has none
+            axes.legend()
     return figure
 
 
@@ -193,6 +206,11 @@ def _panels(number: int, below: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
         wspace=(left + right) / (width - left - right),
     )
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
+
+
+def _shown(metrics: Iterable[Metric]) -> dict[str, str | None]:
+    """Titles by column, of those that are shown."""
+    return {metric.column(SHOWN_AT): metric.title(SHOWN_AT) for metric in metrics if SHOWN_AT in metric.cutoffs}
 
 
 def _count(axes: Axes) -> None:

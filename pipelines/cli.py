@@ -629,7 +629,7 @@ def _pin(house: "House", name: str | None, on: bool, as_json: bool) -> None:
 def report(data: Data = None, as_json: Json = False) -> None:
     """Print the results of every domain, and where the report and the warehouse are."""
     house = _house(data)
-    from pipelines.report import results_table
+    from pipelines.report import judged, results_table, titles
 
     catalogue = _catalogue(house)
     rows = results_table(catalogue)
@@ -638,7 +638,7 @@ def report(data: Data = None, as_json: Json = False) -> None:
         _print_json({"results": rows, **places})
         return
     table = Table(
-        title="HR@10 and NDCG@10 on each user's held-out purchase, all items ranked",
+        title="How well each user's held-out purchase is found among all items",
         title_justify="left",
         caption="A source domain is judged by the pre-trained model as it is. * recommends: the best on validation.",
         caption_justify="left",
@@ -648,32 +648,21 @@ def report(data: Data = None, as_json: Json = False) -> None:
         pad_edge=False,
     )
     table.add_column("domain", no_wrap=True)
-    headings = (
-        "users",
-        "items",
-        "inter-\nactions",
-        "popularity",
-        "from\nscratch",
-        "pre-trained,\nfine-tuned",
-        "epochs\nto best",
-    )
-    for heading in headings:
+    for heading in ("users", "items", "inter-\nactions"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    for heading in (*(title.replace("@", "\n@") for title in titles()), "best\nepoch"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        models = ("popularity", "scratch", row["transferred"])
-        scores = (
-            _score(row[f"{model}_hr"], row[f"{model}_ndcg"]) + "*" * (model == row["recommends"]) for model in models
-        )
-        epochs = [str(e) for e in (row["scratch_epochs"], row["finetuned_epochs"]) if e is not None]
-        counts = (f"{row[count]:,}" for count in ("users", "items", "interactions"))
-        table.add_row(said(row["domain"]), *counts, *scores, ", ".join(epochs) or "–")
+        domain = [said(row["domain"]), *(f"{row[count]:,}" for count in ("users", "items", "interactions"))]
+        for model in judged(row):
+            values = ("–" if value is None else f"{value:.3f}" for value in model.figures)
+            epochs = "–" if model.epochs is None else str(model.epochs)
+            table.add_row(*domain, model.model + "*" * model.recommends, *values, epochs)
+            domain = [""] * len(domain)
     out.print(table)
     _say(f"report     {places['report']}\nwarehouse  {places['warehouse']}")
     out.print("UI         [bold]make ui[/bold]  (or: mmm4rec ui)")
-
-
-def _score(hr: float | None, ndcg: float | None) -> str:
-    return "–" if hr is None or ndcg is None else f"{hr:.3f} {ndcg:.3f}"
 
 
 @app.command(

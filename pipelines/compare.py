@@ -19,6 +19,7 @@ from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import NAMES, OURS, Asked, Source
 from mmm4rec.comparison_tables import write_comparison
 from mmm4rec.config import RecommenderConfig, TrainConfig
+from mmm4rec.metrics import CRITERION, SHOWN_AT, figures
 from mmm4rec.registry import MODELS
 from mmm4rec.tables import COMPARISON
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
@@ -70,7 +71,6 @@ _RUNS = (
     "pipelines.assets.models:load_artifacts",
 )
 """What trains and tests any model."""
-_SHOWN = tuple((metric, k) for metric in ("HR", "NDCG") for k in (10, 20))
 
 Row = dict[str, Any]
 
@@ -177,8 +177,13 @@ def page(house: House, asked: Asked, compared: Sequence[Compared]) -> str:
                 "sweep": _sweep(domain, rows["comparison"]),
             }
         )
-    metrics = [f"{metric}@{k}" for metric, k in _SHOWN]
-    return templates().get_template("comparison.html").render(sections=sections, asked=asked, metrics=metrics)
+    return templates().get_template("comparison.html").render(sections=sections, asked=asked, metrics=_shown())
+
+
+def _shown() -> list[str]:
+    """The metrics of the page: all at 10, and what was published at another cut-off."""
+    published = {title for models in _published_figures().values() for of in models.values() for title in of}
+    return [metric.title(k) for metric, k in figures() if k == SHOWN_AT or metric.title(k) in published]
 
 
 def _rows(artifact: Artifact, stem: str) -> list[Row]:
@@ -220,15 +225,15 @@ def _is_transfer(row: Row) -> bool:
 def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
     """A row a model of all users: figures by metric, and its paired test; the ablations with the whole model first."""
     tested = {row["model"]: row for row in mine["tests"] if row["question"] == ("best", "ablation")[part != "models"]}
-    figures: dict[str, Row] = {}
+    found: dict[str, Row] = {}
     for row in mine["comparison"]:
         if row["percent"] == 100 and (row["part"] == part or row["model"] in {t["against"] for t in tested.values()}):
-            of = figures.setdefault(row["model"], {"label": LABELS[row["model"]], "test": tested.get(row["model"])})
+            of = found.setdefault(row["model"], {"label": LABELS[row["model"]], "test": tested.get(row["model"])})
             of[f"{row['metric']}@{row['k']}"] = row
             of["seeds"] = row["seeds"]
     if part != "models":
-        return sorted(figures.values(), key=lambda row: row["test"] is not None) if tested else []
-    return sorted(figures.values(), key=lambda row: -float(row["NDCG@10"]["value"]))
+        return sorted(found.values(), key=lambda row: row["test"] is not None) if tested else []
+    return sorted(found.values(), key=lambda row: -float(row[CRITERION]["value"]))
 
 
 def _published(house: House, domain: str, counts: tuple[int, ...]) -> list[Row]:
@@ -236,8 +241,15 @@ def _published(house: House, domain: str, counts: tuple[int, ...]) -> list[Row]:
     known = house.settings.domain(domain).published
     if known is None or counts != (known.users, known.items, known.interactions):
         return []
-    figures = yaml.safe_load((_HERE / "published_figures.yaml").read_text(encoding="utf-8")).get(domain, {})
-    return [{"label": LABELS[model], **values} for model, values in figures.items()]
+    return [{"label": LABELS[model], **values} for model, values in _published_figures().get(domain, {}).items()]
+
+
+def _published_figures() -> dict[str, dict[str, dict[str, float]]]:
+    """By domain, model and metric."""
+    found: dict[str, dict[str, dict[str, float]]] = yaml.safe_load(
+        (_HERE / "published_figures.yaml").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def _costs(rows: Sequence[Row]) -> list[Row]:

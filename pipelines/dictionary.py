@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.metrics import shown as shown_metrics
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from warehouse.catalogue import view_name
 from warehouse.questions import examples
 from warehouse.tables import TABLES as CORE_TABLES
-from warehouse.views import CATALOGUE, MACROS, PARTITION, Macro
+from warehouse.views import CATALOGUE, MACROS, PARTITION, Macro, results
 
 __all__ = ["dictionary", "sql_type"]
 
@@ -64,7 +65,8 @@ def sql_type(kind: pa.DataType) -> str:
 
 def _tables() -> Iterator[str]:
     shown = {view_name(key): (key, schema) for key, schema in (CORE_TABLES | FEATURE_TABLES | MODEL_TABLES).items()}
-    shown |= {(key.split("/")[0], key.split("/")[1]): ("", schema) for key, schema in CATALOGUE.items()}
+    made = CATALOGUE | {"main/results": results([metric.label for metric in shown_metrics()])}
+    shown |= {(key.split("/")[0], key.split("/")[1]): ("", schema) for key, schema in made.items()}
     for layer, meaning in _LAYERS.items():
         yield f"## {layer}\n\n{meaning}\n"
         for (schema, name), (key, columns) in sorted(shown.items()):

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from features.item_images import STATUSES
 from features.search import find_pictures
 from features.sheets import contact_sheet
+from mmm4rec.metrics import CRITERION, SHOWN_AT, UserMetric, shown
 from mmm4rec.shown import plain, visible
 from pipelines import charts
 from pipelines.markdown import code
@@ -149,6 +150,22 @@ def _learning_curves(subject: Subject) -> Any:
     return _chart("report_curves", lambda rows: charts.learning_curves(subject.artifact.domain, rows))(subject)
 
 
+def _metrics(subject: Subject) -> Any:
+    """A row a model, the best first; means over users with their standard errors."""
+    models: dict[str, dict[str, Any]] = {}
+    for row in subject.ask("exhibit_metrics"):
+        models.setdefault(row["model"], {"users": row["users"]})[row["metric"]] = row
+    rows = []
+    for model, of in models.items():
+        line: dict[str, Any] = {"model": model}
+        for metric in shown():
+            line[metric.title(SHOWN_AT)] = round(of[metric.label]["value"], 4)
+            if isinstance(metric, UserMetric):
+                line[f"{metric.label} ±"] = round(of[metric.label]["standard_error"], 4)
+        rows.append(line | {"users": of["users"]})
+    return _table(sorted(rows, key=lambda row: -row[CRITERION]), list(rows[0])) if rows else None
+
+
 def _training(subject: Subject) -> Any:
     best = subject.artifact.manifest.summary["best_epoch"]
     return _markdown(_image(charts.png(charts.training(subject.history(), best)), "training"))
@@ -245,7 +262,7 @@ _EXHIBITS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Exhibit]]] = {
     "models/pretrained": _MODEL,
     "models/scratch": _MODEL,
     "models/finetuned": _MODEL,
-    "reports/metrics": ((), {"results": _rows("exhibit_metrics"), "learning_curves": _learning_curves}),
+    "reports/metrics": ((), {"results": _metrics, "learning_curves": _learning_curves}),
     "reports/recommendations": (("core/sequences", "core/items"), {**_PREVIEW, "shelves": _shelves}),
     "warehouse/catalogue": (
         (),

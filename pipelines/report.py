@@ -8,12 +8,16 @@ from typing import Any
 
 import jinja2
 
+from mmm4rec.metrics import SHOWN_AT, shown
 from pipelines.charts import learning_curves, svg
 from warehouse.errors import WarehouseError
 from warehouse.query import query
+from warehouse.views import JUDGED, figure
 
 _HERE = Path(__file__).parent
 _USERS, _BOUGHT, _RECOMMENDED = 3, 5, 5
+_LABELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned", "pretrained": "pre-trained"}
+"""Models, where people know them by another name."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,20 @@ class Report:
 
     domains: int
     users_shown: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model in the results of a domain, with the metrics that are shown, in their order."""
+
+    model: str
+    label: str
+    figures: tuple[float, ...]
+    best: tuple[bool, ...]
+    """Whether no other model of the domain is better."""
+    epochs: int | None
+    """Epochs to its best weights, where it was trained for this domain."""
+    recommends: bool
 
 
 def build_report(
@@ -45,22 +63,48 @@ def templates() -> jinja2.Environment:
 
 def page(results: Sequence[Mapping[str, Any]], curves: Sequence[str], shelves: Sequence[Mapping[str, Any]]) -> str:
     """The report over rows of `results_table`, charts as SVG, and shelves."""
-    return templates().get_template("report.html").render(results=results, curves=curves, shelves=shelves)
+    judgements = [(row, judged(row)) for row in results]
+    return (
+        templates()
+        .get_template("report.html")
+        .render(results=judgements, metrics=shown(), titles=titles(), curves=curves, shelves=shelves)
+    )
 
 
 def results_table(catalogue: Path, root: Path | None = None) -> list[dict[str, Any]]:
-    """A row a domain of the catalogue's `results`; with the model that learnt elsewhere first, `transferred`, and the
-    `best` NDCG@10."""
+    """A row a domain of the catalogue's `results`."""
     views = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal", root=root)
     known = views["view_name"].to_pylist()
     if "results" not in known:
         raise WarehouseError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
     rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain", root=root).to_pylist()
-    for row in rows:
-        row["transferred"] = "finetuned" if row["role"] == "target" else "pretrained"
-        reached = (row[f"{model}_ndcg"] for model in ("popularity", "scratch", row["transferred"]))
-        row["best"] = max(value for value in reached if value is not None)
     return rows
+
+
+def titles() -> list[str]:
+    """The metrics of `Judged.figures`."""
+    return [metric.title(SHOWN_AT) for metric in shown()]
+
+
+def judged(row: Mapping[str, Any]) -> list[Judged]:
+    """The models in a row of `results_table` that the domain has."""
+    columns = {model: [figure(model, metric.label) for metric in shown()] for model in JUDGED}
+    of = {model: tuple(row[name] for name in names) for model, names in columns.items() if row[names[0]] is not None}
+    best = [
+        (max if metric.larger_is_better else min)(value for value in values if value is not None)
+        for metric, values in zip(shown(), zip(*of.values(), strict=True), strict=True)
+    ]
+    return [
+        Judged(
+            model,
+            _LABELS.get(model, model),
+            figures,
+            tuple(value == most for value, most in zip(figures, best, strict=True)),
+            row.get(f"{model}_epochs"),
+            model == row["recommends"],
+        )
+        for model, figures in of.items()
+    ]
 
 
 def _shelves(

@@ -5,10 +5,13 @@ import pytest
 
 from features import tables as features
 from mmm4rec import tables as mmm4rec
+from mmm4rec.metrics import shown
 from warehouse import tables as warehouse
-from warehouse.views import CATALOGUE, MACROS
+from warehouse.views import CATALOGUE, MACROS, results
 
 PRODUCED = warehouse.TABLES | features.TABLES | mmm4rec.TABLES
+MADE = CATALOGUE | {"main/results": results([metric.label for metric in shown()])}
+"""What the catalogue has beside them."""
 READ = [(key, schema) for room in (features, mmm4rec) for key, schema in room.ACCEPTED.items()]
 
 
@@ -27,7 +30,7 @@ def test_what_is_read_is_what_is_written(key: str, accepted: pa.Schema) -> None:
 
 
 def test_every_table_and_column_says_what_it_is() -> None:
-    for key, schema in (PRODUCED | CATALOGUE | {name: macro.columns for name, macro in MACROS.items()}).items():
+    for key, schema in (PRODUCED | MADE | {name: macro.columns for name, macro in MACROS.items()}).items():
         assert (schema.metadata or {}).get(b"comment"), key
         for field in schema:
             assert (field.metadata or {}).get(b"comment"), (key, field.name)

@@ -24,7 +24,7 @@ from warehouse.errors import WarehouseError
 from warehouse.manifest import Environment
 from warehouse.store import ALL, Artifact, check_domain
 from warehouse.tables import TABLES
-from warehouse.views import CATALOGUE, MACROS, PARTITION
+from warehouse.views import CATALOGUE, MACROS, PARTITION, results
 
 __all__ = ["CatalogueSummary", "build_catalogue", "view_name"]
 
@@ -49,7 +49,10 @@ class _View:
 
 
 def build_catalogue(
-    artifacts: Sequence[Artifact], out_file: Path, comments: Mapping[str, pa.Schema] | None = None
+    artifacts: Sequence[Artifact],
+    out_file: Path,
+    comments: Mapping[str, pa.Schema] | None = None,
+    metrics: Sequence[str] = (),
 ) -> CatalogueSummary:
     """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
 
@@ -59,10 +62,11 @@ def build_catalogue(
     pays, and a build takes seconds whatever the data. A layer that has not been built has no views.
 
     Args:
-        artifacts: what the views shall show, usually `Store.all_current()`. out_file: the new file; it must
-        not exist. comments: declared tables of other packages, by ``layer/noun/file stem``; their schema
-        and field metadata
+        artifacts: what the views shall show, usually `Store.all_current()`.
+        out_file: the new file; it must not exist.
+        comments: declared tables of other packages, by ``layer/noun/file stem``; their schema and field metadata
             ``comment`` become comments in the catalogue.
+        metrics: those of ``reports.metrics`` that ``main.results`` shows; without any, there is no such view.
 
     Raises:
         WarehouseError: a file's name cannot name a view, a file is missing, or domains disagree about a
@@ -72,7 +76,7 @@ def build_catalogue(
         raise WarehouseError(
             f"{out_file} exists: build the catalogue as a new file, then put it in the old one's place"
         )
-    declared = TABLES | CATALOGUE | dict(comments or {})
+    declared = TABLES | CATALOGUE | {"main/results": results(metrics)} | dict(comments or {})
     views = _views(artifacts)
     try:
         with create(out_file) as connection:
@@ -82,7 +86,7 @@ def build_catalogue(
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
                 execute(connection, "catalogue_view", fragments=_fragments(view))
             stored = [f"{view.schema}.{view.name}" for view in views]
-            derived = create_derived(connection, stored)
+            derived = create_derived(connection, stored, metrics)
             macros = create_macros(connection, stored)
             _comment(connection, {(view.schema, view.name): view.key for view in views}, declared)
             _comment_macros(connection, macros)

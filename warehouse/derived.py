@@ -12,7 +12,7 @@ from typing import Final
 import duckdb
 
 from warehouse.duck import execute, fill, literal, load_sql, qualified
-from warehouse.views import MACROS
+from warehouse.views import JUDGED, MACROS, figure
 
 __all__ = ["create_derived", "create_macros", "sources"]
 
@@ -22,9 +22,9 @@ _VIEWS: Final = {
     "popularity_distribution": {"core.sequences_items"},
     "pictures": {"features.item_images"},
     "domains": _CORE,
-    "results": _CORE | {"reports.metrics", "reports.metrics_outcomes"},
 }
 """Views of `main` by the views they are made from, in the order in which they can be; sql/<name>.sql states each."""
+_RESULTS: Final = _CORE | {"reports.metrics", "reports.metrics_outcomes"}
 
 _MACROS: Final = {
     "unix_seconds": "macro_unix_seconds",
@@ -37,13 +37,22 @@ _MACROS: Final = {
 """The statement of each macro; in full, as the code version looks for names of files."""
 
 
-def create_derived(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) -> list[str]:
-    """Make those views of `main` whose tables are among `stored`, ``schema.view`` each; returns their names."""
+def create_derived(
+    connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
+) -> list[str]:
+    """Make those views of `main` whose tables are among `stored`, ``schema.view`` each; returns their names.
+
+    `results` has the `metrics` for columns, and there is none without.
+    """
     made = []
     for name, needed in _VIEWS.items():
         if needed <= set(stored):
             execute(connection, name)
             made.append(name)
+    if metrics and set(stored) >= _RESULTS:
+        columns = ", ".join(literal(figure(model, metric)) for model in JUDGED for metric in metrics)
+        execute(connection, "results", fragments={"figures": columns})
+        made.append("results")
     for name, parts in (
         ("quarantine", _quarantine(stored)),
         ("rejected", _rejected(stored)),

@@ -5,7 +5,7 @@ dictionary; how each is made stands in ``sql/<name>.sql``. Apart from `warehouse
 makes no table of the store stale.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from warehouse.environment import PACKAGES
 from warehouse.schema import column as _column
 from warehouse.schema import table as _table
 
-__all__ = ["CATALOGUE", "MACROS", "PARTITION", "Macro"]
+__all__ = ["CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Macro", "figure", "results"]
 
 PARTITION: Final = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
 """Columns that every view of a table of the store has besides the table's own."""
@@ -173,7 +173,26 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         ),
         _column("rows", _int64, "Lines or rows"),
     ),
-    "main/results": _table(
+}
+"""Tables and views that exist only in the analysts' catalogue, but for `results`."""
+
+JUDGED: Final = {
+    "popularity": "the items bought most in training",
+    "pretrained": "the model trained on all source domains, as it is",
+    "scratch": "the model trained on this domain alone",
+    "finetuned": "the pre-trained model fine-tuned on this domain",
+}
+"""The models that `results` has figures of."""
+
+
+def figure(model: str, metric: str) -> str:
+    """The column of `results` for a metric of a model."""
+    return f"{model}_{metric.lower()}"
+
+
+def results(metrics: Sequence[str]) -> pa.Schema:
+    """``main/results``, with these metrics at 10 of every model; metrics as ``reports.metrics`` names them."""
+    return _table(
         "How good each model is on the test item of every user. Key: domain",
         _name,
         _column("role", _string, "source: judged by the pre-trained model; target: by its own"),
@@ -181,14 +200,9 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("items", _int64, "Items, all of them candidates"),
         _column("interactions", _int64, "Interactions"),
         *(
-            _column(f"{model}_{metric}", _double, f"{metric.upper()}@10 of {said}; null where there is none", True)
-            for model, said in (
-                ("popularity", "the items bought most in training"),
-                ("pretrained", "the model trained on all source domains, as it is"),
-                ("scratch", "the model trained on this domain alone"),
-                ("finetuned", "the pre-trained model fine-tuned on this domain"),
-            )
-            for metric in ("hr", "ndcg")
+            _column(figure(model, metric), _double, f"{metric}@10 of {said}; null where there is none", True)
+            for model, said in JUDGED.items()
+            for metric in metrics
         ),
         _column("scratch_epochs", _int32, "Epochs to the best weights from scratch", nullable=True),
         _column("finetuned_epochs", _int32, "Epochs to the best weights of the fine-tuned model", nullable=True),
@@ -199,9 +213,7 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "are none",
             nullable=True,
         ),
-    ),
-}
-"""Tables and views that exist only in the analysts' catalogue."""
+    )
 
 
 @dataclass(frozen=True)

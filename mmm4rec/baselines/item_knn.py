@@ -13,6 +13,7 @@ from torch import Tensor
 from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data import DomainData, Examples, Split
 from mmm4rec.evaluation import Ranking, ranking, ranks_by_counting
+from mmm4rec.listed import Listed
 
 HELD = 1 << 24
 """Users times items, or items times items, held at a time: 64 MiB."""
@@ -62,8 +63,9 @@ def rank_labels(domain: DomainData, split: Split, known: Neighbours, length: int
     def score(users: Tensor, low: int, high: int) -> Tensor:
         return _scores(known, _history(examples, users), low, high)
 
-    ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1)
-    return ranking(domain, examples, ranks)
+    listed = Listed(domain.item_count + 1, examples.items.device)
+    ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1, listed=listed)
+    return ranking(domain, examples, ranks, listed)
 
 
 def _history(examples: Examples, users: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 
 from mmm4rec.data import DomainData, Split
 from mmm4rec.evaluation import Metrics, Ranking, ranking, ranks_by_counting
+from mmm4rec.listed import Listed
 
 
 def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
@@ -11,14 +12,16 @@ def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
     counts = domain.training_counts().float()
     counts[0] = -torch.inf
     examples = domain.examples(split, length)
+    listed = Listed(len(counts), counts.device)
     ranks = ranks_by_counting(
         lambda users, low, high: counts[low:high].expand(len(users), -1),
         examples.items[examples.label],
         len(counts),
+        listed=listed,
     )
-    return ranking(domain, examples, ranks)
+    return ranking(domain, examples, ranks, listed)
 
 
 def evaluate(domain: DomainData, split: Split, length: int = 20) -> Metrics:
-    """HR and NDCG of `split` by full ranking."""
+    """The metrics of `split` by full ranking."""
     return rank_labels(domain, split, length).metrics()

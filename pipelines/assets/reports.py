@@ -86,7 +86,7 @@ def _judged(house: House, domain: str) -> list[str]:
     pool="gpu",
 )
 def metrics(job: Job[Beside]) -> Any:
-    """HR and NDCG of popularity, of the baselines asked for and of every model of the domain, over all its items."""
+    """How good popularity, the baselines asked for and every model of the domain are, over all its items."""
     from mmm4rec.reports import build_metrics
 
     of, checkpoints = job.parameters, _checkpoints(job)

@@ -6,6 +6,7 @@ from typing import Any
 
 from features.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
+from mmm4rec.metrics import shown
 from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
@@ -23,9 +24,13 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
 
 @dataclass(frozen=True)
 class CatalogueOf:
-    """The views name their files by absolute paths: in a folder that was moved or copied it is another catalogue."""
+    """Where the files are that the views name by absolute paths, and the metrics that have a column of their own.
+
+    In a folder that was moved or copied it is another catalogue.
+    """
 
     folder: str
+    metrics: tuple[str, ...]
 
 
 @step(
@@ -33,7 +38,7 @@ class CatalogueOf:
     "warehouse",
     upstream=_EVERYTHING,
     refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
-    parameters=lambda house, domain: CatalogueOf(str(house.data.absolute())),
+    parameters=lambda house, domain: CatalogueOf(str(house.data.absolute()), tuple(metric.label for metric in shown())),
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -43,7 +48,12 @@ class CatalogueOf:
 )
 def catalogue(job: Job[CatalogueOf]) -> Any:
     """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
-    return build_catalogue(job.inputs, job.out / CATALOGUE, comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES})
+    return build_catalogue(
+        job.inputs,
+        job.out / CATALOGUE,
+        comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES},
+        metrics=job.parameters.metrics,
+    )
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation import metrics_of_ranks
 from mmm4rec.kept import keep
+from mmm4rec.metrics import CUTOFFS
 from mmm4rec.significance import DRAWN, paired_p
 from mmm4rec.subsets import share_of_users, without
 from mmm4rec.tables import COMPARISON, TABLES
@@ -75,13 +76,14 @@ def test_gains_of_users_are_what_the_metrics_are_the_means_of() -> None:
     assert gains(ranks, "NDCG", 10) == pytest.approx([1, 1 / np.log2(3.5), 1 / np.log2(11), 0, 0])
     metrics = metrics_of_ranks(torch.from_numpy(ranks))
     for k in (10, 20, 50):
-        assert gains(ranks, "HR", k).mean() == metrics.hr[k]
-        assert gains(ranks, "NDCG", k).mean() == pytest.approx(metrics.ndcg[k])
+        assert gains(ranks, "HR", k).mean() == metrics.value(f"HR@{k}")
+        assert gains(ranks, "NDCG", k).mean() == pytest.approx(metrics.value(f"NDCG@{k}"))
 
 
 def of(model: str, ranks: list[float], seed: int | None = 0, ndcg: float = 0.0, part: str = "models") -> Finished:
     """A run that came out so."""
-    return Finished(Run(part, model, seed=seed), np.array(ranks), {"ndcg_10": ndcg}, {}, [])  # type: ignore[arg-type]
+    lists = {f"coverage_{k}": 0.5 + (seed or 0) / 10 for k in CUTOFFS}
+    return Finished(Run(part, model, seed=seed), np.array(ranks), lists, {"ndcg_10": ndcg}, {}, [])  # type: ignore[arg-type]
 
 
 def test_the_rows_by_hand() -> None:
@@ -98,6 +100,10 @@ def test_the_rows_by_hand() -> None:
     assert row["seed_deviation"] == pytest.approx(0.25 / 2**0.5)
     assert (row["seeds"], row["users"]) == (2, 4)
     assert rows["popularity", "NDCG", 20]["seed_deviation"] is None
+    row = rows["scratch", "coverage", 10]
+    assert row["value"] == pytest.approx((0.5 + 0.6) / 2)
+    assert row["seed_deviation"] == pytest.approx(0.1 / 2**0.5)
+    assert row["standard_error"] is None, "it is no mean over users"
     assert best_on_validation(runs) == ("models", "scratch", 100.0)
     (test,) = paired_rows(runs)
     assert (test["model"], test["against"], test["question"]) == ("popularity", "scratch", "best")

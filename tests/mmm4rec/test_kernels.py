@@ -214,8 +214,8 @@ def test_training_in_bfloat16_reaches_the_metrics_of_float32(
         found.append(evaluate(model, domain, "test"))
         weights.append(model.layers[0].branches.inputs.weight)
     assert not torch.equal(*weights), "bfloat16 was not in use"
-    single, half = (metrics.hr[10] for metrics in found)
+    single, half = (metrics.value("HR@10") for metrics in found)
     assert single > 2 * 10 / 30
     noise = math.sqrt(single * (1 - single) / 120)
     assert abs(half - single) <= 2 * noise
-    assert abs(found[1].ndcg[10] - found[0].ndcg[10]) <= 2 * noise
+    assert abs(found[1].value("NDCG@10") - found[0].value("NDCG@10")) <= 2 * noise

@@ -50,8 +50,8 @@ def test_it_learns_and_beats_popularity(make_domain: Callable[..., DomainData], 
         data_versions={"core/sequences": "v1"},
     )
     model = load_model(out, domain)
-    assert evaluate(model, domain, "test").ndcg[10] > 2 * popularity.evaluate(domain, "test").ndcg[10]
-    assert evaluate(model, domain, "validation").flat() == summary.validation
+    assert evaluate(model, domain, "test").value("NDCG@10") > 2 * popularity.evaluate(domain, "test").value("NDCG@10")
+    assert evaluate(model, domain, "validation").values == summary.validation
 
     history = pq.read_table(out / "history.parquet").to_pylist()
     assert [row["epoch"] for row in history] == list(range(summary.epochs + 1)) == [e.epoch for e in epochs]

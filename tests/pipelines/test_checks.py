@@ -54,6 +54,22 @@ RECOMMENDATIONS: Tables = {
     "interactions": [{"user_id": user, "item_id": item} for user, item in ("ua", "va", "vb")],
     "items": [{"item_id": item} for item in "abc"],
 }
+
+
+def figure(metric: str, k: int, value: float) -> dict[str, Any]:
+    """A row of the metrics of a model."""
+    return {"model": "m", "split": "test", "metric": metric, "k": k, "value": value}
+
+
+METRICS: Tables = {
+    "figures": [
+        figure("HR", 10, 0.4),
+        figure("HR", 20, 0.4),
+        figure("size", 10, 1.0),
+        figure("size", 20, 0.0),  # it may
+    ]
+}
+DECLARED = {"metrics": ["HR", "HR", "size", "size"], "cutoffs": [10, 20, 10, 20], "growing": ["HR"]}
 ASKED = {"k": 2, "exclude_seen": True}
 UNIQUE = (["core", "items"], "ids_unique_and_rows_accounted_for")
 
@@ -126,6 +142,28 @@ def count(folder: Path, check: str, tables: Tables, changed: Tables, bound: Mapp
             },
             {"normalised": False},
             {"vectors_not_finite": 1, "mask_disagrees": 1},
+        ),
+        ("check_metrics", METRICS, {}, DECLARED, {}),
+        (
+            "check_metrics",
+            METRICS,
+            {
+                "figures": [
+                    figure("HR", 10, 0.5),
+                    figure("HR", 20, 0.4),  # falls
+                    figure("size", 10, 0.3),
+                    figure("size", 10, float("nan")),
+                    figure("MRR", 10, 1.1),
+                ]
+            },
+            DECLARED,
+            {
+                "metrics_missing": 1,
+                "metrics_unknown": 1,
+                "metrics_twice": 1,
+                "outside_0_and_1": 2,
+                "falling_with_k": 1,
+            },
         ),
         ("check_recommendations", RECOMMENDATIONS, {}, ASKED, {}),
         (

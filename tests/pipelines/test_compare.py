@@ -110,7 +110,8 @@ def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Pa
         for row in rows:
             column = f"{row['metric']}@{row['k']}"
             if (row["model"], row["percent"]) == (model, 100) and column in head:
-                assert shown[label][head.index(column)] == f"{row['value']:.4f} ± {row['standard_error']:.4f}"
+                error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
+                assert shown[label][head.index(column)] == f"{row['value']:.4f}{error}"
 
 
 def test_the_counts_are_those_of_the_sequences(shop: Cli, compared: Page) -> None:

@@ -72,6 +72,7 @@ def test_structural_checks_block() -> None:
         "k_core_order_and_splits": {"core/sequences"},
         "every_item_once": {"features/item_text", "features/item_images"},
         "every_item_once_and_finite": {"features/text_embeddings", "features/image_embeddings"},
+        "every_metric_within_bounds": {"reports/metrics"},
         "everybody_served_and_nothing_twice": {"reports/recommendations"},
         "files_match_manifest": {f"{layer}/{noun}" for layer, nouns in LAYERS.items() for noun in nouns},
     }

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from pipelines.dictionary import sql_type
 from tests.conftest import Cli
-from tests.test_tables import PRODUCED
+from tests.test_tables import MADE, PRODUCED
 from tests.warehouse.work import ENVIRONMENT, manifest
 from warehouse.catalogue import build_catalogue, view_name
 from warehouse.derived import sources
@@ -28,7 +28,7 @@ from warehouse.errors import WarehouseError
 from warehouse.query import Session, query
 from warehouse.store import Artifact, Recipe, Store
 from warehouse.tables import TABLES
-from warehouse.views import CATALOGUE, MACROS
+from warehouse.views import MACROS
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_the_catalogue_is_what_is_declared(tiny: Cli) -> None:
     """Columns and types of all views, tables and macros, as in the declarations that the data dictionary shows."""
     catalogue = tiny.data / "warehouse.duckdb"
     declared = {".".join(view_name(key)): schema for key, schema in PRODUCED.items()}
-    declared |= {key.replace("/", "."): schema for key, schema in CATALOGUE.items()}
+    declared |= {key.replace("/", "."): schema for key, schema in MADE.items()}
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in query(catalogue, "FROM duckdb_columns() WHERE NOT internal ORDER BY column_index").to_pylist():
         found[f"{row['schema_name']}.{row['table_name']}"][row["column_name"]] = row["data_type"]

@@ -1,5 +1,5 @@
 -- How good is each model on cold items, which training never showed it, and on warmer ones?
--- $metric = "NDCG": NDCG or HR
+-- $metric = "NDCG": as in reports.metrics_breakdown
 -- $k = 10: the cut-off
 -- $domain = null: one domain; all of them
 WITH by_warmth AS (

@@ -1,19 +1,19 @@
--- One row a domain: its size, test HR@10 and NDCG@10 of every model, the epochs to the best of both trainings, and the
--- model that recommends.
+-- One row a domain: its size, the metrics at 10 of every model on the test items, the epochs to the best of both
+-- trainings, and the model that recommends. $figures are the columns of models and metrics, as text.
 CREATE VIEW main.results AS
 WITH scores AS (
-    SELECT
-        domain,
-        max(value) FILTER (model = 'popularity' AND metric = 'HR') AS popularity_hr,
-        max(value) FILTER (model = 'popularity' AND metric = 'NDCG') AS popularity_ndcg,
-        max(value) FILTER (model = 'pretrained' AND metric = 'HR') AS pretrained_hr,
-        max(value) FILTER (model = 'pretrained' AND metric = 'NDCG') AS pretrained_ndcg,
-        max(value) FILTER (model = 'scratch' AND metric = 'HR') AS scratch_hr,
-        max(value) FILTER (model = 'scratch' AND metric = 'NDCG') AS scratch_ndcg,
-        max(value) FILTER (model = 'finetuned' AND metric = 'HR') AS finetuned_hr,
-        max(value) FILTER (model = 'finetuned' AND metric = 'NDCG') AS finetuned_ndcg
+    PIVOT (
+        SELECT domain, model || '_' || lower(metric) AS figure, value
+        FROM reports.metrics
+        WHERE split = 'test' AND k = 10
+    )
+    ON figure IN ($figures)
+    USING max(value)
+    GROUP BY domain
+),
+roles AS (
+    SELECT domain, CASE WHEN bool_or(model = 'pretrained') THEN 'source' ELSE 'target' END AS role
     FROM reports.metrics
-    WHERE split = 'test' AND k = 10
     GROUP BY domain
 ),
 epochs AS (
@@ -25,13 +25,13 @@ epochs AS (
     GROUP BY domain
 ),
 recommending AS (
-    SELECT domain, json_extract_string(summary, '$.model') AS recommends
+    SELECT domain, json_extract_string(summary, 'model') AS recommends
     FROM lineage.artifacts
     WHERE key = 'reports/recommendations'
 )
 SELECT
     domain,
-    CASE WHEN pretrained_hr IS NULL THEN 'target' ELSE 'source' END AS role,
+    roles.role,
     domains.users,
     domains.items,
     domains.interactions,
@@ -39,6 +39,7 @@ SELECT
     epochs.* EXCLUDE (domain),
     recommending.recommends
 FROM domains
+JOIN roles USING (domain)
 JOIN scores USING (domain)
 LEFT JOIN epochs USING (domain)
 LEFT JOIN recommending USING (domain)

@@ -69,8 +69,8 @@ def test_it_learns_a_planted_pattern_and_comes_back_from_disk(
     assert history[-1]["loss"] < 0.8 * history[1]["loss"]
     model = load_model(out, domain)
     assert type(model).__name__ == json.loads((out / "model.json").read_text())["model"]["kind"]
-    assert evaluate(model, domain, "validation").flat() == summary.validation
-    assert evaluate(model, domain, "test").ndcg[10] > 2 * popularity.evaluate(domain, "test").ndcg[10]
+    assert evaluate(model, domain, "validation").values == summary.validation
+    assert evaluate(model, domain, "test").value("NDCG@10") > 2 * popularity.evaluate(domain, "test").value("NDCG@10")
     assert (out / "items.parquet").exists() == (config.items != "text")
     assert recommend(model, domain, k=3).num_rows == 3 * domain.user_count
 
@@ -259,5 +259,5 @@ def test_several_are_trained_into_one_folder_and_measured(
         assert outcomes[name]["parameters"] == summary.models[name]["parameters"]
         assert sum(row["model"] == name for row in curves) == 2
         model = load_model(checkpoint, domain)
-        assert rank_labels(model, domain, "test").metrics().ndcg[10] == found.ndcg_10[name]
+        assert rank_labels(model, domain, "test").metrics().value("NDCG@10") == found.ndcg_10[name]
     assert load(checkpoints["sasrec_text"]).item_ids is None

@@ -73,4 +73,4 @@ def test_blocks_change_nothing(make_domain: Callable[..., DomainData], monkeypat
     monkeypatch.setattr("mmm4rec.evaluation.ITEM_BLOCK_CPU", 9)
     torch.testing.assert_close(ranked(domain).ranks, whole)
     found = ranked(domain).metrics()
-    assert found.ndcg[10] > popularity.evaluate(domain, "test").ndcg[10]
+    assert found.value("NDCG@10") > popularity.evaluate(domain, "test").value("NDCG@10")
