@@ -47,7 +47,7 @@ def test_nothing_is_trained_that_is_not_asked_for(tiny: Cli) -> None:
     assert not STEPS["models/baselines"].applies(house, TOYS)
     assert "models/baselines" not in {artifact.key for artifact in house.store.all_current()}
     metrics = house.store.require("reports/metrics", TOYS)
-    assert metrics.manifest.parameters == {}
+    assert metrics.manifest.parameters == {"trained": [], "item_knn": None}
     assert set(metrics.manifest.summary["ndcg_10"]) == {"popularity", "scratch", "finetuned"}
 
 
@@ -62,7 +62,7 @@ def test_what_is_asked_for_is_trained_measured_and_shown(data: Path) -> None:
     house = House(data)
     made = house.store.require("models/baselines", TOYS)
     assert house.store.verify(made) == []
-    assert made.manifest.parameters["sasrec"]["model"]["hidden"] == 8
+    assert made.manifest.parameters["asked"]["sasrec"]["model"]["hidden"] == 8
     epochs = {name: found["epochs"] for name, found in made.manifest.summary["models"].items()}
     assert epochs == {"sasrec": 2, "gru4rec": 1}
     metrics = house.store.require("reports/metrics", TOYS)
