@@ -116,6 +116,8 @@ class Step:
 
     key: str
     room: str
+    code: str
+    """Where its build is, as `module:function`."""
     build: Callable[[Job[Any]], Any]
     refs: Callable[[House, str], Sequence[Ref]]
     sources: Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]
@@ -132,11 +134,6 @@ class Step:
     def check(self) -> Check | None:
         """What must hold of its tables before they are published."""
         return CHECKS.get(self.key)
-
-    @property
-    def code(self) -> str:
-        """Where its build is, as `module:function`."""
-        return f"{self.build.__module__}:{self.build.__name__}"
 
     @cached_property
     def code_version(self) -> str:
@@ -297,8 +294,9 @@ def step(
 
     def declare(build: Callable[[Job[P]], Any]) -> dg.AssetsDefinition:
         layer, noun = key.split("/")
+        code = f"{build.__module__}:{build.__name__}"
         stated = Step(
-            key, room, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
+            key, room, code, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
             tuple(upstream), per_domain, collects, exposed, identity,
         )  # fmt: skip
         STEPS[key] = stated
