@@ -90,6 +90,7 @@ def test_the_views_are_listed(house: House) -> None:
         listing(house, "Nowhere")
 
 
+@pytest.mark.long
 def test_search_by_words_a_picture_both_and_an_item(house: House, tmp_path: Path) -> None:
     domain = house.present()[0]
     picture = next(iter(sorted((house.raw_folder / "images" / domain).glob("*"))))
