@@ -56,7 +56,7 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
 
     Metrics of lists have a panel of their own: beside them, those of users would be flat.
     """
-    figure, panels = _panels(3)
+    figure, panels = _panels(3, width=3.5)  # as much as a dialog of the UI shows
     drawn: Sequence[tuple[str, Mapping[str, str | None]]] = (
         ("training loss", {"loss": None}),
         ("validation, mean over users", _shown(of_users())),
@@ -192,9 +192,9 @@ def png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def _panels(number: int, below: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
-    """Panels side by side; one alone is a little wider. Room of so many inches is left `below` them."""
-    width, height = 5.2 if number == 1 else 4.2, 3.0 + below
+def _panels(number: int, below: float = 0.0, width: float | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side, each so many inches wide; one alone is a little wider. Room is left `below` them."""
+    width, height = width or (5.2 if number == 1 else 4.2), 3.0 + below
     figure = Figure(figsize=(width * number, height))
     # By hand, in inches: matplotlib's layouts draw everything twice to find the same.
     left, right, bottom, top = 0.88, 0.16, 0.48 + below, 0.3
