@@ -33,6 +33,7 @@ _SCHEMAS = frozenset({"TABLES", "ACCEPTED"})
 """Names that end the search, in the module `tables` of a room."""
 
 
+@cache  # asked for every domain
 def code_version(*names: str) -> str:
     """16 hex digits over the code that the functions, classes or constants named `module:name` run.
 
@@ -62,7 +63,7 @@ def normalised_sql(text: str) -> str:
 
 def forget() -> None:
     """Read the sources again when next asked, as they may have changed."""
-    for function in (_uses, _text_of, _module, _named_files, _room, _path):
+    for function in (code_version, _uses, _text_of, _module, _named_files, _room, _path):
         function.cache_clear()
 
 
