@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 from pipelines.garbage import collect
 from pipelines.lineage import verify
 from pipelines.plan import Stage, plan
-from pipelines.settings import House, as_parameters, data_folder
+from pipelines.settings import House, data_folder
 from pipelines.step import DOMAINS, Ref
 from warehouse.errors import WarehouseError
 from warehouse.raw import blocks
@@ -322,7 +322,7 @@ def _look(house: House, domain: str) -> str:
     for path in _files(house, domain):
         status = path.stat()
         shown.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return _digest([shown, as_parameters(house.settings.domain(domain))])
+    return _digest([shown, asdict(house.settings.domain(domain))])
 
 
 def _refused(house: House) -> dict[str, str]:

@@ -27,7 +27,8 @@ from pipelines.charts import convergence, shares, svg
 from pipelines.code_version import code_version
 from pipelines.progress import Progress
 from pipelines.report import templates
-from pipelines.settings import House, as_parameters
+from pipelines.settings import House
+from pipelines.step import recorded
 from warehouse.errors import WarehouseError
 from warehouse.store import Artifact, recipe
 
@@ -153,7 +154,7 @@ def compare(house: House, domain: str, asked: Asked, progress: Progress) -> Comp
         trained = (run.config for run in comparison.planned(asked, can_transfer=True))
         models = {MODELS[config.kind] for config in trained if isinstance(config, RecommenderConfig)}
         code = code_version("mmm4rec.comparison:compare", "mmm4rec.comparison_tables:write_comparison", *models)
-        wanted = recipe(COMPARISON, domain, code, inputs, sources, as_parameters(asked))
+        wanted = recipe(COMPARISON, domain, code, inputs, sources, recorded(asked))
         artifact, _ = house.store.publish(wanted, build)
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -334,11 +334,6 @@ def _check_encoders(
                 f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, as an encoder of kind "
                 f"{in_force} does not read it; set the `kind` that does beside it, or remove it"
             )
-
-
-def as_parameters(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as plain JSON values, for a recipe."""
-    return asdict(settings)
 
 
 def _without_links(root: Path, folder: Path) -> Path:

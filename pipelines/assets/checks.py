@@ -4,13 +4,14 @@ Those that block are part of the steps (`pipelines.blocking`, `pipelines.step`).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from mmm4rec.baselines.config import BASELINES
 from pipelines.event_log import disagreements
-from pipelines.settings import House, as_parameters, data_folder
+from pipelines.settings import House, data_folder
 from pipelines.step import DOMAINS
 
 _COVERED = 0.5
@@ -66,7 +67,7 @@ def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.A
     house = House(data_folder())
     published = house.settings.domain(context.partition_key).published
     summary: dict[str, Any] = house.store.require("core/sequences", context.partition_key).manifest.summary
-    known = as_parameters(published) if published else {}
+    known = asdict(published) if published else {}
     differing = {
         name: f"{summary[name]} (published: {count})" for name, count in known.items() if summary[name] != count
     }
