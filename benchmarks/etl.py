@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from benchmarks import plain_recipe
 from benchmarks.measure import Measured, arguments, measured, median, show
 from benchmarks.synthetic import write_items, write_ratings
+from warehouse.core.interactions import build_interactions
+from warehouse.core.sequences import build_sequences
 from warehouse.duck import Engine
-from warehouse.interactions import build_interactions
-from warehouse.ratings import ingest_ratings
-from warehouse.sequences import build_sequences
+from warehouse.raw.ratings import ingest_ratings
 
 K = 5
 AGAINST_PYTHON = 2_000_000

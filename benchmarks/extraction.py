@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measure import arguments, show
-from features.embeddings import embed_images, embed_texts
 from features.encoders import Encoder, EncoderIdentity, EncoderSettings, open_encoder
 from features.item_text import content_sha256
-from features.loading import Original, load
-from features.shards import Place, ShardWriter
+from features.pictures.shards import Place, ShardWriter
 from features.tables import ITEM_IMAGES, ITEM_TEXT, write_table
-from features.vector_cache import VectorCache
+from features.vectors.cache import VectorCache
+from features.vectors.embeddings import embed_images, embed_texts
+from features.vectors.loading import Original, load
 
 BATCH = 64
 """Pictures in a batch, here and there."""

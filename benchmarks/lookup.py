@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from benchmarks.measure import GIB, arguments, measured, show
 from benchmarks.search import timed
 from benchmarks.vectors import item_id, write_vectors
-from features.store import FeatureStore
-from warehouse.histories import StoredHistories
-from warehouse.store import Store
+from features.lookup.store import FeatureStore
+from warehouse.artifacts.store import Store
+from warehouse.catalogue.histories import StoredHistories
 
 ASKED = 1000
 VIEW = "text_embeddings"

@@ -1,4 +1,4 @@
-"""How fast `warehouse.metadata` reads a product file, beside DuckDB's `read_json` of the same file.
+"""How fast `warehouse.raw.metadata` reads a product file, beside DuckDB's `read_json` of the same file.
 
 ``python -m benchmarks.metadata [--quick] [--json]``. A json.gz file with a seed, 400 MB of text (8 with --quick).
 Ours checks every line and writes Parquet; DuckDB, on two threads, fills a table in memory with the same fields,
@@ -18,7 +18,7 @@ from typing import Any, Final
 import duckdb
 
 from benchmarks.measure import Measured, arguments, measured, median, show
-from warehouse.metadata import ingest_metadata
+from warehouse.raw.metadata import ingest_metadata
 
 TEXTS: Final = "VARCHAR[]"
 COLUMNS: Final = {

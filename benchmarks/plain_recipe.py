@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from warehouse.interactions import Wanted
-from warehouse.ratings import read_line
-from warehouse.sequences import GlobalTimeSplit
+from warehouse.core.interactions import Wanted
+from warehouse.core.sequences import GlobalTimeSplit
+from warehouse.raw.ratings import read_line
 
 __all__ = ["Row", "interactions", "k_core", "run", "sequences"]
 

@@ -125,7 +125,7 @@ class StateSpace(nn.Module):
         self.out = nn.Linear(config.inner_width, config.hidden)
 
     def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor) -> Tensor:
-        """As `mmm4rec.model.StateSpace`."""
+        """As `mmm4rec.model.mmm4rec.StateSpace`."""
         delta = F.softplus(dt * a.transpose(1, 2) + self.dt_bias)
         x = x.unflatten(-1, (self.heads, -1)) * delta[..., None]
         B, C = (m.unflatten(-1, (self.groups, -1)).repeat_interleave(self.heads // self.groups, 2) for m in (B, C))

@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.measure import GIB, arguments, measured, median, show
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import DomainData, Features
-from mmm4rec.evaluation import RANKED_TOGETHER, evaluate, ranks_by_counting
-from mmm4rec.model import MMM4Rec
+from mmm4rec.evaluation.ranking import RANKED_TOGETHER, evaluate, ranks_by_counting
+from mmm4rec.model.mmm4rec import MMM4Rec
 
 OFFICE_USERS, OFFICE_ITEMS, MEAN_LENGTH = 87_346, 25_986, 7.84
 HIDDEN, WIDTH, TURNS = 256, 768, 3

@@ -37,10 +37,10 @@ from mmm4rec.baselines.config import GRU4RecConfig, SASRecConfig
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.data import DomainData
-from mmm4rec.evaluation import rank_labels
+from mmm4rec.evaluation.ranking import rank_labels
 from mmm4rec.registry import make
-from mmm4rec.training import fit
-from pipelines.settings import House, data_folder
+from mmm4rec.training.fit import fit
+from pipelines.data_folder.folder import DataFolder
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def main() -> None:
     """Train, compare, print."""
     given = arguments(__doc__ or "", data="", domain="", seeds=3, epochs=20, batch_size=256, learning_rate="1e-3")
     small = given.quick or not given.data
-    domain = make_domain(50, 30, 1) if small else load(House(data_folder(Path(given.data))), given.domain)
+    domain = make_domain(50, 30, 1) if small else load(DataFolder.find(Path(given.data)), given.domain)
     length = min(50, int((domain.offsets[1:] - domain.offsets[:-1]).max()))
     rows, figures = [], {}
     for model, config in configs(length).items():

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Measured, arguments, measured, show
 from benchmarks.vectors import item_id, write_vectors
-from features.mapped import VectorTable, open_table
-from features.search import search
-from features.views import read_identity
+from features.lookup.mapped import VectorTable, open_table
+from features.lookup.search import search
+from features.lookup.views import read_identity
 
 K, TURNS = 10, 3
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.measure import arguments, measured, show
 from mmm4rec.config import SSDForm
 from mmm4rec.errors import ConfigError
-from mmm4rec.ssd import CHUNK, choose, ssd
+from mmm4rec.model.ssd import CHUNK, choose, ssd
 
 HEADS, WIDTH, STATE = 8, 64, 64
 LENGTHS = [2**n for n in range(6, 14)]

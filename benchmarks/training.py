@@ -20,8 +20,8 @@ from benchmarks import published_step
 from benchmarks.measure import GIB, Measured, arguments, measured, show
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import TOKENS, DomainData, Features
-from mmm4rec.model import MMM4Rec
-from mmm4rec.step import accumulate
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.training.gradient import accumulate
 
 USERS, ITEMS, WIDTH, BATCH, ACCUMULATE = 8_442, 4_385, 768, 1_024, 8
 MANY_ITEMS = 25_986

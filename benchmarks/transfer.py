@@ -24,12 +24,12 @@ from rich.table import Table
 
 from benchmarks.measure import arguments, show
 from benchmarks.training import make_domain
-from mmm4rec.comparison import OURS, Asked, Source, compare
-from mmm4rec.comparison_tables import PAIRS, accuracy_rows, by_key, speed
+from mmm4rec.comparison.tables import PAIRS, accuracy_rows, by_key, speed
+from mmm4rec.comparison.trainings import OURS, Asked, Source, compare
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from pipelines.assets.models import DATA, load_artifacts
-from pipelines.settings import House, data_folder
+from pipelines.data_folder.folder import DataFolder
 
 Row = dict[str, Any]
 
@@ -108,23 +108,23 @@ def _same(domain: DomainData) -> DomainData:
 
 
 def _of_folder(data: Path, target: str) -> Bench:
-    house = House(data_folder(data))
-    settings = house.settings
-    names = house.sources()
+    data_folder = DataFolder.find(data)
+    settings = data_folder.settings
+    names = data_folder.sources()
     if not names or target not in settings.domains:
         raise SystemExit(f"{data}: it needs a source domain, and --target one of {', '.join(settings.domains)}")
     return Bench(
-        [load(house, name) for name in names],
-        load(house, target),
+        [load(data_folder, name) for name in names],
+        load(data_folder, target),
         settings.model,
         settings.pretraining,
         settings.finetuning,
     )
 
 
-def load(house: House, domain: str) -> DomainData:
+def load(data_folder: DataFolder, domain: str) -> DomainData:
     """The sequences and vectors of a domain that is built."""
-    return load_artifacts([house.store.require(key, domain) for key in DATA], domain)
+    return load_artifacts([data_folder.store.require(key, domain) for key in DATA], domain)
 
 
 def _small() -> Bench:

@@ -21,14 +21,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from features.processes import end_on_signals
+from warehouse.artifacts.processes import end_on_signals
 
 if __name__ == "__main__":
     end_on_signals()  # now, since what is imported below takes a while
 
-from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder, unread
 from features.errors import FeatureError
+from features.vectors.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 
 _EVERY = 5.0
 """Seconds between two lines of progress."""
@@ -84,7 +84,7 @@ def extract(
         batch_size: contents handed to the encoder at once; None takes that of the modality and device.
 
     Raises:
-        FeatureError: see :func:`features.embeddings.embed_texts`; `out` is not empty.
+        FeatureError: see :func:`features.vectors.embeddings.embed_texts`; `out` is not empty.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeatureError(f"{out} is there and not empty; name a new folder with --out, or remove it")

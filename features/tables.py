@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import FeatureError
-from features.files import regular
+from warehouse.artifacts.files import regular
 
 ROW_GROUP = 8192
 """Rows in a row group of every file written here."""
@@ -74,7 +74,7 @@ ITEM_TEXT = pa.schema(
 ITEM_IMAGES = pa.schema(
     [
         _field("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
-        _field("status", pa.string(), "ok, or why there is no picture: see features.item_images.STATUSES."),
+        _field("status", pa.string(), "ok, or why there is no picture: see features.pictures.item_images.STATUSES."),
         _field("url", pa.string(), "Address of the picture used; else the first address tried.", True),
         _field("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
         _field("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),

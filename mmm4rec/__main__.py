@@ -23,13 +23,13 @@ from mmm4rec.checkpoint import load_model
 from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config
 from mmm4rec.data import DomainData, load_domain
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation import evaluate, recommend, write_recommendations
-from mmm4rec.exchange import Exchange, export_checkpoint, import_checkpoint
+from mmm4rec.evaluation.ranking import evaluate, recommend, write_recommendations
 from mmm4rec.files import regular
 from mmm4rec.metrics import figures
-from mmm4rec.processed import load_processed
+from mmm4rec.published.exchange import Exchange, export_checkpoint, import_checkpoint
+from mmm4rec.published.processed import load_processed
 from mmm4rec.shown import plain, visible
-from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
+from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")
 _LARGEST_CONFIG = 1 << 20

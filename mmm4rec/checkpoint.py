@@ -27,7 +27,7 @@ from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
 from mmm4rec.data import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
-from mmm4rec.recommender import Recommender
+from mmm4rec.model.recommender import Recommender
 from mmm4rec.registry import make, read_stated, stated
 from mmm4rec.shown import visible
 from mmm4rec.tables import write_table

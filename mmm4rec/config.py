@@ -29,14 +29,14 @@ _QUOTE.maxstring = _QUOTE.maxother = 200
 Compat = Literal["default", "published"]
 Fusion = Literal["static", "dynamic_shared", "dynamic_instance"]
 SSDForm = Literal["auto", "sequential", "quadratic", "chunked", "triton"]
-"""See `mmm4rec.ssd`."""
+"""See `mmm4rec.model.ssd`."""
 ConvForm = Literal["auto", "plain", "torch", "fused"]
-"""See `mmm4rec.kernels.causal_conv`."""
+"""See `mmm4rec.model.kernels.causal_conv`."""
 
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """What the trainer, checkpoints and evaluation ask of the settings of any model (`mmm4rec.recommender`)."""
+    """What the trainer, checkpoints and evaluation ask of the settings of any model (`mmm4rec.model.recommender`)."""
 
     kind: ClassVar[str]
     """Name of the model in `mmm4rec.registry`."""
@@ -78,7 +78,7 @@ class ModelConfig(RecommenderConfig):
     """Whether every item has a trainable vector beside its frozen features."""
     fusion: Fusion = "static"
     compat: Compat = "default"
-    """`published` keeps the defects of the published implementation; see `mmm4rec.compat`."""
+    """`published` keeps the defects of the published implementation; see `mmm4rec.model.compat`."""
 
     def __post_init__(self) -> None:
         positive(self, "hidden", "inner", "layers", "state", "head_width", "expand", "conv_width", "length")
@@ -156,7 +156,7 @@ class TrainConfig:
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ()
     """Where loss and validation metrics of every epoch are logged, besides `history`."""
     ssd_form: SSDForm = "auto"
-    """Overrides the choice of `mmm4rec.ssd.choose`."""
+    """Overrides the choice of `mmm4rec.model.ssd.choose`."""
 
     def __post_init__(self) -> None:
         positive(self, "epochs", "learning_rate", "batch_size", "accumulate", "devices")

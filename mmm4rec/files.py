@@ -1,4 +1,4 @@
-"""Opening files that strangers may have put there. As in `warehouse.files`: rooms do not import each other."""
+"""Opening files that strangers may have put there. As in `warehouse.artifacts.files`, which is not imported here."""
 
 import errno
 import stat

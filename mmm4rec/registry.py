@@ -14,13 +14,13 @@ from mmm4rec.errors import ModelError
 
 if TYPE_CHECKING:
     from mmm4rec.data import DomainData, Split
-    from mmm4rec.evaluation import Ranking
-    from mmm4rec.recommender import Recommender
+    from mmm4rec.evaluation.ranking import Ranking
+    from mmm4rec.model.recommender import Recommender
 
 MMM4REC: Final = "MMM4Rec"
 MODELS: Final[Mapping[str, str]] = {
-    MMM4REC: "mmm4rec.model:MMM4Rec",
-    "AblatedMMM4Rec": "mmm4rec.ablations:AblatedMMM4Rec",
+    MMM4REC: "mmm4rec.model.mmm4rec:MMM4Rec",
+    "AblatedMMM4Rec": "mmm4rec.comparison.ablations:AblatedMMM4Rec",
     "GRU4Rec": "mmm4rec.baselines.gru4rec:GRU4Rec",
     "SASRec": "mmm4rec.baselines.sasrec:SASRec",
     "BSARec": "mmm4rec.baselines.bsarec:BSARec",

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from pipelines import automation
 from pipelines.assets import checks, core, features, models, raw, reports
 from pipelines.assets import warehouse as catalogue
+from pipelines.planner import automation
 
 _PRELOADED = [
     "pipelines.definitions",
-    "pipelines.launcher",
+    "pipelines.planner.launcher",
     "dagster._core.storage.sqlite_storage",
     "dagster._core.storage.local_compute_log_manager",
 ]

@@ -13,10 +13,10 @@ import pyarrow.types as kinds
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown as shown_metrics
 from mmm4rec.tables import TABLES as MODEL_TABLES
-from warehouse.catalogue import view_name
-from warehouse.questions import examples
+from warehouse.catalogue.build import view_name
+from warehouse.catalogue.questions import examples
+from warehouse.catalogue.views import CATALOGUE, MACROS, PARTITION, Macro, results
 from warehouse.tables import TABLES as CORE_TABLES
-from warehouse.views import CATALOGUE, MACROS, PARTITION, Macro, results
 
 __all__ = ["dictionary", "sql_type"]
 
@@ -87,7 +87,7 @@ def _macros() -> Iterator[str]:
 
 
 def _examples() -> Iterator[str]:
-    yield "## Example queries\n\n`mmm4rec sql --example NAME` runs one; they stand in `warehouse/examples/`.\n"
+    yield "## Example queries\n\n`mmm4rec sql --example NAME` runs one. They are in `warehouse/catalogue/examples/`.\n"
     yield _grid(["name", "question"], [[f"`{found.name}`", found.question] for found in examples()])
 
 

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from features.store import FeatureStore
-from features.views import list_views
-from pipelines.settings import House
-from warehouse.histories import StoredHistories
+from features.lookup.store import FeatureStore
+from features.lookup.views import list_views
+from pipelines.data_folder.folder import DataFolder
+from warehouse.catalogue.histories import StoredHistories
 
 
-def feature_store(house: House) -> FeatureStore:
+def feature_store(data_folder: DataFolder) -> FeatureStore:
     """Look-ups over what is current in the data folder."""
-    return FeatureStore(house.store.require, house.cache, StoredHistories(house.store))
+    return FeatureStore(data_folder.store.require, data_folder.cache, StoredHistories(data_folder.store))
 
 
-def listing(house: House, domain: str | None = None) -> list[dict[str, Any]]:
-    """The feature views as they are built (:func:`features.views.list_views`), of one domain or of all."""
-    settings = house.settings
+def listing(data_folder: DataFolder, domain: str | None = None) -> list[dict[str, Any]]:
+    """The feature views as they are built (:func:`features.lookup.views.list_views`), of one domain or of all."""
+    settings = data_folder.settings
     if domain is not None:
         settings.domain(domain)  # an unknown one is an error
-    return list_views(house.store.whole, sorted(settings.domains) if domain is None else [domain])
+    return list_views(data_folder.store.whole, sorted(settings.domains) if domain is None else [domain])

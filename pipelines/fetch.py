@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import progress
-from pipelines.settings import House
-from warehouse.errors import WarehouseError
-from warehouse.fetch import Fetched, MissingFileError, fetch_file
+from pipelines.cli import progress
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
+from warehouse.errors import DataError
+from warehouse.raw.fetch import Fetched, MissingFileError, fetch_file
 
 _RATINGS = "categoryFilesSmall/{}.csv"
 _REVIEWS = "categoryFilesSmall/{}_5.json.gz"
@@ -14,7 +15,7 @@ _METADATA = "metaFiles2/meta_{}.json.gz"
 
 
 def fetch_categories(
-    house: House,
+    data_folder: DataFolder,
     names: Sequence[str],
     origin: str | None = None,
     *,
@@ -24,23 +25,23 @@ def fetch_categories(
 ) -> tuple[list[Fetched], dict[str, str]]:
     """Fetch interactions and metadata of each category or known domain from `origin`, else from the settings'
     location; return the files and, by file or by name, what failed. A failure stops nothing else."""
-    place = _place(origin, Path.cwd()) if origin else _place(house.settings.location, house.data)
+    place = _place(origin, Path.cwd()) if origin else _place(data_folder.settings.location, data_folder.path)
     found: list[Fetched] = []
     failures: dict[str, str] = {}
     wanted: dict[str, None] = {}
     for name in names:
         try:
-            category = house.category(name)
-        except WarehouseError as error:
+            category = data_folder.category(name)
+        except SettingsError as error:
             failures[name] = str(error)
             continue
         wanted |= dict.fromkeys(file.format(category) for file in (_REVIEWS if reviews else _RATINGS, _METADATA))
     for file in wanted:
-        target = house.raw_folder / Path(file).name
+        target = data_folder.raw_folder / Path(file).name
         try:
             with progress.show(f"fetching {target.name}") as told:
                 found.append(_fetch_one(place, file, target, force, retries, told))
-        except WarehouseError as error:
+        except DataError as error:
             failures[target.name] = str(error)
     return found, failures
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from pipelines import runs
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import DOMAINS
-from warehouse.lineage import named
-from warehouse.store import ALL
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner import runs
+from pipelines.planner.plan import plan
+from pipelines.planner.step import DOMAINS
+from warehouse.artifacts.lineage import named
+from warehouse.artifacts.store import ALL
 
 __all__ = ["Forgotten", "check", "forget", "returns"]
 
@@ -27,34 +27,34 @@ class Forgotten:
     outcomes: Sequence[runs.Outcome]
 
 
-def check(house: House, domain: str, instance: dg.DagsterInstance) -> None:
-    """Raise `WarehouseError` unless settings, store or Dagster know the domain."""
-    built = {of for _, of in house.store.pointed()} - {ALL}
+def check(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) -> None:
+    """Raise `SettingsError` unless settings, store or Dagster know the domain."""
+    built = {of for _, of in data_folder.store.pointed()} - {ALL}
     if domain not in built and domain not in instance.get_dynamic_partitions(str(DOMAINS.name)):
-        house.settings.domain(domain)
+        data_folder.settings.domain(domain)
 
 
-def returns(house: House, domain: str) -> str | None:
+def returns(data_folder: DataFolder, domain: str) -> str | None:
     """Why the domain does not stay forgotten, with what to do about it; None if it does."""
-    if domain in house.present():
+    if domain in data_folder.present():
         return (
-            f"the raw files of {domain} are still in {house.raw_folder}: the next `mmm4rec run` builds it again, "
+            f"the raw files of {domain} are still in {data_folder.raw_folder}: the next `mmm4rec run` builds it again, "
             "unless you move them away"
         )
-    if domain in house.settings.domains:
+    if domain in data_folder.settings.domains:
         return f"domains.yaml names {domain}: `mmm4rec domains` lists it until you remove it there"
     return None
 
 
-def forget(house: House, domain: str, instance: dg.DagsterInstance) -> Forgotten:
+def forget(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) -> Forgotten:
     """Forget a domain, and build catalogue and report without it."""
-    versions = house.store.forget(domain)
+    versions = data_folder.store.forget(domain)
     instance.delete_dynamic_partition(str(DOMAINS.name), domain)
     shown = ["warehouse/catalogue"]
-    if any(artifact.key == "reports/metrics" for artifact in house.store.all_current()):
+    if any(artifact.key == "reports/metrics" for artifact in data_folder.store.all_current()):
         shown.append("warehouse/report")
     else:
-        house.report.unlink(missing_ok=True)  # there is nothing left to report
-    outcomes = list(runs.execute(house, plan(house, [], shown), instance))
-    pinned = [named(version) for version in house.store.marked("pin") if version[1] == domain]
+        data_folder.report.unlink(missing_ok=True)  # there is nothing left to report
+    outcomes = list(runs.execute(data_folder, plan(data_folder, [], shown), instance))
+    pinned = [named(version) for version in data_folder.store.marked("pin") if version[1] == domain]
     return Forgotten([named(version) for version in versions], pinned, outcomes)

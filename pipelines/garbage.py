@@ -1,8 +1,8 @@
-"""Garbage of a data folder: what the store does not need (`warehouse.garbage`), and the cache of what is gone.
+"""Garbage of a data folder: what its store does not need, and the cache of what is gone.
 
-Of the cache goes what belongs to a version or a recipe that is no more: mapped copies, logs and unfinished states of
-trainings. Pictures and vectors were costly, and an earlier encoder may come back: they stay until a person removes
-them (docs/decisions/0007).
+What the store needs is `warehouse.artifacts.garbage`. Of the cache goes what belongs to a version or a recipe that is
+no more: mapped copies, logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier
+encoder may come back: they stay until a person removes them (docs/decisions/0007).
 """
 
 import re
@@ -10,15 +10,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from features.errors import FeatureError
-from mmm4rec.errors import ModelError
-from pipelines.settings import House
-from warehouse import garbage
-from warehouse.errors import WarehouseError
-from warehouse.garbage import Leftover
-from warehouse.lineage import named
-from warehouse.manifest import VERSION
-from warehouse.staging import is_held
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import EXPECTED
+from warehouse.artifacts import garbage
+from warehouse.artifacts.garbage import Leftover
+from warehouse.artifacts.lineage import named
+from warehouse.artifacts.manifest import VERSION
+from warehouse.artifacts.staging import is_held
 
 __all__ = ["collect"]
 
@@ -28,51 +26,51 @@ _DIGEST = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 """Names of those folders; no other is removed."""
 
 
-def collect(house: House, dry_run: bool = False) -> list[Leftover]:
+def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
     """Remove what nobody needs and say what it was; with `dry_run`, only say it."""
-    found = garbage.collect(house.store, dry_run)
+    found = garbage.collect(data_folder.store, dry_run)
     gone = {leftover.name for leftover in found if leftover.kind == "version"}
-    kept = {version: made for version, made in house.store.versions().items() if named(version) not in gone}
-    folders = [*_copies(house, {version for _, _, version in kept})]
-    if any(folder for name in _BY_RECIPE for folder in (house.cache / name).glob("*")):
+    kept = {version: made for version, made in data_folder.store.versions().items() if named(version) not in gone}
+    folders = [*_copies(data_folder, {version for _, _, version in kept})]
+    if any(folder for name in _BY_RECIPE for folder in (data_folder.cache / name).glob("*")):
         recipes = {artifact.manifest.recipe for artifact in kept.values() if artifact}
-        folders += _states(house, recipes | garbage.building(house.store) | _wanted(house))
+        folders += _states(data_folder, recipes | garbage.building(data_folder.store) | _wanted(data_folder))
     for folder in folders:
-        found.append(Leftover("cache", str(folder.relative_to(house.data)), folder, garbage.size(folder)))
+        found.append(Leftover("cache", str(folder.relative_to(data_folder.path)), folder, garbage.size(folder)))
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
-def _copies(house: House, versions: set[str]) -> Iterator[Path]:
+def _copies(data_folder: DataFolder, versions: set[str]) -> Iterator[Path]:
     """Mapped copies of tables that are gone: `lookup/<domain>/<view>/<version>`."""
-    for folder in sorted((house.cache / "lookup").glob("*/*/*")):
+    for folder in sorted((data_folder.cache / "lookup").glob("*/*/*")):
         if VERSION.fullmatch(folder.name) and folder.name not in versions:
             yield folder
 
 
-def _states(house: House, recipes: set[str]) -> Iterator[Path]:
+def _states(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
     """What trainings of recipes left that are neither built nor to be built; a process may still be at one of them."""
     for name in _BY_RECIPE:
-        for folder in sorted((house.cache / name).glob("*")):
+        for folder in sorted((data_folder.cache / name).glob("*")):
             if _DIGEST.fullmatch(folder.name) and folder.name not in recipes and not is_held(folder / "lock"):
                 yield folder
 
 
-def _wanted(house: House) -> set[str]:
+def _wanted(data_folder: DataFolder) -> set[str]:
     """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
     from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
-    from pipelines.step import STEPS
+    from pipelines.planner.step import STEPS
 
     found = set()
     for step in STEPS.values():
         if step.key.startswith("models/"):
-            for domain in step.domains(house, house.present()):
+            for domain in step.domains(data_folder, data_folder.present()):
                 try:
-                    inputs = step.inputs(house, domain)
-                    found.add(step.recipe(house, domain, inputs).digest)
+                    inputs = step.inputs(data_folder, domain)
+                    found.add(step.recipe(data_folder, domain, inputs).digest)
                     if step.key == "models/baselines":
-                        found |= models.kept_baselines(house, domain, inputs)
-                except (WarehouseError, FeatureError, ModelError):
+                        found |= models.kept_baselines(data_folder, domain, inputs)
+                except EXPECTED:
                     continue  # what it learns from must be built first, which may give another recipe
     return found

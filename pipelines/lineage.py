@@ -1,6 +1,7 @@
 """Lineage for people: trees of versions, and damage to them.
 
-The graph is `warehouse.lineage`; columns are `pipelines.columns`; what Dagster knows is `pipelines.event_log`.
+The graph is `warehouse.artifacts.lineage`; columns are `pipelines.planner.columns`; what Dagster knows is
+`pipelines.planner.event_log`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +11,12 @@ from typing import Any
 import msgspec
 from rich.tree import Tree
 
-from pipelines.settings import House
-from pipelines.terminal import said
-from warehouse.errors import ReadOnlyError, WarehouseError
-from warehouse.lineage import Lineage, named
-from warehouse.manifest import Environment
-from warehouse.store import Version
+from pipelines.cli.terminal import said
+from pipelines.data_folder.folder import DataFolder
+from warehouse.artifacts.errors import ReadOnlyError, StoreError
+from warehouse.artifacts.lineage import Lineage, named
+from warehouse.artifacts.manifest import Environment
+from warehouse.artifacts.store import Version
 
 __all__ = ["describe", "tree", "verify"]
 
@@ -94,7 +95,7 @@ def _maker(environment: Environment | None) -> str:
 
 
 def verify(
-    house: House,
+    data_folder: DataFolder,
     domains: Sequence[str] = (),
     everything: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -105,29 +106,29 @@ def verify(
     cannot be written to keeps the marks that it has. A version that has failed a check of its content is named too.
 
     Args:
-        house: the data folder.
+        data_folder: the data folder.
         domains: only these; without any, also what spans all domains.
         everything: versions that are not current too.
         progress: called with (done, total) bytes.
     """
-    lineage = Lineage.of(house.store)
+    lineage = Lineage.of(data_folder.store)
     for domain in {*domains} - {known for _, known, _ in lineage.versions}:
-        house.settings.domain(domain)
+        data_folder.settings.domain(domain)
     asked = lineage.current.union(lineage.versions if everything else ())
     chosen = {version: 0 for version in sorted(asked) if not domains or version[1] in domains}
     for version in chosen:
         if artifact := lineage.versions.get(version):
             chosen[version] = sum(entry.bytes for entry in artifact.manifest.files.values())
-    refused = {*house.store.marked("refused")}
+    refused = {*data_folder.store.marked("refused")}
     found, done = {}, 0
     for version, size in chosen.items():
         artifact = lineage.versions.get(version)
         if artifact is None:
-            problems = [_unreadable(house, version)]
+            problems = [_unreadable(data_folder, version)]
         else:
-            problems = house.store.verify(artifact)
+            problems = data_folder.store.verify(artifact)
             with suppress(ReadOnlyError):  # where no mark can be set, what is wrong is said all the same
-                if not house.store.mark(version, "damaged", bool(problems)):
+                if not data_folder.store.mark(version, "damaged", bool(problems)):
                     problems = []  # collected meanwhile
                 elif version in refused:
                     problems.append(f"{artifact.path} has failed its check")
@@ -136,10 +137,10 @@ def verify(
     return found
 
 
-def _unreadable(house: House, version: Version) -> str:
+def _unreadable(data_folder: DataFolder, version: Version) -> str:
     key, domain, _ = version
     try:
-        house.store.current(key, domain)
-    except WarehouseError as error:
+        data_folder.store.current(key, domain)
+    except StoreError as error:
         return str(error)
-    return f"{house.store.path(version)} has no readable manifest; `mmm4rec gc` removes it"
+    return f"{data_folder.store.path(version)} has no readable manifest; `mmm4rec gc` removes it"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from features.sample import Size, write_sample
-from pipelines.code_version import code_version
-from warehouse.errors import WarehouseError
-from warehouse.store import write_durably
+from pipelines.errors import CommandError
+from pipelines.planner.code_version import code_version
+from warehouse.artifacts.store import write_durably
 
 _MARK = "sample.json"
 
@@ -26,7 +26,7 @@ def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
         if known["made_by"] == made_by:
             return known["summary"], False
     elif raw.exists() and any(raw.iterdir()):
-        raise WarehouseError(
+        raise CommandError(
             f"{raw} holds other files; the sample wants a data folder of its own: `mmm4rec sample --data FOLDER`"
         )
     raw.mkdir(parents=True, exist_ok=True)

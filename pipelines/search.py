@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 
 from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
 from features.errors import FeatureError
-from features.search import Query, find_pictures, picture_query, search_content, search_item, text_query
-from features.sheets import sheet_form, write_sheet
+from features.lookup.search import Query, find_pictures, picture_query, search_content, search_item, text_query
+from features.lookup.sheets import sheet_form, write_sheet
 from pipelines.assets.features import encoder_settings
+from pipelines.data_folder.folder import DataFolder
 from pipelines.feature_store import feature_store
-from pipelines.settings import House
 
 _VIEWS = ("text_embeddings", "image_embeddings")
 
 
 def find(
-    house: House,
+    data_folder: DataFolder,
     domain: str,
     k: int = 10,
     *,
@@ -30,31 +30,31 @@ def find(
     """The `k` items of `domain` nearest to words, to a picture file, to both together, or to an item id, best first.
 
     Words and pictures are looked for in every kind of vectors that the encoder made which reads the query. With
-    `sheet`, the hits are also written there, as a picture or as a page (:mod:`features.sheets`).
+    `sheet`, the hits are also written there, as a picture or as a page (:mod:`features.lookup.sheets`).
     """
     if sheet is not None:
         sheet_form(sheet)  # a name that will not do is said before any work
-    store = feature_store(house)
+    store = feature_store(data_folder)
     tables = [table for view in _VIEWS if (table := store.vectors(domain, view)).present.any()]
     if item is not None:
         hits = search_item(tables, item, k)
     else:
-        hits = search_content(tables, list(_queries(house, domain, text, image)), k)
-    named = _titles(house.store.require("core/items", domain).main, [hit.item_id for hit in hits])
+        hits = search_content(tables, list(_queries(data_folder, domain, text, image)), k)
+    named = _titles(data_folder.store.require("core/items", domain).main, [hit.item_id for hit in hits])
     if sheet is not None:
-        pictures = find_pictures(house.store.require("features/item_images", domain).path, list(named))
+        pictures = find_pictures(data_folder.store.require("features/item_images", domain).path, list(named))
         samples = [(hit, named[hit.item_id], pictures.get(hit.item_id)) for hit in hits]
         asked = " and ".join(str(query) for query in (text, image, item) if query is not None)
         write_sheet(samples, sheet, f"{domain}: {asked}")
     return [{"item_id": hit.item_id, "title": named[hit.item_id], "score": hit.score} for hit in hits]
 
 
-def _queries(house: House, domain: str, text: str | None, image: Path | None) -> Iterator[Query]:
+def _queries(data_folder: DataFolder, domain: str, text: str | None, image: Path | None) -> Iterator[Query]:
     """Words and a picture as the domain's encoders see them; an encoder that reads both is opened once."""
     encoders: dict[EncoderSettings, Encoder | ReadyVectors] = {}
 
     def encoder(by: Literal["text", "image"]) -> Encoder:
-        settings = encoder_settings(house, domain, by)
+        settings = encoder_settings(data_folder, domain, by)
         opened = encoders.get(settings) or encoders.setdefault(settings, open_encoder(settings))
         if isinstance(opened, ReadyVectors):
             raise FeatureError(f"the {by} vectors of {domain} were made elsewhere, so only --item can search them")

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 # Not what reads the settings as it is imported.
-_PRELOADED = ["pipelines.plan", "lightning_fabric", "tests.forked"]
+_PRELOADED = ["pipelines.planner.plan", "lightning_fabric", "tests.forked"]
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -65,6 +65,6 @@ def _main(
         os.dup2(file, number)
         os.close(file)
     sys.argv = ["mmm4rec", *arguments]
-    from pipelines.cli import main
+    from pipelines.cli.commands import main
 
     main()

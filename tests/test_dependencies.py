@@ -16,13 +16,13 @@ FILES = [path for room in HOUSE for path in sorted((REPOSITORY / room).rglob("*.
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 PRIVATE = {
-    "pipelines/automation.py": {
+    "pipelines/planner/automation.py": {
         "dagster._core.storage.dagster_run.FINISHED_STATUSES",
         "dagster._core.storage.dagster_run.NOT_FINISHED_STATUSES",
         "dagster._core.storage.tags.PARTITION_NAME_TAG",
         "dagster._core.storage.tags.WILL_RETRY_TAG",
     },
-    "pipelines/launcher.py": {
+    "pipelines/planner/launcher.py": {
         "dagster._core.errors.DagsterUserCodeUnreachableError",
         "dagster._core.launcher.DefaultRunLauncher",
         "dagster._core.launcher.base.CheckRunHealthResult",
@@ -33,7 +33,7 @@ PRIVATE = {
         "dagster._grpc.types.CanCancelExecutionResult",
         "dagster._serdes.deserialize_value",
     },
-    "pipelines/webserver.py": {
+    "pipelines/ui/webserver.py": {
         "dagster._core.workspace.context.WorkspaceProcessContext",
         "dagster._core.workspace.load_target.WorkspaceFileTarget",
     },
@@ -103,6 +103,6 @@ def test_names_of_the_house_in_docstrings_are_there() -> None:
 
 
 def test_a_rule_of_compat_names_where_it_is_applied() -> None:
-    rules = re.findall(r"^    (\w+): bool  # (.+)$", (REPOSITORY / "mmm4rec/compat.py").read_text(), re.MULTILINE)
+    rules = re.findall(r"^    (\w+): bool  # (.+)$", (REPOSITORY / "mmm4rec/model/compat.py").read_text(), re.MULTILINE)
     assert len(rules) == 7
     assert [place for _, places in rules for place in places.split(", ") if not _resolves(f"mmm4rec.{place}")] == []

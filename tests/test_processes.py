@@ -26,7 +26,7 @@ from tests.forked import gone
 forkserver = multiprocessing.get_context("forkserver")
 
 
-@pytest.fixture(params=["mmm4rec.processes", "features.processes"])
+@pytest.fixture(params=["mmm4rec.processes", "warehouse.artifacts.processes"])
 def room(request: pytest.FixtureRequest) -> ModuleType:
     return import_module(request.param)
 

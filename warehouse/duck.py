@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -25,9 +24,9 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from warehouse.errors import WarehouseError
+from warehouse.artifacts.staging import Staging
+from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP, ParquetSink
-from warehouse.staging import Staging
 from warehouse.threads import available_threads
 
 __all__ = [
@@ -65,7 +64,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.threads < 1 or not re.fullmatch(r"[1-9][0-9]*(MB|GB|MiB|GiB)", self.memory):
-            raise WarehouseError(f"{self}: give 1 thread or more and a memory limit such as 3GB")
+            raise DataError(f"{self}: give 1 thread or more and a memory limit such as 3GB")
 
 
 @contextmanager
@@ -77,7 +76,7 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         yield connection
     except duckdb.OutOfMemoryException as error:
-        raise WarehouseError(
+        raise DataError(
             f"DuckDB ran out of its {engine.memory} ({str(error).splitlines()[0]}): raise the memory limit, "
             f"lower the {engine.threads} threads, or free disk below {out}"
         ) from error
@@ -119,7 +118,7 @@ def spilling() -> Iterator[Path]:
     What killed processes have left there is removed first.
 
     Raises:
-        WarehouseError: there is no such place, or its part for this user belongs to somebody else.
+        DataError: there is no such place, or its part for this user belongs to somebody else.
     """
     with ExitStack() as closing:
         try:
@@ -128,7 +127,7 @@ def spilling() -> Iterator[Path]:
             found = place.lstat()
             # Everybody may write beside it, so another user may have made it first, or linked it elsewhere.
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-                raise WarehouseError(
+                raise DataError(
                     f"{place} is no private folder of this user, so nothing can be spilled there: "
                     "remove it, or set TMPDIR"
                 )
@@ -136,7 +135,7 @@ def spilling() -> Iterator[Path]:
             staging.sweep()
             spill = closing.enter_context(staging.new())
         except OSError as error:
-            raise WarehouseError(f"there is no place for spilled data ({error}): set TMPDIR") from error
+            raise DataError(f"there is no place for spilled data ({error}): set TMPDIR") from error
         yield spill
 
 
@@ -173,18 +172,24 @@ def _open(engine: Engine, path: Path | str = ":memory:", **more: str) -> duckdb.
 
 @cache
 def load_sql(name: str) -> str:
-    """The statement in ``sql/<name>.sql``."""
-    return (files("warehouse") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+    """The statement ``<name>.sql``, which stands in the folder ``sql`` of this package or of one inside it."""
+    return _statements()[name].read_text(encoding="utf-8")
+
+
+@cache
+def _statements() -> dict[str, Path]:
+    """The SQL files of the warehouse by name; no two bear one."""
+    return {path.stem: path for path in sorted(Path(__file__).parent.rglob("sql/*.sql"))}
 
 
 def identifier(name: str) -> str:
     """`name`, if it may stand in SQL unquoted-safe as a schema, table or column name, in double quotes.
 
     Raises:
-        WarehouseError: it holds anything but letters, digits and underscores.
+        DataError: it holds anything but letters, digits and underscores.
     """
     if not _IDENTIFIER.fullmatch(name):
-        raise WarehouseError(f"{name!r} cannot name a table: use letters, digits and underscores")
+        raise DataError(f"{name!r} cannot name a table: use letters, digits and underscores")
     return f'"{name}"'
 
 

@@ -1,11 +1,7 @@
-"""The warehouse's errors."""
+"""The error of whoever reads raw files, makes tables of them, and asks the catalogue."""
 
-__all__ = ["ReadOnlyError", "WarehouseError"]
-
-
-class WarehouseError(ValueError):
-    """Something the warehouse cannot do; the message names the thing, the cause and what mends it."""
+__all__ = ["DataError"]
 
 
-class ReadOnlyError(WarehouseError):
-    """A folder that would have to be written to is read-only, or another user's."""
+class DataError(ValueError):
+    """Data, a question to them, or a file that cannot be used; the message names it, the cause and what mends it."""

@@ -15,7 +15,7 @@ from typing import Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.errors import WarehouseError
+from warehouse.errors import DataError
 
 __all__ = ["ROW_GROUP", "ParquetSink", "rows_of"]
 
@@ -33,7 +33,7 @@ class ParquetSink:
     """Writes record batches of one table to one file. A context manager; `rows` counts what was written.
 
     Columns are taken by name and cast to the declared schema; a null in a column declared without nulls is a
-    WarehouseError.
+    DataError.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, row_group: int = ROW_GROUP) -> None:
@@ -89,7 +89,7 @@ class ParquetSink:
         for field in self.schema:
             column = rows.column(field.name)
             if not field.nullable and column.null_count:
-                raise WarehouseError(
+                raise DataError(
                     f"{self.path.name}: column {field.name} is declared without nulls but "
                     f"{column.null_count} rows have none; this is a fault of the query that fills it"
                 )

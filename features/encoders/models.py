@@ -12,8 +12,8 @@ from typing import Any
 
 from features.encoders.protocol import EncoderFiles, EncoderSettings
 from features.errors import FeatureError
-from features.files import regular
-from features.pictures import LONG_SIDE
+from features.pictures.decode import LONG_SIDE
+from warehouse.artifacts.files import regular
 
 SAMPLE_CLIP = Path(__file__).parent / "sample_clip"
 HUB_TIMEOUT = 10.0

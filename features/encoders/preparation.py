@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from features.errors import FeatureError
-from features.pictures import bounded
+from features.pictures.decode import bounded
 
 _KNOWN = ("CLIPImageProcessor", "SiglipImageProcessor")
 

@@ -20,7 +20,7 @@ from features.encoders.models import files_sha256, read_json
 from features.encoders.protocol import EncoderFiles, Vectors, Zeros
 from features.encoders.vectors import ReadyVectors, without_zeros
 from features.errors import FeatureError
-from features.files import regular, stored
+from warehouse.artifacts.files import regular, stored
 
 _IDS, _ITEMS = "item2id.jsonl", "item.jsonl"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors, Zeros
 from features.errors import FeatureError
-from features.files import regular
+from warehouse.artifacts.files import regular
 
 ID_COLUMNS = ("item_id", "asin")
 

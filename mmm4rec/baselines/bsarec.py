@@ -18,8 +18,8 @@ from mmm4rec.baselines.config import BSARecConfig, SASRecConfig
 from mmm4rec.baselines.items import Attention
 from mmm4rec.baselines.sasrec import SASRec
 from mmm4rec.data import Batch
-from mmm4rec.dropout import Dropout
-from mmm4rec.ssd import widened
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.ssd import widened
 
 
 class FrequencyFilter(nn.Module):

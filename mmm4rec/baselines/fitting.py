@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.data import DomainData
-from mmm4rec.kept import digest_of, keep
 from mmm4rec.registry import stated
 from mmm4rec.tables import write_table
-from mmm4rec.training import fit
+from mmm4rec.training.fit import fit
+from mmm4rec.training.kept import digest_of, keep
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from mmm4rec.baselines.config import GRU4RecConfig
 from mmm4rec.baselines.items import Baseline
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.ssd import widened
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.ssd import widened
 
 
 class GRU4Rec(Baseline):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data import DomainData, Examples, Split
-from mmm4rec.evaluation import Ranking, ranking, ranks_by_counting
-from mmm4rec.listed import Listed
+from mmm4rec.evaluation.listed import Listed
+from mmm4rec.evaluation.ranking import Ranking, ranking, ranks_by_counting
 
 HELD = 1 << 24
 """Users times items, or items times items, held at a time: 64 MiB."""

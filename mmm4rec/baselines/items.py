@@ -1,5 +1,5 @@
 """What the trained baselines share: vectors of items, the reading of a sequence at its end, and attention. Shapes as in
-`mmm4rec.recommender`.
+`mmm4rec.model.recommender`.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from mmm4rec.baselines.config import BaselineConfig, SASRecConfig
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.model import at
-from mmm4rec.recommender import Recommender
-from mmm4rec.ssd import widened
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.mmm4rec import at
+from mmm4rec.model.recommender import Recommender
+from mmm4rec.model.ssd import widened
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -20,10 +20,10 @@ from mmm4rec.baselines.config import Mamba4RecConfig
 from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.gaps import CausalConv
-from mmm4rec.model import FeedForward, step_bias
-from mmm4rec.ssd import widened
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.gaps import CausalConv
+from mmm4rec.model.mmm4rec import FeedForward, step_bias
+from mmm4rec.model.ssd import widened
 
 
 class Mamba(nn.Module):

@@ -3,8 +3,8 @@
 import torch
 
 from mmm4rec.data import DomainData, Split
-from mmm4rec.evaluation import Metrics, Ranking, ranking, ranks_by_counting
-from mmm4rec.listed import Listed
+from mmm4rec.evaluation.listed import Listed
+from mmm4rec.evaluation.ranking import Metrics, Ranking, ranking, ranks_by_counting
 
 
 def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:

@@ -15,8 +15,8 @@ from mmm4rec.baselines.config import SASRecConfig
 from mmm4rec.baselines.items import STD, Attention, Baseline, initialised
 from mmm4rec.config import SSDForm
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.model import FeedForward
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.mmm4rec import FeedForward
 
 
 class SASRec(Baseline):

@@ -17,9 +17,9 @@ from mmm4rec.baselines.config import TiM4RecConfig
 from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.gaps import GapNorm, StepScale, gap_inputs
-from mmm4rec.model import FeedForward, TimeAwareSSD
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.gaps import GapNorm, StepScale, gap_inputs
+from mmm4rec.model.mmm4rec import FeedForward, TimeAwareSSD
 
 
 class TiM4Rec(Baseline):

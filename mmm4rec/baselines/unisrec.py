@@ -21,8 +21,8 @@ from mmm4rec.baselines.config import UniSRecConfig
 from mmm4rec.baselines.items import STD
 from mmm4rec.baselines.sasrec import SASRec
 from mmm4rec.data import Batch
-from mmm4rec.dropout import Dropout
-from mmm4rec.ssd import widened
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.ssd import widened
 
 LEAST_NOISE = 0.01
 """Added to the noise's scale, so that a gate never becomes certain in training; from the public implementation."""

@@ -1,6 +1,6 @@
 """Asset checks that warn: properties of what was published that people should know of.
 
-Those that block are part of the steps (`pipelines.blocking`, `pipelines.step`).
+Those that block are part of the steps (`pipelines.planner.blocking`, `pipelines.planner.step`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 
 from mmm4rec.baselines.config import BASELINES
-from pipelines.event_log import disagreements
-from pipelines.settings import House, data_folder
-from pipelines.step import DOMAINS
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.event_log import disagreements
+from pipelines.planner.step import DOMAINS
 
 _COVERED = 0.5
 """Share of items below which a modality says more about what is missing than about the items."""
@@ -28,10 +28,10 @@ def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.Asset
         partitions_def=DOMAINS,
     )
     def coverage(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        house = House(data_folder())
-        settings = house.settings.domain(context.partition_key)
+        data_folder = DataFolder.find()
+        settings = data_folder.settings.domain(context.partition_key)
         encoder = settings.image_encoder if "image" in key else settings.text_encoder
-        summary: dict[str, Any] = house.store.require(key, context.partition_key).manifest.summary
+        summary: dict[str, Any] = data_folder.store.require(key, context.partition_key).manifest.summary
         present = covered(summary)
         share = present / summary["items"]
         return dg.AssetCheckResult(
@@ -51,9 +51,7 @@ image_vector_coverage = _coverage("features/image_embeddings", lambda summary: s
 @dg.asset_check(asset=dg.AssetKey(["reports", "metrics"]), partitions_def=DOMAINS)
 def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The domain's best model, baselines left aside, ranks the test items better than popularity does."""
-    summary: dict[str, Any] = (
-        House(data_folder()).store.require("reports/metrics", context.partition_key).manifest.summary
-    )
+    summary: dict[str, Any] = DataFolder.find().store.require("reports/metrics", context.partition_key).manifest.summary
     ndcg: dict[str, float] = summary["ndcg_10"]
     best = max(value for model, value in ndcg.items() if model not in {"popularity", *BASELINES})
     return dg.AssetCheckResult(
@@ -64,9 +62,9 @@ def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCh
 @dg.asset_check(asset=dg.AssetKey(["core", "sequences"]), partitions_def=DOMAINS)
 def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """A published domain has the users, items and interactions that were published for it."""
-    house = House(data_folder())
-    published = house.settings.domain(context.partition_key).published
-    summary: dict[str, Any] = house.store.require("core/sequences", context.partition_key).manifest.summary
+    data_folder = DataFolder.find()
+    published = data_folder.settings.domain(context.partition_key).published
+    summary: dict[str, Any] = data_folder.store.require("core/sequences", context.partition_key).manifest.summary
     known = asdict(published) if published else {}
     differing = {
         name: f"{summary[name]} (published: {count})" for name, count in known.items() if summary[name] != count
@@ -77,7 +75,7 @@ def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.A
 @dg.asset_check(asset=dg.AssetKey(["warehouse", "catalogue"]))
 def store_catalogue_and_event_log_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The catalogue shows, and Dagster's event log has as the last of each asset, the version that is current."""
-    found = disagreements(House(data_folder()), context.instance)
+    found = disagreements(DataFolder.find(), context.instance)
     return dg.AssetCheckResult(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.settings import House
-from pipelines.step import Job, Nothing, step
-from warehouse.interactions import Wanted, build_interactions
-from warehouse.items import build_items
-from warehouse.sequences import GlobalTimeSplit, build_sequences
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import Job, Nothing, step
+from warehouse.core.interactions import Wanted, build_interactions
+from warehouse.core.items import build_items
+from warehouse.core.sequences import GlobalTimeSplit, build_sequences
 
 
 @step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
@@ -20,7 +20,7 @@ def items(job: Job[Nothing]) -> Any:
     "core/interactions",
     "warehouse",
     upstream=["raw/ratings", "core/items"],
-    parameters=lambda house, domain: house.settings.domain(domain).wanted,
+    parameters=lambda data_folder, domain: data_folder.settings.domain(domain).wanted,
     kinds=["duckdb", "parquet"],
 )
 def interactions(job: Job[Wanted]) -> Any:
@@ -38,8 +38,8 @@ class SequencesOf:
     time_split: GlobalTimeSplit | None
 
 
-def _sequences(house: House, domain: str) -> SequencesOf:
-    settings = house.settings.domain(domain)
+def _sequences(data_folder: DataFolder, domain: str) -> SequencesOf:
+    settings = data_folder.settings.domain(domain)
     return SequencesOf(settings.k, settings.split, settings.max_length, settings.time_split)
 
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from features.download import Fetching
-from features.embeddings import embed_images, embed_texts
 from features.encoders import EncoderFiles, EncoderSettings, encoder_identity, implementation, open_encoder
-from features.item_images import collect_images, image_fingerprint
 from features.item_text import build_item_text
-from pipelines.settings import House
-from pipelines.step import Apart, Job, Nothing, step
-from warehouse.store import Artifact
+from features.pictures.download import Fetching
+from features.pictures.item_images import collect_images, image_fingerprint
+from features.vectors.embeddings import embed_images, embed_texts
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import Apart, Job, Nothing, step
+from warehouse.artifacts.store import Artifact
 
 _ITEMS = ("core/items", "core/sequences")
 PICTURES = "pictures"
@@ -35,13 +35,13 @@ class PicturesOf:
     fetching: Apart[Fetching]
 
 
-def _pictures(house: House, domain: str) -> PicturesOf:
-    return PicturesOf(house.image_root(domain), house.settings.domain(domain).pictures)
+def _pictures(data_folder: DataFolder, domain: str) -> PicturesOf:
+    return PicturesOf(data_folder.image_root(domain), data_folder.settings.domain(domain).pictures)
 
 
-def _fingerprint(house: House, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
-    of, (items, sequences) = _pictures(house, domain), inputs
-    cache = house.cache / PICTURES
+def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
+    of, (items, sequences) = _pictures(data_folder, domain), inputs
+    cache = data_folder.cache / PICTURES
     return {"pictures": image_fingerprint(items.main, sequences.path / "items.parquet", of.root, cache, of.fetching)}
 
 
@@ -67,14 +67,14 @@ def item_images(job: Job[PicturesOf]) -> Any:
     )
 
 
-def encoder_settings(house: House, domain: str, modality: Literal["text", "image"]) -> EncoderSettings:
+def encoder_settings(data_folder: DataFolder, domain: str, modality: Literal["text", "image"]) -> EncoderSettings:
     """The encoder settings of a domain, with its paths resolved: `path` and a `model` that starts with . or ~."""
-    named = house.settings.domain(domain)
+    named = data_folder.settings.domain(domain)
     settings = named.text_encoder if modality == "text" else named.image_encoder
     if settings.path:
-        settings = replace(settings, path=str(house.raw_folder / Path(settings.path).expanduser()))
+        settings = replace(settings, path=str(data_folder.raw_folder / Path(settings.path).expanduser()))
     if settings.model.startswith((".", "~")):
-        settings = replace(settings, model=str(house.raw_folder / Path(settings.model).expanduser()))
+        settings = replace(settings, model=str(data_folder.raw_folder / Path(settings.model).expanduser()))
     return settings
 
 
@@ -92,17 +92,17 @@ class Encoding:
     settings: Apart[EncoderSettings]
 
 
-def _encoding(modality: Literal["text", "image"]) -> Callable[[House, str], Encoding]:
-    def parameters(house: House, domain: str) -> Encoding:
-        settings = encoder_settings(house, domain, modality)
+def _encoding(modality: Literal["text", "image"]) -> Callable[[DataFolder, str], Encoding]:
+    def parameters(data_folder: DataFolder, domain: str) -> Encoding:
+        settings = encoder_settings(data_folder, domain, modality)
         form = settings.text if modality == "text" else None
         return Encoding(encoder_identity(settings), settings.storage, settings.zeros, form, settings)
 
     return parameters
 
 
-def _encoder(modality: Literal["text", "image"]) -> Callable[[House, str], list[str]]:
-    return lambda house, domain: [implementation(encoder_settings(house, domain, modality))]
+def _encoder(modality: Literal["text", "image"]) -> Callable[[DataFolder, str], list[str]]:
+    return lambda data_folder, domain: [implementation(encoder_settings(data_folder, domain, modality))]
 
 
 @step(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
 from mmm4rec.registry import MODELS
-from pipelines.code_version import code_version
-from pipelines.settings import House
-from pipelines.step import TRAINING, Apart, Job, Ref, same_domain, step
-from warehouse.store import ALL, Artifact
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.code_version import code_version
+from pipelines.planner.step import TRAINING, Apart, Job, Ref, same_domain, step
+from warehouse.artifacts.store import ALL, Artifact
 
 if TYPE_CHECKING:
     from mmm4rec.data import DomainData
@@ -42,29 +42,29 @@ def versions(inputs: Sequence[Artifact]) -> dict[str, str]:
     return {artifact.ref: artifact.version for artifact in inputs}
 
 
-def is_target(house: House, domain: str) -> bool:
+def is_target(data_folder: DataFolder, domain: str) -> bool:
     """Whether a domain is there to be fine-tuned on."""
-    return house.settings.domain(domain).role == "target"
+    return data_folder.settings.domain(domain).role == "target"
 
 
-def is_given(house: House) -> bool:
+def is_given(data_folder: DataFolder) -> bool:
     """Whether the settings give a pre-trained model."""
-    return house.settings.pretrained is not None
+    return data_folder.settings.pretrained is not None
 
 
-def has_pretrained(house: House, domain: str) -> bool:
+def has_pretrained(data_folder: DataFolder, domain: str) -> bool:
     """Whether there is a pre-trained model: one given, or something to pre-train on."""
-    return is_given(house) or bool(house.sources())
+    return is_given(data_folder) or bool(data_folder.sources())
 
 
-def is_finetuned(house: House, domain: str) -> bool:
+def is_finetuned(data_folder: DataFolder, domain: str) -> bool:
     """Whether a domain gets a fine-tuned model."""
-    return is_target(house, domain) and has_pretrained(house, domain)
+    return is_target(data_folder, domain) and has_pretrained(data_folder, domain)
 
 
-def has_baselines(house: House, domain: str) -> bool:
+def has_baselines(data_folder: DataFolder, domain: str) -> bool:
     """Whether baselines are trained on a domain: on a target domain, if the settings ask for any."""
-    return is_target(house, domain) and bool(house.settings.asked.trained)
+    return is_target(data_folder, domain) and bool(data_folder.settings.asked.trained)
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,25 @@ class Given:
     folder: Apart[Path]
 
 
-def _sources(house: House, domain: str) -> list[Ref]:
-    return [] if is_given(house) else [(key, source) for source in house.sources() for key in DATA]
+def _sources(data_folder: DataFolder, domain: str) -> list[Ref]:
+    return [] if is_given(data_folder) else [(key, source) for source in data_folder.sources() for key in DATA]
 
 
-def _given(house: House, domain: str, inputs: Sequence[Artifact]) -> Mapping[str, str]:
+def _given(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> Mapping[str, str]:
     """The sha256 of the files of a checkpoint that is given, by folder and name."""
-    folder = house.pretrained
+    folder = data_folder.pretrained
     files = [] if folder is None else [folder / "model.safetensors", folder / "items.parquet"]
-    return {f"{file.parent.name}/{file.name}": house.hashes.sha256(file) for file in files if file.exists()}
+    return {f"{file.parent.name}/{file.name}": data_folder.hashes.sha256(file) for file in files if file.exists()}
 
 
-def _pretraining(house: House, domain: str) -> Training | Given:
-    given = house.pretrained
-    return Given(given) if given else Training(house.settings.model, house.settings.pretraining)
+def _pretraining(data_folder: DataFolder, domain: str) -> Training | Given:
+    given = data_folder.pretrained
+    return Given(given) if given else Training(data_folder.settings.model, data_folder.settings.pretraining)
 
 
-def our_model(house: House, domain: str) -> list[str]:
+def our_model(data_folder: DataFolder, domain: str) -> list[str]:
     """Where the model is that the settings describe."""
-    return [MODELS[house.settings.model.kind]]
+    return [MODELS[data_folder.settings.model.kind]]
 
 
 @step(
@@ -119,7 +119,7 @@ def our_model(house: House, domain: str) -> list[str]:
 def pretrained(job: Job[Training | Given]) -> Any:
     """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
     checkpoint that the settings give."""
-    from mmm4rec.training import adopt, pretrain
+    from mmm4rec.training.fit import adopt, pretrain
 
     of = job.parameters
     if isinstance(of, Given):
@@ -137,12 +137,12 @@ def pretrained(job: Job[Training | Given]) -> Any:
     )
 
 
-def _finetuning(house: House, domain: str) -> Training:
-    return Training(house.settings.model, house.settings.finetuning)
+def _finetuning(data_folder: DataFolder, domain: str) -> Training:
+    return Training(data_folder.settings.model, data_folder.settings.finetuning)
 
 
 def _fit(job: Job[Training], init: Path | None = None) -> Any:
-    from mmm4rec.training import fit
+    from mmm4rec.training.fit import fit
 
     return fit(
         domain_data(job, job.domain),
@@ -177,7 +177,7 @@ def scratch(job: Job[Training]) -> Any:
     "models/finetuned",
     "mmm4rec",
     upstream=[*DATA, "models/pretrained"],
-    refs=lambda house, domain: [*same_domain(*DATA)(house, domain), ("models/pretrained", ALL)],
+    refs=lambda data_folder, domain: [*same_domain(*DATA)(data_folder, domain), ("models/pretrained", ALL)],
     parameters=_finetuning,
     implementations=our_model,
     applies=is_finetuned,
@@ -205,27 +205,27 @@ class Baselines:
     asked: dict[str, Baseline]
 
 
-def _baselines(house: House, domain: str) -> Baselines:
-    asked = house.settings.asked.trained
+def _baselines(data_folder: DataFolder, domain: str) -> Baselines:
+    asked = data_folder.settings.asked.trained
     return Baselines({name: Baseline(model, how, training_code(model)) for name, (model, how) in asked.items()})
 
 
-def baseline_models(house: House, domain: str) -> list[str]:
+def baseline_models(data_folder: DataFolder, domain: str) -> list[str]:
     """Where the models are that the settings ask for beside MMM4Rec."""
-    return sorted({MODELS[model.kind] for model, _ in house.settings.asked.trained.values()})
+    return sorted({MODELS[model.kind] for model, _ in data_folder.settings.asked.trained.values()})
 
 
-def kept_baselines(house: House, domain: str, inputs: Sequence[Artifact]) -> set[str]:
+def kept_baselines(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> set[str]:
     """The folders of the cache that hold what is trained, or to be trained, of the baselines asked for."""
     from mmm4rec.baselines.fitting import kept_name
 
-    asked = house.settings.asked.trained.values()
+    asked = data_folder.settings.asked.trained.values()
     return {kept_name(model, training, versions(inputs), training_code(model)) for model, training in asked}
 
 
 def training_code(model: RecommenderConfig) -> str:
     """The version of the code by which a model is trained: a change of another model is none of this one."""
-    return code_version("mmm4rec.training:fit", MODELS[model.kind])
+    return code_version("mmm4rec.training.fit:fit", MODELS[model.kind])
 
 
 @step(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.raw_folder import Kind
-from pipelines.settings import House
-from pipelines.step import Apart, Job, step
-from warehouse.metadata import ingest_metadata
-from warehouse.reviews import ingest_either
-from warehouse.store import Artifact
+from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.raw_files import Kind
+from pipelines.planner.step import Apart, Job, step
+from warehouse.artifacts.store import Artifact
+from warehouse.raw.metadata import ingest_metadata
+from warehouse.raw.reviews import ingest_either
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class RawFile:
     path: Apart[Path]
 
 
-def _raw_file(kind: Kind) -> Callable[[House, str], RawFile]:
-    return lambda house, domain: RawFile(house.raw_file(domain, kind))
+def _raw_file(kind: Kind) -> Callable[[DataFolder, str], RawFile]:
+    return lambda data_folder, domain: RawFile(data_folder.raw_file(domain, kind))
 
 
-def _bytes_of(kind: Kind) -> Callable[[House, str, Sequence[Artifact]], Mapping[str, str]]:
+def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]]:
     """The sha256 of a domain's raw file, under its name."""
 
-    def sources(house: House, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
-        path = house.raw_file(domain, kind)
-        return {path.name: house.hashes.sha256(path)}
+    def sources(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
+        path = data_folder.raw_file(domain, kind)
+        return {path.name: data_folder.hashes.sha256(path)}
 
     return sources
 

@@ -17,30 +17,30 @@ from pipelines.assets.models import (
     is_target,
     our_model,
 )
-from pipelines.settings import House
-from pipelines.step import Job, Ref, same_domain, step
-from warehouse.store import ALL
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import Job, Ref, same_domain, step
+from warehouse.artifacts.store import ALL
 
 
-def models_of(house: House, domain: str) -> list[Ref]:
+def models_of(data_folder: DataFolder, domain: str) -> list[Ref]:
     """The models a domain is judged by; of those that are equally good on validation, the last recommends.
 
     A target domain has one from scratch and, where one is pre-trained, the fine-tuned; a source domain has the
     pre-trained one.
     """
-    if not is_target(house, domain):
+    if not is_target(data_folder, domain):
         return [("models/pretrained", ALL)]
-    finetuned = [("models/finetuned", domain)] if has_pretrained(house, domain) else []
+    finetuned = [("models/finetuned", domain)] if has_pretrained(data_folder, domain) else []
     return [("models/scratch", domain), *finetuned]
 
 
-def is_judged(house: House, domain: str) -> bool:
+def is_judged(data_folder: DataFolder, domain: str) -> bool:
     """Whether a domain has a model: a source domain has none where the pre-trained one is given."""
-    return is_target(house, domain) or not is_given(house)
+    return is_target(data_folder, domain) or not is_given(data_folder)
 
 
-def _refs(house: House, domain: str) -> list[Ref]:
-    return [*same_domain(*DATA)(house, domain), *models_of(house, domain)]
+def _refs(data_folder: DataFolder, domain: str) -> list[Ref]:
+    return [*same_domain(*DATA)(data_folder, domain), *models_of(data_folder, domain)]
 
 
 def _checkpoints(job: Job[Any]) -> dict[str, Path]:
@@ -49,9 +49,12 @@ def _checkpoints(job: Job[Any]) -> dict[str, Path]:
     return {artifact.key.split("/")[1]: artifact.path for artifact in models if artifact.key != "models/baselines"}
 
 
-def _compared(house: House, domain: str) -> list[Ref]:
+def _compared(data_folder: DataFolder, domain: str) -> list[Ref]:
     """What the metrics are of: the models of the domain, and its baselines."""
-    return [*_refs(house, domain), *([("models/baselines", domain)] if has_baselines(house, domain) else [])]
+    return [
+        *_refs(data_folder, domain),
+        *([("models/baselines", domain)] if has_baselines(data_folder, domain) else []),
+    ]
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,16 @@ class Beside:
     item_knn: ItemKNNConfig | None
 
 
-def _beside(house: House, domain: str) -> Beside:
-    asked = house.settings.asked
-    return Beside(tuple(asked.trained), asked.item_knn) if is_target(house, domain) else Beside((), None)
+def _beside(data_folder: DataFolder, domain: str) -> Beside:
+    asked = data_folder.settings.asked
+    return Beside(tuple(asked.trained), asked.item_knn) if is_target(data_folder, domain) else Beside((), None)
 
 
-def _judged(house: House, domain: str) -> list[str]:
+def _judged(data_folder: DataFolder, domain: str) -> list[str]:
     """Where the models are that the metrics are of."""
-    baselines = baseline_models(house, domain) if has_baselines(house, domain) else []
-    counted = [COUNTED[ITEM_KNN]] if _beside(house, domain).item_knn else []
-    return [*our_model(house, domain), *baselines, *counted]
+    baselines = baseline_models(data_folder, domain) if has_baselines(data_folder, domain) else []
+    counted = [COUNTED[ITEM_KNN]] if _beside(data_folder, domain).item_knn else []
+    return [*our_model(data_folder, domain), *baselines, *counted]
 
 
 @step(
@@ -87,7 +90,7 @@ def _judged(house: House, domain: str) -> list[str]:
 )
 def metrics(job: Job[Beside]) -> Any:
     """How good popularity, the baselines asked for and every model of the domain are, over all its items."""
-    from mmm4rec.reports import build_metrics
+    from mmm4rec.evaluation.reports import build_metrics
 
     of, checkpoints = job.parameters, _checkpoints(job)
     if of.trained:
@@ -102,7 +105,7 @@ def metrics(job: Job[Beside]) -> Any:
     upstream=[*DATA, "models/pretrained", "models/scratch", "models/finetuned"],
     refs=_refs,
     applies=is_judged,
-    parameters=lambda house, domain: house.settings.recommendations,
+    parameters=lambda data_folder, domain: data_folder.settings.recommendations,
     implementations=our_model,
     kinds=["pytorch", "parquet"],
     pool="gpu",
@@ -110,7 +113,7 @@ def metrics(job: Job[Beside]) -> Any:
 def recommendations(job: Job[RecommendationConfig]) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so; by the
     model that is best on validation."""
-    from mmm4rec.reports import build_recommendations
+    from mmm4rec.evaluation.reports import build_recommendations
 
     return build_recommendations(
         domain_data(job, job.domain),

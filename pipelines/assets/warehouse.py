@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.search import find_pictures
+from features.lookup.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown
 from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
-from pipelines.settings import CATALOGUE, REPORT, House
-from pipelines.step import STEPS, Apart, Job, Ref, step
-from warehouse.catalogue import build_catalogue
-from warehouse.store import ALL
+from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
+from pipelines.planner.step import STEPS, Apart, Job, Ref, step
+from warehouse.artifacts.store import ALL
+from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
 
 _EVERYTHING = tuple(key for key in STEPS if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
@@ -37,8 +37,10 @@ class CatalogueOf:
     "warehouse/catalogue",
     "warehouse",
     upstream=_EVERYTHING,
-    refs=lambda house, domain: [(a.key, a.domain) for a in house.store.all_current() if a.key in _SHOWN],
-    parameters=lambda house, domain: CatalogueOf(str(house.data.absolute()), tuple(metric.label for metric in shown())),
+    refs=lambda data_folder, domain: [(a.key, a.domain) for a in data_folder.store.all_current() if a.key in _SHOWN],
+    parameters=lambda data_folder, domain: CatalogueOf(
+        str(data_folder.path.absolute()), tuple(metric.label for metric in shown())
+    ),
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -63,16 +65,16 @@ class ReportOf:
     data: Apart[Path]
 
 
-def _pictures(house: House) -> list[Ref]:
-    return [(a.key, a.domain) for a in house.store.all_current() if a.key == "features/item_images"]
+def _pictures(data_folder: DataFolder) -> list[Ref]:
+    return [(a.key, a.domain) for a in data_folder.store.all_current() if a.key == "features/item_images"]
 
 
 @step(
     "warehouse/report",
     "pipelines",
     upstream=["warehouse/catalogue", "features/item_images"],
-    refs=lambda house, domain: [("warehouse/catalogue", ALL), *_pictures(house)],
-    parameters=lambda house, domain: ReportOf(house.data),
+    refs=lambda data_folder, domain: [("warehouse/catalogue", ALL), *_pictures(data_folder)],
+    parameters=lambda data_folder, domain: ReportOf(data_folder.path),
     per_domain=False,
     collects=True,
     exposed=REPORT,
@@ -82,7 +84,7 @@ def _pictures(house: House) -> list[Ref]:
 )
 def report(job: Job[ReportOf]) -> Any:
     """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""
-    from pipelines.report import build_report
+    from pipelines.reports.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
     return build_report(

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from features import connections
-from features.answers import key_of, recall
-from features.download import Downloads, Fetching
 from features.errors import FeatureError
-from features.item_images import STATUSES, collect_images, forget, image_fingerprint, read_source
-from features.pictures import MAX_BYTES, THREADS, PictureError
-from features.shards import read_shards
+from features.pictures import connections
+from features.pictures.answers import key_of, recall
+from features.pictures.decode import MAX_BYTES, THREADS, PictureError
+from features.pictures.download import Downloads, Fetching
+from features.pictures.item_images import STATUSES, collect_images, forget, image_fingerprint, read_source
+from features.pictures.shards import read_shards
 from tests.features.conftest import png
 from tests.features.pictures_host import (
     PictureHost,
@@ -521,8 +521,8 @@ def test_posters_come_over_http_as_from_the_folder(shared: Path, catalogue, fold
 _MEASURED = """
 import resource, sys
 from pathlib import Path
-from features.download import Fetching
-from features.item_images import collect_images
+from features.pictures.download import Fetching
+from features.pictures.item_images import collect_images
 items, sequence_items, out, cache = map(Path, sys.argv[1:])
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 fetching = Fetching(concurrency=8, per_host=8, attempts=1, total_timeout=30, private_addresses=True)

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.embeddings import embed_images, embed_texts
 from features.encoders import EncoderIdentity, EncoderSettings, open_encoder
 from features.errors import FeatureError
-from features.item_images import collect_images
 from features.item_text import build_item_text
+from features.pictures.item_images import collect_images
 from features.tables import TABLES
+from features.vectors.embeddings import embed_images, embed_texts
 from tests.features.conftest import png
 from tests.features.vectors import read_embeddings
 

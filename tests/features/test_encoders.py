@@ -378,7 +378,7 @@ def test_no_encoder_knows_no_vector() -> None:
 
 
 def test_torch_is_imported_only_to_encode(tiny_clip: Path) -> None:
-    modules = "features.search, features.embeddings, features.item_text, features.item_images"
+    modules = "features.lookup.search, features.vectors.embeddings, features.item_text, features.pictures.item_images"
     code = (
         f"import sys, {modules}\n"
         "from features.encoders import EncoderSettings, encoder_identity\n"

@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from features import embeddings
-from features.embeddings import Share, embed_images, embed_texts
 from features.encoders import EncoderSettings
 from features.errors import FeatureError
 from features.extraction import extract, main
-from features.item_images import collect_images
 from features.item_text import build_item_text
-from features.loading import Original, choose_workers, prepared
-from features.shards import Place, shard_names
-from features.vector_cache import VectorCache
+from features.pictures.item_images import collect_images
+from features.pictures.shards import Place, shard_names
+from features.vectors import embeddings
+from features.vectors.cache import VectorCache
+from features.vectors.embeddings import Share, embed_images, embed_texts
+from features.vectors.loading import Original, choose_workers, prepared
 from tests.conftest import REPOSITORY
 from tests.features.conftest import png
 from tests.features.vectors import read_embeddings
@@ -209,7 +209,7 @@ def originals(folder: Path, count: int) -> list[list[Original]]:
 
 
 def test_a_worker_process_that_does_not_end_when_asked_is_killed(items, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.processes.GRACE", 0.5)
+    monkeypatch.setattr("warehouse.artifacts.processes.GRACE", 0.5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long torch waits, before us
     before = multiprocessing.active_children()
     batches = prepared(items["image"], originals(items["image"], 3), average_or_linger, workers=1)
@@ -222,8 +222,8 @@ def test_a_worker_process_that_does_not_end_when_asked_is_killed(items, monkeypa
 DECODING = """
 import json, multiprocessing, signal, sys
 from pathlib import Path
-from features.loading import Original, prepared
-from features.shards import Place
+from features.vectors.loading import Original, prepared
+from features.pictures.shards import Place
 from tests.features.work import average
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features import item_images
-from features.download import Fetching
-from features.item_images import STATUSES, collect_images, image_fingerprint, read_source
-from features.pictures import PictureError, decode, measure
-from features.shards import Place, read_bytes, read_shards
+from features.pictures import item_images
+from features.pictures.decode import PictureError, decode, measure
+from features.pictures.download import Fetching
+from features.pictures.item_images import STATUSES, collect_images, image_fingerprint, read_source
+from features.pictures.shards import Place, read_bytes, read_shards
 from tests.features.conftest import png
 
 
@@ -156,7 +156,7 @@ def test_decoding_holds_two_copies_of_a_picture_at_most() -> None:
     script = """
 import io
 from PIL import Image
-from features.pictures import decode
+from features.pictures.decode import decode
 
 def highest():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import mapped
 from features.errors import FeatureError
-from features.mapped import ItemTable, VectorTable, find_rows, open_table
+from features.lookup import mapped
+from features.lookup.mapped import ItemTable, VectorTable, find_rows, open_table
 from tests.conftest import REPOSITORY
 from tests.features.vectors import identity, write_embeddings
 
@@ -200,7 +200,7 @@ def test_no_room_for_the_copy(source: Path, tmp_path: Path) -> None:
 OPEN = """
 import sys, time
 from pathlib import Path
-from features import mapped
+from features.lookup import mapped
 
 slow = float(sys.argv[3])
 plain = mapped._vectors

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from features.embeddings import embed_images, embed_texts
 from features.encoders import EncoderSettings, open_encoder
 from features.errors import FeatureError
-from features.item_images import collect_images
 from features.item_text import build_item_text
-from features.mapped import VectorTable, open_table
-from features.search import (
+from features.lookup.mapped import VectorTable, open_table
+from features.lookup.search import (
     Hit,
     Query,
     find_pictures,
@@ -28,8 +26,10 @@ from features.search import (
     text_query,
     unit,
 )
-from features.sheets import write_sheet
-from features.views import read_identity
+from features.lookup.sheets import write_sheet
+from features.lookup.views import read_identity
+from features.pictures.item_images import collect_images
+from features.vectors.embeddings import embed_images, embed_texts
 from tests.features.conftest import png
 from tests.features.vectors import identity
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import FeatureError
-from features.shards import ShardWriter, read_shards, sample_key, shard_names
+from features.pictures.shards import ShardWriter, read_shards, sample_key, shard_names
 from tests.features.conftest import png
 
 HOSTILE = [

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from features.errors import FeatureError
-from features.search import Hit
-from features.sheets import contact_sheet, write_sheet
+from features.lookup.search import Hit
+from features.lookup.sheets import contact_sheet, write_sheet
 from tests.features.conftest import png
 
 EVIL = '<script>alert(1)</script>" onerror="x &amp; \u202e ключ'

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features import spread
 from features.errors import FeatureError
-from features.spread import check_spread
+from features.vectors import spread
+from features.vectors.spread import check_spread
 from tests.features.vectors import identity
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.errors import FeatureError
-from features.store import FeatureStore, Moment
+from features.lookup.store import FeatureStore, Moment
 from features.tables import ITEM_IMAGES, ITEM_TEXT
 from tests.features.vectors import identity, write_embeddings
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features import vector_cache
-from features.vector_cache import VectorCache
+from features.vectors import cache as vector_cache
+from features.vectors.cache import VectorCache
 from tests.features.work import WIDTH, Telltale, add, compact
 from tests.warehouse.disturb import join, killed_at, processes, start
 

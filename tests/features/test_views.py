@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from features.errors import FeatureError
+from features.lookup.views import VIEWS, list_views
 from features.tables import TABLES
-from features.views import VIEWS, list_views
 from tests.features.test_store import House
 from tests.features.vectors import write_embeddings
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.encoders import EncoderIdentity
+from features.lookup.views import read_identity
 from features.tables import embedding_schema, read_table
-from features.views import read_identity
 
 
 @dataclass(frozen=True)

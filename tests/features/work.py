@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from features import vector_cache
-from features.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from features.encoders import EncoderIdentity, Vectors
-from features.vector_cache import VectorCache
+from features.vectors import cache as vector_cache
+from features.vectors.cache import VectorCache
+from features.vectors.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 
 WIDTH = 8
 DEADLY = (1, 2, 3)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmm4rec.ablations import AblatedMMM4Rec, AblationConfig, Attention
+from mmm4rec.comparison.ablations import AblatedMMM4Rec, AblationConfig, Attention
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.model import MMM4Rec
+from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.registry import make
 from tests.mmm4rec.conftest import SMALL
 

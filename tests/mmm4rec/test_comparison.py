@@ -13,16 +13,9 @@ import pytest
 import torch
 
 from mmm4rec.baselines.config import BaselineSettings
-from mmm4rec.comparison import (
-    ABLATIONS,
-    Asked,
-    Finished,
-    Run,
-    Source,
-    compare,
-    planned,
-)
-from mmm4rec.comparison_tables import (
+from mmm4rec.comparison.significance import DRAWN, paired_p
+from mmm4rec.comparison.subsets import share_of_users, without
+from mmm4rec.comparison.tables import (
     ComparisonSummary,
     accuracy_rows,
     best_on_validation,
@@ -31,15 +24,14 @@ from mmm4rec.comparison_tables import (
     tables,
     write_comparison,
 )
+from mmm4rec.comparison.trainings import ABLATIONS, Asked, Finished, Run, Source, compare, planned
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation import metrics_of_ranks
-from mmm4rec.kept import keep
+from mmm4rec.evaluation.ranking import metrics_of_ranks
 from mmm4rec.metrics import CUTOFFS
-from mmm4rec.significance import DRAWN, paired_p
-from mmm4rec.subsets import share_of_users, without
 from mmm4rec.tables import COMPARISON, TABLES
+from mmm4rec.training.kept import keep
 
 Small = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]

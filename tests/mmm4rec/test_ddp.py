@@ -24,7 +24,7 @@ from mmm4rec import processes
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Examples, Features, Part, Split
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.training import Epoch, fit
+from mmm4rec.training.fit import Epoch, fit
 from tests.conftest import REPOSITORY
 from tests.forked import gone
 
@@ -220,7 +220,7 @@ if __name__ == "__main__":
     end_on_signals()
     from mmm4rec.config import ModelConfig, TrainConfig
     from mmm4rec.data import load_domain
-    from mmm4rec.training import fit
+    from mmm4rec.training.fit import fit
 
     plan = json.loads(sys.argv[1])
     folder = Path(plan["domain"])

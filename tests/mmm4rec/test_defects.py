@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mmm4rec.checkpoint import load_model
-from mmm4rec.compat import rules
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
 from mmm4rec.data import Batch, DomainData, Features, load_domain
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import encode_users, evaluate, rank_labels
-from mmm4rec.gaps import GapNorm, gap_inputs
-from mmm4rec.model import MMM4Rec
-from mmm4rec.training import fit, pretrain
+from mmm4rec.evaluation.ranking import encode_users, evaluate, rank_labels
+from mmm4rec.model.compat import rules
+from mmm4rec.model.gaps import GapNorm, gap_inputs
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.training.fit import fit, pretrain
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmm4rec import evaluation
 from mmm4rec.baselines import popularity
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import (
+from mmm4rec.evaluation import ranking as evaluation
+from mmm4rec.evaluation.ranking import (
     Outcome,
     evaluate,
     metrics_of_ranks,
@@ -26,7 +26,7 @@ from mmm4rec.evaluation import (
     write_recommendations,
 )
 from mmm4rec.metrics import figures
-from mmm4rec.model import MMM4Rec
+from mmm4rec.model.mmm4rec import MMM4Rec
 
 
 def rank_by_sorting(scores: list[float], label: int) -> float:

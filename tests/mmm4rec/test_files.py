@@ -12,8 +12,8 @@ from mmm4rec.__main__ import main
 from mmm4rec.checkpoint import load
 from mmm4rec.config import ModelConfig, read_config
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.exchange import import_checkpoint
 from mmm4rec.files import stored
+from mmm4rec.published.exchange import import_checkpoint
 
 NAME = "text_adapter.0.weight"
 

@@ -15,8 +15,8 @@ from mmm4rec.checkpoint import load, load_model
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import Batch, DomainData, Features
 from mmm4rec.errors import ModelError
-from mmm4rec.exchange import export_checkpoint, import_checkpoint
-from mmm4rec.training import fit
+from mmm4rec.published.exchange import export_checkpoint, import_checkpoint
+from mmm4rec.training.fit import fit
 
 CASES = ("with_id_1layer", "without_id_2layers_in_batch")
 ITEMS = [f"item{n}" for n in range(1, 41)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmm4rec.kept import digest_of, keep
+from mmm4rec.training.kept import digest_of, keep
 
 SEED = {"seed": 1}
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmm4rec import kernels
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import ConvForm, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError
-from mmm4rec.evaluation import evaluate
-from mmm4rec.kernels import CONV, SCAN, causal_conv, choose_conv, chunk_scan, shifted_sum
-from mmm4rec.ssd import choose, sequential
-from mmm4rec.training import fit
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.model import kernels
+from mmm4rec.model.kernels import CONV, SCAN, causal_conv, choose_conv, chunk_scan, shifted_sum
+from mmm4rec.model.ssd import choose, sequential
+from mmm4rec.training.fit import fit
 
 CUDA = torch.device("cuda")
 CONV_FORMS: tuple[ConvForm, ...] = ("plain", "torch", "fused")

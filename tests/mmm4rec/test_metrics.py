@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmm4rec import evaluation
 from mmm4rec.baselines import item_knn, popularity
-from mmm4rec.comparison_tables import gains
+from mmm4rec.comparison.tables import gains
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ConfigError
-from mmm4rec.evaluation import metrics_of_ranks, ranks_by_counting
-from mmm4rec.listed import Listed
+from mmm4rec.evaluation import ranking as evaluation
+from mmm4rec.evaluation.listed import Listed
+from mmm4rec.evaluation.ranking import metrics_of_ranks, ranks_by_counting
 from mmm4rec.metrics import CUTOFFS, METRICS, column, criteria, figures, of_lists
-from mmm4rec.model import MMM4Rec
+from mmm4rec.model.mmm4rec import MMM4Rec
 
 CPU = torch.device("cpu")
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import Batch, DomainData
 from mmm4rec.errors import ModelError
-from mmm4rec.gaps import GapNorm, StepScale, gap_inputs
-from mmm4rec.losses import in_batch_cross_entropy
-from mmm4rec.model import MMM4Rec
+from mmm4rec.model.compat import rules
+from mmm4rec.model.gaps import GapNorm, StepScale, gap_inputs
+from mmm4rec.model.losses import in_batch_cross_entropy
+from mmm4rec.model.mmm4rec import MMM4Rec
 
 Config = Callable[..., ModelConfig]
 DAY = 86_400

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmm4rec.errors import ModelError
-from mmm4rec.parity import check
-from mmm4rec.published import from_published, to_published
+from mmm4rec.published.names import from_published, to_published
+from mmm4rec.published.parity import check
 
 BASE = {
     "hidden_size": 12,

@@ -14,8 +14,8 @@ import torch
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ModelError
-from mmm4rec.processed import load_processed
-from mmm4rec.training import fit, pretrain
+from mmm4rec.published.processed import load_processed
+from mmm4rec.training.fit import fit, pretrain
 
 ITEMS, USERS, L = 12, 30, 6
 

@@ -12,10 +12,10 @@ import pytest
 from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, TrainConfig, read_config
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation import Outcome
-from mmm4rec.reports import best_on_validation, build_metrics, build_recommendations, outcome
+from mmm4rec.evaluation.ranking import Outcome
+from mmm4rec.evaluation.reports import best_on_validation, build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES, write_table
-from mmm4rec.training import fit, pretrain
+from mmm4rec.training.fit import fit, pretrain
 
 
 def history(*values: float | None, metric: str = "ndcg_10") -> list[dict]:

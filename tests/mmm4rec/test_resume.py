@@ -15,7 +15,7 @@ import torch
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ModelError
-from mmm4rec.training import LAST_GOOD, Epoch, TrainSummary, fit
+from mmm4rec.training.fit import LAST_GOOD, Epoch, TrainSummary, fit
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -29,7 +29,7 @@ import torch
 import lightning_fabric  # once, before the forks
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import load_domain
-from mmm4rec.training import fit
+from mmm4rec.training.fit import fit
 
 torch.set_num_threads(1)
 plan = json.loads(sys.argv[1])

@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.published_step import Prefixes, PublishedModel
-from mmm4rec import losses
-from mmm4rec.compat import rules
 from mmm4rec.config import ModelConfig
 from mmm4rec.data import TOKENS, DomainData
-from mmm4rec.dropout import Dropout
-from mmm4rec.evaluation import evaluate
-from mmm4rec.gaps import CausalConv
-from mmm4rec.model import MMM4Rec, at
-from mmm4rec.step import accumulate
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.model import losses
+from mmm4rec.model.compat import rules
+from mmm4rec.model.dropout import Dropout
+from mmm4rec.model.gaps import CausalConv
+from mmm4rec.model.mmm4rec import MMM4Rec, at
+from mmm4rec.training.gradient import accumulate
 
 Config = Callable[..., ModelConfig]
 Tensors = tuple[torch.Tensor, ...]

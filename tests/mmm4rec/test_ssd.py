@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmm4rec.config import SSDForm
 from mmm4rec.errors import ConfigError
-from mmm4rec.ssd import QUADRATIC_UP_TO, choose, chunked, quadratic, segsum, sequential, ssd
+from mmm4rec.model.ssd import QUADRATIC_UP_TO, choose, chunked, quadratic, segsum, sequential, ssd
 
 SHAPES = st.tuples(
     st.integers(1, 3),  # batch

@@ -15,9 +15,9 @@ from mmm4rec.checkpoint import load_model
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, Features
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import evaluate
-from mmm4rec.model import MMM4Rec
-from mmm4rec.training import Epoch, TrainSummary, fit, pretrain
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]

@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 
-from mmm4rec import metrics, reports, tables
+from mmm4rec import metrics, tables
 from mmm4rec.baselines import popularity
 from mmm4rec.config import TrainConfig
 from mmm4rec.data import DomainData, Features
-from mmm4rec.evaluation import Outcome, write_metrics
-from pipelines.blocking import CHECKS
-from pipelines.charts import training
+from mmm4rec.evaluation import reports
+from mmm4rec.evaluation.ranking import Outcome, write_metrics
 from pipelines.dictionary import dictionary
-from pipelines.report import page, results_table
+from pipelines.planner.blocking import CHECKS
+from pipelines.reports.charts import training
+from pipelines.reports.report import page, results_table
 from tests.warehouse.work import publish_domain, write_raw
-from warehouse.catalogue import build_catalogue
-from warehouse.query import query
-from warehouse.store import Recipe, Store
+from warehouse.artifacts.store import Recipe, Store
+from warehouse.catalogue.build import build_catalogue
+from warehouse.catalogue.query import query
 
 
 def shop() -> DomainData:

@@ -12,17 +12,17 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines import automation
-from pipelines.automation import ready
+from pipelines.data_folder.folder import DataFolder
 from pipelines.definitions import defs
-from pipelines.plan import Stage, plan
-from pipelines.settings import House
-from pipelines.step import DOMAINS, STEPS
+from pipelines.errors import SettingsError
+from pipelines.planner import automation
+from pipelines.planner.automation import ready
+from pipelines.planner.plan import Stage, plan
+from pipelines.planner.step import DOMAINS, STEPS
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
-from warehouse import store
-from warehouse.errors import WarehouseError
-from warehouse.store import ALL
+from warehouse.artifacts import store
+from warehouse.artifacts.store import ALL
 
 DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
 
@@ -120,9 +120,9 @@ def test_a_new_category_is_built_down_to_the_catalogue(data: Path, daemon: Daemo
     assert daemon.tick(automation.next_stages) == []
     assert daemon.perform(request)
     assert daemon.finish() == [None]
-    assert House(data).catalogue.is_file()
-    assert House(data).store.require("reports/recommendations", "Toys")
-    assert plan(House(data), ["Toys"]) == []
+    assert DataFolder(data).catalogue.is_file()
+    assert DataFolder(data).store.require("reports/recommendations", "Toys")
+    assert plan(DataFolder(data), ["Toys"]) == []
     # Nothing upstream changes: not even a plan is made, and a file that was only touched asks for nothing.
     assert _taken(daemon) == daemon.tick(automation.next_stages) == []
     (data / "raw_files" / "Toys.csv").touch()
@@ -156,15 +156,15 @@ def test_sources_then_the_shared_model_then_targets(data: Path, daemon: Daemon) 
     assert daemon.tick(automation.next_stages) == []
     assert daemon.perform(shared)
     assert sorted(map(str, daemon.finish())) == ["Mugs", "None", "Toys"]
-    house = House(data)
-    assert plan(house, house.present()) == []
+    data_folder = DataFolder(data)
+    assert plan(data_folder, data_folder.present()) == []
 
-    before = {artifact.ref: artifact.version for artifact in house.store.all_current()}
+    before = {artifact.ref: artifact.version for artifact in data_folder.store.all_current()}
     write_raw(data / "raw_files", "Toys", 1)
     (request,) = _taken(daemon)
     assert daemon.perform(request)
     assert daemon.finish() == [None]
-    after = {artifact.ref: artifact.version for artifact in house.store.all_current()}
+    after = {artifact.ref: artifact.version for artifact in data_folder.store.all_current()}
     changed = {ref for ref in after if after[ref] != before[ref]}
     assert changed
     assert {ref.split("@")[1] for ref in changed} <= {"Toys", ALL}
@@ -177,7 +177,7 @@ def test_sources_then_the_shared_model_then_targets(data: Path, daemon: Daemon) 
     assert request.partition_key == "Mugs"
     assert daemon.perform(request)
     assert daemon.finish()[0] is None
-    assert plan(House(data), ["Mugs", "Toys"]) == []
+    assert plan(DataFolder(data), ["Mugs", "Toys"]) == []
 
 
 def test_a_file_that_grows_is_not_taken(data: Path, daemon: Daemon) -> None:
@@ -277,7 +277,7 @@ def test_a_tick_that_is_evaluated_twice_asks_for_the_same(data: Path, daemon: Da
 
 def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", sources=("Mugs",))
-    STEPS["raw/ratings"].publish(House(data), "Toys")
+    STEPS["raw/ratings"].publish(DataFolder(data), "Toys")
     plain = data / "raw_files" / "meta_Toys.json"
     whole = gzip.compress(plain.read_bytes())
     plain.unlink()
@@ -293,7 +293,7 @@ def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) ->
         assert "meta_Toys.json.gz is cut or damaged" in daemon.said
     assert "Toys" not in {request.partition_key for request in daemon.week("2026-11-22")}
     assert "Toys" not in {request.partition_key for request in daemon.tick(automation.next_stages)}
-    answer = automation.requests(House(data), automation.Occasion("Toys itself", ("Toys",)), daemon.instance)
+    answer = automation.requests(DataFolder(data), automation.Occasion("Toys itself", ("Toys",)), daemon.instance)
     assert "Toys" not in {request.partition_key for request in answer.runs}
     assert any(line.startswith(reason) for line in answer.left)
     # What the cache holds may be deleted at any time: then the file is looked at again.
@@ -315,7 +315,7 @@ def test_what_fails_is_tried_once(data: Path, daemon: Daemon) -> None:
     assert daemon.perform(asked["Mugs"])
     assert not daemon.perform(asked["Toys"])
     assert daemon.finish() == [None], "the catalogue is not held up"
-    assert House(data).store.current("raw/ratings", "Toys") is None
+    assert DataFolder(data).store.current("raw/ratings", "Toys") is None
     for _ in range(3):
         assert daemon.tick(automation.raw_files) == daemon.tick(automation.next_stages) == []
     # Once a week, whoever asks how often in it.
@@ -357,9 +357,9 @@ def test_a_raw_file_that_moves_during_a_run(data: Path, daemon: Daemon) -> None:
     assert daemon.perform(first)
     assert daemon.perform(second)
     daemon.finish()
-    house = House(data)
-    assert plan(house, ["Toys"]) == []
-    assert len(list(house.store.folder("raw/ratings", "Toys").glob("v=*"))) == 1
+    data_folder = DataFolder(data)
+    assert plan(data_folder, ["Toys"]) == []
+    assert len(list(data_folder.store.folder("raw/ratings", "Toys").glob("v=*"))) == 1
 
 
 @pytest.mark.long
@@ -380,9 +380,9 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
 
 def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", sources=("Mugs",))
-    STEPS["raw/ratings"].publish(House(data), "Toys")
+    STEPS["raw/ratings"].publish(DataFolder(data), "Toys")
     mine = automation.Occasion("mine", ("Mugs",))
-    asked = automation.requests(House(data), mine, daemon.instance).runs
+    asked = automation.requests(DataFolder(data), mine, daemon.instance).runs
     assert {request.partition_key for request in asked} == {"Mugs", "Toys"}
     (of_toys,) = (request for request in asked if request.partition_key == "Toys")
     other = automation.Occasion("other", ("Toys",))
@@ -393,10 +393,10 @@ def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Dae
         tags={**other.tags, "dagster/partition": "Toys"},
     )
     daemon.instance.add_run(run)
-    (request,) = automation.requests(House(data), mine, daemon.instance).runs
+    (request,) = automation.requests(DataFolder(data), mine, daemon.instance).runs
     assert request.partition_key == "Mugs"
     # Another file is another reason, whatever is being built.
-    (again,) = automation.requests(House(data), automation.Occasion("again", ("Toys",)), daemon.instance).runs
+    (again,) = automation.requests(DataFolder(data), automation.Occasion("again", ("Toys",)), daemon.instance).runs
     assert again.partition_key == "Toys"
 
 
@@ -418,12 +418,12 @@ def test_the_week_builds_what_is_stale_and_only_that(data: Path, daemon: Daemon)
 
 def test_the_weekly_run_of_housekeeping_finds_damage(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys")
-    house = House(data)
-    STEPS["raw/ratings"].publish(house, "Toys")
+    data_folder = DataFolder(data)
+    STEPS["raw/ratings"].publish(data_folder, "Toys")
     killed = leave(data)
     assert automation.housekeeping.execute_in_process(instance=daemon.instance).success
     assert not killed.exists()
-    table = house.store.require("raw/ratings", "Toys").main
+    table = data_folder.store.require("raw/ratings", "Toys").main
     overwrite(table, bytes(table.stat().st_size))
     failed = automation.housekeeping.execute_in_process(instance=daemon.instance, raise_on_error=False)
     assert not failed.success
@@ -437,21 +437,21 @@ def _stage(domain: str, *keys: str) -> Stage:
 
 def test_what_may_begin(data: Path) -> None:
     write_shop(data, "Toys", "Mugs", sources=("Pots",))
-    house = House(data)
+    data_folder = DataFolder(data)
     learnt = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
     pots, shared = _stage("Pots", *learnt), _stage(ALL, "models/pretrained")
     toys, mugs = (_stage(domain, "models/finetuned") for domain in ("Toys", "Mugs"))
     last = _stage(ALL, "warehouse/catalogue", "warehouse/report")
     stages = [pots, shared, mugs, toys, last]
-    assert ready(house, stages, set(), set()) == [pots]
-    assert ready(house, stages, set(), {("core/sequences", "Pots")}) == [_stage("Pots", *learnt[1:])]
-    assert ready(house, stages[1:], set(), shared.refs) == []
-    assert ready(house, stages[2:], set(), set()) == [mugs, toys]
-    assert ready(house, stages[2:], toys.refs, mugs.refs) == []
-    assert ready(house, stages[2:], toys.refs, set()) == [mugs]
-    assert ready(house, stages[3:], toys.refs, set()) == [last], "what failed does not hold up the catalogue"
-    assert ready(house, stages, pots.refs, set()) == [last]
-    assert ready(house, [last], last.refs, set()) == []
+    assert ready(data_folder, stages, set(), set()) == [pots]
+    assert ready(data_folder, stages, set(), {("core/sequences", "Pots")}) == [_stage("Pots", *learnt[1:])]
+    assert ready(data_folder, stages[1:], set(), shared.refs) == []
+    assert ready(data_folder, stages[2:], set(), set()) == [mugs, toys]
+    assert ready(data_folder, stages[2:], toys.refs, mugs.refs) == []
+    assert ready(data_folder, stages[2:], toys.refs, set()) == [mugs]
+    assert ready(data_folder, stages[3:], toys.refs, set()) == [last], "what failed does not hold up the catalogue"
+    assert ready(data_folder, stages, pots.refs, set()) == [last]
+    assert ready(data_folder, [last], last.refs, set()) == []
 
 
 def test_a_look_at_unchanged_files_reads_nothing(data: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,8 +502,8 @@ def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
         "housekeeping RUNNING 0 5 * * 0",
     ]
     write_settings(data, automation={"rebuild": "weekly"})
-    with pytest.raises(WarehouseError, match="automation: rebuild: 'weekly' is no cron expression"):
+    with pytest.raises(SettingsError, match="automation: rebuild: 'weekly' is no cron expression"):
         _switches()
     write_settings(data, automation={"interval": 0})
-    with pytest.raises(WarehouseError, match="interval: 0 is no number of seconds"):
+    with pytest.raises(SettingsError, match="interval: 0 is no number of seconds"):
         _switches()

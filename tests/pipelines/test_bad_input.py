@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import House
+from pipelines.data_folder.folder import DataFolder
 from tests.conftest import Cli
 from tests.pipelines.small import write_settings, write_shop
 
@@ -66,7 +66,7 @@ def test_a_spoilt_raw_file(shop: Cli, file: str, spoil: Callable[[Path], None], 
     assert file in failed.stderr.replace("\n", "")
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
-    store = House(shop.data).store
+    store = DataFolder(shop.data).store
     assert store.current(asset, "Toys") is None
     assert store.current(asset, "Mugs") is not None
     _whole(shop)
@@ -78,7 +78,7 @@ def test_a_missing_raw_file(shop: Cli) -> None:
     failed = shop("run", "Toys", code=1)
     assert "Toys.csv" in failed.stderr.replace("\n", "")
     assert "mmm4rec run Toys" in failed.stderr.replace("\n", " ")
-    assert House(shop.data).store.all_current() == []
+    assert DataFolder(shop.data).store.all_current() == []
 
 
 def test_nothing_at_all(cli: Cli) -> None:
@@ -93,7 +93,7 @@ def test_a_core_that_leaves_nothing_holds_up_only_its_domain(shop: Cli) -> None:
     said = " ".join(failed.stderr.split())
     assert "Toys: core/sequences: no user and item" in said
     assert "lower k" in said
-    store = House(shop.data).store
+    store = DataFolder(shop.data).store
     assert store.current("core/sequences", "Toys") is None
     assert store.require("core/interactions", "Toys")
     assert store.require("reports/recommendations", "Mugs")
@@ -109,7 +109,7 @@ def test_other_counts_than_published_are_a_warning(shop: Cli) -> None:
     write_settings(shop.data, domains={**ROLES, "Toys": {"published": published}})
     layers = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
     said = shop("run", "Toys", *(f"--only={asset}" for asset in layers)).stderr
-    summary = House(shop.data).store.require("core/sequences", "Toys").manifest.summary
+    summary = DataFolder(shop.data).store.require("core/sequences", "Toys").manifest.summary
     assert f"users {summary['users']} (published: 1)" in said
     assert f"interactions {summary['interactions']} (published: 3)" in said
 

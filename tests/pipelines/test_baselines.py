@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import STEPS
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.plan import plan
+from pipelines.planner.step import STEPS
 from tests.conftest import Cli
-from warehouse.query import Session
+from warehouse.catalogue.query import Session
 
 pytestmark = pytest.mark.long
 
@@ -31,7 +31,7 @@ def ask(data: Path, baselines: object) -> None:
 def stale(data: Path, *domains: str) -> dict[str, set[str]]:
     """Keys of the stale steps by domain."""
     found: dict[str, set[str]] = {}
-    for stage in plan(House(data), domains):
+    for stage in plan(DataFolder(data), domains):
         found.setdefault(stage.domain, set()).update(step.key for step in stage.steps)
     return found
 
@@ -43,10 +43,10 @@ def data(tiny: Cli, tmp_path: Path) -> Path:
 
 
 def test_nothing_is_trained_that_is_not_asked_for(tiny: Cli) -> None:
-    house = House(tiny.data)
-    assert not STEPS["models/baselines"].applies(house, TOYS)
-    assert "models/baselines" not in {artifact.key for artifact in house.store.all_current()}
-    metrics = house.store.require("reports/metrics", TOYS)
+    data_folder = DataFolder(tiny.data)
+    assert not STEPS["models/baselines"].applies(data_folder, TOYS)
+    assert "models/baselines" not in {artifact.key for artifact in data_folder.store.all_current()}
+    metrics = data_folder.store.require("reports/metrics", TOYS)
     assert metrics.manifest.parameters == {"trained": [], "item_knn": None}
     assert set(metrics.manifest.summary["ndcg_10"]) == {"popularity", "scratch", "finetuned"}
 
@@ -59,13 +59,13 @@ def test_what_is_asked_for_is_trained_measured_and_shown(data: Path) -> None:
     cli = Cli(data)
     cli("run", TOYS)
     assert stale(data, TOYS) == {}
-    house = House(data)
-    made = house.store.require("models/baselines", TOYS)
-    assert house.store.verify(made) == []
+    data_folder = DataFolder(data)
+    made = data_folder.store.require("models/baselines", TOYS)
+    assert data_folder.store.verify(made) == []
     assert made.manifest.parameters["asked"]["sasrec"]["model"]["hidden"] == 8
     epochs = {name: found["epochs"] for name, found in made.manifest.summary["models"].items()}
     assert epochs == {"sasrec": 2, "gru4rec": 1}
-    metrics = house.store.require("reports/metrics", TOYS)
+    metrics = data_folder.store.require("reports/metrics", TOYS)
     assert set(metrics.manifest.summary["ndcg_10"]) == {"popularity", "scratch", "finetuned", *ASKED}
     curves = pq.read_table(metrics.path / "curves.parquet").to_pylist()
     assert {row["model"] for row in curves} == {"scratch", "finetuned", "sasrec", "gru4rec"}

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines import blocking, runs
+from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.definitions import defs
-from pipelines.plan import Stage, plan
-from pipelines.settings import DATA_VARIABLE, House
-from pipelines.step import STEPS
+from pipelines.planner import blocking, runs
+from pipelines.planner.plan import Stage, plan
+from pipelines.planner.step import STEPS
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import damage, overwrite, write_raw
+from warehouse.artifacts.store import Artifact
 from warehouse.checks import violations
-from warehouse.store import Artifact
 
 Tables = Mapping[str, list[dict[str, Any]]]
 
@@ -212,18 +212,18 @@ def evaluation(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEva
 
 
 @pytest.fixture
-def store(tiny: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def store(tiny: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
     """A copy of the tiny sample, to be damaged."""
     shutil.copytree(tiny.data, tmp_path / "data", ignore=shutil.ignore_patterns(".dagster", "cache"))
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
-    return House(tmp_path / "data")
+    return DataFolder(tmp_path / "data")
 
 
-def _artifact(house: House, key: str) -> Artifact:
-    return house.store.require(key, "Sample_Toys")
+def _artifact(data_folder: DataFolder, key: str) -> Artifact:
+    return data_folder.store.require(key, "Sample_Toys")
 
 
-def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: House) -> None:
+def test_a_byte_that_changed_is_found_and_stops_what_is_downstream(store: DataFolder) -> None:
     """Sizes are as they should be, so the version is found and not built anew; its bytes are not."""
     artifact = _artifact(store, "core/items")
     content = bytearray(artifact.main.read_bytes())
@@ -244,12 +244,12 @@ def test_a_run_says_each_time_which_check_failed_until_it_passes(
     """A version that is refused is not current, and what needs it is not built."""
     write_shop(tmp_path, "Toys")
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    house, core = House(tmp_path), ["raw/ratings", "raw/metadata", "core/items", "core/interactions"]
+    data_folder, core = DataFolder(tmp_path), ["raw/ratings", "raw/metadata", "core/items", "core/interactions"]
 
     def run() -> tuple[dict[str, str], list[str]]:
         """The errors of a run, and what is stale after it."""
-        (outcome,) = runs.execute(house, plan(house, ["Toys"], core), instance)
-        after = [step.key for stage in plan(house, ["Toys"], core) for step in stage.steps]
+        (outcome,) = runs.execute(data_folder, plan(data_folder, ["Toys"], core), instance)
+        after = [step.key for stage in plan(data_folder, ["Toys"], core) for step in stage.steps]
         return outcome.errors, after
 
     def shown() -> str:
@@ -261,8 +261,8 @@ def test_a_run_says_each_time_which_check_failed_until_it_passes(
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"compute_logs": silent}) as instance:
         assert run() == ({}, [])
         assert shown() == "SUCCEEDED"
-        before = house.store.require("core/items", "Toys")
-        write_raw(house.raw_folder, "Toys", 1)
+        before = data_folder.store.require("core/items", "Toys")
+        write_raw(data_folder.raw_folder, "Toys", 1)
         with monkeypatch.context() as broken:
             counted = blocking.violations
             twice = {"items_twice": 3}
@@ -278,24 +278,24 @@ def test_a_run_says_each_time_which_check_failed_until_it_passes(
                 assert f"the check {UNIQUE[1]} failed: items_twice 3" in errors["core/items"]
                 assert errors["core/interactions"] == "not reached"
                 assert stale == ["core/items", "core/interactions"]
-                assert house.store.require("core/items", "Toys") == before
+                assert data_folder.store.require("core/items", "Toys") == before
                 assert shown() == "FAILED"
-                assert not any(damage(house.store).values())
+                assert not any(damage(data_folder.store).values())
         assert run() == ({}, [])
         assert shown() == "SUCCEEDED"
-        assert house.store.require("core/items", "Toys") != before
+        assert data_folder.store.require("core/items", "Toys") != before
 
         # Of the right size and not what the manifest says: seen when Dagster is told of it, built again by the next.
-        damaged = house.store.require("core/items", "Toys").main
+        damaged = data_folder.store.require("core/items", "Toys").main
         content = damaged.read_bytes()
         damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        (outcome,) = runs.execute(house, [Stage("Toys", (STEPS["core/items"],))], instance)
+        (outcome,) = runs.execute(data_folder, [Stage("Toys", (STEPS["core/items"],))], instance)
         assert "has the sha256" in outcome.errors["core/items"]
         assert run() == ({}, [])
         assert damaged.read_bytes() == content
 
 
-def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: House) -> None:
+def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: DataFolder) -> None:
     assert evaluation(materialise("features/item_images"), "coverage").passed
     manifest = _artifact(store, "features/item_images").path / "manifest.json"
     stated = json.loads(manifest.read_text())
@@ -305,7 +305,7 @@ def test_a_domain_without_pictures_is_a_warning_unless_it_is_meant_to_be(store: 
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
     assert found.metadata["share"].value == 0
-    path = store.data / "domains.yaml"
+    path = store.path / "domains.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["defaults"]["image_encoder"] = {"kind": "none"}
     path.write_text(yaml.safe_dump(settings))

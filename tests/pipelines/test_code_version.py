@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import code_version as subject
 from pipelines import definitions  # noqa: F401, declares the steps
-from pipelines.step import STEPS
+from pipelines.planner import code_version as subject
+from pipelines.planner.step import STEPS
 
 MODULE = '''
 """A room."""
@@ -186,13 +186,13 @@ def test_what_is_not_there_is_an_error(room: Path, name: str) -> None:
 def test_every_step_reaches_what_it_is_known_to_run() -> None:
     """Of the code as it is, so that a search that loses its way is noticed."""
     known = {
-        "raw/ratings": ["warehouse.ratings:ingest_ratings", "warehouse.reviews:ingest_reviews"],
-        "core/sequences": ["warehouse.sequences:build_sequences"],
-        "features/text_embeddings": ["features.vector_cache:VectorCache", "features.encoders.models:describe"],
-        "models/scratch": ["mmm4rec.training:_Run", "mmm4rec.checkpoint:write", "mmm4rec.data:load_domain"],
-        "reports/metrics": ["mmm4rec.evaluation:rank_labels", "mmm4rec.baselines.popularity:rank_labels"],
-        "warehouse/report": ["features.search:find_pictures", "pipelines.report:build_report"],
+        "raw/ratings": ["warehouse.raw.ratings:ingest_ratings", "warehouse.raw.reviews:ingest_reviews"],
+        "core/sequences": ["warehouse.core.sequences:build_sequences"],
+        "features/text_embeddings": ["features.vectors.cache:VectorCache", "features.encoders.models:describe"],
+        "models/scratch": ["mmm4rec.training.fit:_Run", "mmm4rec.checkpoint:write", "mmm4rec.data:load_domain"],
+        "reports/metrics": ["mmm4rec.evaluation.ranking:rank_labels", "mmm4rec.baselines.popularity:rank_labels"],
+        "warehouse/report": ["features.lookup.search:find_pictures", "pipelines.reports.report:build_report"],
     }
-    assert "mmm4rec.losses:full_cross_entropy" in subject.reached("mmm4rec.model:MMM4Rec")
+    assert "mmm4rec.model.losses:full_cross_entropy" in subject.reached("mmm4rec.model.mmm4rec:MMM4Rec")
     for key, names in known.items():
         assert set(names) <= subject.reached(STEPS[key].code), key

@@ -11,14 +11,14 @@ import pytest
 from features.item_text import build_item_text
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.tables import TABLES as MODEL_TABLES
-from pipelines.columns import _DECLARED, columns
-from pipelines.settings import House
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.columns import _DECLARED, columns
 from tests.conftest import Cli
 from tests.warehouse.work import publish_domain, write_raw
-from warehouse.interactions import build_interactions
-from warehouse.items import build_items
-from warehouse.sequences import build_sequences
-from warehouse.store import Store
+from warehouse.artifacts.store import Store
+from warehouse.core.interactions import build_interactions
+from warehouse.core.items import build_items
+from warehouse.core.sequences import build_sequences
 from warehouse.tables import TABLES as CORE_TABLES
 
 TABLES = CORE_TABLES | FEATURE_TABLES | MODEL_TABLES
@@ -97,7 +97,7 @@ def test_what_is_declared_is_what_happens(store: Store, tmp_path: Path, key: str
 
 
 def test_vectors_come_from_the_form_of_the_text_that_was_encoded(tiny: Cli) -> None:
-    store = House(tiny.data).store
+    store = DataFolder(tiny.data).store
     texts, images = (store.require(f"features/{kind}_embeddings", "Sample_Toys") for kind in ("text", "image"))
     assert columns(texts)["vector"] == [("features/item_text", "text_clean")]
     assert columns(images)["vector"] == [("features/item_images", "sha256")]

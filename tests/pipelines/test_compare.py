@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mmm4rec.comparison import ABLATIONS, NAMES
+from mmm4rec.comparison.trainings import ABLATIONS, NAMES
 from mmm4rec.tables import COMPARISON, TABLES
-from pipelines.charts import convergence, shares, svg
-from pipelines.compare import LABELS, _published
+from pipelines.data_folder.folder import DataFolder
 from pipelines.dictionary import sql_type
-from pipelines.settings import House
+from pipelines.reports.charts import convergence, shares, svg
+from pipelines.reports.compare import LABELS, _published
 from tests.conftest import Cli
 from tests.pages import breaches
 from tests.pipelines.small import write_shop
@@ -115,7 +115,7 @@ def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Pa
 
 
 def test_the_counts_are_those_of_the_sequences(shop: Cli, compared: Page) -> None:
-    store = House(shop.data).store
+    store = DataFolder(shop.data).store
     summary = store.require("reports/comparison", "Toys").manifest.summary
     sequences = store.require("core/sequences", "Toys").path
     for table in ("users", "items", "interactions"):
@@ -179,14 +179,14 @@ def test_every_model_has_a_name_for_people() -> None:
 
 def test_published_figures_stand_only_beside_the_same_data(tmp_path: Path) -> None:
     (tmp_path / "domains.yaml").write_text("domains: {Scientific: {}, Toys: {}}")
-    house = House(tmp_path)
-    same = _published(house, "Scientific", (8442, 4385, 59427))
+    data_folder = DataFolder(tmp_path)
+    same = _published(data_folder, "Scientific", (8442, 4385, 59427))
     assert [(row["label"], row["HR@10"], row["NDCG@10"]) for row in same] == [
         ("MMM4Rec, pre-trained", 0.1348, 0.0724),
         ("MMM4Rec, pre-trained, without ID", 0.1278, 0.0668),
     ]
-    assert _published(house, "Scientific", (8442, 4385, 59426)) == []
-    assert _published(house, "Toys", (8442, 4385, 59427)) == []
+    assert _published(data_folder, "Scientific", (8442, 4385, 59426)) == []
+    assert _published(data_folder, "Toys", (8442, 4385, 59427)) == []
 
 
 def test_the_charts_draw_what_was_measured_and_the_same_again() -> None:

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import pytest
 
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import STEPS
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.plan import plan
+from pipelines.planner.step import STEPS
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import ENDED, JOB, TERMINATE, Run, Served
 from tests.pipelines.small import LONG, write_settings, write_shop
 from tests.warehouse.work import damage, staged, write_raw
-from warehouse.query import query
+from warehouse.catalogue.query import query
 
 pytestmark = pytest.mark.long
 
@@ -55,28 +55,28 @@ def data(shop: Path, tmp_path: Path) -> Path:
 
 
 def _versions(data: Path) -> dict[str, str]:
-    return {artifact.ref: artifact.version for artifact in House(data).store.all_current()}
+    return {artifact.ref: artifact.version for artifact in DataFolder(data).store.all_current()}
 
 
 def _sound(data: Path) -> None:
     """Everything is built, whole, and nothing is left of what was disturbed."""
-    house = House(data)
-    assert plan(house, house.present()) == []
-    assert not any(damage(house.store).values())
-    house.store.sweep()
-    assert staged(house.store) == []
+    data_folder = DataFolder(data)
+    assert plan(data_folder, data_folder.present()) == []
+    assert not any(damage(data_folder.store).values())
+    data_folder.store.sweep()
+    assert staged(data_folder.store) == []
 
 
 def _recommended(data: Path) -> set[str]:
     """The domains that have recommendations in the catalogue."""
-    rows = query(House(data).catalogue, "SELECT DISTINCT domain FROM reports.recommendations", {}).to_pylist()
+    rows = query(DataFolder(data).catalogue, "SELECT DISTINCT domain FROM reports.recommendations", {}).to_pylist()
     return {row["domain"] for row in rows}
 
 
 def _quiet(served: Served) -> bool:
     """All runs have ended, and everything is built."""
-    house = House(served.data)
-    return all(run.status in ENDED for run in served.runs()) and not plan(house, house.present())
+    data_folder = DataFolder(served.data)
+    return all(run.status in ENDED for run in served.runs()) and not plan(data_folder, data_folder.present())
 
 
 @pytest.mark.parametrize("changes", [0, pytest.param(2, marks=pytest.mark.soak)])
@@ -152,10 +152,10 @@ def test_cancelled_then_two_at_once(data: Path, quick_home: dict[str, str]) -> N
         served.ask(TERMINATE, run=cancelled)
         assert served.ended(cancelled) == "CANCELED"
         served.until(lambda: served.slots() == 0, "its slot is free")
-        house = House(data)
-        assert house.store.require("core/sequences", "Toys")
-        assert house.store.current("models/scratch", "Toys") is None
-        assert not any(damage(house.store).values())
+        data_folder = DataFolder(data)
+        assert data_folder.store.require("core/sequences", "Toys")
+        assert data_folder.store.current("models/scratch", "Toys") is None
+        assert not any(damage(data_folder.store).values())
 
         write_settings(data, domains=ROLES)
         pair = [served.launch("Toys", *ASSETS) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_killed_during_a_run(data: Path, quick_home: dict[str, str], victim: str
             os.kill(step, signal.SIGKILL)
             assert served.ended(disturbed.id) == "SUCCESS", "the step is tried again"
             served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it goes on")
-    assert not any(damage(House(data).store).values())
+    assert not any(damage(DataFolder(data).store).values())
     if victim != "the step":
         with Served(data, quick_home) as served:
             served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")
@@ -224,7 +224,7 @@ def test_the_disk_is_full(shop: Path, small_disk: Path) -> None:
         ballast.write_bytes(bytes(free - LITTLE))
         served.until(lambda: [run for run in served.runs() if run.status == "FAILURE"], "a run fails")
         assert {ref: version for ref, version in _versions(data).items() if ref in before} == before
-        assert not any(damage(House(data).store).values())
+        assert not any(damage(DataFolder(data).store).values())
         ballast.unlink()
         (data / "raw_files" / "Toys.csv").touch()
         served.until(lambda: _recommended(data) == {"Mugs", "Toys"} and _quiet(served), "it is mended")

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from pipelines.definitions import defs
-from pipelines.step import STEPS, upstream_first
+from pipelines.planner.step import STEPS, upstream_first
 
 LAYERS = {
     "raw": {"ratings", "metadata"},
@@ -91,7 +91,7 @@ def test_what_is_scarce_is_in_a_pool() -> None:
 def test_finding_that_nothing_is_stale_loads_neither_what_trains_nor_what_draws() -> None:
     code = (
         "import sys\n"
-        "from pipelines import plan, runs\n"
+        "from pipelines.planner import plan, runs\n"
         "found = {'torch', 'matplotlib', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )

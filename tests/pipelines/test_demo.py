@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from features.sample import DOMAINS
-from pipelines.settings import House
-from pipelines.step import NOT_MADE, upstream_first
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import NOT_MADE, upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
 from tests.pages import breaches
-from warehouse.query import query
-from warehouse.store import sha256_file
+from warehouse.artifacts.store import sha256_file
+from warehouse.catalogue.query import query
 
 TARGETS = [domain.name for domain in DOMAINS if domain.role == "target"]
 
@@ -27,11 +27,11 @@ def _ask(demo: Cli, question: str, **bound: Any) -> list[dict[str, Any]]:
 
 
 def test_every_asset_of_every_domain_stands(demo: Cli) -> None:
-    house = House(demo.data)
+    data_folder = DataFolder(demo.data)
     assert len(upstream_first()) == 17
     for step in upstream_first():
-        for domain in step.domains(house, [d.name for d in DOMAINS]):
-            artifact = house.store.require(step.key, domain)
+        for domain in step.domains(data_folder, [d.name for d in DOMAINS]):
+            artifact = data_folder.store.require(step.key, domain)
             for name, entry in artifact.manifest.files.items():
                 assert sha256_file(artifact.path / name) == entry.sha256, artifact.path / name
 
@@ -89,13 +89,13 @@ def test_everybody_gets_ten_new_items(demo: Cli) -> None:
 
 
 def test_no_line_of_the_raw_files_is_lost(demo: Cli) -> None:
-    house = House(demo.data)
+    data_folder = DataFolder(demo.data)
     for domain in DOMAINS:
-        lines = house.raw_file(domain.name, "ratings").read_bytes().rstrip(b"\n").count(b"\n") + 1
-        summary = house.store.require("raw/ratings", domain.name).manifest.summary
+        lines = data_folder.raw_file(domain.name, "ratings").read_bytes().rstrip(b"\n").count(b"\n") + 1
+        summary = data_folder.store.require("raw/ratings", domain.name).manifest.summary
         assert summary["lines"] == lines == summary["rows"] + summary["quarantined"]
         assert summary["quarantined"] > 0
-        rejected = house.store.require("core/interactions", domain.name).manifest.summary["rejected"]
+        rejected = data_folder.store.require("core/interactions", domain.name).manifest.summary["rejected"]
         assert rejected["exact_duplicate"] > 0
         assert rejected["no_metadata"] > 0
 
@@ -136,8 +136,8 @@ def test_search_finds_what_the_words_say(demo: Cli, tmp_path: Path) -> None:
 
 
 def test_search_by_picture_finds_the_picture(demo: Cli) -> None:
-    house = House(demo.data)
-    picture = sorted((house.raw_folder / "images" / TARGETS[0]).iterdir())[20]
+    data_folder = DataFolder(demo.data)
+    picture = sorted((data_folder.raw_folder / "images" / TARGETS[0]).iterdir())[20]
     hits = json.loads(demo("search", "--domain", TARGETS[0], "--image", str(picture), "--json").stdout)
     assert picture.stem in [hit["item_id"] for hit in hits[:3]]
 
@@ -203,7 +203,7 @@ def test_dagster_knows_what_happened(demo: Cli) -> None:
     told = json.loads(asked.stdout)
     assert told["runs"] == ["SUCCESS"]
     assert told["partitions"] == sorted(domain.name for domain in DOMAINS)
-    current = {artifact.ref: artifact.version for artifact in House(demo.data).store.all_current()}
+    current = {artifact.ref: artifact.version for artifact in DataFolder(demo.data).store.all_current()}
     made = {ref: version for ref, version in told["versions"].items() if version != NOT_MADE}
     assert made == current
     not_made = {f"models/{noun}@{d.name}" for noun in ("scratch", "finetuned") for d in DOMAINS if d.role == "source"}

@@ -11,9 +11,9 @@ import pytest
 from pipelines.dictionary import dictionary
 from tests.conftest import REPOSITORY, Cli
 from tests.test_tables import MADE, PRODUCED
-from warehouse.catalogue import view_name
-from warehouse.query import Session
-from warehouse.views import MACROS
+from warehouse.catalogue.build import view_name
+from warehouse.catalogue.query import Session
+from warehouse.catalogue.views import MACROS
 
 PAGE = (REPOSITORY / "docs" / "catalogue.md").read_text()
 BLOCKS = {

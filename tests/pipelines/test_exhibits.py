@@ -13,13 +13,13 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from pipelines import exhibits as module
-from pipelines import runs
-from pipelines.exhibits import exhibits
-from pipelines.settings import DATA_VARIABLE, House
-from pipelines.step import NOT_SHOWN
+from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
+from pipelines.planner import runs
+from pipelines.planner.step import NOT_SHOWN
+from pipelines.reports import exhibits as module
+from pipelines.reports.exhibits import exhibits
 from tests.conftest import Cli
-from warehouse.store import ALL
+from warehouse.artifacts.store import ALL
 
 PLOTS = {
     "core/interactions": ["ratings_plot"],
@@ -40,11 +40,11 @@ def pictures(value: Any) -> list[bytes]:
 
 @pytest.mark.long
 def test_every_artifact_has_something_to_look_at(tiny: Cli) -> None:
-    house = House(tiny.data)
-    for artifact in house.store.all_current():
+    data_folder = DataFolder(tiny.data)
+    for artifact in data_folder.store.all_current():
         if artifact.domain not in ("Sample_Kitchen", "Sample_Toys", ALL):  # a source, a target
             continue
-        shown, failed = exhibits(house, artifact)
+        shown, failed = exhibits(data_folder, artifact)
         assert not failed, artifact.ref
         assert shown, artifact.ref
         assert set(PLOTS.get(artifact.key, [])) <= set(shown), artifact.ref
@@ -57,16 +57,16 @@ def test_every_artifact_has_something_to_look_at(tiny: Cli) -> None:
 
 @pytest.mark.long
 def test_the_same_artifact_is_shown_the_same(tiny: Cli) -> None:
-    house = House(tiny.data)
+    data_folder = DataFolder(tiny.data)
     for key in ("core/sequences", "features/item_images", "reports/recommendations"):
-        artifact = house.store.require(key, "Sample_Toys")
-        assert exhibits(house, artifact) == exhibits(house, artifact)
+        artifact = data_folder.store.require(key, "Sample_Toys")
+        assert exhibits(data_folder, artifact) == exhibits(data_folder, artifact)
 
 
 def test_what_comes_from_outside_is_text(tiny: Cli, tmp_path: Path) -> None:
     """A title in a table is a cell, cut to size, never markdown."""
-    house = House(tiny.data)
-    shown, _ = exhibits(house, house.store.require("raw/metadata", "Sample_Toys"))
+    data_folder = DataFolder(tiny.data)
+    shown, _ = exhibits(data_folder, data_folder.store.require("raw/metadata", "Sample_Toys"))
     rows = shown["preview"].records
     assert len(rows) == 5
     assert all(isinstance(cell, str | int | float | bool) for row in rows for cell in row.data.values())
@@ -76,7 +76,7 @@ def test_what_comes_from_outside_is_text(tiny: Cli, tmp_path: Path) -> None:
 def test_a_users_id_is_no_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     user = "u` ![x](http://127.0.0.1:9/x.png) [log in](http://127.0.0.1:9) `\n\n# <b>"
     item = {"item_id": user, "title": user}
-    subject = module.Subject(House(tmp_path), cast(Any, None), (), ExitStack())
+    subject = module.Subject(DataFolder(tmp_path), cast(Any, None), (), ExitStack())
     rows = [{"user": user, "bought": [item], "next": [item]}]
     monkeypatch.setattr(module.Subject, "ask", lambda *_, **__: rows)
     monkeypatch.setattr(module.Subject, "pictures", None)
@@ -92,11 +92,11 @@ def test_a_users_id_is_no_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_picture_that_cannot_be_read_takes_nothing_else_with_it(tiny: Cli, tmp_path: Path) -> None:
     shutil.copytree(tiny.data, tmp_path / "data", ignore=shutil.ignore_patterns(".dagster", "cache"))
-    house = House(tmp_path / "data")
-    artifact = house.store.require("features/item_images", "Sample_Toys")
+    data_folder = DataFolder(tmp_path / "data")
+    artifact = data_folder.store.require("features/item_images", "Sample_Toys")
     for shard in artifact.path.glob("*.tar"):
         shard.unlink()
-    shown, failed = exhibits(house, artifact)
+    shown, failed = exhibits(data_folder, artifact)
     assert set(failed) == {"sheet"}
     assert ".tar" in failed["sheet"]
     assert shown[NOT_SHOWN].value == failed
@@ -112,13 +112,13 @@ def test_a_picture_that_fails_fails_alone_and_is_said(
     cli("sample", "--size", "tiny")
     monkeypatch.setenv(DATA_VARIABLE, str(cli.data))
     monkeypatch.setattr(module, "_EXHIBITS", {"raw/ratings": ((), {"plot": broken})})
-    house = House(cli.data)
-    stages = runs.plan(house, ["Sample_Toys"], ["raw/ratings"])
+    data_folder = DataFolder(cli.data)
+    stages = runs.plan(data_folder, ["Sample_Toys"], ["raw/ratings"])
     with dg.DagsterInstance.ephemeral() as instance:
-        (outcome,) = runs.execute(house, stages, instance)
+        (outcome,) = runs.execute(data_folder, stages, instance)
         record = instance.fetch_materializations(dg.AssetKey(["raw", "ratings"]), limit=1).records[0]
     assert not outcome.errors
     assert "no axis" in outcome.warnings[f"raw/ratings {NOT_SHOWN}"]
     assert record.asset_materialization
     assert record.asset_materialization.metadata[NOT_SHOWN].value == {"plot": "ZeroDivisionError: no axis"}
-    assert house.store.current("raw/ratings", "Sample_Toys")
+    assert data_folder.store.current("raw/ratings", "Sample_Toys")

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.plan import plan
-from pipelines.runs import open_instance
-from pipelines.settings import House
-from pipelines.step import upstream_first
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.plan import plan
+from pipelines.planner.runs import open_instance
+from pipelines.planner.step import upstream_first
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.disturb import moments
 from tests.warehouse.work import damage, leave, leftovers, overwrite, staged, versions, write_raw
-from warehouse.errors import WarehouseError
-from warehouse.store import ALL
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.store import ALL
 
 pytestmark = pytest.mark.long
 
@@ -65,7 +65,7 @@ def _made(data: Path) -> dict[Path, int]:
 
 
 def _sound(data: Path) -> None:
-    store = House(data).store
+    store = DataFolder(data).store
     assert leftovers(store, *SHOWN, *GIVEN) == []
     assert staged(store) == []
     assert store.exposes(store.require("warehouse/catalogue", ALL), "warehouse.duckdb")
@@ -78,10 +78,10 @@ def test_a_second_run_makes_no_new_version(built: Cli) -> None:
         path.touch()
     leave(built.data)
     assert "nothing to do" in built("run").stdout
-    house = House(built.data)
+    data_folder = DataFolder(built.data)
     for step in upstream_first():
-        for domain in step.domains(house, house.present()):
-            artifact, again = step.publish(house, domain)
+        for domain in step.domains(data_folder, data_folder.present()):
+            artifact, again = step.publish(data_folder, domain)
             assert not again, artifact.ref
     assert _made(built.data) == before
     _sound(built.data)
@@ -97,35 +97,35 @@ def _unshown(data: Path) -> None:
 
 def _unpointed(data: Path) -> None:
     """Killed between the rename and CURRENT of a first version."""
-    (House(data).store.folder("core/interactions", "Sample_Toys") / "CURRENT").unlink()
+    (DataFolder(data).store.folder("core/interactions", "Sample_Toys") / "CURRENT").unlink()
 
 
 def _no_manifest(data: Path) -> None:
-    overwrite(House(data).store.require("core/items", "Sample_Toys").path / "manifest.json", "{")
+    overwrite(DataFolder(data).store.require("core/items", "Sample_Toys").path / "manifest.json", "{")
 
 
 def _cut(data: Path) -> None:
-    os.truncate(House(data).store.require("raw/ratings", "Sample_Toys").main, 10)
+    os.truncate(DataFolder(data).store.require("raw/ratings", "Sample_Toys").main, 10)
 
 
 def _nonsense(data: Path) -> None:
-    (House(data).store.folder("core/sequences", "Sample_Toys") / "CURRENT").write_text("../../../../etc")
+    (DataFolder(data).store.folder("core/sequences", "Sample_Toys") / "CURRENT").write_text("../../../../etc")
 
 
 def _gone(data: Path) -> None:
-    shutil.rmtree(House(data).store.require("models/scratch", "Sample_Toys").path)
+    shutil.rmtree(DataFolder(data).store.require("models/scratch", "Sample_Toys").path)
 
 
 def test_the_next_run_repairs_whatever_is_broken(built: Cli) -> None:
-    before = versions(House(built.data).store)
+    before = versions(DataFolder(built.data).store)
     for fault in (_unshown, _unpointed, _no_manifest, _cut, _nonsense, _gone):
         fault(built.data)
-        house = House(built.data)
-        assert plan(house, house.present()), f"{fault.__name__} was not seen"
+        data_folder = DataFolder(built.data)
+        assert plan(data_folder, data_folder.present()), f"{fault.__name__} was not seen"
     leave(built.data)
     built("run")
-    assert versions(House(built.data).store) == before
-    assert not any(damage(House(built.data).store).values())
+    assert versions(DataFolder(built.data).store) == before
+    assert not any(damage(DataFolder(built.data).store).values())
     _sound(built.data)
 
 
@@ -145,9 +145,9 @@ def _pair(data: Path, *arguments: str) -> None:
     pair = [_start(data, *arguments) for _ in range(2)]
     said = [run.communicate(timeout=600)[0] for run in pair]
     assert [run.returncode for run in pair] == [0, 0], "\n".join(said)
-    assert not any(damage(House(data).store).values())
-    assert leftovers(House(data).store, *SHOWN, *GIVEN) == []
-    assert staged(House(data).store) == []
+    assert not any(damage(DataFolder(data).store).values())
+    assert leftovers(DataFolder(data).store, *SHOWN, *GIVEN) == []
+    assert staged(DataFolder(data).store) == []
 
 
 def test_two_first_runs_at_once(tmp_path: Path, prepared: Path) -> None:
@@ -159,7 +159,9 @@ def test_two_first_runs_at_once(tmp_path: Path, prepared: Path) -> None:
 
 def _placeless(data: Path) -> dict[str, str]:
     """What is current, but for the catalogue and what is made from it: these are of their folder."""
-    return {ref: version for ref, version in versions(House(data).store).items() if not ref.startswith("warehouse/")}
+    return {
+        ref: version for ref, version in versions(DataFolder(data).store).items() if not ref.startswith("warehouse/")
+    }
 
 
 @pytest.mark.soak
@@ -201,7 +203,7 @@ def test_half_made_databases_are_made_anew_and_whole_ones_are_kept(instance_fold
 
 MAKE_DATABASES = """
 import sys, pathlib
-from pipelines.runs import open_instance
+from pipelines.planner.runs import open_instance
 print("ready", flush=True)
 with open_instance(pathlib.Path(sys.argv[1])):
     print("made", flush=True)
@@ -247,7 +249,7 @@ def test_whole_runs_killed_at_random_moments(tmp_path: Path, prepared: Path, bui
             time.sleep(chance.uniform(0, seconds))
             os.killpg(run.pid, signal.SIGKILL)
             run.communicate()
-            assert leftovers(House(data).store, *SHOWN, *GIVEN) == []
+            assert leftovers(DataFolder(data).store, *SHOWN, *GIVEN) == []
         Cli(data)("run")
         assert _placeless(data) == _placeless(built.data)
         _sound(data)
@@ -288,42 +290,42 @@ def test_hostile_file_names_hold_up_nobody(cli: Cli) -> None:
     for category in HOSTILE:
         assert f"left out {f'meta_{category}.json'!r}: {category!r} is no domain name" in said
     assert "Traceback" not in said
-    assert [artifact.ref for artifact in House(cli.data).store.all_current()] == ["raw/ratings@Toys"]
+    assert [artifact.ref for artifact in DataFolder(cli.data).store.all_current()] == ["raw/ratings@Toys"]
 
 
 def test_a_hostile_category_can_be_given_a_name(tmp_path: Path) -> None:
     _pairs(tmp_path, "with space", "*")
     (tmp_path / "domains.yaml").write_text("domains: {Spaced: {category: with space}}")
-    house = House(tmp_path)
-    assert house.present() == ["Spaced"]
-    assert house.raw_file("Spaced", "ratings").name == "with space.csv"
-    assert list(house.left_out()) == ["meta_*.json"]
+    data_folder = DataFolder(tmp_path)
+    assert data_folder.present() == ["Spaced"]
+    assert data_folder.raw_file("Spaced", "ratings").name == "with space.csv"
+    assert list(data_folder.left_out()) == ["meta_*.json"]
 
 
 def test_a_category_does_not_take_the_name_of_another_domain(tmp_path: Path) -> None:
     _pairs(tmp_path, "Toys", "Other")
     (tmp_path / "domains.yaml").write_text("domains: {Toys: {category: Other}}")
-    house = House(tmp_path)
-    assert house.settings.domain("Toys").category == "Other"
-    assert "already the name" in house.left_out()["meta_Toys.json"]
+    data_folder = DataFolder(tmp_path)
+    assert data_folder.settings.domain("Toys").category == "Other"
+    assert "already the name" in data_folder.left_out()["meta_Toys.json"]
 
 
 @pytest.mark.parametrize("name", [*HOSTILE[:-1], "", "../x", "x" * 300, 5, None, True, 1.5, "a\0b"])
 def test_a_hostile_domain_name_in_the_settings_is_an_error(tmp_path: Path, name: Any) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump({"domains": {name: {}}}))
-    with pytest.raises(WarehouseError, match="no domain name"):
-        House(tmp_path).present()
+    with pytest.raises(StoreError, match="no domain name"):
+        DataFolder(tmp_path).present()
 
 
 @pytest.mark.parametrize("category", ["../x", "a/b", "..\\x", "x" * 300, "é" * 150, "a\nb", "a\0b", "", 5, None, ["x"]])
 def test_a_category_that_leads_elsewhere_is_an_error(tmp_path: Path, category: Any) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump({"domains": {"Toys": {"category": category}}}))
-    with pytest.raises(WarehouseError, match="of Toys is no part of a file name"):
-        House(tmp_path).present()
+    with pytest.raises(StoreError, match="of Toys is no part of a file name"):
+        DataFolder(tmp_path).present()
 
 
 @pytest.mark.parametrize("settings", [{"domains": ["Toys"]}, {"domains": {"Toys": 3}}, {"defaults": 3}])
 def test_settings_of_another_shape_are_an_error(tmp_path: Path, settings: dict[str, Any]) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(WarehouseError, match="must be a mapping"):
-        House(tmp_path).present()
+    with pytest.raises(StoreError, match="must be a mapping"):
+        DataFolder(tmp_path).present()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import House
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
 from tests.conftest import REPOSITORY, Cli
 from tests.web import Fault, Site
-from warehouse.errors import WarehouseError
 
 RATINGS = b"B00005N7P0,AH2IFH762VY5U,5.0,1005177600\n" * 5000
 METADATA = gzip.compress(b'{"asin": "B00005N7P0"}\n', mtime=0)
@@ -48,7 +48,7 @@ def test_a_known_domain_from_the_location_of_the_settings(cli: Cli, site: Site) 
     assert (raw / "Industrial_and_Scientific.csv").read_bytes() == RATINGS
     assert (raw / "meta_Industrial_and_Scientific.json.gz").read_bytes() == METADATA
     # What the fetch keeps for itself is no raw file.
-    assert House(cli.data).present() == ["Scientific"]
+    assert DataFolder(cli.data).present() == ["Scientific"]
     again = json.loads(cli("fetch", "Scientific", "Industrial_and_Scientific", "--reviews", "--json").stdout)
     assert [(Path(file["path"]).name, file["kept"]) for file in again["files"]] == [
         ("Industrial_and_Scientific_5.json.gz", False),
@@ -102,7 +102,7 @@ def test_a_killed_command_goes_on(cli: Cli, site: Site) -> None:
         time.sleep(0.02)
     killed.kill()
     killed.wait()
-    assert House(cli.data).present() == []
+    assert DataFolder(cli.data).present() == []
     assert "went on from 131,072" in cli(*command).stdout
     assert [asked.range for asked in site.asked if asked.path == SCIENTIFIC] == [None, "bytes=131072-"]
     assert (cli.data / "raw_files" / "Industrial_and_Scientific.csv").read_bytes() == RATINGS
@@ -110,11 +110,11 @@ def test_a_killed_command_goes_on(cli: Cli, site: Site) -> None:
 
 def test_names_of_domains_and_of_categories(tmp_path: Path) -> None:
     (tmp_path / "domains.yaml").write_text("domains: {Shop: {category: My-Shop.2024}, Arts: {k: 3}, Plain: }")
-    house = House(tmp_path)
-    assert house.category("Arts") == "Arts_Crafts_and_Sewing"
-    assert house.category("Food") == "Grocery_and_Gourmet_Food"
-    assert house.category("Shop") == "My-Shop.2024"
-    assert house.category("Plain") == "Plain"
+    data_folder = DataFolder(tmp_path)
+    assert data_folder.category("Arts") == "Arts_Crafts_and_Sewing"
+    assert data_folder.category("Food") == "Grocery_and_Gourmet_Food"
+    assert data_folder.category("Shop") == "My-Shop.2024"
+    assert data_folder.category("Plain") == "Plain"
     for name in ("", ".", "..", "a/b", "a\\b", "a\n", "%2e%2e", "-x", "x" * 200):
-        with pytest.raises(WarehouseError, match="is no category"):
-            house.category(name)
+        with pytest.raises(SettingsError, match="is no category"):
+            data_folder.category(name)

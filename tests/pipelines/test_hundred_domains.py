@@ -9,14 +9,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines import automation
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import STEPS, upstream_first
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner import automation
+from pipelines.planner.plan import plan
+from pipelines.planner.step import STEPS, upstream_first
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
-from warehouse import hashes
-from warehouse.store import ALL, Artifact
+from warehouse.artifacts import hashes
+from warehouse.artifacts.store import ALL, Artifact
 
 pytestmark = pytest.mark.long
 
@@ -27,19 +27,21 @@ def _copies(data: Path, names: Sequence[str]) -> None:
     for name in names:
         shutil.copy(raw / "Toys.csv", raw / f"{name}.csv")
         shutil.copy(raw / "meta_Toys.json", raw / f"meta_{name}.json")
-    house = House(data)
+    data_folder = DataFolder(data)
     for step in upstream_first():
-        for name in step.domains(house, names) if step.per_domain else ():
-            template = house.store.require(step.key, "Toys")
+        for name in step.domains(data_folder, names) if step.per_domain else ():
+            template = data_folder.store.require(step.key, "Toys")
 
             def build(out: Path, template: Artifact = template) -> Mapping[str, Any]:
                 for file in template.manifest.files:
                     shutil.copy(template.path / file, out / file)
                 return template.manifest.summary
 
-            house.store.publish(step.recipe(house, name, step.inputs(house, name)), build, step.identity)
+            data_folder.store.publish(
+                step.recipe(data_folder, name, step.inputs(data_folder, name)), build, step.identity
+            )
     for key in ("warehouse/catalogue", "warehouse/report"):
-        STEPS[key].publish(house, ALL)
+        STEPS[key].publish(data_folder, ALL)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,9 @@ def test_nothing_to_do(
     data = Path(shutil.copytree(toys, tmp_path / "data"))
     _copies(data, [f"Shop{number:02}" for number in range(count)])
     monkeypatch.setenv("MMM4REC_DATA", str(data))
-    house = House(data)
-    assert len(house.present()) == count + 2
-    assert plan(house, house.present()) == []
+    data_folder = DataFolder(data)
+    assert len(data_folder.present()) == count + 2
+    assert plan(data_folder, data_folder.present()) == []
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         cursor = None
@@ -77,7 +79,7 @@ def test_nothing_to_do(
         assert not _tick(data, cursor, instance).run_requests
         tick = time.perf_counter() - begin
     begin = time.perf_counter()
-    assert plan(House(data), house.present()) == []
+    assert plan(DataFolder(data), data_folder.present()) == []
     sweep = time.perf_counter() - begin
     assert read == []
     with capsys.disabled():

@@ -14,16 +14,16 @@ import yaml
 
 from mmm4rec import checkpoint
 from mmm4rec.data import DomainData, Features
-from mmm4rec.exchange import export_checkpoint
-from mmm4rec.model import MMM4Rec
-from pipelines.runs import plan
-from pipelines.settings import House
-from pipelines.step import STEPS
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.published.exchange import export_checkpoint
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
+from pipelines.planner.runs import plan
+from pipelines.planner.step import STEPS
 from tests.conftest import Cli
-from warehouse.errors import WarehouseError
-from warehouse.query import query
-from warehouse.questions import example
-from warehouse.store import ALL
+from warehouse.artifacts.store import ALL
+from warehouse.catalogue.query import query
+from warehouse.catalogue.questions import example
 
 pytestmark = pytest.mark.long
 
@@ -33,9 +33,9 @@ ITEMS = [f"elsewhere{n}" for n in range(7)]
 @pytest.fixture
 def published(tiny: Cli, tmp_path: Path) -> Path:
     """A checkpoint in the published layout: two layers and per-item weights, over vectors as wide as the sample's."""
-    house = House(tiny.data)
-    kind = checkpoint.load(house.store.require("models/pretrained", ALL).path).text
-    config = replace(house.settings.model, compat="published", layers=2)
+    data_folder = DataFolder(tiny.data)
+    kind = checkpoint.load(data_folder.store.require("models/pretrained", ALL).path).text
+    config = replace(data_folder.settings.model, compat="published", layers=2)
     none = torch.zeros(0, dtype=torch.int64)
     features = Features(torch.zeros(len(ITEMS) + 1, kind.width), torch.ones(len(ITEMS) + 1, dtype=torch.bool))
     domain = DomainData("elsewhere", [], ITEMS, none, none, none, none, none, features, features)
@@ -58,10 +58,10 @@ def cli(tiny: Cli, tmp_path: Path) -> Cli:
     return Cli(tmp_path / "data")
 
 
-def use(data: Path, pretrained: str) -> House:
+def use(data: Path, pretrained: str) -> DataFolder:
     settings = data / "domains.yaml"
     settings.write_text(yaml.safe_dump({**yaml.safe_load(settings.read_text()), "pretrained": pretrained}))
-    return House(data)
+    return DataFolder(data)
 
 
 def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None:
@@ -73,12 +73,12 @@ def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None
     assert f"next: `pretrained: imported/published` in {cli.data}/domains.yaml, then `mmm4rec run`" in said
     imported = cli.data / "imported/published"
 
-    house = use(cli.data, "imported/published")
-    stale = {stage.domain: [step.key for step in stage.steps] for stage in plan(house, house.present())}
+    data_folder = use(cli.data, "imported/published")
+    stale = {stage.domain: [step.key for step in stage.steps] for stage in plan(data_folder, data_folder.present())}
     assert stale["Sample_Toys"] == ["models/finetuned", "reports/metrics", "reports/recommendations"]
     assert "Sample_Kitchen" not in stale, "source domains play no part"
     cli("run", "Sample_Toys")
-    store = House(cli.data).store
+    store = DataFolder(cli.data).store
     pretrained, tuned = store.require("models/pretrained", ALL), store.require("models/finetuned", "Sample_Toys")
     assert pretrained.manifest.inputs == pretrained.manifest.parameters == {}
     assert pretrained.manifest.sources == {
@@ -92,16 +92,16 @@ def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None
     assert transfer["left_out"]["layers.1.cross.query.weight"] == "the model has 1 of its 2 layers"
     assert [unchecked.split()[0] for unchecked in transfer["unchecked"]] == ["text", "image"]
     asked = example("model_lineage")
-    lineage = query(house.catalogue, asked.sql, asked.bind({"domain": "Sample_Toys"})).to_pylist()
+    lineage = query(data_folder.catalogue, asked.sql, asked.bind({"domain": "Sample_Toys"})).to_pylist()
     assert {"published/model.safetensors", "Sample_Toys.csv"} <= {row["source"] for row in lineage}
-    assert plan(House(cli.data), ["Sample_Toys"]) == []
+    assert plan(DataFolder(cli.data), ["Sample_Toys"]) == []
 
 
 def test_a_checkpoint_that_is_not_there_is_said_and_holds_up_no_table(cli: Cli) -> None:
-    house = use(cli.data, "nowhere")
-    stale = {step.key for stage in plan(house, ["Sample_Toys"]) for step in stage.steps}
+    data_folder = use(cli.data, "nowhere")
+    stale = {step.key for stage in plan(data_folder, ["Sample_Toys"]) for step in stage.steps}
     assert "models/pretrained" in stale
     assert not {"core/sequences", "features/text_embeddings", "models/scratch"} & stale
     missing = rf"pretrained in domains\.yaml: there is no model\.safetensors in {cli.data}/nowhere; .*import-checkpoint"
-    with pytest.raises(WarehouseError, match=missing):
-        STEPS["models/pretrained"].publish(house, ALL)
+    with pytest.raises(SettingsError, match=missing):
+        STEPS["models/pretrained"].publish(data_folder, ALL)

@@ -13,15 +13,16 @@ import pytest
 from msgspec.structs import asdict, replace
 from rich.console import Console
 
-from pipelines import event_log, lineage, runs
+from pipelines import lineage
+from pipelines.data_folder.folder import DataFolder
 from pipelines.definitions import defs
-from pipelines.runs import plan
-from pipelines.settings import House
-from pipelines.step import STEPS
+from pipelines.planner import event_log, runs
+from pipelines.planner.runs import plan
+from pipelines.planner.step import STEPS
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
-from warehouse.lineage import Lineage
-from warehouse.store import ALL, Artifact, Version, sha256_file
+from warehouse.artifacts.lineage import Lineage
+from warehouse.artifacts.store import ALL, Artifact, Version, sha256_file
 
 CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
 CATALOGUE = "warehouse/catalogue"
@@ -31,12 +32,12 @@ CATALOGUE = "warehouse/catalogue"
 
 
 def test_a_tree_ends_at_the_bytes_of_the_raw_files(tiny: Cli) -> None:
-    house = House(tiny.data)
+    data_folder = DataFolder(tiny.data)
     shown = tiny("trace", "models/finetuned@Sample_Toys").stdout
-    domains = ["Sample_Toys", *house.sources()]
+    domains = ["Sample_Toys", *data_folder.sources()]
     for domain in domains:
         for kind in ("ratings", "metadata"):
-            path = house.raw_file(domain, kind)
+            path = data_folder.raw_file(domain, kind)
             assert f"{path.name} sha256 {sha256_file(path)}" in shown
     rows = json.loads(tiny("trace", "models/finetuned@Sample_Toys", "--json").stdout)
     assert rows[0]["key"] == "models/finetuned"
@@ -49,8 +50,8 @@ def test_a_tree_ends_at_the_bytes_of_the_raw_files(tiny: Cli) -> None:
 
 
 def test_the_way_up_and_the_catalogue_say_the_same(tiny: Cli) -> None:
-    house = House(tiny.data)
-    source = house.raw_file("Sample_Toys", "metadata")
+    data_folder = DataFolder(tiny.data)
+    source = data_folder.raw_file("Sample_Toys", "metadata")
     by_name = json.loads(tiny("impact", source.name, "--json").stdout)
     assert json.loads(tiny("impact", sha256_file(source)[:12], "--json").stdout) == by_name
     shown = json.loads(tiny("sql", f"FROM lineage.impact('{source.name}')", "--json").stdout)
@@ -137,25 +138,29 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
     data = tmp_path / "data"
     write_raw(data / "raw_files", "Toys", 0)
     (data / "domains.yaml").write_text("defaults: {k: 3}\n")
     monkeypatch.setenv("MMM4REC_DATA", str(data))
-    return House(data)
+    return DataFolder(data)
 
 
-def _run(house: House, instance: dg.DagsterInstance, *keys: str) -> None:
+def _run(data_folder: DataFolder, instance: dg.DagsterInstance, *keys: str) -> None:
     """What `mmm4rec run` does; nothing fails, and no check warns."""
-    stages = plan(house, ["Toys"], keys)
-    outcomes = list(runs.execute(house, runs.unrecorded(house, stages, instance, ["Toys"], keys) + stages, instance))
+    stages = plan(data_folder, ["Toys"], keys)
+    outcomes = list(
+        runs.execute(data_folder, runs.unrecorded(data_folder, stages, instance, ["Toys"], keys) + stages, instance)
+    )
     assert [(o.stage.name, o.errors, o.warnings) for o in outcomes if o.errors or o.warnings] == []
 
 
 @pytest.mark.long
-def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, instance: dg.DagsterInstance) -> None:
-    _run(house, instance, *CORE, CATALOGUE)
-    assert event_log.disagreements(house, instance) == []
+def test_all_three_agree_and_a_process_killed_between_two_is_seen(
+    data_folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    _run(data_folder, instance, *CORE, CATALOGUE)
+    assert event_log.disagreements(data_folder, instance) == []
     (made,) = instance.fetch_materializations(dg.AssetKey(["core", "items"]), 1).records
     told = made.asset_materialization
     assert told
@@ -163,21 +168,21 @@ def test_all_three_agree_and_a_process_killed_between_two_is_seen(house: House, 
     assert columns.deps_by_column["title_raw"] == [dg.TableColumnDep(dg.AssetKey(["raw", "metadata"]), "title")]
 
     # Killed after the version was published, before Dagster was told; so the catalogue is behind as well.
-    write_raw(house.raw_folder, "Toys", 1)
-    STEPS["raw/ratings"].publish(House(house.data), "Toys")
-    new, old = house.store.require("raw/ratings", "Toys").version, told.tags
+    write_raw(data_folder.raw_folder, "Toys", 1)
+    STEPS["raw/ratings"].publish(DataFolder(data_folder.path), "Toys")
+    new, old = data_folder.store.require("raw/ratings", "Toys").version, told.tags
     assert old
-    assert event_log.unrecorded(house, instance) == [("raw/ratings", "Toys")]
-    found = "\n".join(event_log.disagreements(house, instance))
+    assert event_log.unrecorded(data_folder, instance) == [("raw/ratings", "Toys")]
+    found = "\n".join(event_log.disagreements(data_folder, instance))
     assert "event log does not have the current raw/ratings of Toys; `mmm4rec run` records it" in found
     assert f"does not show the current raw/ratings@Toys:{new}" in found
 
-    _run(House(house.data), instance, *CORE, CATALOGUE)
-    assert event_log.disagreements(house, instance) == []
+    _run(DataFolder(data_folder.path), instance, *CORE, CATALOGUE)
+    assert event_log.disagreements(data_folder, instance) == []
 
 
-def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.DagsterInstance) -> None:
-    STEPS["raw/ratings"].publish(house, "Toys")
+def test_the_check_warns_of_what_the_event_log_lacks(data_folder: DataFolder, instance: dg.DagsterInstance) -> None:
+    STEPS["raw/ratings"].publish(data_folder, "Toys")
     ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))]
     )
@@ -188,74 +193,78 @@ def test_the_check_warns_of_what_the_event_log_lacks(house: House, instance: dg.
     assert "raw/ratings of Toys" in str(check.metadata["examples"].value)
 
 
-def test_a_catalogue_that_is_gone_is_a_disagreement(house: House, instance: dg.DagsterInstance) -> None:
-    assert event_log.disagreements(house, instance) == [f"there is no catalogue at {house.catalogue}"]
+def test_a_catalogue_that_is_gone_is_a_disagreement(data_folder: DataFolder, instance: dg.DagsterInstance) -> None:
+    assert event_log.disagreements(data_folder, instance) == [f"there is no catalogue at {data_folder.catalogue}"]
 
 
-def test_manifests_from_before_make_nothing_stale(house: House) -> None:
+def test_manifests_from_before_make_nothing_stale(data_folder: DataFolder) -> None:
     for key in CORE:
-        STEPS[key].publish(house, "Toys")
-    before = house.store.all_current()
+        STEPS[key].publish(data_folder, "Toys")
+    before = data_folder.store.all_current()
     for artifact in before:
         make_old(artifact)
-    assert plan(House(house.data), ["Toys"], CORE) == []
-    assert all(artifact.manifest.environment is None for artifact in house.store.all_current())
+    assert plan(DataFolder(data_folder.path), ["Toys"], CORE) == []
+    assert all(artifact.manifest.environment is None for artifact in data_folder.store.all_current())
     for key in CORE:
-        assert not STEPS[key].publish(House(house.data), "Toys")[1]
-    assert not any(lineage.verify(house).values())
+        assert not STEPS[key].publish(DataFolder(data_folder.path), "Toys")[1]
+    assert not any(lineage.verify(data_folder).values())
 
 
 @pytest.mark.long
-def test_a_store_from_elsewhere_is_recorded_without_building(house: House, instance: dg.DagsterInstance) -> None:
+def test_a_store_from_elsewhere_is_recorded_without_building(
+    data_folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
     for key in CORE:
-        STEPS[key].publish(house, "Toys")
-    before = {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()}
-    assert plan(house, ["Toys"], CORE) == []
-    _run(house, instance, *CORE)
-    assert {version: house.store.path(version).stat().st_mtime_ns for version in house.store.versions()} == before
-    assert event_log.unrecorded(house, instance) == []
+        STEPS[key].publish(data_folder, "Toys")
+    before = {version: data_folder.store.path(version).stat().st_mtime_ns for version in data_folder.store.versions()}
+    assert plan(data_folder, ["Toys"], CORE) == []
+    _run(data_folder, instance, *CORE)
+    assert {
+        version: data_folder.store.path(version).stat().st_mtime_ns for version in data_folder.store.versions()
+    } == before
+    assert event_log.unrecorded(data_folder, instance) == []
 
 
 @pytest.mark.long
 def test_damage_that_keeps_the_size_is_found_and_the_next_run_mends_it(
-    house: House, instance: dg.DagsterInstance
+    data_folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
-    _run(house, instance, *CORE)
-    items = house.store.require("core/items", "Toys")
+    _run(data_folder, instance, *CORE)
+    items = data_folder.store.require("core/items", "Toys")
     data = bytearray(items.main.read_bytes())
     data[len(data) // 2] ^= 1
     overwrite(items.main, data)
-    assert plan(house, ["Toys"], CORE) == []
+    assert plan(data_folder, ["Toys"], CORE) == []
     seen: list[tuple[int, int]] = []
-    found = lineage.verify(house, ["Toys"], progress=lambda done, total: seen.append((done, total)))
+    found = lineage.verify(data_folder, ["Toys"], progress=lambda done, total: seen.append((done, total)))
     assert [name for name, problems in found.items() if problems] == [f"core/items@Toys:{items.version}"]
     assert len(found) == len(CORE)
     assert seen[-1][0] == seen[-1][1] > 0
-    assert {step.key for stage in plan(house, ["Toys"], CORE) for step in stage.steps} == {
+    assert {step.key for stage in plan(data_folder, ["Toys"], CORE) for step in stage.steps} == {
         "core/items",
         "core/interactions",
         "core/sequences",
     }
-    _run(house, instance, *CORE)
-    assert house.store.require("core/items", "Toys").version == items.version
-    assert not any(lineage.verify(house).values())
-    assert plan(house, ["Toys"], CORE) == []
-    assert leftovers(house.store, ".dagster", "cache", "raw_files", "domains.yaml") == []
+    _run(data_folder, instance, *CORE)
+    assert data_folder.store.require("core/items", "Toys").version == items.version
+    assert not any(lineage.verify(data_folder).values())
+    assert plan(data_folder, ["Toys"], CORE) == []
+    assert leftovers(data_folder.store, ".dagster", "cache", "raw_files", "domains.yaml") == []
 
 
-def test_versions_that_are_not_current_are_verified_when_asked(house: House) -> None:
-    STEPS["raw/ratings"].publish(house, "Toys")
-    old = house.store.require("raw/ratings", "Toys")
-    write_raw(house.raw_folder, "Toys", 1)
-    STEPS["raw/ratings"].publish(House(house.data), "Toys")
+def test_versions_that_are_not_current_are_verified_when_asked(data_folder: DataFolder) -> None:
+    STEPS["raw/ratings"].publish(data_folder, "Toys")
+    old = data_folder.store.require("raw/ratings", "Toys")
+    write_raw(data_folder.raw_folder, "Toys", 1)
+    STEPS["raw/ratings"].publish(DataFolder(data_folder.path), "Toys")
     old.main.unlink()
-    assert not any(lineage.verify(house).values())
-    assert lineage.verify(house, everything=True)[f"raw/ratings@Toys:{old.version}"] == [f"{old.main} is missing"]
+    assert not any(lineage.verify(data_folder).values())
+    assert lineage.verify(data_folder, everything=True)[f"raw/ratings@Toys:{old.version}"] == [f"{old.main} is missing"]
 
 
-def test_a_current_that_leads_nowhere_is_damage(house: House) -> None:
-    STEPS["raw/ratings"].publish(house, "Toys")
-    shutil.rmtree(house.store.require("raw/ratings", "Toys").path)
-    ((problem,),) = lineage.verify(house).values()
+def test_a_current_that_leads_nowhere_is_damage(data_folder: DataFolder) -> None:
+    STEPS["raw/ratings"].publish(data_folder, "Toys")
+    shutil.rmtree(data_folder.store.require("raw/ratings", "Toys").path)
+    ((problem,),) = lineage.verify(data_folder).values()
     assert "no readable manifest" in problem
     assert "`mmm4rec run Toys` builds it again" in problem

@@ -14,15 +14,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines import forget, lineage, runs
+from pipelines import forget, lineage
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
 from pipelines.garbage import collect
-from pipelines.plan import plan
-from pipelines.settings import House
+from pipelines.planner import runs
+from pipelines.planner.plan import plan
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.work import write_raw
-from warehouse.errors import WarehouseError
-from warehouse.query import check_place, query
-from warehouse.store import ALL
+from warehouse.artifacts.store import ALL
+from warehouse.catalogue.query import check_place, query
+from warehouse.errors import DataError
 
 KEYS = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences", "warehouse/catalogue")
 FILES = "SELECT DISTINCT domain FROM core.items ORDER BY ALL"
@@ -36,9 +38,9 @@ class Shop:
     instance: dg.DagsterInstance
 
     @property
-    def house(self) -> House:
+    def data_folder(self) -> DataFolder:
         """As the files say now."""
-        return House(self.data)
+        return DataFolder(self.data)
 
     def stale(self) -> list[str]:
         """What a run would build."""
@@ -46,16 +48,16 @@ class Shop:
 
     def run(self) -> None:
         """Nothing fails."""
-        outcomes = list(runs.execute(self.house, self._plan(), self.instance))
+        outcomes = list(runs.execute(self.data_folder, self._plan(), self.instance))
         assert [outcome.errors for outcome in outcomes if outcome.errors or outcome.waited_for] == []
 
     def domains(self) -> list[str]:
         """The domains that the catalogue shows."""
-        check_place(self.house.catalogue, self.data)
-        return [row["domain"] for row in query(self.house.catalogue, FILES).to_pylist()]
+        check_place(self.data_folder.catalogue, self.data)
+        return [row["domain"] for row in query(self.data_folder.catalogue, FILES).to_pylist()]
 
     def _plan(self) -> list[runs.Stage]:
-        return plan(self.house, self.house.present(), KEYS)
+        return plan(self.data_folder, self.data_folder.present(), KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def shop(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("MMM4REC_DATA", str(data))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(data, instance)
-        with pytest.raises(WarehouseError, match="was moved or copied"):
+        with pytest.raises(DataError, match="was moved or copied"):
             shop.domains()
         assert shop.stale() == [f"warehouse/catalogue@{ALL}"]
         shop.run()
@@ -92,7 +94,7 @@ def _delete_raw_files(shop: Shop, domain: str) -> None:
 
 
 def _damage(shop: Shop, domain: str) -> None:
-    (shop.house.store.require("core/items", domain).path / "manifest.json").write_text("{")
+    (shop.data_folder.store.require("core/items", domain).path / "manifest.json").write_text("{")
 
 
 def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
@@ -102,15 +104,17 @@ def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
     try:
         assert shop.domains() == ["Mugs", "Toys"]
         assert shop.stale() == []
-        paths = query(shop.house.catalogue, "SELECT path FROM lineage.artifacts")["path"].to_pylist()
+        paths = query(shop.data_folder.catalogue, "SELECT path FROM lineage.artifacts")["path"].to_pylist()
         assert all(Path(path).is_relative_to(shop.data) and Path(path).is_dir() for path in paths)
-        views = query(shop.house.catalogue, "SELECT sql FROM duckdb_views() WHERE NOT internal")["sql"].to_pylist()
+        views = query(shop.data_folder.catalogue, "SELECT sql FROM duckdb_views() WHERE NOT internal")[
+            "sql"
+        ].to_pylist()
         assert not [text for text in views if str(original) in text]
     finally:
         aside.rename(original)
     moved = Shop(shop.data.rename(shop.data.with_name("moved")), shop.instance)
     monkeypatch.setenv("MMM4REC_DATA", str(moved.data))
-    with pytest.raises(WarehouseError, match="was moved or copied"):
+    with pytest.raises(DataError, match="was moved or copied"):
         moved.domains()
     moved.run()
     assert moved.domains() == ["Mugs", "Toys"]
@@ -120,10 +124,10 @@ def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
 def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> None:
     for version in shop.data.glob("warehouse/catalogue/domain=_all/v=*"):
         shutil.rmtree(version)
-    assert runs.survey(shop.house)
+    assert runs.survey(shop.data_folder)
     assert shop.stale() == [f"warehouse/catalogue@{ALL}"]
     shop.run()
-    assert shop.house.damaged() == []
+    assert shop.data_folder.damaged() == []
     assert shop.domains() == ["Mugs", "Toys"]
 
 
@@ -131,7 +135,7 @@ def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> N
 def test_what_is_damaged_is_built_again(shop: Shop) -> None:
     _damage(shop, "Toys")
     shop.run()
-    assert shop.house.damaged() == []
+    assert shop.data_folder.damaged() == []
     assert shop.domains() == ["Mugs", "Toys"]
 
 
@@ -143,47 +147,47 @@ def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop
     shop.run()
     assert shop.domains() == ["Mugs", "Pots"]
     assert shop.stale() == []
-    (said,) = shop.house.damaged()
+    (said,) = shop.data_folder.damaged()
     assert said.startswith("core/items of Toys is damaged and left out: ")
     assert said.endswith("put its raw files back first, or `mmm4rec forget Toys`")
-    assert shop.house.gone() == ["Toys"]
-    assert collect(shop.house) != []
-    assert [name for name, wrong in lineage.verify(shop.house).items() if wrong] == [
-        name for name in lineage.verify(shop.house) if name.startswith("core/items@Toys:")
+    assert shop.data_folder.gone() == ["Toys"]
+    assert collect(shop.data_folder) != []
+    assert [name for name, wrong in lineage.verify(shop.data_folder).items() if wrong] == [
+        name for name in lineage.verify(shop.data_folder) if name.startswith("core/items@Toys:")
     ]
 
     shop.instance.add_dynamic_partitions("domain", ["Toys"])
-    assert forget.returns(shop.house, "Toys") is None
-    forgotten = forget.forget(shop.house, "Toys", shop.instance)
+    assert forget.returns(shop.data_folder, "Toys") is None
+    forgotten = forget.forget(shop.data_folder, "Toys", shop.instance)
     assert len(forgotten.versions) == 5
     assert [outcome.errors for outcome in forgotten.outcomes] == [{}]
     assert shop.instance.get_dynamic_partitions("domain") == ["Pots"]
-    assert shop.house.damaged() == shop.house.gone() == []
-    shown = query(shop.house.catalogue, "SELECT DISTINCT domain FROM lineage.artifacts ORDER BY ALL")
+    assert shop.data_folder.damaged() == shop.data_folder.gone() == []
+    shown = query(shop.data_folder.catalogue, "SELECT DISTINCT domain FROM lineage.artifacts ORDER BY ALL")
     assert shown["domain"].to_pylist() == ["Mugs", "Pots"]
-    collect(shop.house)
-    assert {domain for _, domain, _ in shop.house.store.versions()} == {"Mugs", "Pots", ALL}
-    with pytest.raises(WarehouseError, match="no domain 'Toys'"):
-        forget.check(shop.house, "Toys", shop.instance)
+    collect(shop.data_folder)
+    assert {domain for _, domain, _ in shop.data_folder.store.versions()} == {"Mugs", "Pots", ALL}
+    with pytest.raises(SettingsError, match="no domain 'Toys'"):
+        forget.check(shop.data_folder, "Toys", shop.instance)
 
 
 @pytest.mark.long
 def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> None:
-    mugs = shop.house.store.require("core/items", "Mugs").named
-    shop.house.store.mark(mugs, "pin")
-    forget.check(shop.house, "Mugs", shop.instance)
-    assert "the next `mmm4rec run` builds it again" in str(forget.returns(shop.house, "Mugs"))
-    assert forget.forget(shop.house, "Mugs", shop.instance).pinned == [lineage.named(mugs)]
+    mugs = shop.data_folder.store.require("core/items", "Mugs").named
+    shop.data_folder.store.mark(mugs, "pin")
+    forget.check(shop.data_folder, "Mugs", shop.instance)
+    assert "the next `mmm4rec run` builds it again" in str(forget.returns(shop.data_folder, "Mugs"))
+    assert forget.forget(shop.data_folder, "Mugs", shop.instance).pinned == [lineage.named(mugs)]
     assert shop.domains() == ["Toys"]
     assert (shop.data / "raw_files/Mugs.csv").is_file()
     shop.run()
     assert shop.domains() == ["Mugs", "Toys"]
 
     (shop.data / "domains.yaml").write_text("domains: {Cups: {}}\n")
-    assert "domains.yaml names Cups" in str(forget.returns(shop.house, "Cups"))
+    assert "domains.yaml names Cups" in str(forget.returns(shop.data_folder, "Cups"))
     for strange in (ALL, "../x", "Nothing"):
-        with pytest.raises(WarehouseError, match="there is no domain"):
-            forget.check(shop.house, strange, shop.instance)
+        with pytest.raises(SettingsError, match="there is no domain"):
+            forget.check(shop.data_folder, strange, shop.instance)
 
 
 @pytest.mark.long
@@ -204,4 +208,4 @@ def test_the_commands_ask_before_they_forget_and_refuse_a_copy(original: Path, t
     assert asked.returncode == 1
     assert "builds it again" in asked.stderr
     assert "Forget Toys?" in asked.stderr
-    assert House(cli.data).store.published("core/items", "Toys")
+    assert DataFolder(cli.data).store.published("core/items", "Toys")

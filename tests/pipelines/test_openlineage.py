@@ -12,14 +12,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines import openlineage
+from pipelines.data_folder.folder import DataFolder
 from pipelines.definitions import defs
-from pipelines.openlineage import told
-from pipelines.settings import House
+from pipelines.errors import SettingsError
+from pipelines.planner import openlineage
+from pipelines.planner.openlineage import told
 from tests.warehouse.work import write_raw
 from tests.web import Serving
-from warehouse.errors import WarehouseError
-from warehouse.store import sha256_file
+from warehouse.artifacts.store import sha256_file
 
 DOMAIN = "Toys"
 
@@ -33,11 +33,11 @@ def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
     """A small domain, nothing built."""
     write_raw(tmp_path / "data" / "raw_files", DOMAIN, 0)
     monkeypatch.setenv("MMM4REC_DATA", str(tmp_path / "data"))
-    return House(tmp_path / "data")
+    return DataFolder(tmp_path / "data")
 
 
 def run(*keys: str) -> dg.ExecuteInProcessResult:
@@ -96,7 +96,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
         yield listening
 
 
-def test_events_in_a_file_say_what_the_manifests_say(house: House, file: Path) -> None:
+def test_events_in_a_file_say_what_the_manifests_say(data_folder: DataFolder, file: Path) -> None:
     ran = run("raw/metadata", "core/items")
     events = [json.loads(line) for line in file.read_text().splitlines()]
     told = [(event["job"]["name"], event["eventType"]) for event in events]
@@ -105,8 +105,8 @@ def test_events_in_a_file_say_what_the_manifests_say(house: House, file: Path) -
     assert len({event["run"]["runId"] for event in events}) == 2
     assert {event["run"]["facets"]["parent"]["run"]["runId"] for event in events} == {ran.run_id}
 
-    metadata, items = (house.store.require(key, DOMAIN) for key in ("raw/metadata", "core/items"))
-    source = house.raw_file(DOMAIN, "metadata")
+    metadata, items = (data_folder.store.require(key, DOMAIN) for key in ("raw/metadata", "core/items"))
+    source = data_folder.raw_file(DOMAIN, "metadata")
     raw_event, items_event = events[1], events[3]
     (read,) = raw_event["inputs"]
     assert (read["namespace"], read["name"]) == ("file", str(source))
@@ -124,7 +124,7 @@ def test_events_in_a_file_say_what_the_manifests_say(house: House, file: Path) -
     assert [(f["name"], f["field"]) for f in columns["title_raw"]["inputFields"]] == [(read["name"], "title")]
 
 
-def test_events_reach_an_endpoint(house: House, listener: Listener) -> None:
+def test_events_reach_an_endpoint(data_folder: DataFolder, listener: Listener) -> None:
     assert run("raw/ratings").success
     assert [(path, event["eventType"]) for path, event in listener.posted] == [
         ("/api/v1/lineage", "START"),
@@ -132,11 +132,11 @@ def test_events_reach_an_endpoint(house: House, listener: Listener) -> None:
     ]
     assert {event["job"]["namespace"] for _, event in listener.posted} == {"shop"}
     (made,) = listener.posted[1][1]["outputs"]
-    assert made["facets"]["version"]["datasetVersion"] == house.store.require("raw/ratings", DOMAIN).version
+    assert made["facets"]["version"]["datasetVersion"] == data_folder.store.require("raw/ratings", DOMAIN).version
 
 
-def test_a_build_that_fails_is_told(house: House, file: Path) -> None:
-    house.raw_file(DOMAIN, "ratings").write_text("")
+def test_a_build_that_fails_is_told(data_folder: DataFolder, file: Path) -> None:
+    data_folder.raw_file(DOMAIN, "ratings").write_text("")
     assert not run("raw/ratings").success
     start, end = (json.loads(line) for line in file.read_text().splitlines())
     assert (start["eventType"], end["eventType"]) == ("START", "FAIL")
@@ -145,7 +145,7 @@ def test_a_build_that_fails_is_told(house: House, file: Path) -> None:
 
 
 def test_nobody_who_listens_is_no_reason_to_fail(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data_folder: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
@@ -154,19 +154,21 @@ def test_nobody_who_listens_is_no_reason_to_fail(
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__RETRY", '{"total": 0}')
         assert run("raw/metadata").success
     assert "raw/metadata: the OpenLineage event COMPLETE was not sent" in caplog.text
-    assert house.store.whole("raw/metadata", DOMAIN)
+    assert data_folder.store.whole("raw/metadata", DOMAIN)
 
 
-def test_settings_that_the_client_refuses_are_an_error(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_the_client_refuses_are_an_error(
+    data_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
     with (
-        pytest.raises(WarehouseError, match=r"the OpenLineage client refuses its settings: .*log_file_path"),
-        told(house, "raw/metadata", "job", "run"),
+        pytest.raises(SettingsError, match=r"the OpenLineage client refuses its settings: .*log_file_path"),
+        told(data_folder, "raw/metadata", "job", "run"),
     ):
         pass
 
 
-def test_without_the_settings_no_client_is_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_settings_no_client_is_opened(data_folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden() -> None:
         raise AssertionError("the client was opened")
 

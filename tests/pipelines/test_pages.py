@@ -5,8 +5,8 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from pipelines import report
-from pipelines.charts import learning_curves, svg
+from pipelines.reports import report
+from pipelines.reports.charts import learning_curves, svg
 from tests.pages import breaches
 
 EVIL = '<script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(1)>" onerror="x'

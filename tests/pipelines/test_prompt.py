@@ -19,8 +19,8 @@ import pytest
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from tests.conftest import REPOSITORY, Cli
-from warehouse.catalogue import build_catalogue
-from warehouse.store import Store
+from warehouse.artifacts.store import Store
+from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
 
 pytestmark = pytest.mark.long

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.raw_folder import find_raw, names, pairs, passed_over
+from pipelines.data_folder.raw_files import find_raw, names, pairs, passed_over
 
 
 def _fill(folder: Path, *files: str) -> Path:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import lineage, runs
+from pipelines import lineage
 from pipelines.assets import core, raw  # noqa: F401 - declare their steps
-from pipelines.cli import main
+from pipelines.cli.commands import main
+from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.garbage import collect
-from pipelines.settings import DATA_VARIABLE, House
-from pipelines.step import STEPS
+from pipelines.planner import runs
+from pipelines.planner.step import STEPS
 from tests.pipelines.small import write_shop
 from tests.read_only import read_only
 from tests.warehouse.work import overwrite
-from warehouse.errors import ReadOnlyError, WarehouseError
-from warehouse.lineage import Lineage
+from warehouse.artifacts.errors import ReadOnlyError, StoreError
+from warehouse.artifacts.lineage import Lineage
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("shop")
     write_shop(data, "Toys")
     for key in ("raw/ratings", "raw/metadata"):
-        STEPS[key].publish(House(data), "Toys")
+        STEPS[key].publish(DataFolder(data), "Toys")
     return data
 
 
@@ -36,21 +37,21 @@ def data(shop: Path, tmp_path: Path) -> Path:
 
 
 def test_a_backup_that_is_read_only_can_be_looked_at(data: Path) -> None:
-    damaged = House(data).store.require("raw/metadata", "Toys")
+    damaged = DataFolder(data).store.require("raw/metadata", "Toys")
     overwrite(damaged.main, "damaged")
     with read_only(data):
-        house = House(data)
-        found = lineage.verify(house)
+        data_folder = DataFolder(data)
+        found = lineage.verify(data_folder)
         assert [bool(problems) for problems in found.values()] == [True, False]
-        assert house.store.marked("damaged") == []
-        assert collect(house, dry_run=True) == []
-        (row,) = runs.survey(house)
+        assert data_folder.store.marked("damaged") == []
+        assert collect(data_folder, dry_run=True) == []
+        (row,) = runs.survey(data_folder)
         assert row["domain"] == "Toys"
-        assert Lineage.of(house.store).current
+        assert Lineage.of(data_folder.store).current
         with pytest.raises(ReadOnlyError, match="cannot be written to"):
-            collect(house)
+            collect(data_folder)
         with pytest.raises(ReadOnlyError, match="cannot be written to"):
-            STEPS["core/items"].publish(house, "Toys")
+            STEPS["core/items"].publish(data_folder, "Toys")
 
 
 def test_a_command_names_what_it_cannot_write(
@@ -75,8 +76,8 @@ def test_a_link_in_the_cache_is_an_error(data: Path, tmp_path: Path, link: str) 
     shutil.rmtree(data / "cache", ignore_errors=True)
     (data / link).parent.mkdir(parents=True, exist_ok=True)
     (data / link).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(WarehouseError, match=f"{link} is a link.*remove it"):
-        collect(House(data))
+    with pytest.raises(StoreError, match=f"{link} is a link.*remove it"):
+        collect(DataFolder(data))
     assert elsewhere.is_dir()
 
 
@@ -84,7 +85,7 @@ def test_dagsters_folder_is_no_link(data: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "history").mkdir(parents=True)
     (tmp_path / "elsewhere" / ".making").touch()
     (data / ".dagster").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(WarehouseError, match=r"\.dagster is a link.*remove it"), runs.open_instance(data / ".dagster"):
+    with pytest.raises(StoreError, match=r"\.dagster is a link.*remove it"), runs.open_instance(data / ".dagster"):
         pass
     assert (tmp_path / "elsewhere" / "history").is_dir()
 
@@ -92,13 +93,13 @@ def test_dagsters_folder_is_no_link(data: Path, tmp_path: Path) -> None:
 def test_raw_files_may_lie_behind_a_link(data: Path, tmp_path: Path) -> None:
     (data / "raw_files").rename(tmp_path / "disk")
     (data / "raw_files").symlink_to(tmp_path / "disk")
-    assert House(data).present() == ["Toys"]
-    assert STEPS["core/items"].publish(House(data), "Toys")[1]
+    assert DataFolder(data).present() == ["Toys"]
+    assert STEPS["core/items"].publish(DataFolder(data), "Toys")[1]
 
 
 def test_only_copies_and_states_that_were_made_here_are_garbage(data: Path) -> None:
     strange = [data / "cache" / name for name in ("lookup/Toys/view/photos", "training/photos", "logs/photos")]
     for folder in strange:
         folder.mkdir(parents=True)
-    collect(House(data))
+    collect(DataFolder(data))
     assert all(folder.is_dir() for folder in strange)

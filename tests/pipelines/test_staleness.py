@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import (
-    code_version,
-    definitions,  # noqa: F401, declares the steps
-)
-from pipelines.step import STEPS
+from pipelines import definitions  # noqa: F401, declares the steps
+from pipelines.planner import code_version
+from pipelines.planner.step import STEPS
 from tests.conftest import REPOSITORY
 from tests.warehouse.work import write_raw
 
@@ -36,43 +34,43 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "mmm4rec/baselines/sasrec.py", "super()", "super(*())", {"models/baselines", "reports/metrics"},
     ),
     "a baseline that nobody asks for": ("mmm4rec/baselines/unisrec.py", "super()", "super(*())", set()),
-    "an ablation": ("mmm4rec/ablations.py", "super()", "super(*())", set()),
+    "an ablation": ("mmm4rec/comparison/ablations.py", "super()", "super(*())", set()),
     "the encoder in use": (
         "features/encoders/sentence.py", "super()", "super(*())", {"features/text_embeddings"},
     ),
     "an encoder of another library": ("features/encoders/clip.py", "dim=-1", "dim=1", set()),
     "an encoder that is not in use": ("features/encoders/openclip.py", "return text\n", "return text or {}\n", set()),
     "the loss": (
-        "mmm4rec/losses.py", "return F.cross_entropy(", "return 1 * F.cross_entropy(", MODELS,
+        "mmm4rec/model/losses.py", "return F.cross_entropy(", "return 1 * F.cross_entropy(", MODELS,
     ),
-    "an SQL file of items": ("warehouse/sql/kept_items.sql", "BY item_id", "BY item_id, line", {"core/items"}),
+    "an SQL file of items": ("warehouse/core/sql/kept_items.sql", "BY item_id", "BY item_id, line", {"core/items"}),
     "an SQL file of interactions": (
-        "warehouse/sql/judged_ratings.sql", "ratings.line,", "ratings.line AS line,", {"core/interactions"},
+        "warehouse/core/sql/judged_ratings.sql", "ratings.line,", "ratings.line AS line,", {"core/interactions"},
     ),
-    "an SQL file of sequences": ("warehouse/sql/user_ids.sql", "SELECT", "SELECT ALL", {"core/sequences"}),
+    "an SQL file of sequences": ("warehouse/core/sql/user_ids.sql", "SELECT", "SELECT ALL", {"core/sequences"}),
     "an SQL file of the catalogue": (
-        "warehouse/sql/length_distribution.sql", "SELECT", "SELECT ALL", {"warehouse/catalogue"},
+        "warehouse/catalogue/sql/length_distribution.sql", "SELECT", "SELECT ALL", {"warehouse/catalogue"},
     ),
     "an SQL file of the report": (
-        "pipelines/sql/report_curves.sql", "ORDER BY domain", "ORDER BY domain DESC", {"warehouse/report"},
+        "pipelines/reports/sql/report_curves.sql", "ORDER BY domain", "ORDER BY domain DESC", {"warehouse/report"},
     ),
-    "an SQL file of the UI": ("pipelines/sql/exhibit_metrics.sql", "SELECT", "SELECT ALL", set()),
-    "an SQL file of a command": ("pipelines/sql/recommendations.sql", "SELECT", "SELECT ALL", set()),
+    "an SQL file of the UI": ("pipelines/reports/sql/exhibit_metrics.sql", "SELECT", "SELECT ALL", set()),
+    "an SQL file of a command": ("pipelines/cli/sql/recommendations.sql", "SELECT", "SELECT ALL", set()),
     "the SQL of a check": ("warehouse/sql/check_sequences.sql", "SELECT", "SELECT ALL", set()),
-    "what a check is bound to": ("pipelines/blocking.py", 'summary["lines"]', '(summary["lines"])[0]', set()),
+    "what a check is bound to": ("pipelines/planner/blocking.py", 'summary["lines"]', '(summary["lines"])[0]', set()),
     "a helper that one asset uses": (
-        "features/search.py", "def find_pictures(", "def find_pictures(*,\n    ", {"warehouse/report"},
+        "features/lookup/search.py", "def find_pictures(", "def find_pictures(*,\n    ", {"warehouse/report"},
     ),
-    "the template of the report": ("pipelines/templates/report.html", "</h1>", " </h1>", {"warehouse/report"}),
+    "the template of the report": ("pipelines/reports/templates/report.html", "</h1>", " </h1>", {"warehouse/report"}),
     "a comment of a column": ("mmm4rec/tables.py", '"steps so far"', '"optimiser steps so far"', set()),
     "a comment of a column of features": ("features/tables.py", '"Title as published."', '"Title."', set()),
     "the type of a column": (
         "mmm4rec/tables.py", 'pa.int64(), "users ranked"', 'pa.int32(), "users ranked"',
         {"reports/metrics"},
     ),
-    "the command line": ("pipelines/cli.py", "import typer", "import typer as typer_\nimport typer", set()),
-    "what plans runs": ("pipelines/plan.py", "return [Stage(", "return [*()] + [Stage(", set()),
-    "settings": ("pipelines/settings.py", "return merged", "return dict(merged)", set()),
+    "the command line": ("pipelines/cli/commands.py", "import typer", "import typer as typer_\nimport typer", set()),
+    "what plans runs": ("pipelines/planner/plan.py", "return [Stage(", "return [*()] + [Stage(", set()),
+    "settings": ("pipelines/data_folder/settings.py", "return merged", "return dict(merged)", set()),
     "the build of the metrics": (
         "pipelines/assets/reports.py", "if of.trained:", "if len(of.trained):", {"reports/metrics"},
     ),
@@ -80,12 +78,12 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
 
 SCRIPT = """
 import importlib, json, pathlib, sys
-from pipelines import code_version
+from pipelines.planner import code_version
 from pipelines.assets import models
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import STEPS, upstream_first
-import features.tables, mmm4rec.tables, warehouse.tables, pipelines.step
+from pipelines.planner.plan import plan
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import STEPS, upstream_first
+import features.tables, mmm4rec.tables, warehouse.tables, pipelines.planner.step
 
 data, edits = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 domains = ["Mugs", "Toys"]
@@ -93,18 +91,18 @@ domains = ["Mugs", "Toys"]
 def stale():
     code_version.forget()
     for module, name in ((features.tables, "FEATURE"), (mmm4rec.tables, "MODEL"), (warehouse.tables, "CORE")):
-        setattr(pipelines.step, f"{name}_TABLES", importlib.reload(module).TABLES)
+        setattr(pipelines.planner.step, f"{name}_TABLES", importlib.reload(module).TABLES)
     for step in STEPS.values():
         vars(step).pop("code_version", None)
-    house = House(data)
-    kept = models.kept_baselines(house, "Toys", STEPS["models/baselines"].inputs(house, "Toys"))
-    found = plan(house, domains)
+    data_folder = DataFolder(data)
+    kept = models.kept_baselines(data_folder, "Toys", STEPS["models/baselines"].inputs(data_folder, "Toys"))
+    found = plan(data_folder, domains)
     return {"steps": sorted({step.key for stage in found for step in stage.steps}), "kept": sorted(kept)}
 
 built = []
 for step in upstream_first():
-    for domain in step.domains(House(data), domains):
-        step.publish(House(data), domain)
+    for domain in step.domains(DataFolder(data), domains):
+        step.publish(DataFolder(data), domain)
         built.append(step.key)
 found = [stale()]
 for edit in edits:

@@ -9,25 +9,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import FeatureError
-from pipelines import step as steps
-from pipelines.blocking import CHECKS, CheckError
+from pipelines.data_folder.folder import DataFolder
 from pipelines.lineage import verify
-from pipelines.plan import plan
-from pipelines.settings import House
-from pipelines.step import STEPS, Job
+from pipelines.planner import step as steps
+from pipelines.planner.blocking import CHECKS, CheckError
+from pipelines.planner.plan import plan
+from pipelines.planner.step import STEPS, Job
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import write_raw
-from warehouse.errors import WarehouseError
-from warehouse.lineage import named
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.lineage import named
 
 
 @pytest.mark.long
 def test_a_raw_file_that_changes_while_it_is_read_is_not_published(cli: Cli) -> None:
     cli("sample", "--size", "tiny")
-    house = House(cli.data)
-    step, domain = STEPS["raw/ratings"], house.present()[0]
-    path = house.raw_file(domain, "ratings")
+    data_folder = DataFolder(cli.data)
+    step, domain = STEPS["raw/ratings"], data_folder.present()[0]
+    path = data_folder.raw_file(domain, "ratings")
 
     def interrupted(job: Job) -> Any:
         summary = step.build(job)
@@ -35,19 +35,19 @@ def test_a_raw_file_that_changes_while_it_is_read_is_not_published(cli: Cli) -> 
             file.write("item,user,5.0,1000000000\n")
         return summary
 
-    with pytest.raises(WarehouseError, match=rf"{path.name} of {domain} changed while raw/ratings read it: run it ag"):
-        dataclasses.replace(step, build=interrupted).publish(house, domain)
-    assert house.store.current("raw/ratings", domain) is None
-    artifact, built = step.publish(house, domain)
+    with pytest.raises(StoreError, match=rf"{path.name} of {domain} changed while raw/ratings read it: run it ag"):
+        dataclasses.replace(step, build=interrupted).publish(data_folder, domain)
+    assert data_folder.store.current("raw/ratings", domain) is None
+    artifact, built = step.publish(data_folder, domain)
     assert built
-    assert house.store.verify(artifact) == []
+    assert data_folder.store.verify(artifact) == []
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def data_folder(tmp_path: Path) -> DataFolder:
     """Raw files of Toys, and their settings."""
     write_shop(tmp_path, "Toys")
-    return House(tmp_path)
+    return DataFolder(tmp_path)
 
 
 RATINGS = STEPS["raw/ratings"]
@@ -60,49 +60,51 @@ def _losing_a_row(job: Job) -> Any:
     return summary
 
 
-def _stale(house: House) -> list[str]:
-    return [step.key for stage in plan(house, ["Toys"], ["raw/ratings", "core/interactions"]) for step in stage.steps]
+def _stale(data_folder: DataFolder) -> list[str]:
+    return [
+        step.key for stage in plan(data_folder, ["Toys"], ["raw/ratings", "core/interactions"]) for step in stage.steps
+    ]
 
 
-def test_what_fails_its_check_is_not_published(house: House) -> None:
-    before, _ = RATINGS.publish(house, "Toys")
-    write_raw(house.raw_folder, "Toys", 1)
+def test_what_fails_its_check_is_not_published(data_folder: DataFolder) -> None:
+    before, _ = RATINGS.publish(data_folder, "Toys")
+    write_raw(data_folder.raw_folder, "Toys", 1)
     for _ in range(2):
         with pytest.raises(CheckError, match=r"raw/ratings of Toys is not published.*every_line.* failed: ") as caught:
-            dataclasses.replace(RATINGS, build=_losing_a_row).publish(house, "Toys")
+            dataclasses.replace(RATINGS, build=_losing_a_row).publish(data_folder, "Toys")
         assert set(caught.value.counts.values()) == {0, 1}
-        assert house.store.versions().keys() == {before.named}
-        assert house.store.require("raw/ratings", "Toys") == before, "readers keep what passed"
-        assert _stale(house) == ["raw/ratings", "core/interactions"]
-        assert verify(house) == {named(before.named): []}
-    after, built = RATINGS.publish(house, "Toys")
+        assert data_folder.store.versions().keys() == {before.named}
+        assert data_folder.store.require("raw/ratings", "Toys") == before, "readers keep what passed"
+        assert _stale(data_folder) == ["raw/ratings", "core/interactions"]
+        assert verify(data_folder) == {named(before.named): []}
+    after, built = RATINGS.publish(data_folder, "Toys")
     assert built
-    assert house.store.require("raw/ratings", "Toys") == after != before
+    assert data_folder.store.require("raw/ratings", "Toys") == after != before
 
 
 def test_a_version_that_fails_a_check_that_came_later_counts_as_absent(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    data_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before_the_check:
         before_the_check.delitem(CHECKS, "raw/ratings")  # type: ignore[arg-type]
-        old, _ = dataclasses.replace(RATINGS, build=_losing_a_row).publish(house, "Toys")
-    assert _stale(house) == ["core/interactions"]
+        old, _ = dataclasses.replace(RATINGS, build=_losing_a_row).publish(data_folder, "Toys")
+    assert _stale(data_folder) == ["core/interactions"]
     with pytest.raises(CheckError, match="every_line_accounted_for failed"):
-        RATINGS.publish(house, "Toys")
+        RATINGS.publish(data_folder, "Toys")
     for _ in range(2):
-        assert _stale(house) == ["raw/ratings", "core/interactions"]
-        (problem,) = verify(house)[named(old.named)]
+        assert _stale(data_folder) == ["raw/ratings", "core/interactions"]
+        (problem,) = verify(data_folder)[named(old.named)]
         assert "has failed its check" in problem
-    STEPS["raw/metadata"].publish(house, "Toys")
-    STEPS["core/items"].publish(house, "Toys")
-    with pytest.raises(WarehouseError, match=r"raw/ratings@Toys, which core/interactions reads, .*`mmm4rec run Toys`"):
-        STEPS["core/interactions"].publish(house, "Toys")
-    assert RATINGS.publish(house, "Toys")[1]
-    assert not any(verify(house).values())
-    assert STEPS["core/interactions"].publish(house, "Toys")[1]
+    STEPS["raw/metadata"].publish(data_folder, "Toys")
+    STEPS["core/items"].publish(data_folder, "Toys")
+    with pytest.raises(StoreError, match=r"raw/ratings@Toys, which core/interactions reads, .*`mmm4rec run Toys`"):
+        STEPS["core/interactions"].publish(data_folder, "Toys")
+    assert RATINGS.publish(data_folder, "Toys")[1]
+    assert not any(verify(data_folder).values())
+    assert STEPS["core/interactions"].publish(data_folder, "Toys")[1]
 
 
-def test_the_state_of_a_training_goes_once_it_is_published(house: House) -> None:
+def test_the_state_of_a_training_goes_once_it_is_published(data_folder: DataFolder) -> None:
     def training(job: Job) -> Any:
         job.state.mkdir(parents=True)
         states.append(job.state)
@@ -114,10 +116,10 @@ def test_the_state_of_a_training_goes_once_it_is_published(house: House) -> None
 
     states: list[Path] = []
     with pytest.raises(KeyboardInterrupt):
-        dataclasses.replace(RATINGS, build=interrupted).publish(house, "Toys")
+        dataclasses.replace(RATINGS, build=interrupted).publish(data_folder, "Toys")
     assert states[0].is_dir()
     states[0].rmdir()
-    dataclasses.replace(RATINGS, build=training).publish(house, "Toys")
+    dataclasses.replace(RATINGS, build=training).publish(data_folder, "Toys")
     assert states[0] == states[1]
     assert not states[0].exists()
 
@@ -130,7 +132,7 @@ def _no_network() -> None:
 
 
 def _never_right() -> None:
-    raise WarehouseError("the file is empty")
+    raise StoreError("the file is empty")
 
 
 def _our_fault() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.strict_yaml import read_yaml
-from warehouse.errors import WarehouseError
+from pipelines.data_folder.strict_yaml import read_yaml
+from pipelines.errors import SettingsError
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
@@ -37,7 +37,7 @@ def test_a_file_that_is_refused_says_why_and_where(case: str, tmp_path: Path) ->
     text, reason = REFUSED[case]
     path = tmp_path / "domains.yaml"
     path.write_text(text)
-    with pytest.raises(WarehouseError, match=reason) as error:
+    with pytest.raises(SettingsError, match=reason) as error:
         read_yaml(path)
     assert str(path) in str(error.value)
     assert len(str(error.value)) < 1000
@@ -62,5 +62,5 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "folder.yaml").mkdir()
     for path in (tmp_path / "fifo.yaml", tmp_path / "folder.yaml", Path("/dev/zero")):
-        with pytest.raises(WarehouseError, match=f"{path} cannot be read .not a regular file"):
+        with pytest.raises(SettingsError, match=f"{path} cannot be read .not a regular file"):
             read_yaml(path)

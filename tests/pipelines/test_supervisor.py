@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ui import check_port
+from pipelines.ui.servers import check_port
 from tests.conftest import Cli
 
 STUBBORN = """
@@ -22,8 +22,8 @@ time.sleep(600)
 """
 FRONT = f"""
 import os, subprocess, sys
-from pipelines.ui import Supervisor
-from warehouse.errors import WarehouseError
+from pipelines.ui.servers import Supervisor
+from pipelines.errors import CommandError
 folder, brief = sys.argv[1:]
 other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 try:
@@ -35,7 +35,7 @@ try:
         if brief == "brief":
             supervisor.start("brief", "-c", "raise SystemExit(7)")
         supervisor.wait()
-except WarehouseError as error:
+except CommandError as error:
     sys.exit(str(error))
 finally:
     assert other.poll() is None, "ended what it has not started"

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from mmm4rec.shown import plain, visible
-from pipelines import cli, prompt
+from pipelines.cli import commands as cli
+from pipelines.cli import prompt
+from pipelines.cli.terminal import Terminal, said
 from pipelines.lineage import tree
-from pipelines.markdown import code
-from pipelines.terminal import Terminal, said
-from warehouse.lineage import Lineage
-from warehouse.store import Store
+from pipelines.reports.markdown import code
+from warehouse.artifacts.lineage import Lineage
+from warehouse.artifacts.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;t\x07 \x9b31m \u202egnp.exe\u2066 :x: [red]no[/red] \\[b] \r end"
 SHOWN = r"\x1b[2J\x1b]0;t\x07 \x9b31m \u202egnp.exe\u2066 :x: [red]no[/red] \[b] \r end"
@@ -91,7 +92,7 @@ def test_a_tree_and_bars_show_text(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import sys, time\n"
-            "from pipelines import progress\n"
+            "from pipelines.cli import progress\n"
             "with progress.bars(), progress.show(sys.argv[1]) as done:\n"
             "    done(1, 2); time.sleep(1.1)\n",
             HOSTILE,

@@ -19,8 +19,8 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from pipelines.settings import House
-from pipelines.step import NOT_MADE, STEPS
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import NOT_MADE, STEPS
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import Served
 
@@ -59,7 +59,7 @@ def data(tiny: Cli, request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     data = tmp_path_factory.mktemp("ui") / "data"
     shutil.copytree(built.data, data)
     for key in PER_DOMAIN:
-        shutil.rmtree(House(data).store.folder(key, TARGET))
+        shutil.rmtree(DataFolder(data).store.folder(key, TARGET))
     return data
 
 
@@ -133,9 +133,9 @@ def run(served: Served, browser: Browser, pictures: Path) -> str:
 def test_a_domain_is_built_by_clicking(run: str, data: Path, served: Served) -> None:
     assert served.run(run).status == "SUCCESS"
     assert served.run(run).partition == TARGET
-    house = House(data)
+    data_folder = DataFolder(data)
     for key in PER_DOMAIN:
-        assert house.store.verify(house.store.require(key, TARGET)) == []
+        assert data_folder.store.verify(data_folder.store.require(key, TARGET)) == []
 
 
 @pytest.mark.soak
@@ -225,7 +225,7 @@ def test_the_graph_reads_from_raw_to_warehouse(page: Page, served: Served) -> No
 def test_the_readme_has_pictures(page: Page, served: Served, data: Path, pictures: Path) -> None:
     """To be read where they are shown some 1,000 pixels wide: the graph from top to bottom, the report's beginning."""
     take_graph(page, served.port, pictures / "graph.png")
-    take_report(page, House(data).report, pictures / "report.png")
+    take_report(page, DataFolder(data).report, pictures / "report.png")
 
 
 def take_graph(page: Page, port: int, picture: Path) -> None:

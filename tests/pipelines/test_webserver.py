@@ -10,7 +10,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from pipelines.webserver import Guard, loopback
+from pipelines.ui.webserver import Guard, loopback
 
 OWN = "127.0.0.1:3000"
 JSON = {"content-type": "application/json"}

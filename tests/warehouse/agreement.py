@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from warehouse import metadata, ratings, reviews
+from warehouse.raw import metadata, ratings, reviews
 
 Read = Callable[[bytes], Any]
 

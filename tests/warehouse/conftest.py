@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from warehouse.interactions import InteractionsSummary, build_interactions
-from warehouse.items import ItemsSummary, build_items
-from warehouse.metadata import MetadataSummary, ingest_metadata
-from warehouse.ratings import RatingsSummary
-from warehouse.reviews import ingest_either
-from warehouse.sequences import SequencesSummary, build_sequences
-from warehouse.store import Artifact, Store, recipe, sha256_file
+from warehouse.artifacts.store import Artifact, Store, recipe, sha256_file
+from warehouse.core.interactions import InteractionsSummary, build_interactions
+from warehouse.core.items import ItemsSummary, build_items
+from warehouse.core.sequences import SequencesSummary, build_sequences
+from warehouse.raw.metadata import MetadataSummary, ingest_metadata
+from warehouse.raw.ratings import RatingsSummary
+from warehouse.raw.reviews import ingest_either
 
 
 @pytest.fixture

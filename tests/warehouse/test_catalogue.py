@@ -21,14 +21,14 @@ from pipelines.dictionary import sql_type
 from tests.conftest import Cli
 from tests.test_tables import MADE, PRODUCED
 from tests.warehouse.work import ENVIRONMENT, manifest
-from warehouse.catalogue import build_catalogue, view_name
-from warehouse.derived import sources
-from warehouse.environment import PACKAGES
-from warehouse.errors import WarehouseError
-from warehouse.query import Session, query
-from warehouse.store import Artifact, Recipe, Store
+from warehouse.artifacts.environment import PACKAGES
+from warehouse.artifacts.store import Artifact, Recipe, Store
+from warehouse.catalogue.build import build_catalogue, view_name
+from warehouse.catalogue.derived import sources
+from warehouse.catalogue.query import Session, query
+from warehouse.catalogue.views import MACROS
+from warehouse.errors import DataError
 from warehouse.tables import TABLES
-from warehouse.views import MACROS
 
 
 @pytest.fixture(scope="module")
@@ -473,12 +473,12 @@ def test_a_file_that_cannot_name_a_view_is_refused(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     store.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), build)
-    with pytest.raises(WarehouseError, match="cannot name a table"):
+    with pytest.raises(DataError, match="cannot name a table"):
         build_catalogue(store.all_current(), tmp_path / "w.duckdb")
 
 
 def test_a_vanished_file_is_an_error(store: Store, tmp_path: Path) -> None:
     artifact = store.require("raw/ratings", "Mugs")
     gone = type(artifact)(artifact.key, artifact.domain, artifact.version, tmp_path, artifact.manifest)
-    with pytest.raises(WarehouseError, match="catalogue cannot be built"):
+    with pytest.raises(DataError, match="catalogue cannot be built"):
         build_catalogue([gone], tmp_path / "w.duckdb")

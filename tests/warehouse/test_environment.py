@@ -18,8 +18,8 @@ import msgspec
 import pytest
 
 from tests.conftest import REPOSITORY
-from warehouse import environment
-from warehouse.environment import PACKAGES, watch
+from warehouse.artifacts import environment
+from warehouse.artifacts.environment import PACKAGES, watch
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_nothing_is_loaded_to_find_out() -> None:
-    asked = "import sys; from warehouse.environment import watch; watch()(); print(*sys.modules)"
+    asked = "import sys; from warehouse.artifacts.environment import watch; watch()(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert not {"torch", "duckdb", "transformers", "sentence_transformers"} & {*done.stdout.split()}
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli
-from warehouse.errors import WarehouseError
-from warehouse.query import Session
-from warehouse.questions import Example, example, examples
+from warehouse.catalogue.query import Session
+from warehouse.catalogue.questions import Example, example, examples
+from warehouse.errors import DataError
 
 NAMES = [found.name for found in examples()]
 
@@ -130,15 +130,15 @@ def test_new_users_are_all_users(session: Session) -> None:
 
 
 def test_wrong_names_and_values_are_errors_that_help(tiny: Cli) -> None:
-    with pytest.raises(WarehouseError, match="did you mean popular_items"):
+    with pytest.raises(DataError, match="did you mean popular_items"):
         example("popularitems")
-    with pytest.raises(WarehouseError, match="it has: domain, top"):
+    with pytest.raises(DataError, match="it has: domain, top"):
         example("popular_items").bind({"tpo": "1"})
-    with pytest.raises(WarehouseError, match="should be a number"):
+    with pytest.raises(DataError, match="should be a number"):
         example("popular_items").bind({"top": "many"})
     assert "NAME=VALUE" in tiny("sql", "--example", "popular_items", "--param", "top", code=1).stderr
 
 
 def test_statements_are_shipped_with_the_package() -> None:
-    folder = Path(__file__).parents[2] / "warehouse" / "examples"
+    folder = Path(__file__).parents[2] / "warehouse" / "catalogue" / "examples"
     assert sorted(path.stem for path in folder.iterdir()) == NAMES

@@ -40,9 +40,9 @@ from tests.warehouse.work import (
     versions,
     write_raw,
 )
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.store import Recipe, Store
 from warehouse.duck import Engine, connect
-from warehouse.errors import WarehouseError
-from warehouse.store import Recipe, Store
 
 pytestmark = pytest.mark.long
 
@@ -293,7 +293,7 @@ def _unmoved(root: Path, *shown: str) -> Iterator[None]:
     """Within it, publications fail for want of room; afterwards everything is as it was."""
     store = Store(root)
     before, made = versions(store), sorted(root.glob("*/*/*/v=*"))
-    with pytest.raises(WarehouseError, match=r"no space left in .*nothing was published: free some space"):
+    with pytest.raises(StoreError, match=r"no space left in .*nothing was published: free some space"):
         yield
     assert versions(store) == before
     assert sorted(root.glob("*/*/*/v=*")) == made

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
 from tests.web import Fault, Site
-from warehouse.errors import WarehouseError
-from warehouse.fetch import Fetched, MissingFileError, fetch_file, recorded
+from warehouse.errors import DataError
+from warehouse.raw.fetch import Fetched, MissingFileError, fetch_file, recorded
 
 BODY = gzip.compress(random.Random(0).randbytes(400_000), mtime=0)
 OTHER = gzip.compress(random.Random(1).randbytes(400_000), mtime=0)
@@ -81,9 +81,9 @@ def test_what_is_there_is_kept_and_force_fetches_anew(site: Site, target: Path) 
     assert target.read_bytes() == OTHER
     assert site.ranges == [None, None]
     target.write_bytes(BODY)
-    with pytest.raises(WarehouseError, match=r"not the file that was fetched.*--force"):
+    with pytest.raises(DataError, match=r"not the file that was fetched.*--force"):
         _fetch(site, target)
-    with pytest.raises(WarehouseError, match="not the file that was asked for"):
+    with pytest.raises(DataError, match="not the file that was asked for"):
         _fetch(site, target, sha256="0" * 64)
 
 
@@ -94,7 +94,7 @@ def test_a_file_put_there_by_hand_is_kept_if_it_is_whole(site: Site, target: Pat
     assert (kept.kept, kept.url, kept.sha256) == (True, None, hashlib.sha256(BODY).hexdigest())
     assert recorded(target) is None
     target.write_bytes(BODY[:-9])
-    with pytest.raises(WarehouseError, match=r"was there before and is cut or damaged.*--force"):
+    with pytest.raises(DataError, match=r"was there before and is cut or damaged.*--force"):
         _fetch(site, target)
     assert site.asked == []
 
@@ -121,7 +121,7 @@ def test_a_rest_that_does_not_fit_is_not_taken(site: Site, target: Path, fault: 
     site.faults = [Fault("short", 200_000), fault]
     if fault.kind == "blind":
         site.faults[1:1] = [Fault("status", 503)]
-        with pytest.raises(WarehouseError, match="503"):
+        with pytest.raises(DataError, match="503"):
             _fetch(site, target, retries=1)
         site.files["/m.json.gz"] = OTHER
     found = _fetch(site, target)
@@ -146,7 +146,7 @@ def test_headway_is_no_failure(site: Site, target: Path) -> None:
 
 def test_a_part_of_another_address_is_not_gone_on_with(site: Site, target: Path) -> None:
     site.faults = [Fault("short", 200_000)]
-    with pytest.raises(WarehouseError, match="200,000 bytes had are kept"):
+    with pytest.raises(DataError, match="200,000 bytes had are kept"):
         _fetch(site, target, retries=0)
     site.files["/mirror.json.gz"] = BODY
     assert fetch_file(f"{site.url}/mirror.json.gz", target).resumed_from == 0
@@ -163,7 +163,7 @@ def test_without_a_validator_nothing_is_joined(site: Site, target: Path) -> None
 
 def test_a_part_that_is_whole_already_is_only_finished(site: Site, target: Path) -> None:
     site.faults = [Fault("promise more", 100), Fault("status", 500)]
-    with pytest.raises(WarehouseError, match=f"{len(BODY):,} bytes had are kept"):
+    with pytest.raises(DataError, match=f"{len(BODY):,} bytes had are kept"):
         _fetch(site, target, retries=1)
     notes = target.with_name("m.json.gz.part.json")
     notes.write_text(notes.read_text().replace(str(len(BODY) + 100), str(len(BODY))))
@@ -182,7 +182,7 @@ def test_a_416_for_another_length_starts_over(site: Site, target: Path) -> None:
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 418])
 def test_what_cannot_pass_is_said_at_once(site: Site, target: Path, status: int) -> None:
     site.faults = [Fault("status", status)]
-    with pytest.raises(WarehouseError, match=rf"{site.url}/m\.json\.gz .*{status}.*--from") as raised:
+    with pytest.raises(DataError, match=rf"{site.url}/m\.json\.gz .*{status}.*--from") as raised:
         _fetch(site, target)
     assert isinstance(raised.value, MissingFileError) == (status in (404, 410))
     assert len(site.asked) == 1
@@ -194,7 +194,7 @@ def test_what_can_pass_is_tried_again_and_in_the_end_said(site: Site, target: Pa
     site.faults = [Fault("status", status)] * 2
     assert _fetch(site, target).attempts == 3
     site.faults = [Fault("status", status)] * 9
-    with pytest.raises(WarehouseError, match=rf"in 3 attempts: the server answered {status}"):
+    with pytest.raises(DataError, match=rf"in 3 attempts: the server answered {status}"):
         _fetch(site, target, force=True, retries=2)
     assert target.read_bytes() == BODY
 
@@ -212,7 +212,7 @@ def test_a_silent_server_and_a_missing_one(site: Site, target: Path) -> None:
     assert found.attempts >= 2  # a busy machine may be silent once more
     assert target.read_bytes() == BODY
     site.__exit__()
-    with pytest.raises(WarehouseError, match=r"in 2 attempts: no connection \(ConnectionRefusedError"):
+    with pytest.raises(DataError, match=r"in 2 attempts: no connection \(ConnectionRefusedError"):
         _fetch(site, target, force=True, retries=1)
     site.__enter__()
 
@@ -229,7 +229,7 @@ def test_a_silent_server_and_a_missing_one(site: Site, target: Path) -> None:
 )
 def test_what_is_no_raw_file_is_refused(site: Site, target: Path, fault: Fault, said: str) -> None:
     site.faults = [fault]
-    with pytest.raises(WarehouseError, match=said):
+    with pytest.raises(DataError, match=said):
         _fetch(site, target)
     assert not target.exists()
     assert not _part(target).exists()
@@ -239,7 +239,7 @@ def test_what_is_no_raw_file_is_refused(site: Site, target: Path, fault: Fault, 
 
 def test_a_page_costs_none_of_what_is_there(site: Site, target: Path) -> None:
     site.faults = [Fault("short", 200_000), Fault("page")]
-    with pytest.raises(WarehouseError, match="web page"):
+    with pytest.raises(DataError, match="web page"):
         _fetch(site, target)
     assert _fetch(site, target).resumed_from == 200_000
     assert target.read_bytes() == BODY
@@ -249,15 +249,15 @@ def test_a_csv_is_no_web_page_not_empty_and_of_known_length(site: Site, target: 
     target = target.with_name("r.csv")
     for fault, said in ((Fault("page"), "web page"), (Fault("no length"), "without a length")):
         site.faults = [fault]
-        with pytest.raises(WarehouseError, match=said):
+        with pytest.raises(DataError, match=said):
             _fetch(site, target)
     site.files["/r.csv"] = b""
-    with pytest.raises(WarehouseError, match="empty"):
+    with pytest.raises(DataError, match="empty"):
         _fetch(site, target)
     assert _left(target) == set()
     site.files["/r.csv"] = CSV
     site.faults = [Fault("compressed")]
-    with pytest.raises(WarehouseError, match="compressed"):
+    with pytest.raises(DataError, match="compressed"):
         _fetch(site, target)
     site.faults = [Fault("chunks", 1), Fault("chunks")]  # the first breaks off
     assert _fetch(site, target).attempts == 2
@@ -271,7 +271,7 @@ def test_a_gz_that_is_declared_as_compressed_stays_one(site: Site, target: Path)
 
 
 def test_the_sha256_asked_for(site: Site, target: Path) -> None:
-    with pytest.raises(WarehouseError, match="has the sha256"):
+    with pytest.raises(DataError, match="has the sha256"):
         _fetch(site, target, sha256="0" * 64)
     assert not target.exists()
     assert not _part(target).exists()
@@ -282,7 +282,7 @@ def test_redirects_lead_to_web_servers_only(site: Site, target: Path, tmp_path: 
     (tmp_path / "secret").write_bytes(BODY)
     site.faults = [Fault("moved")] * 2
     site.files["/moved-to"] = f"file://{tmp_path / 'secret'}".encode()
-    with pytest.raises(WarehouseError, match="InvalidSchema"):
+    with pytest.raises(DataError, match="InvalidSchema"):
         _fetch(site, target)
     site.files["/moved-to"] = b"/m.json.gz?mirror=1"
     site.files["/m.json.gz?mirror=1"] = BODY
@@ -293,7 +293,7 @@ def test_redirects_lead_to_web_servers_only(site: Site, target: Path, tmp_path: 
 def test_a_login_is_used_and_never_shown(site: Site, target: Path) -> None:
     url = site.url.replace("http://", "http://me:secret@")
     site.faults = [Fault("status", 403)]
-    with pytest.raises(WarehouseError) as raised:
+    with pytest.raises(DataError) as raised:
         fetch_file(f"{url}/m.json.gz", target)
     assert "secret" not in str(raised.value)
     found = fetch_file(f"{url}/m.json.gz", target)
@@ -314,10 +314,10 @@ def test_files_of_other_file_systems(target: Path, tmp_path: Path) -> None:
         (f"file://{source.parent}", "is a folder"),
         ("carrier-pigeon://coop/m.json.gz", "cannot be read"),
     ):
-        with pytest.raises(WarehouseError, match=said):
+        with pytest.raises(DataError, match=said):
             fetch_file(url, target, force=True)
     source.write_bytes(BODY[:1000])
-    with pytest.raises(WarehouseError, match="cut or damaged"):
+    with pytest.raises(DataError, match="cut or damaged"):
         fetch_file(f"file://{source}", target, force=True)
     assert target.read_bytes() == OTHER
 
@@ -340,7 +340,7 @@ def test_a_file_elsewhere_goes_on_too_unless_it_changed(target: Path, tmp_path: 
 def _process(url: str, target: Path, before: str = "") -> subprocess.Popen[str]:
     """A process that fetches, and prints the bytes taken over and whether all was there."""
     code = (
-        f"{before}\nimport pathlib, sys\nfrom warehouse.fetch import fetch_file\n"
+        f"{before}\nimport pathlib, sys\nfrom warehouse.raw.fetch import fetch_file\n"
         "found = fetch_file(sys.argv[1], pathlib.Path(sys.argv[2]), wait=0.01)\nprint(found.resumed_from, found.kept)"
     )
     return subprocess.Popen(
@@ -418,7 +418,7 @@ def test_no_room(site: Site, target: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(site: Site, target: Path) -> None:
     target.parent.mkdir(mode=0o500)
-    with pytest.raises(WarehouseError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         _fetch(site, target)
 
 
@@ -453,7 +453,7 @@ def test_whatever_a_server_does_there_are_the_right_bytes_or_none(site: Site, fa
         for _ in range(len(faults) + 1):
             try:
                 found = _fetch(site, target, retries=1, wait=0.0)
-            except WarehouseError:
+            except DataError:
                 assert not target.exists()
             else:
                 break

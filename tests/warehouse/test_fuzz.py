@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks.measure import GIB, measured
 from tests.warehouse.agreement import READERS, assert_agrees, lines_of
-from warehouse import raw, records
+from warehouse.raw import lines as raw
+from warehouse.raw import records
 
 pytestmark = pytest.mark.long
 

@@ -28,9 +28,9 @@ from tests.warehouse.work import (
     versions,
     write_raw,
 )
-from warehouse.garbage import Leftover, collect
-from warehouse.lineage import Lineage, named
-from warehouse.store import Store, Version, recipe
+from warehouse.artifacts.garbage import Leftover, collect
+from warehouse.artifacts.lineage import Lineage, named
+from warehouse.artifacts.store import Store, Version, recipe
 
 
 def _all(store: Store) -> set[Version]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.hashes import Hashes
-from warehouse.store import sha256_file
+from warehouse.artifacts.hashes import Hashes
+from warehouse.artifacts.store import sha256_file
 
 
 def _settle(path: Path) -> None:

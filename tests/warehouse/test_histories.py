@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.store import Recipe, Store
+from warehouse.catalogue.histories import StoredHistories
 from warehouse.duck import Engine
-from warehouse.errors import WarehouseError
-from warehouse.histories import StoredHistories
-from warehouse.store import Recipe, Store
+from warehouse.errors import DataError
 from warehouse.tables import TABLES
 
 DAY = 86_400
@@ -115,18 +116,18 @@ def test_the_columns_have_their_types_whoever_is_asked(histories: StoredHistorie
 
 @pytest.mark.parametrize("as_of", ["soon", "nan", "inf", float("inf"), 1e300])
 def test_a_moment_that_is_none(histories: StoredHistories, as_of: Any) -> None:
-    with pytest.raises(WarehouseError, match="a moment is none"):
+    with pytest.raises(DataError, match="a moment is none"):
         histories.histories("Mugs", ["A"], as_of)
 
 
 @pytest.mark.parametrize("as_of", [[], [1], [1, 2, 3], [1, None]])
 def test_as_many_moments_as_users(histories: StoredHistories, as_of: Any) -> None:
-    with pytest.raises(WarehouseError, match="give one for all, or one for each"):
+    with pytest.raises(DataError, match="give one for all, or one for each"):
         histories.histories("Mugs", ["A", "A"], as_of)
 
 
 def test_a_domain_without_interactions(histories: StoredHistories) -> None:
-    with pytest.raises(WarehouseError, match="core/interactions of Pots has not been built"):
+    with pytest.raises(StoreError, match="core/interactions of Pots has not been built"):
         histories.histories("Pots", ["A"], 1)
 
 

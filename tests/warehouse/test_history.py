@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warehouse.catalogue import build_catalogue
-from warehouse.errors import WarehouseError
-from warehouse.query import Session
-from warehouse.store import Recipe, Store
+from warehouse.artifacts.store import Recipe, Store
+from warehouse.catalogue.build import build_catalogue
+from warehouse.catalogue.query import Session
+from warehouse.errors import DataError
 from warehouse.tables import TABLES
 
 DAY = 86_400
@@ -168,7 +168,7 @@ def test_a_moment_is_the_same_in_every_time_zone(session: Session, moment: str, 
 
 
 def test_a_moment_that_is_none_is_an_error(session: Session) -> None:
-    with pytest.raises(WarehouseError, match="soon"):
+    with pytest.raises(DataError, match="soon"):
         session.ask("FROM history('Mugs', 'A', 'soon')")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.warehouse.work import overwrite
-from warehouse.errors import WarehouseError
-from warehouse.lineage import Lineage, named
-from warehouse.store import ALL, Artifact, Store, recipe
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.lineage import Lineage, named
+from warehouse.artifacts.store import ALL, Artifact, Store, recipe
 
 
 def make(
@@ -75,13 +75,13 @@ def test_a_version_is_found_by_every_name_it_has(store: Store, generations: list
     ],
 )
 def test_a_name_of_nothing_says_so(store: Store, generations: list[dict[str, Artifact]], name: str, said: str) -> None:
-    with pytest.raises(WarehouseError, match=said):
+    with pytest.raises(StoreError, match=said):
         Lineage.of(store).find(name)
 
 
 @pytest.mark.parametrize("raw", ["nothing.csv", "dead", "", "22"])
 def test_a_raw_file_that_nothing_was_made_from(store: Store, generations: list[dict[str, Artifact]], raw: str) -> None:
-    with pytest.raises(WarehouseError, match="nothing was made from a raw file"):
+    with pytest.raises(StoreError, match="nothing was made from a raw file"):
         Lineage.of(store).readers(raw)
 
 
@@ -93,7 +93,7 @@ def test_equal_versions_of_two_domains_are_told_apart(store: Store) -> None:
         )
     lineage = Lineage.of(store)
     (_, _, digest), *_ = lineage.current
-    with pytest.raises(WarehouseError, match=f"could be core/items@Mugs:{digest} or core/items@Toys:{digest}"):
+    with pytest.raises(StoreError, match=f"could be core/items@Mugs:{digest} or core/items@Toys:{digest}"):
         lineage.find(digest)
 
 
@@ -110,5 +110,5 @@ def test_manifests_in_a_circle_are_an_error(store: Store, generations: list[dict
     raw, items = generations[0]["raw/metadata"], generations[0]["core/items"]
     manifest = json.loads((raw.path / "manifest.json").read_text())
     overwrite(raw.path / "manifest.json", json.dumps({**manifest, "inputs": {items.ref: items.version}}))
-    with pytest.raises(WarehouseError, match="contradict each other"):
+    with pytest.raises(StoreError, match="contradict each other"):
         Lineage.of(store).upstream([items.named])

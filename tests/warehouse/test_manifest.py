@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.warehouse.work import ENVIRONMENT, make_old, manifest, overwrite
-from warehouse.errors import WarehouseError
-from warehouse.manifest import FORMAT, Environment, FileEntry, Input, Manifest, content_version, parse
-from warehouse.store import Artifact, Recipe, Store
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.manifest import FORMAT, Environment, FileEntry, Input, Manifest, content_version, parse
+from warehouse.artifacts.store import Artifact, Recipe, Store
 
 VERSION = "0123456789abcdef"
 NAMED = ("core/items", "Toys", VERSION)
@@ -208,7 +208,7 @@ def test_an_error_names_the_file_and_the_field(tmp_path: Path) -> None:
     path = artifact.path / "manifest.json"
     overwrite(path, path.read_text().replace('"bytes": 1', '"bytes": "one"'))
     fault = "(files 'items.txt': Expected `int`, got `str` - at `$.bytes`)"
-    with pytest.raises(WarehouseError, match=re.escape(f"{artifact.path} has no readable manifest {fault}")):
+    with pytest.raises(StoreError, match=re.escape(f"{artifact.path} has no readable manifest {fault}")):
         Store(tmp_path).require("core/items", "Toys")
 
 
@@ -248,7 +248,7 @@ def test_what_made_it_decides_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     made = []
     other = msgspec.structs.replace(ENVIRONMENT, python="4", git_clean=False, device="abacus")
     for number, environment in enumerate([ENVIRONMENT, other]):
-        monkeypatch.setattr("warehouse.store.watch", lambda environment=environment: lambda: environment)
+        monkeypatch.setattr("warehouse.artifacts.store.watch", lambda environment=environment: lambda: environment)
         for identity in ("content", "recipe"):
             recipe = Recipe("core/items", "Toys", "c", {}, {}, {})
             store = Store(tmp_path / identity / str(number))

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from benchmarks.metadata import write_metadata
 from tests.warehouse.agreement import assert_agrees
-from warehouse import raw, records
-from warehouse.errors import WarehouseError
-from warehouse.items import build_items, clean
-from warehouse.metadata import _DECODER, Product, ingest_metadata, read_line
+from warehouse.core.items import build_items, clean
+from warehouse.errors import DataError
+from warehouse.raw import lines as raw
+from warehouse.raw import records
+from warehouse.raw.metadata import _DECODER, Product, ingest_metadata, read_line
 
 Stage = Callable[[], Path]
 
@@ -141,7 +142,7 @@ def test_an_unusable_file_is_an_error_that_names_it(stage: Stage, content: bytes
     source = out.with_suffix(".json.gz")
     if content is not None:
         source.write_bytes(content)
-    with pytest.raises(WarehouseError) as error:
+    with pytest.raises(DataError) as error:
         ingest_metadata(source, out)
     assert str(source) in str(error.value)
 

@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.test_tables import PRODUCED
 from tests.warehouse.work import ENGINE, publish_all, versions, write_raw
-from warehouse.errors import WarehouseError
-from warehouse.query import Session, check_place
-from warehouse.store import Store
-from warehouse.views import PARTITION
+from warehouse.artifacts.store import Store
+from warehouse.catalogue.query import Session, check_place
+from warehouse.catalogue.views import PARTITION
+from warehouse.errors import DataError
 
 STATEMENTS = [path for room in ("warehouse", "pipelines") for path in sorted((REPOSITORY / room).rglob("*.sql"))]
 HARD = "domain=shop/v=2/time=2024/item_id=7/title=none/data"
@@ -71,6 +71,6 @@ def test_a_copy_or_a_moved_folder_is_told_from_the_original(folders: tuple[Path,
     check_place(plain / "warehouse.duckdb", plain)
     for place in (tmp_path / "copy", plain / "copy"):
         shutil.copytree(plain, place)
-        with pytest.raises(WarehouseError, match=rf"{plain}: the data folder was moved or copied .*`mmm4rec run`"):
+        with pytest.raises(DataError, match=rf"{plain}: the data folder was moved or copied .*`mmm4rec run`"):
             check_place(place / "warehouse.duckdb", place)
     shutil.rmtree(plain / "copy")

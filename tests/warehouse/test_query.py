@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse import duck
-from warehouse.catalogue import build_catalogue
-from warehouse.errors import WarehouseError
-from warehouse.query import Session, ends, query
+from warehouse.catalogue.build import build_catalogue
+from warehouse.catalogue.query import Session, ends, query
+from warehouse.errors import DataError
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def catalogue(tmp_path: Path) -> Path:
     ],
 )
 def test_a_query_can_only_read_the_catalogue(catalogue: Path, sql: str) -> None:
-    with pytest.raises(WarehouseError):
+    with pytest.raises(DataError):
         query(catalogue, sql)
 
 
@@ -88,7 +88,7 @@ def test_no_part_of_a_question_writes(asked: Session, frame: str, writing: str) 
     writing = writing.format(file=file)
     (row,) = duckdb.execute("SELECT json_serialize_sql(?)", [f"WITH x AS ({writing}) SELECT 1"]).fetchall()
     quoted, serialized = (text.replace("'", "''") for text in (writing, row[0]))
-    with pytest.raises(WarehouseError):
+    with pytest.raises(DataError):
         asked.ask(frame.format(writing=writing, quoted=quoted, serialized=serialized))
     assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == before
 
@@ -124,7 +124,7 @@ def test_what_is_refused_was_a_danger(tmp_path: Path) -> None:
     ],
 )
 def test_other_ways_out_are_closed(asked: Session, sql: str) -> None:
-    with pytest.raises(WarehouseError):
+    with pytest.raises(DataError):
         asked.ask(sql)
 
 
@@ -178,13 +178,13 @@ def test_a_catalogue_from_elsewhere_widens_nothing(tmp_path: Path) -> None:
             f"FROM read_text('{data}/link/secret')",
             f"WITH x AS (COPY (SELECT 1) TO '{data}/new') SELECT 1",
         ):
-            with pytest.raises(WarehouseError):
+            with pytest.raises(DataError):
                 session.ask(sql)
     assert not (data / "new").exists()
 
 
 def test_a_refusal_names_the_folder(asked: Session) -> None:
-    with pytest.raises(WarehouseError, match=f"in {asked.catalogue.parent} and no others"):
+    with pytest.raises(DataError, match=f"in {asked.catalogue.parent} and no others"):
         asked.ask("FROM read_text('/etc/passwd')")
 
 
@@ -192,7 +192,7 @@ STREAMING = """
 import sys
 from pathlib import Path
 from warehouse.duck import Engine
-from warehouse.query import Session
+from warehouse.catalogue.query import Session
 with Session(Path(sys.argv[1]), Engine(1, "100MB")) as session:
     answer = session.stream("SELECT range AS a, repeat('x', 4000) AS b FROM range(200000)")
     print(*answer.columns, sum(batch.num_rows for batch in answer.batches))
@@ -210,7 +210,7 @@ def test_an_answer_larger_than_the_memory_comes_in_parts(catalogue: Path) -> Non
 
 
 def test_an_error_in_a_late_part_is_one_of_the_house(catalogue: Path) -> None:
-    with Session(catalogue) as session, pytest.raises(WarehouseError, match="DuckDB refuses"):
+    with Session(catalogue) as session, pytest.raises(DataError, match="DuckDB refuses"):
         list(session.stream("SELECT (127 + range // 100000)::TINYINT FROM range(200000)").batches)
 
 
@@ -219,7 +219,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from warehouse.duck import Engine
-from warehouse.query import Session
+from warehouse.catalogue.query import Session
 with Session(Path(sys.argv[1]), Engine(1, "50MB")) as session:
     answer = session.stream("SELECT md5(range::VARCHAR) AS a, repeat('x', 100) AS b FROM range(700000) ORDER BY a")
     next(answer.batches)
@@ -270,13 +270,13 @@ def test_a_place_of_somebody_else_is_not_used(catalogue: Path, tmp_path: Path, m
     monkeypatch.setattr(duck.tempfile, "tempdir", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"mmm4rec-{os.getuid()}").symlink_to("elsewhere")
-    with pytest.raises(WarehouseError, match="TMPDIR"):
+    with pytest.raises(DataError, match="TMPDIR"):
         query(catalogue, "SELECT 1")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_missing_catalogue_says_what_builds_it(tmp_path: Path) -> None:
-    with pytest.raises(WarehouseError, match="mmm4rec run"):
+    with pytest.raises(DataError, match="mmm4rec run"):
         query(tmp_path / "warehouse.duckdb", "SELECT 1")
 
 
@@ -318,7 +318,7 @@ def test_a_script_is_split_where_its_statements_end(catalogue: Path) -> None:
     with Session(catalogue) as session:
         assert session.statements("SELECT 1; -- a\nSELECT ';' ;\n\n") == ["SELECT 1; -- a", "SELECT ';' ;"]
         assert session.statements("-- nothing") == []
-        with pytest.raises(WarehouseError, match="syntax error"):
+        with pytest.raises(DataError, match="syntax error"):
             session.statements("SELECT 1; SELEC 2")
 
 
@@ -340,19 +340,19 @@ def test_a_session_stays_with_one_catalogue_until_it_is_refreshed(catalogue: Pat
         assert session.ask("FROM lineage.files").num_rows == 0
         catalogue.unlink()
         assert session.ask("FROM lineage.files").num_rows == 0
-        with pytest.raises(WarehouseError, match="mmm4rec run"):
+        with pytest.raises(DataError, match="mmm4rec run"):
             session.refresh()
 
 
 def test_an_error_ends_only_its_question(catalogue: Path) -> None:
     with Session(catalogue) as session:
         for wrong in ("SELECT nothing", "CREATE TABLE x (a INT)", "FROM read_text('/etc/passwd')"):
-            with pytest.raises(WarehouseError):
+            with pytest.raises(DataError):
                 session.ask(wrong)
         assert session.ask("SELECT 1 AS a")["a"].to_pylist() == [1]
 
 
 def test_a_file_that_is_no_catalogue_is_refused(tmp_path: Path) -> None:
     (tmp_path / "warehouse.duckdb").write_text("not a database")
-    with pytest.raises(WarehouseError, match="cannot be read as a catalogue"):
+    with pytest.raises(DataError, match="cannot be read as a catalogue"):
         query(tmp_path / "warehouse.duckdb", "SELECT 1")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warehouse import ratings as room
-from warehouse import raw
-from warehouse.errors import WarehouseError
-from warehouse.ratings import Rating, ingest_ratings, read_line
+from warehouse.errors import DataError
+from warehouse.raw import lines as raw
+from warehouse.raw import ratings as room
+from warehouse.raw.ratings import Rating, ingest_ratings, read_line
 
 Stage = Callable[[], Path]
 
@@ -166,7 +166,7 @@ def test_an_unusable_file_is_an_error_that_names_it(stage: Stage, content: bytes
     source = out.with_suffix(".csv")
     if content is not None:
         source.write_bytes(content)
-    with pytest.raises(WarehouseError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         ingest_ratings(source, out)
     assert str(source) in str(error.value)
 
@@ -182,7 +182,7 @@ def test_a_file_of_another_kind_is_not_read_to_its_end(
     if not refused:
         assert ingest_ratings(source, tmp_path).reasons == {"wrong number of fields": 1000 * (share - 1)}
         return
-    with pytest.raises(WarehouseError, match=r"of its first 1,\d\d\d lines only \d+ could be read as a rating"):
+    with pytest.raises(DataError, match=r"of its first 1,\d\d\d lines only \d+ could be read as a rating"):
         ingest_ratings(source, tmp_path)
 
 
@@ -190,5 +190,5 @@ def test_a_raw_file_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) ->
     os.mkfifo(tmp_path / "ratings.csv")
     (tmp_path / "link.csv").symlink_to("/dev/zero")
     for name in ("ratings.csv", "link.csv"):
-        with pytest.raises(WarehouseError, match=r"cannot be opened \(not a regular file"):
+        with pytest.raises(DataError, match=r"cannot be opened \(not a regular file"):
             ingest_ratings(tmp_path / name, tmp_path)

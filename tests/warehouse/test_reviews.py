@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.warehouse.agreement import assert_agrees
-from warehouse import records
-from warehouse.errors import WarehouseError
-from warehouse.ratings import Rating, ingest_ratings
-from warehouse.reviews import ingest_either, ingest_reviews, read_line
-from warehouse.store import Store
+from warehouse.artifacts.store import Store
+from warehouse.errors import DataError
+from warehouse.raw import records
+from warehouse.raw.ratings import Rating, ingest_ratings
+from warehouse.raw.reviews import ingest_either, ingest_reviews, read_line
 
 Stage = Callable[[], Path]
 
@@ -133,7 +133,7 @@ def test_an_unusable_file_is_an_error_that_names_it(stage: Stage, content: bytes
     source = out.with_suffix(".json.gz")
     if content is not None:
         source.write_bytes(content)
-    with pytest.raises(WarehouseError) as error:
+    with pytest.raises(DataError) as error:
         ingest_reviews(source, out)
     assert str(source) in str(error.value)
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from benchmarks import plain_recipe
 from benchmarks.plain_recipe import Row
+from warehouse.artifacts.store import Store
 from warehouse.checks import violations
+from warehouse.core.interactions import Wanted, _Fingerprints, build_interactions
+from warehouse.core.sequences import GlobalTimeSplit, _in_order, build_sequences
 from warehouse.duck import Engine
-from warehouse.errors import WarehouseError
-from warehouse.interactions import Wanted, _Fingerprints, build_interactions
+from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
-from warehouse.ratings import LATEST_TIME
-from warehouse.sequences import GlobalTimeSplit, _in_order, build_sequences
-from warehouse.store import Store
+from warehouse.raw.ratings import LATEST_TIME
 from warehouse.tables import TABLES
 
 Stage = Callable[[], Path]
@@ -71,7 +71,7 @@ def test_the_recipe_is_the_plain_one(
     out = stage()
     source = write_interactions(out.with_suffix(".parquet"), rows)
     if not any(part == "train" for sequence in expected.values() for _, part in sequence):
-        with pytest.raises(WarehouseError, match="nothing to train on" if core else "lower k"):
+        with pytest.raises(DataError, match="nothing to train on" if core else "lower k"):
             build_sequences(source, out, k, split, max_length, Engine(threads=2))
         return
     summary = build_sequences(source, out, k, split, max_length, Engine(threads=2))
@@ -146,7 +146,7 @@ def test_interactions_are_the_plain_ones(
     ratings = write_ratings(folder / "ratings.parquet", rows)
     pq.write_table(pa.table({"item_id": sorted(known)}), folder / "items.parquet")
     if not kept:
-        with pytest.raises(WarehouseError, match=r"same category|user and item swapped|alike but for capitals"):
+        with pytest.raises(DataError, match=r"same category|user and item swapped|alike but for capitals"):
             build_interactions(ratings, folder / "items.parquet", out, wanted)
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -203,7 +203,7 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
         9: "exact_duplicate",
     }
     pq.write_table(pa.table({"item_id": ["other"]}), folder / "items.parquet")
-    with pytest.raises(WarehouseError, match="same category"):
+    with pytest.raises(DataError, match="same category"):
         build_interactions(folder / "ratings.parquet", folder / "items.parquet", stage())
 
 
@@ -224,7 +224,7 @@ def test_where_no_rating_finds_its_item_both_ids_and_the_cause_are_said(
     folder = stage()
     ratings = write_ratings(folder / "ratings.parquet", [Row(1, by, rated, 5.0, 1), Row(2, "A2", "other", 5.0, 2)])
     pq.write_table(pa.table({"item_id": [known]}), folder / "items.parquet")
-    with pytest.raises(WarehouseError, match=re.escape(said)) as error:
+    with pytest.raises(DataError, match=re.escape(said)) as error:
         build_interactions(ratings, folder / "items.parquet", stage())
     assert f"the first rating is of {rated!r} by {by!r}, and an item with metadata is {known!r}" in str(error.value)
 
@@ -241,7 +241,7 @@ def test_the_order_holds_for_every_time_that_a_rating_may_have(threads: int) -> 
 
 def test_k_below_three_is_refused(stage: Stage) -> None:
     source = write_interactions(stage() / "i.parquet", [(1, "a", "b", 1.0, 1)])
-    with pytest.raises(WarehouseError, match="set k to 3 or more"):
+    with pytest.raises(DataError, match="set k to 3 or more"):
         build_sequences(source, stage(), 2)
 
 
@@ -278,7 +278,7 @@ def test_threads_and_memory_change_no_byte(stage: Stage, monkeypatch: pytest.Mon
     assert hashes(Engine(threads=2)) == expected
     assert hashes(Engine(threads=7, memory="200MB")) == expected
     # Ids in several turns, as of more ratings than are held at once.
-    monkeypatch.setattr("warehouse.sequences._ROWS_AT_ONCE", 100_000)
+    monkeypatch.setattr("warehouse.core.sequences._ROWS_AT_ONCE", 100_000)
     assert hashes(Engine(threads=2)) == expected
 
 

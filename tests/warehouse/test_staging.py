@@ -14,11 +14,11 @@ import pytest
 from tests.read_only import read_only
 from tests.warehouse.test_lineage import make
 from tests.warehouse.work import leave
-from warehouse.errors import ReadOnlyError, WarehouseError
-from warehouse.garbage import collect
-from warehouse.lineage import named
-from warehouse.staging import held, is_held
-from warehouse.store import Artifact, Store
+from warehouse.artifacts.errors import ReadOnlyError, StoreError
+from warehouse.artifacts.garbage import collect
+from warehouse.artifacts.lineage import named
+from warehouse.artifacts.staging import held, is_held
+from warehouse.artifacts.store import Artifact, Store
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_a_link_in_a_store_is_an_error_and_what_it_leads_to_stays(
     for act in (store.sweep, lambda: collect(store), lambda: make(store, "core/items", "ours")):
         if link != ".staging" and act == store.sweep:
             continue
-        with pytest.raises(WarehouseError, match=f"{link} is a link.*remove it"):
+        with pytest.raises(StoreError, match=f"{link} is a link.*remove it"):
             act()
     if link != ".staging":
         for look in (store.all_current, store.versions, store.pointed, lambda: store.current("core/items", "Toys")):
-            with pytest.raises(WarehouseError, match=f"{link} is a link"):
+            with pytest.raises(StoreError, match=f"{link} is a link"):
                 look()
     assert _files(elsewhere) == before
 
@@ -77,7 +77,7 @@ def test_a_version_behind_a_link_is_not_read_and_is_built_again(store: Store, el
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     place.symlink_to(elsewhere / "core/items/domain=Toys" / ours.path.name / linked)
     before = _files(elsewhere)
-    with pytest.raises(WarehouseError, match=f"{place} is a link"):
+    with pytest.raises(StoreError, match=f"{place} is a link"):
         store.require("core/items", "Toys")
     assert store.whole("core/items", "Toys") is None
     assert make(store, "core/items", "theirs").version == ours.version
@@ -93,7 +93,7 @@ def test_a_mark_or_a_lock_that_is_a_link_writes_nothing_elsewhere(store: Store, 
     assert store.mark(made.named, "pin")
     (store.root / ".lock").unlink()
     (store.root / ".lock").symlink_to(target)
-    with pytest.raises(WarehouseError, match=r"\.lock is a link, and no lock: remove it"):
+    with pytest.raises(StoreError, match=r"\.lock is a link, and no lock: remove it"):
         store.mark(made.named, "damaged")
     assert not target.exists()
 
@@ -181,7 +181,7 @@ def test_a_store_without_a_lock_file_can_be_looked_at(store: Store) -> None:
 _HOLDS = """
 import sys, time
 from pathlib import Path
-from warehouse.staging import held
+from warehouse.artifacts.staging import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -208,7 +208,7 @@ def test_who_waits_for_a_lock_says_for_whom_and_gives_up(tmp_path: Path, caplog:
         os.kill(process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         said = rf"{path} is locked by process {process.pid} \(.*\), which is stopped \(`kill -CONT {process.pid}`"
-        with pytest.raises(WarehouseError, match=f"{said}.*end that process"), held(path, notice=0, limit=0.05):
+        with pytest.raises(StoreError, match=f"{said}.*end that process"), held(path, notice=0, limit=0.05):
             pass
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith(": waiting for it")

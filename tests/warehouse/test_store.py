@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.warehouse.work import damage, leave, overwrite
-from warehouse.errors import WarehouseError
-from warehouse.store import ALL, Artifact, Recipe, Store, check_domain, recipe
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, check_domain, recipe
 
 
 def _recipe(**changes: Any) -> Recipe:
@@ -105,7 +105,7 @@ def test_a_failed_build_leaves_what_was_there(tmp_path: Path, error: BaseExcepti
         (out / "half.txt").write_text("half")
         raise error
 
-    expected = WarehouseError if isinstance(error, OSError) else type(error)
+    expected = StoreError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         store.publish(_recipe(code_version="c2"), build)
     assert store.current("core/items", "Toys") == before
@@ -135,14 +135,14 @@ def test_eight_processes_publish_at_once(tmp_path: Path) -> None:
 def test_a_domain_name_cannot_leave_its_folder(name: str) -> None:
     try:
         check_domain(name)
-    except WarehouseError:
+    except StoreError:
         return
     assert name == ALL or (name.isascii() and name.replace("_", "a").isalnum())
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a.b", "é", "x" * 65, "1st", "a'b", "a\n"])
 def test_hostile_domain_names_are_refused(name: str) -> None:
-    with pytest.raises(WarehouseError, match="no domain name"):
+    with pytest.raises(StoreError, match="no domain name"):
         check_domain(name)
 
 
@@ -170,7 +170,7 @@ def test_a_broken_manifest_says_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
     overwrite(artifact.path / "manifest.json", "{")
-    with pytest.raises(WarehouseError, match="delete that folder"):
+    with pytest.raises(StoreError, match="delete that folder"):
         store.current("core/items", "Toys")
 
 
@@ -194,7 +194,7 @@ def test_a_current_from_elsewhere_leads_nowhere_else(tmp_path: Path, said: str) 
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
     (artifact.path.parent / "CURRENT").write_text(said)
-    with pytest.raises(WarehouseError, match=r"names no version, but .*mmm4rec run Toys"):
+    with pytest.raises(StoreError, match=r"names no version, but .*mmm4rec run Toys"):
         store.current("core/items", "Toys")
     assert store.all_current() == []
     assert "names no version" in store.damaged()["core/items", "Toys"]
@@ -211,11 +211,11 @@ def test_a_current_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     artifact, _ = store.publish(_recipe(), _writes("a"))
     pointer = artifact.path.parent / "CURRENT"
     pointer.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WarehouseError, match="names no version"):
+    with pytest.raises(StoreError, match="names no version"):
         store.current("core/items", "Toys")
     pointer.unlink()
     pointer.mkdir()
-    with pytest.raises(WarehouseError, match=r"CURRENT cannot be read.*delete it"):
+    with pytest.raises(StoreError, match=r"CURRENT cannot be read.*delete it"):
         store.current("core/items", "Toys")
 
 
@@ -252,7 +252,7 @@ def test_a_manifest_from_elsewhere_is_checked(tmp_path: Path, changes: dict[str,
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
     _spoil_manifest(artifact, **changes)
-    with pytest.raises(WarehouseError, match=r"no readable manifest .*mmm4rec run Toys.*or delete that folder") as said:
+    with pytest.raises(StoreError, match=r"no readable manifest .*mmm4rec run Toys.*or delete that folder") as said:
         store.current("core/items", "Toys")
     assert store.damaged() == {("core/items", "Toys"): str(said.value)}
     assert store.all_current() == []
@@ -267,7 +267,7 @@ def test_a_manifest_that_is_no_object_is_built_again(tmp_path: Path, text: str) 
     store = Store(tmp_path)
     artifact, _ = store.publish(_recipe(), _writes("a"))
     overwrite(artifact.path / "manifest.json", text)
-    with pytest.raises(WarehouseError, match="no readable manifest"):
+    with pytest.raises(StoreError, match="no readable manifest"):
         store.require("core/items", "Toys")
     store.publish(_recipe(), _writes("a"))
     again = store.require("core/items", "Toys")
@@ -408,6 +408,6 @@ def test_a_build_that_writes_what_no_manifest_may_name_is_refused(tmp_path: Path
         (out / "a\nb").touch()
         return {}
 
-    with pytest.raises(WarehouseError, match="no plain file name"):
+    with pytest.raises(StoreError, match="no plain file name"):
         Store(tmp_path).publish(_recipe(), build)
     assert Store(tmp_path).all_current() == []

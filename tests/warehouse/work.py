@@ -14,17 +14,17 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue import build_catalogue
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.manifest import FORMAT, Environment, Manifest, parse
+from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, recipe, sha256_file
+from warehouse.catalogue.build import build_catalogue
+from warehouse.catalogue.query import query
+from warehouse.core.interactions import build_interactions
+from warehouse.core.items import build_items
+from warehouse.core.sequences import build_sequences
 from warehouse.duck import Engine
-from warehouse.errors import WarehouseError
-from warehouse.interactions import build_interactions
-from warehouse.items import build_items
-from warehouse.manifest import FORMAT, Environment, Manifest, parse
-from warehouse.metadata import ingest_metadata
-from warehouse.query import query
-from warehouse.ratings import ingest_ratings
-from warehouse.sequences import build_sequences
-from warehouse.store import ALL, Artifact, Recipe, Store, recipe, sha256_file
+from warehouse.raw.metadata import ingest_metadata
+from warehouse.raw.ratings import ingest_ratings
 
 CATALOGUE = "warehouse.duckdb"
 ENGINE = Engine(threads=1, memory="256MB")
@@ -180,7 +180,7 @@ def damage(store: Store) -> dict[str, list[str]]:
         key, domain = f"{layer}/{noun}", name.removeprefix("domain=")
         try:
             artifact = store.current(key, domain)
-        except WarehouseError as error:
+        except StoreError as error:
             found[f"{key}@{domain}"] = [str(error)]
         else:
             found[f"{key}@{domain}"] = store.verify(artifact) if artifact else []

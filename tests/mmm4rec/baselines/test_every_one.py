@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mmm4rec.ablations import AblationConfig
 from mmm4rec.baselines import popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, resolve
 from mmm4rec.baselines.fitting import fit_all
 from mmm4rec.checkpoint import load, load_model
+from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import Batch, DomainData, Features, merge_domains
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation import evaluate, rank_labels, recommend
-from mmm4rec.recommender import Recommender
+from mmm4rec.evaluation.ranking import evaluate, rank_labels, recommend
+from mmm4rec.evaluation.reports import build_metrics
+from mmm4rec.model.recommender import Recommender
 from mmm4rec.registry import MODELS, make, read_stated, stated
-from mmm4rec.reports import build_metrics
-from mmm4rec.training import TrainSummary, fit
+from mmm4rec.training.fit import TrainSummary, fit
 
 NAMES = [name for name in BASELINES if name != ITEM_KNN]
 Small = Callable[..., Any]

@@ -17,7 +17,7 @@ from mmm4rec.baselines.sasrec import SASRec
 from mmm4rec.baselines.tim4rec import TiM4Rec
 from mmm4rec.baselines.unisrec import ExpertAdaptor, UniSRec
 from mmm4rec.data import Batch, DomainData
-from mmm4rec.model import FeedForward
+from mmm4rec.model.mmm4rec import FeedForward
 
 Small = Callable[..., Any]
 B, T, H = 3, 5, 16

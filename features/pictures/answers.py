@@ -1,0 +1,147 @@
+"""What http(s) addresses answered, remembered in a folder that every version of the pictures shares.
+
+    <cache>/<2 hex>/<sha256 of the address>   a line of JSON: url, status, detail, private, bytes, sha256; then the body
+    <cache>/forgotten.json                    how often an address was forgotten, by the sha256 of the address
+
+A failure is remembered as well. What a body is worth is not: features.pictures decides that, by the rules of the day.
+A file appears under its name only when it is whole, whenever the process ends; a damaged one counts as absent.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from features.errors import FeatureError
+from warehouse.artifacts.durable import replacing
+
+_FORGOTTEN: Final = "forgotten.json"
+_LITTER_AGE: Final = 3600.0
+"""Seconds after which an unfinished file is nobody's any more."""
+_LOGIN: Final = re.compile(r"(?<=://)[^/?#]*@")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an address: status `ok` and a body, or a status of `item_images.STATUSES` and why."""
+
+    status: str
+    detail: str | None = None
+    body: bytes = b""
+
+
+def is_web(address: str) -> bool:
+    """Whether an address is one of http or https."""
+    return address[:8].lower().startswith(("http://", "https://"))
+
+
+def key_of(address: str) -> str:
+    """The name of an address in the cache."""
+    return hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def recall(cache: Path, address: str, private: bool = False) -> Answer | None:
+    """The answer remembered; None if there is none, or its file is damaged.
+
+    Nor is there one if the address was refused, and private addresses, not allowed then, are allowed now.
+    """
+    try:
+        with _place(cache, key_of(address)).open("rb") as file:
+            said = json.loads(file.readline())
+            answer = Answer(said["status"], said["detail"], file.read())
+            whole = hashlib.sha256(answer.body).hexdigest() == said["sha256"]
+            outdated = answer.status == "refused" and private and not said["private"]
+            return answer if whole and not outdated else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def remember(cache: Path, address: str, answer: Answer, private: bool = False) -> None:
+    """Keep the answer of an address; `private`: asked with private addresses allowed.
+
+    Raises:
+        FeatureError: the cache cannot be written.
+    """
+    said = {
+        "url": _LOGIN.sub("", address),
+        "status": answer.status,
+        "detail": answer.detail,
+        "private": private,
+        "bytes": len(answer.body),
+        "sha256": hashlib.sha256(answer.body).hexdigest(),
+    }
+    write_whole(_place(cache, key_of(address)), json.dumps(said).encode() + b"\n", answer.body)
+
+
+def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
+    """Let every address whose answer has one of these statuses be asked again; return how many there are.
+
+    `judge` says the status of a body, where one came; None: bodies are kept.
+
+    Raises:
+        FeatureError: the cache cannot be written.
+    """
+    found = []
+    for path in cache.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64):
+        try:
+            with path.open("rb") as file:
+                said = json.loads(file.readline())
+                status = judge(file.read()) if judge and said["status"] == "ok" else said["status"]
+                if status in statuses:
+                    found.append(path)
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # damaged: asked again anyhow
+    if found:
+        counts = times_forgotten(cache)
+        # The counts first: a command that dies in between has made stale too much, never too little.
+        counts |= {path.name: counts.get(path.name, 0) + 1 for path in found}
+        write_whole(cache / _FORGOTTEN, json.dumps(counts, sort_keys=True, indent=0).encode())
+        for path in found:
+            path.unlink(missing_ok=True)
+    return len(found)
+
+
+def times_forgotten(cache: Path) -> dict[str, int]:
+    """How often each address was forgotten, by :func:`key_of`; those that never were are left out."""
+    try:
+        counts = json.loads((cache / _FORGOTTEN).read_bytes())
+        return {str(key): int(count) for key, count in counts.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Write a file that is there whole or not at all, whenever the process ends.
+
+    Raises:
+        FeatureError: it cannot be written.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, new) as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise FeatureError(
+            f"{path} cannot be written ({error.strerror or error}): make room there, or permit it; "
+            "what was fetched before is kept, and the same command goes on from there"
+        ) from error
+
+
+def sweep(cache: Path) -> None:
+    """Remove what processes that died have left unfinished."""
+    for path in cache.glob("**/*.new"):
+        with suppress(OSError):  # another process may have finished it
+            if time.time() - path.stat().st_mtime > _LITTER_AGE:
+                path.unlink()
+
+
+def _place(cache: Path, key: str) -> Path:
+    return cache / key[:2] / key

@@ -1,0 +1,199 @@
+"""From the bytes of a stranger's picture to an upright RGB image, or a reason why not.
+
+Content decides, never a file name or a content type. Nothing is decoded before its header says how large
+it would become. Everything here may be called from several threads.
+"""
+
+import io
+import math
+import os
+import struct
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+"""Formats decoded; never one that starts another program (EPS) or calls on the system (WMF)."""
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 50_000_000
+"""Largest picture decoded: 50 megapixels, 200 MB as Pillow holds RGB."""
+MAX_WEBP_PIXELS = MAX_PIXELS // 4
+"""WebP's decoder takes four times the memory: it holds every picture as an animation, with two canvases."""
+MAX_SCANS = 100
+"""Of a JPEG; some ten are usual. A scan of a few bytes costs a pass over all pixels."""
+MAX_TIFF_PARTS = 1 << 16
+"""Strips or tiles of a TIFF; each costs hundreds of bytes of memory and two bytes of the file."""
+MAX_TILE_PIXELS = 1 << 24
+"""Of a tile of a TIFF, which may be larger than the picture."""
+MIN_SIDE = 8
+"""Pixels; shops serve a 1x1 picture for "no picture"."""
+LONG_SIDE = 1024
+"""Encoders see a few hundred pixels a side; batches hold pictures reduced to this, to bound memory."""
+THREADS = min(os.cpu_count() or 1, 8)
+"""Pictures measured at once; each may take four bytes for each of its pixels."""
+_measuring = threading.BoundedSemaphore(THREADS)
+_ORIENTATION = 0x0112
+_ORDERS = {b"II": "<", b"MM": ">"}
+"""Byte orders by the first bytes of a TIFF."""
+_TIFF_PARTS, _TIFF_TILE = (273, 324), (322, 323)
+"""Tags of a TIFF: places of strips or of tiles; width and length of a tile."""
+_BAND = 256
+"""Rows converted at once: a conversion may go through three more pictures."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its EXIF orientation; from 5 on width and height change places."""
+
+# A status says what is wrong with a picture; of some, Pillow's warnings are thousands of lines. Once for the process,
+# as warnings.catch_warnings is not for threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class PictureError(Exception):
+    """Why there is no picture: a status of `item_images.STATUSES` and what exactly happened."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header only; refuse what is not a picture, or would become too large."""
+    if data[:2] in _ORDERS:
+        _check_tiff(data)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError("too_large", str(error)) from error
+    except Exception as error:  # Pillow's parsers raise anything from OSError to struct.error
+        raise PictureError("not_an_image", f"{type(error).__name__}, starts with {data[:16]!r}") from error
+    width, height = picture.size
+    most = MAX_WEBP_PIXELS if picture.format == "WEBP" else MAX_PIXELS
+    if width * height > most:
+        raise PictureError("too_large", f"{width}x{height} pixels, at most {most:,}")
+    if min(width, height) < MIN_SIDE:
+        raise PictureError("too_small", f"{width}x{height} pixels, at least {MIN_SIDE} a side")
+    if picture.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise PictureError("too_large", f"{scans:,} scans, at most {MAX_SCANS}")
+    return picture
+
+
+def _check_tiff(data: bytes) -> None:
+    """Refuse a TIFF that costs far more than its pixels. Pillow would build all that its first directory lists."""
+    order = _ORDERS[data[:2]]
+    sides: dict[int, int] = {}
+    if 43 in data[2:4]:
+        raise PictureError("not_an_image", "a BigTIFF, which is for files of gigabytes")
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", data, place)
+            if tag in _TIFF_PARTS and count > MAX_TIFF_PARTS:
+                raise PictureError("too_large", f"{count:,} strips or tiles, at most {MAX_TIFF_PARTS:,}")
+            if tag in _TIFF_TILE:
+                (side,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, place + 8)
+                sides[tag] = max(side, sides.get(tag, 0))
+    except struct.error as error:
+        raise PictureError("not_an_image", f"a TIFF without a directory ({error})") from error
+    if math.prod(sides.values()) > MAX_TILE_PIXELS:
+        raise PictureError("too_large", f"tiles of {math.prod(sides.values()):,} pixels, at most {MAX_TILE_PIXELS:,}")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """1 to 8 as EXIF counts them; 1, upright, if what is said cannot be read."""
+    try:
+        said = picture.getexif().get(_ORIENTATION)
+        return said if said in _TURNS else 1
+    except Exception:  # as above
+        return 1
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16 bit scaled to 8, transparency over white."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    whole = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, _BAND):
+        band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height)))
+        whole.paste(_band_as_rgb(band), (0, top))
+    return whole
+
+
+def _band_as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255 instead of scaling
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def decode(data: bytes) -> Image.Image:
+    """The upright RGB image of a picture's bytes; the first frame of an animation.
+
+    Raises:
+        PictureError: not_an_image, too_large, too_small, or broken (recognised but does not decode).
+    """
+    picture = _open(data)
+    kind = picture.format
+    try:
+        picture.load()
+        turn = _TURNS.get(_orientation(picture))
+        upright: Image.Image = _rgb(picture)
+        del picture  # two of the large ones at once suffice
+        return upright if turn is None else upright.transpose(turn)
+    except Exception as error:  # as above
+        raise _broken(kind, error) from error
+
+
+def measure(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of what :func:`decode` would give, or its error; at a fraction of time and memory.
+
+    All bytes are decoded, but a JPEG at an eighth of its size, and one pixel is converted to RGB. At most THREADS
+    threads do so at once, the others wait.
+    """
+    with _measuring:
+        return _measure(_open(data))
+
+
+def _measure(picture: Image.Image) -> tuple[int, int]:
+    size = picture.size
+    try:
+        if picture.draft(picture.mode, (1, 1)) is None:
+            picture.load()
+            size = picture.size  # a TIFF sets itself upright
+        else:
+            picture.load()
+        _rgb(picture.crop((0, 0, 1, 1)))
+    except Exception as error:  # as above
+        raise _broken(picture.format, error) from error
+    return size if _orientation(picture) < 5 else size[::-1]
+
+
+def _broken(kind: str | None, error: Exception) -> PictureError:
+    return PictureError("broken", f"{kind}: {error}")
+
+
+def format_of(data: bytes) -> str:
+    """File extension by content, lower case: jpeg, png, gif, webp, bmp, tiff."""
+    name = (_open(data).format or "").lower()
+    return "jpeg" if name == "mpo" else name  # MPO: a JPEG with more pictures behind the first
+
+
+def bounded(picture: Image.Image) -> Image.Image:
+    """The picture at most LONG_SIDE pixels on its long side, for batches whose memory must stay bounded."""
+    if max(picture.size) > LONG_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BICUBIC)
+    return picture

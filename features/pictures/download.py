@@ -1,0 +1,402 @@
+"""Pictures from http(s) addresses: each asked for once, politely, and its answer remembered.
+
+A download that is stopped, even by kill -9, goes on with the addresses that are missing.
+"""
+
+import hashlib
+import heapq
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urljoin, urlsplit
+
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from features.errors import FeatureError
+from features.pictures.answers import Answer, is_web, remember, sweep
+from features.pictures.connections import limits, open_web
+from features.pictures.decode import MAX_BYTES, PictureError, measure
+
+_CHUNK: Final = 64 << 10
+
+_log = logging.getLogger("mmm4rec")
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How pictures are fetched from the web.
+
+    Raises:
+        FeatureError: a value makes no sense.
+    """
+
+    http: bool = True
+    """Whether http(s) addresses are asked at all."""
+    per_host: int = 4
+    """Requests to one host at the same time."""
+    concurrency: int = 32
+    """Requests at the same time; as many bodies of features.pictures.decode.MAX_BYTES may be in memory."""
+    timeout: float = 15.0
+    """Seconds to connect, and of silence."""
+    total_timeout: float = 60.0
+    """Seconds that all requests for one picture may take, redirects and further attempts included."""
+    attempts: int = 3
+    """Requests for one picture, if what failed may pass: no connection, a timeout, 408, 425, 429, 5xx."""
+    wait: float = 1.0
+    """Seconds before the second attempt, doubled before each further one, give or take half."""
+    longest_wait: float = 60.0
+    """Seconds; a server that asks for more by Retry-After is asked again after this."""
+    give_up_after: int = 20
+    """Attempts in a row that fail in this way until a host is not asked any more in this run."""
+    max_redirects: int = 5
+    private_addresses: bool = False
+    """Whether hosts of an intranet and this machine itself may be asked."""
+    user_agent: str = "mmm4rec (fetches pictures of published catalogues)"
+
+    def __post_init__(self) -> None:
+        for name in ("per_host", "concurrency", "attempts", "give_up_after"):
+            _require(1 <= getattr(self, name) <= 1000, name, getattr(self, name), "a number from 1 to 1000")
+        _require(0 <= self.max_redirects <= 100, "max_redirects", self.max_redirects, "a number from 0 to 100")
+        for name in ("timeout", "total_timeout"):
+            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "seconds, more than 0")
+        for name in ("wait", "longest_wait"):
+            _require(0 <= getattr(self, name) <= 86_400, name, getattr(self, name), "seconds")
+        printable = self.user_agent.isascii() and self.user_agent.isprintable() and bool(self.user_agent.strip())
+        _require(printable, "user_agent", self.user_agent, "printable ASCII")
+
+
+def _require(holds: bool, name: str, value: object, what: str) -> None:
+    if not holds:
+        raise FeatureError(f"pictures: {name} is {value!r}; give {what}")
+
+
+@dataclass(eq=False)
+class _Task:
+    """One address on its way: `url` is where its redirects have led, `left` the seconds its requests still have."""
+
+    address: str
+    url: str
+    left: float
+    attempts: int = 0
+    redirects: int = 0
+
+
+@dataclass(eq=False)
+class _Host:
+    """A host's tasks. `queued`: it stands among those that may start, or is paused; `failures`: in a row.
+
+    `lost`: why it is not asked any more.
+    """
+
+    name: str
+    waiting: deque[_Task] = field(default_factory=deque)
+    active: int = 0
+    queued: bool = False
+    paused_until: float = 0.0
+    failures: int = 0
+    lost: Answer | None = None
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """The answer is elsewhere."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """A failure that may pass, after so many seconds at the earliest as the server says."""
+
+    status: str
+    detail: str
+    after: float = 0.0
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+class Downloads:
+    """Fetches what the cache lacks. A context manager; what is known of a host holds for as long as it is open.
+
+    One thread (the caller's) decides what is asked next, `fetching.concurrency` others do it. A host's tasks wait in a
+    queue of its own, so a slow one holds up no other.
+    """
+
+    def __init__(self, cache: Path, fetching: Fetching) -> None:
+        self._cache = cache
+        self._fetching = fetching
+        self._hosts: dict[str, _Host] = {}
+        self._ready: deque[_Host] = deque()
+        self._later: list[tuple[float, int, _Host, _Task | None]] = []
+        self._order = itertools.count()
+        self._running: dict[Future[_Moved | _Passing | None], tuple[_Task, _Host | None]] = {}
+        self._finished: SimpleQueue[Future[_Moved | _Passing | None]] = SimpleQueue()
+        self._active = 0
+        self._web = open_web(fetching.concurrency, fetching.per_host)
+
+    def __enter__(self) -> Self:
+        sweep(self._cache)
+        self._pool = ThreadPoolExecutor(self._fetching.concurrency, "pictures")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._web.clear()
+
+    def ask(
+        self,
+        addresses: Iterable[str],
+        seen: Callable[[bytes], object] = _ignore,
+        progress: Callable[[int, int], object] = _ignore,
+    ) -> None:
+        """Ask for each address once and remember the answers.
+
+        Args:
+            addresses: of http or https; repeated ones are asked once.
+            seen: called with each body, in the thread that fetched it.
+            progress: called with (done, total) addresses.
+
+        Raises:
+            FeatureError: the cache cannot be written. An address that cannot be had is an answer, never an error.
+        """
+        tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
+        self._seen = seen
+        for task in tasks:
+            self._queue(task)
+        done = 0
+        while done < len(tasks):
+            self._start()
+            try:
+                future = self._finished.get(
+                    timeout=max(0, self._later[0][0] - time.monotonic()) if self._later else None
+                )
+            except Empty:
+                continue
+            task, host = self._running.pop(future)
+            outcome = future.result()
+            if host:
+                host.active -= 1
+                self._active -= 1
+                self._wake(host)
+                self._after(task, host, outcome)
+            if outcome is None:
+                done += 1
+                progress(done, len(tasks))
+
+    def _queue(self, task: _Task) -> None:
+        """Let the task wait for its turn at its host."""
+        try:
+            name = parse_url(task.url).host
+        except ValueError:
+            name = None
+        if not name:
+            self._settle(task, Answer("unreachable", "no valid address"))
+            return
+        host = self._hosts.setdefault(name, _Host(name))
+        host.waiting.append(task)
+        self._wake(host)
+
+    def _wake(self, host: _Host) -> None:
+        """Let the host be among those that may start, if it may."""
+        if host.waiting and not host.queued and host.active < self._fetching.per_host:
+            host.queued = True
+            self._ready.append(host)
+
+    def _start(self) -> None:
+        """Start what may start now, the hosts by turns."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            *_, host, task = heapq.heappop(self._later)
+            if task:
+                host.waiting.append(task)
+            else:
+                host.queued = False
+            self._wake(host)
+        while self._ready and self._active < self._fetching.concurrency:
+            host = self._ready.popleft()
+            if host.lost:
+                host.queued = False
+                while host.waiting:
+                    self._settle(host.waiting.popleft(), host.lost)
+            elif host.paused_until > now:
+                heapq.heappush(self._later, (host.paused_until, next(self._order), host, None))
+            else:
+                host.queued = False
+                host.active += 1
+                self._active += 1
+                task = host.waiting.popleft()
+                self._submit(task, host, self._pool.submit(self._attempt, task))
+                self._wake(host)
+
+    def _submit(self, task: _Task, host: _Host | None, future: Future[_Moved | _Passing | None]) -> None:
+        self._running[future] = task, host
+        future.add_done_callback(self._finished.put)
+
+    def _settle(self, task: _Task, answer: Answer) -> None:
+        """Remember an answer that no request gave."""
+        self._submit(task, None, self._pool.submit(self._keep, task, answer))
+
+    def _after(self, task: _Task, host: _Host, outcome: _Moved | _Passing | None) -> None:
+        """What follows from a request."""
+        match outcome:
+            case None:
+                host.failures = 0
+            case _Moved(url):
+                host.failures = 0
+                task.url = url
+                task.redirects += 1
+                self._queue(task)
+            case _Passing(status, detail, after):
+                host.failures += 1
+                if host.failures >= self._fetching.give_up_after and not host.lost:
+                    host.lost = Answer(status, f"its host failed {host.failures} times in a row, at last: {detail}")
+                    _log.warning(
+                        "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
+                    )
+                now = time.monotonic()
+                if after:
+                    host.paused_until = max(host.paused_until, now + after)
+                task.attempts += 1
+                if task.attempts >= self._fetching.attempts or task.left <= 0 or host.lost:
+                    self._settle(task, Answer(status, detail))
+                else:
+                    due = now + max(after, _wait(task, self._fetching))
+                    heapq.heappush(self._later, (due, next(self._order), host, task))
+
+    # What follows runs in the threads of the pool.
+
+    def _keep(self, task: _Task, answer: Answer) -> None:
+        remember(self._cache, task.address, answer, self._fetching.private_addresses)
+        if answer.status == "ok":
+            self._seen(answer.body)
+
+    def _attempt(self, task: _Task) -> _Moved | _Passing | None:
+        """Ask once; an answer that is final is remembered, and None."""
+        began = time.monotonic()
+        limits.deadline = began + task.left
+        limits.silence = self._fetching.timeout
+        limits.private = self._fetching.private_addresses
+        try:
+            outcome = self._request(task)
+        except PictureError as error:
+            outcome = Answer(error.status, error.detail)
+        except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
+            outcome = self._broken_off(error, "no answer")
+        task.left -= time.monotonic() - began
+        if not isinstance(outcome, Answer):
+            return outcome
+        self._keep(task, outcome)
+        return None
+
+    def _broken_off(self, error: Exception, what: str) -> _Passing:
+        causes = list(_causes(error))
+        if not any(isinstance(cause, TimeoutError) for cause in causes):
+            return _Passing("unreachable", f"{what}: {_said(causes[-1])}")
+        over = time.monotonic() >= limits.deadline
+        limit = (
+            f"not there after {self._fetching.total_timeout:g}" if over else f"silent for {self._fetching.timeout:g}"
+        )
+        return _Passing("timeout", f"{limit} s")
+
+    def _request(self, task: _Task) -> Answer | _Moved | _Passing:
+        # Bytes as they are: what is compressed on the way could unpack to any size.
+        headers = {"User-Agent": self._fetching.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"}
+        patience = limits.patience()
+        answer = self._web.urlopen(
+            "GET", task.url, headers=headers, timeout=patience, redirect=False, retries=False, preload_content=False
+        )
+        try:
+            if 200 <= answer.status < 300:
+                return self._body(answer)
+            with suppress(HTTPError, HTTPException, OSError):
+                # A short page is read to its end, so that the connection can be used again.
+                answer.read(_CHUNK, decode_content=False)
+            place = answer.headers.get("Location")
+            if answer.status in (301, 302, 303, 307, 308) and place:
+                return self._redirect(task, place)
+            said = f"the server answered {answer.status}"
+            if answer.status in (408, 425, 429) or answer.status >= 500:
+                return _Passing("unreachable", said, self._retry_after(answer))
+            return Answer("not_found", said)
+        finally:
+            answer.close()
+
+    def _body(self, answer: BaseHTTPResponse) -> Answer | _Passing:
+        """The whole body; of one that breaks off what came, if that is a picture all the same."""
+        body = bytearray()
+        try:
+            while chunk := answer.read1(_CHUNK, decode_content=False):
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    return Answer("too_large", f"more than {MAX_BYTES:,} bytes")
+        except (HTTPError, HTTPException, OSError) as error:
+            try:
+                measure(bytes(body))
+            except PictureError:
+                return self._broken_off(error, f"the answer broke off after {len(body):,} bytes")
+        return Answer("ok", body=bytes(body))
+
+    def _redirect(self, task: _Task, place: str) -> Answer | _Moved:
+        if task.redirects >= self._fetching.max_redirects:
+            return Answer("unreachable", f"more than {self._fetching.max_redirects} redirects")
+        try:
+            # Bytes of UTF-8, which http.client takes for Latin-1.
+            url = urljoin(task.url, place.encode("latin-1").decode("utf-8", "replace"))
+        except ValueError:
+            return Answer("unreachable", "a redirect to no valid address")
+        if not is_web(url):
+            return Answer("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
+        return _Moved(url)
+
+    def _retry_after(self, answer: BaseHTTPResponse) -> float:
+        """Seconds that the server asks to be left alone, within bounds: it names them, or a date."""
+        said = answer.headers.get("Retry-After", "").strip()
+        try:
+            seconds = float(said[:9]) if said.isdecimal() else _until(said)
+        except (TypeError, ValueError, OverflowError):
+            return 0.0
+        return min(max(seconds, 0.0), self._fetching.longest_wait)
+
+
+def _until(date: str) -> float:
+    """Seconds from now to an HTTP date."""
+    found = parsedate_to_datetime(date)
+    return (found.replace(tzinfo=found.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _wait(task: _Task, fetching: Fetching) -> float:
+    """Seconds before the next attempt; the jitter is the address's own, so it is the same in every run."""
+    digest = hashlib.sha256(f"{task.attempts} {task.address}".encode("utf-8", "surrogatepass")).digest()
+    jitter = 0.5 + int.from_bytes(digest[:4]) / 2**32
+    return min(fetching.wait * 2.0 ** (task.attempts - 1) * jitter, fetching.longest_wait)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it, the first cause last."""
+    cause: BaseException | None = error
+    while cause:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _said(error: BaseException) -> str:
+    """What happened, without what differs from run to run."""
+    return getattr(error, "strerror", None) or type(error).__name__

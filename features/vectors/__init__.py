@@ -1,0 +1,1 @@
+"""Embeddings: contents through an encoder, once each, into tables with an identity."""

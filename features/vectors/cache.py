@@ -1,0 +1,294 @@
+"""The vector cache: what an encoder has made of a content, kept by content and encoder so that it is made once.
+
+    <root>/<text|image>-<first 16 hex digits of the identity's sha256>/
+        encoder.json            the identity, for people and for clean-up
+        probe.json              what this encoder made of the probes (:mod:`features.encoders.probe`), once
+        <sha256>.parquet        a part: content_sha256 string, vector fixed-size list of float32
+
+A part is named by the sha256 of its bytes, written elsewhere in the folder, flushed, and renamed into place, so a part
+is whole or not there, whoever is killed; any number of processes add parts at once. All that lies here can be made
+again: what cannot be trusted is thrown away, and counts as never made.
+
+What is added at once is small. :meth:`VectorCache.compact` writes many small parts into a large one, and then removes
+them. In it, the rows of each part that was added are a run under that part's name (in the file's metadata), so of
+several vectors of one content the same one is found before and after.
+"""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from features.encoders import EncoderIdentity, Vectors
+from features.encoders.probe import Probe
+from warehouse.artifacts.durable import flush_folder, replacing
+
+_log = logging.getLogger("mmm4rec")
+
+_PROBE = "probe.json"
+
+_PART = "[0-9a-f]" * 64 + ".parquet"
+"""No other file is read here, or found damaged and removed."""
+_UNFINISHED = ".part"
+_ABANDONED = 24 * 3600
+"""Seconds after which an unfinished file belongs to a process that died."""
+_RUNS = b"runs"
+"""Key of a part's metadata: [[name of the part that was added, rows here], ...] in JSON; absent where it is one."""
+_LARGE = 64 * 2**20
+"""Bytes of a part that many were written into, about; one of half of that is not written again."""
+_MANY = 64
+"""Small parts that are worth a compaction."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Contents that were added at once, and where they lie now."""
+
+    name: str
+    path: Path
+    start: int
+    """Row of the first in its part."""
+    contents: pa.Array
+
+
+class VectorCache:
+    """The vectors of one modality by one encoder; the folder need not be there.
+
+    Args:
+        root: folder of all caches.
+        modality: kind of content.
+        identity: the encoder; another identity is another cache.
+    """
+
+    def __init__(self, root: Path, modality: Literal["text", "image"], identity: EncoderIdentity) -> None:
+        self._identity = json.dumps(asdict(identity), indent=2, sort_keys=True) + "\n"
+        self.folder = root / f"{modality}-{sha256(self._identity.encode()).hexdigest()[:16]}"
+        self.width = identity.width
+        self._made = False
+        self.damaged = 0
+        """Parts found damaged so far."""
+
+    def look_up(self, contents: Sequence[str | None]) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Vectors [n, width], zeros where there is none, and the mask [n] of those found; None is never found.
+
+        Every part that a vector is taken from is checked whole. Of several vectors of one content, that in the part
+        whose name comes first is taken.
+        """
+        vectors = np.zeros((len(contents), self.width), np.float32)
+        if not contents:
+            return vectors, np.zeros(0, np.bool_)
+        wanted = pa.array(contents, pa.string())
+        listed: dict[Path, list[_Run]] = {}
+        while True:
+            self._list(listed)
+            runs = _in_order(listed)
+            ends = np.cumsum([0, *(len(run.contents) for run in runs)])
+            starts = np.array([run.start for run in runs], np.int64)
+            everything = pa.chunked_array([run.contents for run in runs], pa.string()).combine_chunks()
+            row = pc.index_in(wanted, everything).fill_null(-1).to_numpy()
+            known = row >= 0
+            run_of = np.searchsorted(ends, row, side="right") - 1
+            found = np.flatnonzero(known)
+            gone = False
+            for path, here in _by_part(runs, run_of[found]):
+                rows = found[here]
+                read = self._read(path, listed[path])
+                if read is None:
+                    del listed[path]
+                    gone = True
+                elif not gone:
+                    vectors[rows] = read[row[rows] - ends[run_of[rows]] + starts[run_of[rows]]]
+            if not gone:
+                return vectors, known
+            vectors[:] = 0  # and again without those: what they held may lie in others, as after a compaction
+
+    def compact(self) -> None:
+        """Write small parts into large ones, where there are many.
+
+        Readers, writers and other compactions may go on beside it, and it may be killed: a part is removed only when
+        all that it holds is in another, and on the disk. What cannot be written stays as it is.
+        """
+        small = {path: size for path in sorted(self.folder.glob(_PART)) if (size := _size(path)) < _LARGE // 2}
+        if len(small) < _MANY:
+            return
+        try:
+            listed = self._list({})
+            elsewhere = {run.name for path, runs in listed.items() if path not in small for run in runs}
+            group: list[Path] = []
+            for path in small:
+                if path in listed:
+                    group.append(path)
+                if sum(small[one] for one in group) >= _LARGE:
+                    self._merge({one: listed[one] for one in group}, elsewhere)
+                    group = []
+            self._merge({one: listed[one] for one in group}, elsewhere)
+        except OSError as error:
+            _log.warning("%s: its %d small files could not be put together (%s)", self.folder, len(small), error)
+
+    def _merge(self, parts: Mapping[Path, list[_Run]], elsewhere: set[str]) -> None:
+        """Write one part for these, but for the runs that lie elsewhere: of a compaction that was killed."""
+        if len(parts) < 2:
+            return
+        read = {path: held for path, runs in parts.items() if (held := self._read(path, runs)) is not None}
+        contents: list[str] = []
+        vectors: list[Vectors] = [np.empty((0, self.width), np.float32)]
+        names: list[tuple[str, int]] = []
+        seen: set[str] = set()
+        for run in _in_order({path: parts[path] for path in read}):
+            if run.name not in elsewhere:
+                fresh = [row for row, content in enumerate(run.contents.to_pylist()) if content not in seen]
+                contents += run.contents.take(pa.array(fresh, pa.int64())).to_pylist()
+                vectors.append(read[run.path][run.start : run.start + len(run.contents)][fresh])
+                names.append((run.name, len(fresh)))
+                seen.update(contents[len(contents) - len(fresh) :])
+        made = self._add(contents, np.concatenate(vectors), names) if contents else None
+        for path in read:
+            if path != made:
+                path.unlink(missing_ok=True)
+
+    def add(self, contents: Sequence[str], vectors: Vectors) -> None:
+        """Keep the vectors [n, width] of n contents; once this returns, a loss of power does not lose them."""
+        self._add(contents, vectors)
+
+    def _add(self, contents: Sequence[str], vectors: Vectors, runs: Sequence[tuple[str, int]] = ()) -> Path:
+        table = pa.table(
+            {
+                "content_sha256": pa.array(contents, pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), self.width),
+            },
+            metadata={_RUNS: json.dumps(runs)} if runs else None,
+        )
+        buffer = BytesIO()
+        pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
+        self._make_folder()
+        return self._write(f"{sha256(buffer.getbuffer()).hexdigest()}.parquet", buffer.getbuffer())
+
+    def probe(self) -> Probe | None:
+        """The probe vectors kept here; None where there are none, or none that can be read."""
+        try:
+            kept = json.loads((self.folder / _PROBE).read_text("utf-8"))
+            return {str(name): [float(number) for number in vector] for name, vector in kept.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def keep_probe(self, probe: Probe) -> None:
+        """Keep the probe vectors of this encoder."""
+        self._make_folder()
+        self._write(_PROBE, (json.dumps(probe, indent=1, sort_keys=True) + "\n").encode())
+
+    def _make_folder(self) -> None:
+        """Make the folder, say whose it is, and remove what died there."""
+        if self._made:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(f"*{_UNFINISHED}"):
+            with suppress(FileNotFoundError):  # finished, or removed by another process
+                if path.stat().st_mtime < time.time() - _ABANDONED:
+                    path.unlink()
+        self._write("encoder.json", self._identity.encode())
+        self._made = True
+
+    def _write(self, name: str, data: bytes | memoryview) -> Path:
+        unfinished = self.folder / f"{secrets.token_hex(16)}{_UNFINISHED}"
+        with replacing(self.folder / name, unfinished) as file:
+            file.write(data)
+        flush_folder(self.folder)
+        return self.folder / name
+
+    def _list(self, listed: dict[Path, list[_Run]]) -> dict[Path, list[_Run]]:
+        """Bring a listing up to date with what was added.
+
+        Until there is nothing new: a folder that is changed while it is read may show neither the parts that a
+        compaction removes nor the one that it has made of them.
+        """
+        while new := [path for path in sorted(self.folder.glob(_PART)) if path not in listed]:
+            for path in new:
+                if (runs := self._runs(path)) is not None:
+                    listed[path] = runs
+        return listed
+
+    def _runs(self, path: Path) -> list[_Run] | None:
+        """The contents that a part claims to hold: a hint, since only :meth:`_read` checks it."""
+        try:
+            return _runs_of(path, pq.read_table(path, columns=["content_sha256"]))
+        except FileNotFoundError:  # another process has found it damaged, or compacted it
+            return None
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # the disk's fault, not the file's
+        self._throw_away(path)
+        return None
+
+    def _read(self, path: Path, runs: list[_Run]) -> Vectors | None:
+        """The vectors [n, width] of a part, in the order of its contents."""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if sha256(data).hexdigest() == path.stem:
+            table = pq.read_table(pa.BufferReader(data))
+            if _runs_of(path, table) == runs:
+                flat: NDArray[np.float32] = table["vector"].combine_chunks().flatten().to_numpy()
+                return flat.reshape(-1, self.width)
+        self._throw_away(path)
+        return None
+
+    def _throw_away(self, path: Path) -> None:
+        """Count a damaged part and remove it; whoever needs its contents makes them again."""
+        self.damaged += 1
+        _log.warning("%s is damaged; what it held will be encoded again", path)
+        path.unlink(missing_ok=True)
+
+
+def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
+    """The runs of a part.
+
+    Raises:
+        ValueError, TypeError, KeyError, pa.ArrowException: it is none.
+    """
+    contents = table["content_sha256"].combine_chunks()
+    said = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
+    runs, start = [], 0
+    for name, rows in said:
+        runs.append(_Run(str(name), path, start, contents.slice(start, rows)))
+        start += rows
+    if contents.type != pa.string() or start != len(contents):
+        raise ValueError("the runs are not those of the contents")
+    return runs
+
+
+def _in_order(listed: Mapping[Path, list[_Run]]) -> list[_Run]:
+    """All runs: of a content that lies in several, the first is taken."""
+    return sorted((run for runs in listed.values() for run in runs), key=lambda run: (run.name, run.path))
+
+
+def _by_part(runs: list[_Run], wanted: NDArray[np.int64]) -> Iterator[tuple[Path, NDArray[np.int64]]]:
+    """The parts that hold some of the runs `wanted` [n], and where in [n] these are."""
+    paths = sorted({run.path for run in runs})
+    numbers = {path: number for number, path in enumerate(paths)}
+    part = np.array([numbers[run.path] for run in runs], np.int64)[wanted]
+    order = np.argsort(part, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+        if len(here):
+            yield paths[part[here[0]]], here
+
+
+def _size(path: Path) -> float:
+    """Bytes; none to compact where another process has removed the file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return float("inf")

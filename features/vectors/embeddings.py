@@ -1,0 +1,382 @@
+"""Embeddings: the vector of every item of a domain, with a mask, a content hash and the encoder's identity.
+
+A content is encoded once: its vector goes into the vector cache (:mod:`features.vectors.cache`), and the table is
+composed from there. So a run that was killed goes on where it stood, a new version encodes what is new, and several
+processes can share the encoding.
+
+How the work is cut follows from the items alone. The distinct contents, each at its first item, form segments: the
+pictures of a shard, or the texts of SEGMENT items in a row. A segment is one process's; of its contents, those that
+the cache lacks are encoded in item order, in batches, and every CHUNK of them is committed to the cache as one.
+What a killed run leaves of a segment is therefore a whole number of chunks, and the rest is cut as it was before.
+
+To the bit the same, on one kind of device with one number of threads: a run, the same run killed at any moment and
+taken up again, the same run by any number of ranks and workers, and any number of repetitions over one cache.
+To rounding only: a run over a cache that had other contents to begin with, which an earlier version, another domain
+or a damaged part has left, against a run over an empty one; and one beside which another process encodes the same
+contents. There the batches differ, and with them the padding and the order of a matrix kernel's sums.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from features.encoders import Encoder, EncoderIdentity, ReadyVectors, Vectors
+from features.encoders.probe import check_probe, probe_vectors
+from features.errors import FeatureError
+from features.item_text import content_sha256
+from features.pictures.shards import Place
+from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embedding_schema, read_table
+from features.vectors.cache import VectorCache
+from features.vectors.loading import Original, choose_workers, prepared
+from features.vectors.spread import check_spread
+
+_log = logging.getLogger("mmm4rec")
+
+SEGMENT = 8192
+"""Items whose texts are one process's work."""
+CHUNK = 1024
+"""Contents committed to the cache at once: what a killed run loses at most."""
+
+Progress = Callable[[int, int], None] | None
+Encode = Callable[[list[list[int]]], Iterator[Vectors]]
+"""The vectors of batches of rows, batch by batch."""
+
+
+@dataclass(frozen=True)
+class EmbeddingSummary:
+    """How the vectors of `items` came about; encoded, reused, imported and missing add up to it."""
+
+    items: int
+    encoded: int
+    """Contents that went through the encoder."""
+    reused: int
+    """Vectors of a content that was encoded before, in another run or for another item."""
+    imported: int
+    """Ready vectors."""
+    missing: int
+    """Items without this modality: zeros, present = false."""
+    damaged: int
+    """Parts of the cache that were damaged; what they held was encoded again."""
+    encoder: dict[str, Any]
+    """The encoder's identity."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What part of the work is this process's: that of `rank`, 0..`world`-1."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Share()
+"""All of the work."""
+
+
+def embed_texts(
+    item_text: Path,
+    encoder: Encoder | ReadyVectors,
+    out: Path | None,
+    *,
+    form: Literal["clean", "published"] = "clean",
+    cache: Path | None = None,
+    storage: Storage = "float32",
+    share: Share = ALONE,
+    batch_size: int = 256,
+    chunk_size: int = CHUNK,
+    progress: Progress = None,
+) -> EmbeddingSummary:
+    """Write text_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
+
+    Args:
+        item_text: folder of item_text.parquet; decides the items.
+        encoder: encodes the texts, or knows the vectors of the items.
+        out: empty folder; None encodes what the cache lacks and writes no table.
+        form: the text that is encoded; its sha256 becomes content_sha256.
+        cache: folder of the vector caches; None forgets what was encoded.
+        storage: number format of the table.
+        share: part of the contents to encode. A table needs all of them: it is written by a process alone (the
+            default), after the others are done.
+        batch_size: texts handed to the encoder at once.
+        chunk_size: texts committed to the cache at once.
+        progress: called with (done, total) contents to encode.
+
+    Raises:
+        FeatureError: an input cannot be read, a vector is not finite or all zeros, the vectors do not tell contents
+            apart, or the encoder no longer makes the vectors that it made of the same probes before.
+    """
+    table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
+    ids = table["item_id"].to_pylist()
+    if isinstance(encoder, ReadyVectors):
+        return _import(ids, encoder, out, "text", storage, progress)
+    texts = table["text_clean" if form == "clean" else "text"].to_pylist()
+    digests = [None if text is None else content_sha256(text) for text in texts]
+
+    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
+        return (encoder.encode_texts([texts[row] for row in batch]) for batch in batches)
+
+    work = _Work("text", ids, digests, [row // SEGMENT for row in range(len(ids))], batch_size, chunk_size, share)
+    return _embed(work, encode, encoder, out, cache, storage, progress)
+
+
+def embed_images(
+    item_images: Path,
+    encoder: Encoder | ReadyVectors,
+    out: Path | None,
+    *,
+    cache: Path | None = None,
+    storage: Storage = "float32",
+    share: Share = ALONE,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    chunk_size: int = CHUNK,
+    progress: Progress = None,
+) -> EmbeddingSummary:
+    """Write image_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
+
+    Args:
+        item_images: folder of item_images.parquet and its shards; decides the items. Of the shards, only what has
+            to be encoded is read.
+        encoder: encodes the pictures, or knows the vectors of the items.
+        out: empty folder; None encodes what the cache lacks and writes no table.
+        cache: folder of the vector caches; None forgets what was encoded.
+        storage: number format of the table.
+        share: part of the contents to encode, as in :func:`embed_texts`.
+        workers: processes that decode; 0 decodes in this one, None chooses.
+        batch_size: pictures handed to the encoder at once; None: 128 on a GPU, else 64.
+        chunk_size: pictures committed to the cache at once.
+        progress: called with (done, total) contents to encode.
+
+    Raises:
+        FeatureError: an input cannot be read, shards and table disagree, a process died, or as :func:`embed_texts`.
+    """
+    table = read_table(item_images / "item_images.parquet", ITEM_IMAGES)
+    ids = table["item_id"].to_pylist()
+    if isinstance(encoder, ReadyVectors):
+        return _import(ids, encoder, out, "image", storage, progress)
+    batch_size = batch_size or (128 if encoder.device.startswith("cuda") else 64)
+    digests, shards = table["sha256"].to_pylist(), table["shard"].to_pylist()
+    offsets, sizes = table["offset"].to_pylist(), table["bytes"].to_pylist()
+
+    def original(row: int) -> Original:
+        return Original(ids[row], digests[row], Place(shards[row], offsets[row]), sizes[row])
+
+    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
+        processes, reason = choose_workers(sum(map(len, batches)), encoder.device)
+        if workers is not None:
+            processes, reason = workers, "as asked"
+        _log.info("decoding in %s: %s", f"{processes} processes" if processes else "this process", reason)
+        originals = [[original(row) for row in batch] for batch in batches]
+        pictures = prepared(item_images, originals, encoder.preparation, processes, encoder.device)
+        return (encoder.encode_prepared(batch) for batch in pictures)
+
+    work = _Work("image", ids, digests, shards, batch_size, chunk_size, share)
+    return _embed(work, encode, encoder, out, cache, storage, progress)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The contents of one modality of a domain, and how they are cut."""
+
+    modality: Literal["text", "image"]
+    ids: list[str]
+    digests: list[str | None]
+    """Content by row; None where the modality is missing."""
+    segments: Sequence[Hashable]
+    """Segment by row; equal ones are the work of one process."""
+    batch_size: int
+    chunk_size: int
+    share: Share
+
+    @property
+    def noun(self) -> str:
+        return f"{self.modality}_embeddings"
+
+    def distinct(self) -> NDArray[np.int64]:
+        """Rows of the distinct contents, each at its first item."""
+        first: dict[str, int] = {}
+        for row, digest in enumerate(self.digests):
+            if digest is not None:
+                first.setdefault(digest, row)
+        return np.array(list(first.values()), np.int64)
+
+    def mine(self) -> list[list[int]]:
+        """Rows of this process's segments, each distinct content at its first item."""
+        segments: dict[Hashable, list[int]] = {}
+        for row in self.distinct().tolist():
+            segments.setdefault(self.segments[row], []).append(row)
+        return list(segments.values())[self.share.rank :: self.share.world]
+
+
+def _embed(
+    work: _Work,
+    encode: Encode,
+    encoder: Encoder,
+    out: Path | None,
+    cache_root: Path | None,
+    storage: Storage,
+    progress: Progress,
+) -> EmbeddingSummary:
+    """Encode what the cache lacks of this process's share; then, with `out`, compose the table."""
+    identity, ids, digests = encoder.identity, work.ids, work.digests
+    with ExitStack() as stack:
+        if cache_root is None:
+            cache_root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cache = VectorCache(cache_root, work.modality, identity)
+        mine = work.mine()
+        own = {row for segment in mine for row in segment}
+        asked = digests if out else [digest if row in own else None for row, digest in enumerate(digests)]
+        vectors, known = cache.look_up(asked)
+        encoded = _fill(
+            work, [[row for row in rows if not known[row]] for rows in mine], encode, encoder, cache, progress
+        )
+        if out is not None:
+            if encoded:
+                vectors, known = cache.look_up(digests)
+            absent = [row for row, digest in enumerate(digests) if digest is not None and not known[row]]
+            if absent:
+                raise FeatureError(
+                    f"{work.noun}: {len(absent)} contents are not in the cache {cache.folder}, that of "
+                    f"{ids[absent[0]]!r} for one: other ranks are not done, or the cache was cleared meanwhile; "
+                    "run it again"
+                )
+            check_spread(vectors, work.distinct(), ids, work.noun, identity, ready=False)
+            _write(out, work.noun, ids, digests, vectors, identity, storage)
+            cache.compact()
+    present = len(ids) - digests.count(None)
+    return EmbeddingSummary(
+        items=len(ids),
+        encoded=encoded,
+        reused=present - encoded,
+        imported=0,
+        missing=len(ids) - present,
+        damaged=cache.damaged,
+        encoder=asdict(identity),
+    )
+
+
+def _fill(
+    work: _Work,
+    lacking: list[list[int]],
+    encode: Encode,
+    encoder: Encoder,
+    cache: VectorCache,
+    progress: Progress,
+) -> int:
+    """Encode into the cache, chunk by chunk, the rows that each segment lacks; how many contents that were."""
+    chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
+    total, done = sum(map(len, lacking)), 0
+    if not total:
+        return 0
+    _probe(encoder, cache)
+    made = encode([batch for chunk in chunks for batch in chunk])
+    for chunk in chunks:
+        vectors = []
+        for rows in chunk:
+            batch = next(made)
+            _check(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
+            vectors.append(batch)
+            done += len(rows)
+            if progress:
+                progress(done, total)
+        contents = [digest for rows in chunk for row in rows if (digest := work.digests[row])]
+        cache.add(contents, np.concatenate(vectors))
+    return total
+
+
+def _probe(encoder: Encoder, cache: VectorCache) -> None:
+    """Hold the encoder to the probe vectors it once made, so that one cache never mixes what two have made."""
+    now, then = probe_vectors(encoder), cache.probe()
+    if then is None:
+        cache.keep_probe(now)
+    else:
+        check_probe(then, now, encoder.identity)
+
+
+def _cut(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _check(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
+    """Refuse a vector that is not finite, or zeros, which stand for a missing one."""
+    for bad, what in ((~np.isfinite(vectors).all(axis=1), "that is not finite"), (~vectors.any(axis=1), "of zeros")):
+        if bad.any():
+            raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector {what}")
+
+
+def _import(
+    ids: list[str],
+    ready: ReadyVectors,
+    out: Path | None,
+    modality: Literal["text", "image"],
+    storage: Storage,
+    progress: Progress,
+) -> EmbeddingSummary:
+    """Ready vectors of the items; the content hash is that of the vector itself."""
+    vectors, present = ready.look_up(ids)
+    digests = [
+        sha256(vector.astype("<f4").tobytes()).hexdigest() if here else None
+        for vector, here in zip(vectors, present, strict=True)
+    ]
+    if out is not None:
+        noun = f"{modality}_embeddings"
+        check_spread(vectors, np.flatnonzero(present), ids, noun, ready.identity, ready=True)
+        _write(out, noun, ids, digests, vectors, ready.identity, storage)
+    imported = int(present.sum())
+    if progress:
+        progress(imported, imported)
+    return EmbeddingSummary(
+        items=len(ids),
+        encoded=0,
+        reused=0,
+        imported=imported,
+        missing=len(ids) - imported,
+        damaged=0,
+        encoder=asdict(ready.identity),
+    )
+
+
+def _write(
+    out: Path,
+    noun: str,
+    ids: list[str],
+    digests: Sequence[str | None],
+    vectors: Vectors,
+    identity: EncoderIdentity,
+    storage: Storage,
+) -> None:
+    """The Parquet table, uncompressed because floats hardly shrink, and encoder.json."""
+    schema = embedding_schema(identity.width, storage)
+    present = np.array([digest is not None for digest in digests], np.bool_)
+    with np.errstate(over="ignore", under="ignore"):  # checked right below
+        stored = vectors.astype(storage, copy=False)
+    if storage != "float32":
+        rows = np.flatnonzero(present)
+        blamed = f"storage {storage} (largest 65,504, smallest 6e-8; float32 takes any) gives"
+        _check(stored[rows], [ids[row] for row in rows], noun, blamed)
+    columns = [
+        pa.array(ids, pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), identity.width),
+        pa.array(present),
+        pa.array(digests, pa.string()),
+    ]
+    table = pa.Table.from_arrays(columns, names=schema.names).cast(schema)
+    pq.write_table(
+        table,
+        out / f"{noun}.parquet",
+        row_group_size=ROW_GROUP,
+        compression="none",
+        use_dictionary=False,
+    )
+    (out / "encoder.json").write_text(json.dumps(asdict(identity), indent=2, sort_keys=True) + "\n", "utf-8")

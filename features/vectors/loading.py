@@ -1,0 +1,203 @@
+"""From shards to batches that an encoder takes: pictures read, checked, decoded, prepared, and copied to its device.
+
+Decoding and resizing run in worker processes where that pays (:func:`choose_workers`), in this process otherwise; the
+batches are the same and come in the order they were asked for. A picture is read from its place in its shard, so a
+run that lacks one picture in a hundred reads one in a hundred, and no picture's bytes travel between processes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing import ProcessError
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from features.errors import FeatureError
+from features.pictures.decode import PictureError, decode
+from features.pictures.shards import Place, read_bytes
+from warehouse.artifacts.processes import end, end_with_parent
+
+Preparation = Callable[[Image.Image], NDArray[np.float32]]
+"""A picture to what a model takes, [3, H, W]; without weights, so that it can be handed to a process."""
+
+AHEAD = 2
+"""Batches that a worker process makes ahead of use."""
+_WORTH_PROCESSES = 1024
+"""Pictures below which starting processes takes longer than they save."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture in a shard: whose it is, what it is, and where its `size` bytes lie."""
+
+    item_id: str
+    sha256: str
+    place: Place
+    size: int
+
+
+def choose_workers(pictures: int, device: str, cores: int | None = None) -> tuple[int, str]:
+    """How many worker processes to decode with (0: none, this process decodes), and why.
+
+    Args:
+        pictures: how many there are to decode.
+        device: torch's name of the device that encodes them.
+        cores: those of this process; None looks.
+    """
+    if cores is None:
+        cores = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if pictures < _WORTH_PROCESSES:
+        return 0, f"{pictures} pictures are not worth starting processes"
+    if device.startswith("cuda"):
+        return max(1, cores - 1), f"the GPU encodes, {cores} cores are there to decode"
+    if cores < 8:
+        return 0, f"the model computes on the same {cores} cores"
+    return cores // 8, f"the model computes on the same {cores} cores, and needs one in eight decoding"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepared(
+    folder: Path, batches: Sequence[Sequence[Original]], preparation: Preparation, workers: int, device: str = "cpu"
+) -> Iterator[Any]:
+    """The batches [n, 3, H, W], in their order: arrays or tensors of the CPU, or tensors already on a GPU.
+
+    Args:
+        folder: where the shards are.
+        batches: which pictures; memory holds :data:`AHEAD` batches a worker.
+        preparation: applied to every decoded picture.
+        workers: processes; 0 decodes here.
+        device: where the batches are to be.
+
+    Raises:
+        FeatureError: a picture cannot be read or is not what the table says; a worker process died.
+    """
+    cuda = device.startswith("cuda")
+    loader = _in_processes(folder, batches, preparation, workers, pin=cuda) if workers else None
+    made = loader if loader is not None else (load(folder, batch, preparation) for batch in batches)
+    return _on_gpu(made, device) if cuda else iter(made)
+
+
+def load(folder: Path, batch: Sequence[Original], preparation: Preparation) -> NDArray[np.float32]:
+    """One batch, [n, 3, H, W].
+
+    Raises:
+        FeatureError: a picture cannot be read or is not what the table says.
+    """
+    return np.stack([preparation(_picture(folder, original)) for original in batch])
+
+
+def _picture(folder: Path, original: Original) -> Image.Image:
+    """The decoded picture, checked to be the one that the table means."""
+    try:
+        data = read_bytes(folder, original.place, original.size)
+    except OSError as error:
+        raise FeatureError(
+            f"{folder / original.place.shard}: not a readable shard ({error}); rebuild item_images"
+        ) from error
+    if sha256(data).hexdigest() != original.sha256:
+        raise FeatureError(f"{folder}: shards and table disagree at item {original.item_id!r}; rebuild item_images")
+    try:
+        return decode(data)
+    except PictureError as problem:
+        raise FeatureError(f"{folder}: picture of {original.item_id!r} is {problem}; rebuild item_images") from problem
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """What torch's loader calls a data set, in a worker process: its index is the batch itself."""
+
+    folder: Path
+    preparation: Preparation
+
+    def __getitem__(self, batch: Sequence[Original]) -> Any:
+        """The batch as a tensor, which travels in shared memory; or what is wrong with it, in words."""
+        import torch
+
+        try:
+            return torch.from_numpy(load(self.folder, batch, self.preparation))
+        except FeatureError as error:
+            return str(error)
+
+
+class _Context(ForkServerContext):
+    """Starts processes, and keeps them in `started`: the loader asks its own to end, but kills none that does not."""
+
+    def __init__(self) -> None:
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **named: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802
+        self.started.append(super().Process(*args, **named))
+        return self.started[-1]
+
+
+def _begin(worker: int) -> None:
+    # torch looks for another parent process, which never comes: the server that forks lives as long as its children.
+    end_with_parent()
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _in_processes(
+    folder: Path, batches: Sequence[Sequence[Original]], preparation: Preparation, workers: int, pin: bool
+) -> Iterator[Any]:
+    from torch.utils.data import DataLoader
+
+    context = _Context()
+    loader: Iterable[Any] = DataLoader(
+        _Batches(folder, preparation),  # type: ignore[arg-type]
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_same,
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        pin_memory=pin,
+        # Not forked from this process, which holds the threads of a model.
+        multiprocessing_context=context,
+        worker_init_fn=_begin,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, str):
+                raise FeatureError(batch)
+            yield batch
+    # Which of these depends on what the process was doing: sending a batch, or making one.
+    except (RuntimeError, OSError, EOFError, ProcessError) as error:
+        raise FeatureError(
+            f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts too), give it more or "
+            "use fewer workers; workers=0 decodes without processes"
+        ) from error
+    finally:
+        end(context.started)
+
+
+def _on_gpu(batches: Iterable[Any], device: str) -> Iterator[Any]:
+    """Batches copied one ahead of use, on a stream of their own, while the GPU computes on the one before."""
+    import torch
+
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready = None
+    for batch in batches:
+        pinned = torch.as_tensor(batch)
+        pinned = pinned if pinned.is_pinned() else pinned.pin_memory()
+        with torch.cuda.stream(copying):
+            copied = pinned.to(device, non_blocking=True)
+        if ready is not None:
+            yield ready
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        copied.record_stream(computing)
+        ready = copied
+    if ready is not None:
+        yield ready

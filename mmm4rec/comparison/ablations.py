@@ -1,0 +1,121 @@
+"""MMM4Rec with a part of it taken out or replaced, to see what the part is worth. Trained from scratch; for comparisons
+alone (`mmm4rec.comparison`), and no setting of the pipeline.
+
+What a field of `ModelConfig` takes out (time, feed-forward networks) is taken out by that field.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmm4rec.config import ModelConfig, SSDForm
+from mmm4rec.data import DomainData
+from mmm4rec.model.gaps import FourierMixing
+from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwareSSD, at
+
+
+@dataclass(frozen=True)
+class AblationConfig(ModelConfig):
+    """MMM4Rec's settings, and what differs from it."""
+
+    kind: ClassVar[str] = "AblatedMMM4Rec"
+    shared_projection: bool = True
+    """Whether text and image pass one TimeAwareSSD; else each has its own."""
+    text_filter: bool = True
+    """Whether the spectrum of the text's gap signal is filtered by what is learnt (Wt); else it is taken as it is."""
+    image_filter: bool = True
+    """Likewise Wv."""
+    cross_filter: bool = True
+    """Whether the sum of both passes Wco; else it is halved, as Wco does at the start of default mode."""
+    mixer: Literal["ssd", "attention"] = "ssd"
+    """What mixes positions in all blocks."""
+
+
+class AblatedMMM4Rec(MMM4Rec):
+    """The model that an `AblationConfig` describes."""
+
+    config_type = AblationConfig
+
+    def __init__(self, config: AblationConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> None:
+        super().__init__(config, domain, ssd_form)
+        layers = [module for module in self.layers if isinstance(module, Layer)]
+        if not config.shared_projection:
+            for layer in layers:
+                layer.add_module("branches", SeparateBranches(config, ssd_form))
+        if config.mixer == "attention":
+            for module in list(self.modules()):
+                if isinstance(module, (TimeAwareSSD, CrossSSD)):
+                    module.add_module("state_space", Attention(config, ssd_form))
+        self._initialise()  # with what is new
+        for mixing in [module for module in self.modules() if isinstance(module, FourierMixing)]:
+            if not config.text_filter:
+                mixing.add_module("text", Fixed(torch.ones_like))
+            if not config.image_filter:
+                mixing.add_module("image", Fixed(torch.ones_like))
+            if not config.cross_filter:
+                mixing.add_module("cross", Fixed(lambda joined: joined / 2))
+
+
+class SeparateBranches(nn.Module):
+    """In the place of the one TimeAwareSSD of both branches, one for each."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__()
+        self.text, self.image = (TimeAwareSSD(config, ssd_form) for _ in range(2))
+
+    def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `TimeAwareSSD.forward`, over text, then image: u [2B,T,H], D [2B,K,L], real [2B,1,L]."""
+        (u_text, u_image), (D_text, D_image), (real_text, real_image) = (
+            (None, None) if tensor is None else tensor.chunk(2) for tensor in (u, D, real)
+        )
+        out_text, next_text = self.text(u_text, D_text, real_text)
+        out_image, next_image = self.image(u_image, D_image, real_image)
+        return torch.cat([out_text, out_image]), None if D is None else torch.cat([next_text, next_image])
+
+
+class Attention(StateSpace):
+    """Causal softmax attention in the place of the SSD: C asks, B answers, delta * x is what is read, with the same
+    skip. What decays with time, A, is gone; the steps delta stay, and with them the gaps."""
+
+    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
+        super().__init__(config, ssd_form)
+        del self.A_log
+
+    def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
+        """As `StateSpace.forward`."""
+        values = self._values(x, dt, a)
+        found = F.scaled_dot_product_attention(self._heads(C), self._heads(B), values, is_causal=True)
+        return self._result((found + self.skip[:, None, None] * values).transpose(1, 2), z)
+
+    def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
+        """As `StateSpace.at_last`."""
+        values = self._values(x, dt, a)
+        seen = torch.arange(x.shape[1], device=x.device) <= last[:, None]
+        queries = self._heads(C[:, None])
+        found = F.scaled_dot_product_attention(queries, self._heads(B), values, attn_mask=seen[:, None, None])
+        own = at(values.transpose(1, 2).flatten(-2), last).view(len(x), self.heads, self.head_width)
+        return self._result(found[:, :, 0] + self.skip[:, None] * own, z)
+
+    def _values(self, x: Tensor, dt: Tensor, a: Tensor | None) -> Tensor:
+        """delta * x, [B,K,T,P]."""
+        return (self._steps(dt, a)[..., None] * self._by_head(x)).to(x.dtype).transpose(1, 2)
+
+    def _heads(self, grouped: Tensor) -> Tensor:
+        """[B,T,G*S] -> [B,K,T,S]."""
+        return self._by_group(grouped).repeat_interleave(self.heads // self.groups, dim=2).transpose(1, 2)
+
+
+class Fixed(nn.Module):
+    """A map without weights, where there was one with."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return self.function(x)

@@ -1,0 +1,166 @@
+"""What came out of a comparison, as tables: accuracy with errors, paired tests, curves and costs.
+
+**Which model is the best is decided on validation**; all else is of the test labels. Errors and tests are over users,
+each with the mean of their seeds; what is no mean over users has none.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mmm4rec.comparison.significance import paired_p
+from mmm4rec.comparison.trainings import FULL, Finished
+from mmm4rec.evaluation.ranking import NEAR_BEST
+from mmm4rec.metrics import UserMetric, figures, of_users
+from mmm4rec.tables import COMPARISON, write_table
+
+PAIRS: Final = (("finetuned", FULL), ("finetuned_without_id", "scratch_without_id"))
+"""A pre-trained model, and the same from scratch."""
+SIGNIFICANT: Final = 0.05
+
+
+@dataclass(frozen=True)
+class ComparisonSummary:
+    """What was compared."""
+
+    trainings: int
+    best: str
+    """The model with the best validation NDCG@10."""
+
+
+def write_comparison(runs: Sequence[Finished], out: Path) -> ComparisonSummary:
+    """Write the tables to the folder `out`: comparison.parquet, tests, curves, costs."""
+    for stem, rows in tables(runs).items():
+        write_table(rows, f"{COMPARISON}/{stem}", out / f"{stem}.parquet")
+    return ComparisonSummary(sum(1 for one in runs if one.cost), best_on_validation(runs)[1])
+
+
+def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
+    """The rows of each table of a comparison, by file stem."""
+    rows: dict[str, list[dict[str, object]]] = {
+        "comparison": list(accuracy_rows(runs)),
+        "tests": list(paired_rows(runs)),
+        "curves": [],
+        "costs": [],
+    }
+    for one in runs:
+        whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")}
+        rows["curves"].extend(whose | row for row in one.curve)
+        if training := one.run.training:
+            how = {"learning_rate": training.learning_rate, "batch": training.batch_size * training.accumulate}
+            rows["costs"].append(whose | how | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
+    return rows
+
+
+def gains(ranks: npt.NDArray[np.float64], label: str, k: int) -> npt.NDArray[np.float64]:
+    """What each user [U] adds to HR@k, NDCG@k or another metric of users; the metric is the mean."""
+    metric = next(metric for metric in of_users() if metric.label == label)
+    return np.asarray(metric.gain(ranks, k), np.float64)
+
+
+def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finished]]:
+    """The seeds of each model together."""
+    found: dict[tuple[str, str, float], list[Finished]] = {}
+    for finished in runs:
+        found.setdefault(finished.run.key, []).append(finished)
+    return found
+
+
+def _of_users(seeds: Sequence[Finished], metric: str = "NDCG", k: int = 10) -> npt.NDArray[np.float64]:
+    """[U] the mean over the seeds."""
+    mean: npt.NDArray[np.float64] = np.mean([gains(one.ranks, metric, k) for one in seeds], axis=0)
+    return mean
+
+
+def best_on_validation(runs: Sequence[Finished]) -> tuple[str, str, float]:
+    """The key of the model with the best mean validation NDCG@10, of those trained on all users."""
+    whole = {key: seeds for key, seeds in by_key(runs).items() if key[0] == "models" and key[2] == 100}
+    return max(whole, key=lambda key: statistics.mean(one.validation.get("ndcg_10", -math.inf) for one in whole[key]))
+
+
+def accuracy_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+    """Rows of `comparison`: the accuracy of every model."""
+    for (part, model, percent), seeds in by_key(runs).items():
+        for metric, k in figures():
+            error = None
+            if isinstance(metric, UserMetric):
+                users = _of_users(seeds, metric.label, k)
+                value = float(users.mean())
+                error = float(users.std(ddof=1)) / len(users) ** 0.5 if len(users) > 1 else 0.0
+                by_seed = [float(gains(one.ranks, metric.label, k).mean()) for one in seeds]
+            else:
+                by_seed = [one.lists[metric.column(k)] for one in seeds]
+                value = statistics.mean(by_seed)
+            yield {
+                "part": part,
+                "model": model,
+                "percent": percent,
+                "metric": metric.label,
+                "k": k,
+                "value": value,
+                "standard_error": error,
+                "seed_deviation": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
+                "seeds": len(seeds),
+                "users": len(seeds[0].ranks),
+            }
+
+
+def paired_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
+    """Rows of `tests`."""
+    found = by_key(runs)
+    best = best_on_validation(runs)
+    for key in found:
+        if key[0] == "models" and key[2] == 100 and key != best:
+            yield _tested("best", found, key, best)
+    for key in found:
+        if key[0] == "ablations":
+            yield _tested("ablation", found, key, ("models", FULL, 100.0))
+    for ours, theirs in PAIRS:
+        for key in sorted(found, key=lambda key: key[2]):
+            other = ("models", theirs, key[2])
+            if key[:2] == ("models", ours) and other in found:
+                yield _tested("transfer", found, key, other) | speed(found[key], found[other])
+
+
+def _tested(
+    question: str,
+    found: Mapping[tuple[str, str, float], Sequence[Finished]],
+    key: tuple[str, str, float],
+    other: tuple[str, str, float],
+) -> dict[str, object]:
+    ours, theirs = _of_users(found[key]), _of_users(found[other])
+    difference, p = float((ours - theirs).mean()), paired_p(ours, theirs)
+    return {
+        "question": question,
+        "model": key[1],
+        "against": other[1],
+        "percent": key[2],
+        "difference": difference,
+        "p": p,
+        "verdict": "no difference shown" if p >= SIGNIFICANT else "better" if difference > 0 else "worse",
+        "users": len(ours),
+        "reached": None,
+        "steps_share": None,
+    }
+
+
+def speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
+    """In how many seeds ours reaches 95% of the best validation of theirs, and after which share of the optimiser
+    steps that theirs takes to its best (mean over those)."""
+    shares = []
+    for one, other in zip(ours, theirs, strict=True):
+        best = max(other.curve, key=_value)
+        steps = next((row["optimiser_steps"] for row in one.curve if _value(row) >= NEAR_BEST * _value(best)), None)
+        if steps is not None and best["optimiser_steps"]:
+            shares.append(steps / best["optimiser_steps"])
+    return {"reached": len(shares), "steps_share": statistics.mean(shares) if shares else None}
+
+
+def _value(row: Mapping[str, Any]) -> float:
+    return -math.inf if row["ndcg_10"] is None else float(row["ndcg_10"])

@@ -1,0 +1,171 @@
+"""Reports of trained models on a domain: what `reports/metrics` and `reports/recommendations` hold."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmm4rec.baselines import popularity
+from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
+from mmm4rec.checkpoint import load_model
+from mmm4rec.data import DomainData, Split
+from mmm4rec.errors import ModelError
+from mmm4rec.evaluation import ranking as evaluation
+from mmm4rec.evaluation.ranking import Metrics, Outcome, Ranking
+from mmm4rec.metrics import CRITERION, SHOWN_AT, column, shown
+from mmm4rec.registry import count
+from mmm4rec.tables import write_table
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class RecommendationsSummary:
+    """How many recommendations for how many users, and by which model."""
+
+    model: str
+    validation: dict[str, float]
+    """By model, what it was chosen by: the validation metric of the training. Empty where there is one model."""
+    users: int
+    rows: int
+
+
+def build_metrics(
+    domain: DomainData,
+    models: Mapping[str, Path],
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    knn: ItemKNNConfig | None = None,
+) -> Any:
+    """Rank with popularity and every model; write `metrics`, `breakdown`, `outcomes` and `curves.parquet`.
+
+    Returns what `summary` makes of the test figures.
+
+    Args:
+        models: checkpoint by name, its folder or its file.
+        knn: rank with item-kNN too, by these settings.
+        progress: called with (models done, models).
+
+    Raises:
+        ModelError: a checkpoint does not fit the domain, or lacks the record of its training.
+    """
+    rankings: dict[tuple[str, Split], Ranking] = {
+        ("popularity", split): popularity.rank_labels(domain, split) for split in SPLITS
+    }
+    outcomes = [Outcome("popularity", parameters=0)]
+    if knn is not None:
+        rankings |= {(ITEM_KNN, split): ranking for split, ranking in count(ITEM_KNN, domain, knn).items()}
+        outcomes.append(Outcome(ITEM_KNN, parameters=0))
+    curves: list[dict[str, object]] = []
+    for done, (name, checkpoint) in enumerate(models.items(), start=1):
+        model = load_model(checkpoint, domain)
+        for split in SPLITS:
+            rankings[name, split] = evaluation.rank_labels(model, domain, split)
+        history, record = _training(checkpoint)
+        curves.extend({"model": name, **row} for row in history)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        trained = record["training"] or {}  # not here, if it was adopted
+        outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", CRITERION)))
+        if progress:
+            progress(done, len(models))
+    evaluation.write_metrics(rankings, outcomes, out)
+    write_table(curves, "reports/metrics/curves", out / "curves.parquet")
+    return summary({name: found.metrics() for (name, split), found in rankings.items() if split == "test"})
+
+
+def summary(test: Mapping[str, Metrics]) -> Any:
+    """The test figures of models as a dataclass: for every metric that is shown a field {model: value}, such as
+    `ndcg_10`; and `users`."""
+    columns = [metric.column(SHOWN_AT) for metric in shown()]
+    summarised = make_dataclass("MetricsSummary", [*((name, dict[str, float]) for name in columns), ("users", int)])
+    figures = {name: {model: found.values[name] for model, found in test.items()} for name in columns}
+    return summarised(**figures, users=next(iter(test.values())).users)
+
+
+def outcome(
+    name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = CRITERION
+) -> Outcome:
+    """What the model `name` cost, by the rows of its `history`; `metric` (as in the config) says which was best.
+
+    95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
+    """
+    best = next(row for row in history if row["epoch"] == best_epoch)
+    near = evaluation.first_near_best([row[column(metric)] for row in history])
+    nearly: Mapping[str, Any] = {} if near is None else history[near]
+    return Outcome(
+        name,
+        parameters=parameters,
+        best_epoch=best_epoch,
+        epochs=history[-1]["epoch"],
+        optimiser_steps_to_best=best["optimiser_steps"],
+        examples_to_best=best["examples"],
+        epochs_to_95=nearly.get("epoch"),
+        optimiser_steps_to_95=nearly.get("optimiser_steps"),
+        examples_to_95=nearly.get("examples"),
+    )
+
+
+def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history and the record that lie beside a checkpoint; of several in one folder, those of this one."""
+    file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
+    record_file = file.with_suffix(".json")
+    try:
+        rows = pq.ParquetFile(file.with_name("history.parquet")).read().to_pylist()
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ModelError(
+            f"{checkpoint}: the record of the training cannot be read ({error}): history.parquet and "
+            f"{record_file.name} lie beside the weights; restore them, or train the model again"
+        ) from None
+    return [row for row in rows if row.pop("model", file.stem) == file.stem], record
+
+
+def best_on_validation(models: Mapping[str, Path]) -> tuple[str, dict[str, float]]:
+    """The name of the model whose weights are best on validation, of equal ones the last; and the value of each.
+
+    The value is that of the metric that decided which weights were kept; a model that was never validated has none,
+    and comes after those that have.
+
+    Args:
+        models: checkpoint by name, its folder or its file.
+
+    Raises:
+        ModelError: a checkpoint lacks the record of its training.
+    """
+    reached = {}
+    for name, checkpoint in models.items():
+        _, record = _training(checkpoint)
+        metric = (record["training"] or {}).get("metric", CRITERION)
+        value = record["validation"].get(column(metric))
+        if value is not None:
+            reached[name] = value
+    return max(reversed(list(models)), key=lambda name: reached.get(name, -math.inf)), reached
+
+
+def build_recommendations(
+    domain: DomainData,
+    models: Mapping[str, Path],
+    out: Path,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> RecommendationsSummary:
+    """Write the `k` best items for every user, from their whole history, by the model that is best on validation.
+
+    Args:
+        models: checkpoint by name, its folder or its file; the test labels have no say in which is taken.
+        progress: called with (users done, users).
+
+    Raises:
+        ModelError: as `best_on_validation`, where there is a choice; the checkpoint does not fit the domain.
+    """
+    name, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
+    table = evaluation.recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
+    evaluation.write_recommendations(table, out)
+    return RecommendationsSummary(name, reached, users=domain.user_count, rows=table.num_rows)

@@ -1,0 +1,164 @@
+"""Compiled CUDA kernels, where they can be imported: mamba-ssm's Triton scan and causal-conv1d.
+
+The one module that knows these packages. They are imported at the first use with CUDA tensors, never on a
+CPU; `Kernel.missing` says what stands in the way. Each has a plain counterpart that tests hold it to: the
+recurrence `ssd.sequential` and `shifted_sum`. Which form of the SSD runs is `ssd.choose`'s decision.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmm4rec.config import ConvForm
+from mmm4rec.errors import ConfigError
+
+SCAN_CHUNK = 256
+"""Positions per chunk of mamba-ssm's scan, the default of its models."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form of a computation and the reason for it."""
+
+    form: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function of an optional package."""
+
+    package: str
+    module: str
+    name: str
+
+    def missing(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why it cannot run on such tensors and what mends it; None where it can."""
+        if device.type != "cuda":
+            return f"{self.package} needs CUDA tensors and these are on {device}: train with device cuda"
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"{self.package} has no kernel for {dtype}: use float32 or bfloat16"
+        if isinstance(found := _imported(self.module, self.name), str):
+            return f"{self.package} cannot be imported ({found}): pip install 'mmm4rec[cuda]'"
+        return None
+
+    def __call__(self, *arguments: Any, **named: Any) -> Tensor:
+        """Its result.
+
+        Raises:
+            ConfigError: the package cannot be imported.
+        """
+        function = _imported(self.module, self.name)
+        if isinstance(function, str):
+            raise ConfigError(f"{self.package} cannot be imported ({function}): pip install 'mmm4rec[cuda]'")
+        result: Tensor = function(*arguments, **named)
+        return result
+
+
+SCAN = Kernel("mamba-ssm", "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
+CONV = Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn")
+
+
+def chunk_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """The SSD by mamba-ssm; shapes as in `mmm4rec.model.ssd`.
+
+    Called without D: its skip takes x, ours delta * x. delta is final: no bias, no softplus. In float32 its
+    products round to TF32.
+    """
+    # Not under autocast: the kernel wants x, B and C of one type and sums decays in float32 itself.
+    with torch.autocast(x.device.type, enabled=False):
+        return SCAN(x, delta.float(), A.float(), B.to(x.dtype), C.to(x.dtype), SCAN_CHUNK, dt_softplus=False)
+
+
+def choose_conv(
+    channels: int,
+    width: int,
+    override: ConvForm = "auto",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Choice:
+    """The form of `causal_conv` for so many channels and a kernel so wide.
+
+    Raises:
+        ConfigError: an unknown form, or one that cannot run here.
+    """
+    if override not in get_args(ConvForm):
+        raise ConfigError(f"conv_form {override!r} is unknown: choose one of {', '.join(get_args(ConvForm))}")
+    if override in ("plain", "torch"):
+        return Choice(override, f"conv_form is set to {override}")
+    missing = CONV.missing(torch.device(device), dtype)
+    if missing is None and not 2 <= width <= 4:
+        missing = f"causal-conv1d is 2 to 4 wide and this convolution {width}: set conv_width"
+    if override == "fused":
+        if missing is not None:
+            raise ConfigError(f"conv_form is 'fused', but {missing}, or set conv_form to auto")
+        return Choice("fused", "conv_form is set to fused")
+    if missing is None:
+        return Choice("fused", "causal-conv1d runs here: one kernel for convolution and SiLU")
+    return Choice("torch", missing)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, form: ConvForm = "auto") -> Tensor:
+    """y[b,t,c] = bias[c] + sum over w of weight[c,0,w] x[b,t-W+1+w,c], positions before the first being 0;
+    then SiLU where `silu`.
+
+    x [B,T,C], weight [C,1,W] as `nn.Conv1d` holds it, bias [C], result [B,T,C].
+    """
+    chosen = _conv_form(weight, x) if form == "auto" else choose_conv(*_sizes(weight), form, x.device, x.dtype).form
+    if chosen == "fused":
+        return _fused(x, weight, bias, silu)
+    y = shifted_sum(x, weight, bias) if chosen == "plain" else _as_picture(x, weight, bias)
+    return F.silu(y) if silu else y
+
+
+def shifted_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The reference of `causal_conv`: the sum as written, one shifted copy of x per tap."""
+    length, taps = x.shape[1], weight.shape[2]
+    padded = F.pad(x, (0, 0, taps - 1, 0))
+    return bias + torch.stack([padded[:, w : w + length] * weight[:, 0, w] for w in range(taps)]).sum(0)
+
+
+def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # As a picture of height 1 with channels last: on a CPU three times faster than conv1d.
+    padded = F.pad(x, (0, 0, weight.shape[2] - 1, 0)).transpose(1, 2).unsqueeze(2)
+    return F.conv2d(padded, weight.unsqueeze(2), bias, groups=len(weight)).squeeze(2).transpose(1, 2)
+
+
+def _fused(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.transpose(1, 2)
+        # The kernel reads eight channels at once; other strides go through its channels-first layout.
+        if rows.stride(0) % 8 or rows.stride(2) % 8 or rows.stride(1) != 1:
+            rows = rows.contiguous()
+        y = CONV(rows, weight[:, 0].float(), bias.float(), activation="silu" if silu else None)
+        return y.transpose(1, 2)
+
+
+def _sizes(weight: Tensor) -> tuple[int, int]:
+    return weight.shape[0], weight.shape[2]
+
+
+def _conv_form(weight: Tensor, x: Tensor) -> str:
+    """`choose_conv` without its words. Under torch.compile the plain convolution, which Inductor fuses with its
+    neighbours: a foreign kernel would break the graph at every block."""
+    if x.device.type != "cuda" or torch.compiler.is_compiling() or not 2 <= weight.shape[2] <= 4:
+        return "torch"
+    return "torch" if CONV.missing(x.device, x.dtype) else "fused"
+
+
+@functools.cache
+def _imported(module: str, name: str) -> Callable[..., Any] | str:
+    """The function, or why there is none."""
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    # Not for torch.compile to look into. Only here, since the compiler takes seconds to import.
+    disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled

@@ -1,0 +1,119 @@
+"""What the trainer, the evaluation and checkpoints ask of a model, and what all models do alike: the loss and scores.
+
+A model makes vectors of items and of users; a score is their product. Shapes: B batch, T positions computed (the
+longest sequence of the batch), N items, n of them, H hidden, M tables of item vectors (MMM4Rec has one for each
+modality, a baseline one).
+
+No model here: MMM4Rec is in `mmm4rec.model`, what it is measured against in `mmm4rec.baselines`.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmm4rec.config import RecommenderConfig, SSDForm
+from mmm4rec.data import Batch, DomainData
+from mmm4rec.errors import ModelError
+from mmm4rec.model.compat import Rules, rules
+from mmm4rec.model.losses import full_cross_entropy, in_batch_cross_entropy
+from mmm4rec.model.ssd import widened
+
+
+class Recommender(nn.Module, ABC):
+    """A model over the catalogue of one domain."""
+
+    config_type: ClassVar[type[RecommenderConfig]]
+    has_state_space: ClassVar[bool] = False
+    """Whether `ssd_form` decides anything."""
+
+    config: RecommenderConfig
+    rules: Rules
+    item_count: int
+    """N, padding not counted."""
+
+    def __init__(self, config: RecommenderConfig, domain: DomainData, ssd_form: SSDForm = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.rules = rules("default")
+        self.item_count = len(domain.text.vectors) - 1
+
+    @abstractmethod
+    def item_vectors(self, index: Tensor | None = None) -> Tensor:
+        """E [M,n,H] of the items `index` [n] (None: all, padding included)."""
+
+    @abstractmethod
+    def score_vectors(self, vectors: Tensor, index: Tensor | None = None) -> Tensor:
+        """The vectors [n,H] whose product with a user vector is the score of the items `index`; from E [M,n,H]."""
+
+    @abstractmethod
+    def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:
+        """u [B,H] after the last interaction; rows [B,T] index the item vectors E [M,n,H]."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def step_items(self) -> "StepItems":
+        """The item vectors for the batches of one optimiser step, between which the weights do not change."""
+        return StepItems(self)
+
+    def forward(self, batch: Batch, in_batch: bool = False, items: "StepItems | None" = None) -> Tensor:
+        """The training loss: mean cross-entropy over all items, or over the labels of the batch.
+
+        With `items`, the loss over all items takes the item vectors from there: they are then made once a step,
+        and what makes them gets its gradient when `items.backward()` is called.
+        """
+        if batch.labels is None:
+            raise ModelError("a batch without labels has no loss: use examples of training, validation or test")
+        if not in_batch:
+            if items is None:
+                vectors = self.item_vectors()
+                table = self.score_vectors(vectors)
+            else:
+                vectors, table = items.vectors, items.table
+            users = self.user_vectors(batch, vectors, batch.items)
+            return full_cross_entropy(users, table, batch.labels, self.rules)
+        # Only the items of the batch are made into vectors.
+        used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
+        vectors = self.item_vectors(used)
+        places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
+        # A sequence does not see the others of its batch: only the scores need all of them at once.
+        users = torch.cat([self.user_vectors(b, vectors, places[at, : b.items.shape[1]]) for at, b in batch.pieces()])
+        # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
+        of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
+        candidates = self.score_vectors(of_labels, batch.labels)
+        return in_batch_cross_entropy(users @ candidates.T, batch.labels, self.rules)
+
+    def scores(self, users: Tensor, table: Tensor, first_item: int = 0) -> Tensor:
+        """[B,n] scores of users [B,H] over the items from `first_item` on; table [n,H] of `score_vectors`.
+
+        Padding (item 0) is at -inf, except in published mode, where it is a candidate.
+        """
+        scores = users @ table.T
+        if first_item > 0 or self.rules.padding_is_candidate:
+            return scores
+        padding = torch.arange(scores.shape[1], device=scores.device) == 0
+        return scores.masked_fill(padding, -torch.inf)
+
+
+class StepItems:
+    """Item vectors E [M,N+1,H] and their score table [N+1,H], computed once for all batches of a step.
+
+    The batches' gradients gather in them; `backward` sends the sum through what made them, which is exact,
+    since gradients are linear in it.
+    """
+
+    def __init__(self, model: Recommender) -> None:
+        vectors = widened(model.item_vectors())  # gradients of many parts are added up in it
+        self._computed = [vectors, model.score_vectors(vectors)]
+        self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
+
+    def backward(self) -> None:
+        """To call once, after the backward pass of the step's last batch and before the optimiser."""
+        pairs = zip(self._computed, (self.vectors.grad, self.table.grad), strict=True)
+        tensors, gradients = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
+        torch.autograd.backward(tensors, gradients)

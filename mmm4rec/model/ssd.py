@@ -1,0 +1,202 @@
+"""State-space duality (Dao and Gu 2024, arXiv 2405.21060): the recurrence h_t = exp(A delta_t) h_{t-1} +
+B_t (delta_t x_t), y_t = C_t h_t, and its forms.
+
+`sequential` is the recurrence itself in float64, the reference the other forms are held to. `quadratic` is the
+same map as one masked matrix product, the fastest while sequences are short. `chunked` is quadratic within
+chunks and passes the state from one to the next: linear in the length. `triton` is mamba-ssm's kernel of the
+chunked form (`mmm4rec.model.kernels`). `choose` picks one and says why.
+
+Shapes, for all forms: x [B,T,K,P], delta [B,T,K], A [K] (negative), B and C [B,T,G,S], result [B,T,K,P] in the
+type of x; head k uses group k // (K/G).
+"""
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmm4rec.config import SSDForm
+from mmm4rec.errors import ConfigError
+from mmm4rec.model.kernels import SCAN, Choice, chunk_scan
+
+CHUNK = 64
+"""Positions per chunk of `chunked`."""
+QUADRATIC_UP_TO = {"cpu": 128, "cuda": 256}
+"""Lengths up to which `quadratic` is chosen. On a CPU the forms cross between 128 and 256 (`benchmarks/ssd.py`, one
+core); that of CUDA is an estimate, to be replaced by what the benchmark finds there."""
+FORGOTTEN = -100.0
+"""Least log-decay of one step. exp(-100) is 0 in float32, so nothing is lost by stopping there; without a floor
+one huge step would swallow the digits of all later ones in the differences of cumulative sums."""
+
+
+def choose(
+    length: int,
+    override: SSDForm = "auto",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Choice:
+    """The form for sequences of `length` positions on `device`.
+
+    Raises:
+        ConfigError: an unknown form, or one that cannot run here.
+    """
+    device = torch.device(device)
+    if override not in get_args(SSDForm):
+        raise ConfigError(f"ssd_form {override!r} is unknown: choose one of {', '.join(get_args(SSDForm))}")
+    if override == "triton" and (missing := SCAN.missing(device, dtype)):
+        raise ConfigError(f"ssd_form is 'triton', but {missing}, or set ssd_form to auto")
+    if override != "auto":
+        return Choice(override, f"ssd_form is set to {override}")
+    form = _fastest(length, device, dtype)
+    limit = _limit(device)
+    if form == "quadratic":
+        return Choice(
+            form, f"{length} positions: up to {limit} on {device.type} one masked matrix product per head wins"
+        )
+    reason = f"{length} positions: over {limit} on {device.type} the chunked form, linear in the length, wins"
+    if form == "triton":
+        return Choice(form, f"{reason}, and mamba-ssm's kernel of it runs here")
+    return Choice(form, reason if device.type == "cpu" else f"{reason}; {SCAN.missing(device, dtype)}")
+
+
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    form: SSDForm = "auto",
+    skip: Tensor | None = None,
+) -> Tensor:
+    """y [B,T,K,P] by the form named, or the one `choose` picks where it is `auto`; with `skip` [K], plus
+    skip * delta * x (the model's skip connection, where Mamba's takes x).
+
+    Raises:
+        ConfigError: an unknown form, or one that cannot run here.
+    """
+    if form == "auto":
+        form = _fastest(x.shape[1], x.device, x.dtype)
+    else:
+        choose(x.shape[1], form, x.device, x.dtype)
+    if form == "quadratic":
+        return quadratic(x, delta, A, B, C, skip)
+    y = _FORMS[form](x, delta, A, B, C)
+    return y if skip is None else (y + (skip * delta)[..., None] * x).to(x.dtype)
+
+
+def sequential(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """The recurrence, one position after the other, in float64."""
+    batch, _, heads, width = x.shape
+    per_group = heads // B.shape[2]
+    decay = torch.exp(delta.double() * A.double())[..., None, None]
+    B, C = (m.double().repeat_interleave(per_group, dim=2)[..., None, :] for m in (B, C))
+    inputs = (delta.double()[..., None] * x.double())[..., None]
+    state = inputs.new_zeros(batch, heads, width, B.shape[-1])
+    outputs = []
+    # Unbound, not indexed: the gradient of an index is as long as the sequence, at every position.
+    for decay_t, input_t, B_t, C_t in zip(*(m.unbind(1) for m in (decay, inputs, B, C)), strict=True):
+        state = decay_t * state + input_t * B_t
+        outputs.append((state * C_t).sum(-1))
+    return torch.stack(outputs, dim=1).to(x.dtype)
+
+
+def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
+    """((C B^T) o exp(segsum(A delta)) o delta) x, one [T,T] matrix per head; `skip` joins its diagonal."""
+    x, delta, B, C = (m.transpose(1, 2) for m in (x, delta, B, C))
+    return _mixed(x, widened(delta), A, B, C, skip).transpose(1, 2)
+
+
+def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Within chunks as `quadratic`; across them by the state at the end of each: time and memory linear in T."""
+    batch, length, heads, width = x.shape
+    if length <= chunk:
+        return quadratic(x, delta, A, B, C)
+    # N chunks of c positions as rows of their own, heads first, copied once for all the products below.
+    x, B, C = (_in_chunks(m, chunk).contiguous() for m in (x, B, C))
+    steps = _in_chunks(widened(delta), chunk)  # [BN,K,c]
+    B_of_head, C_of_head = (m.repeat_interleave(heads // m.shape[1], dim=1) for m in (B, C))
+    with torch.autocast(x.device.type, enabled=False):
+        total = _log_decay(steps, A[:, None]).cumsum(-1)
+        since_start, until_end = total.exp(), (total[..., -1:] - total).exp()
+        at_end = ((steps * until_end)[..., None] * x).to(x.dtype)
+    added = widened(B_of_head.mT @ at_end)  # [BN,K,S,P]
+    decay = since_start[..., -1, None, None]
+    entering = _passed(*(m.view(batch, -1, *m.shape[1:]) for m in (added, decay))).view(added.shape)
+    across = since_start[..., None] * (C_of_head @ entering.to(x.dtype))
+    y = (_mixed(x, steps, A, B, C) + across).to(x.dtype)
+    return y.transpose(1, 2).reshape(batch, -1, heads, width)[:, :length]
+
+
+def _mixed(x: Tensor, steps: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
+    """The quadratic form, heads first: x [B,K,T,P], steps [B,K,T], B and C [B,G,T,S], result [B,K,T,P].
+
+    Steps and skip multiply the matrices, not x: while T is short those are far smaller.
+    """
+    batch, heads, length, _ = x.shape
+    groups = B.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        decay = segsum(_log_decay(steps, A[:, None])).exp() * steps[:, :, None]
+    weights = (C @ B.mT)[:, :, None] * decay.view(batch, groups, heads // groups, length, length)
+    weights = weights.view(batch, heads, length, length)
+    if skip is not None:
+        weights = weights + torch.diag_embed(skip[:, None] * steps)
+    return (weights.to(x.dtype) @ x).to(x.dtype)
+
+
+def _in_chunks(m: Tensor, chunk: int) -> Tensor:
+    """[B,T,K,...] -> [BN,K,c,...]. The last chunk is filled up with zeros: a step of 0 changes nothing."""
+    padded = F.pad(m, (0, 0) * (m.dim() - 2) + (0, -m.shape[1] % chunk))
+    return padded.reshape(-1, chunk, *m.shape[2:]).transpose(1, 2)
+
+
+def _passed(added: Tensor, decay: Tensor) -> Tensor:
+    """The state that enters each chunk, from what each adds and the decay over it; all [B,N,...]."""
+    state = torch.zeros_like(added[:, 0])
+    entering = []
+    for added_n, decay_n in zip(added.unbind(1), decay.unbind(1), strict=True):
+        entering.append(state)
+        state = torch.addcmul(added_n, decay_n, state)
+    return torch.stack(entering, dim=1)
+
+
+_FORMS: dict[str, Callable[..., Tensor]] = {
+    "sequential": sequential,
+    "quadratic": quadratic,
+    "chunked": chunked,
+    "triton": chunk_scan,
+}
+
+
+def _limit(device: torch.device) -> int:
+    return QUADRATIC_UP_TO["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _fastest(length: int, device: torch.device, dtype: torch.dtype) -> SSDForm:
+    """`choose` without its words, which a compiled model need not trace."""
+    if length <= _limit(device):
+        return "quadratic"
+    return "chunked" if device.type == "cpu" or SCAN.missing(device, dtype) else "triton"
+
+
+def _log_decay(delta: Tensor, A: Tensor) -> Tensor:
+    """A delta, at least `FORGOTTEN`, in float32 or wider."""
+    return (widened(delta) * A).clamp(min=FORGOTTEN)
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in float32 where it is narrower (autocast), for sums and exponentials that bf16 would spoil."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def segsum(v: Tensor) -> Tensor:
+    """[..., T] -> [..., T, T]: v[j+1] + ... + v[i] at (i, j) for j <= i, -inf above the diagonal.
+
+    Differences of one cumulative sum. The upper triangle is masked before anyone takes its exponential: there
+    the differences are positive and could overflow, which would turn the gradient into NaN.
+    """
+    total = v.cumsum(-1)
+    length = v.shape[-1]
+    above = torch.ones(length, length, dtype=torch.bool, device=v.device).triu(1)
+    return (total[..., :, None] - total[..., None, :]).masked_fill(above, -torch.inf)

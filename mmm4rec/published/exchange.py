@@ -1,0 +1,291 @@
+"""Published checkpoints (.ckpt) into ours and back. The parameter names are in `mmm4rec.published`.
+
+What is assumed of the layout, since no published checkpoint is at hand (the names and shapes are those of the
+parity files): the file is what `torch.save` writes; the parameters are tensors under their published names, at
+the top or in a mapping up to two levels below (`model`, `state_dict`, ...), perhaps behind a prefix that
+wrappers add (`module.`, `_orig_mod.`, `model.`); the block shared by both branches is there twice,
+as `encoder_ssd_layers.i.ssd` and `decoder_ssd_layers.i.ssd`, with equal values; the features (`text_embedding`,
+`vision_embedding`) and the scalar `fusion_factor` of static fusion are buffers, there or not. The file has no
+sizes that its shapes do not show: those (temperature, dropout, groups of B and C) are the published ones unless
+given.
+
+A round trip is exact: every float32 parameter comes back bit for bit, in the shape that it has here.
+"""
+
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmm4rec import checkpoint
+from mmm4rec.config import ModelConfig, read_config
+from mmm4rec.data import DomainData, Features
+from mmm4rec.errors import ModelError
+from mmm4rec.files import stored
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.published.names import from_published, to_published
+from mmm4rec.published.processed import load_processed
+from mmm4rec.tables import read_table
+
+_PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
+_SHARED_TWICE = re.compile(r"decoder_ssd_layers\.(\d+)\.ssd\.(.+)")
+_MOST_SHARED = 3
+"""Times the size of its file that parameters may have: the block shared by both branches is often stored once."""
+_FEATURES = re.compile(r"(text|vision)_embedding(\.weight)?")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What was carried over."""
+
+    config: ModelConfig
+    parameters: int
+    """Trainable numbers, the shared block counted once."""
+    items: int
+    """N of the per-item weights; 0 where there are none."""
+    left_out: dict[str, str]
+    """Published name and reason of what is in one file only."""
+
+
+def import_checkpoint(
+    file: Path,
+    out: Path,
+    *,
+    item_ids: Sequence[str] | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Exchange:
+    """Write the published checkpoint `file` as a checkpoint of this package into `out`, in published mode.
+
+    Args:
+        item_ids: [N], the item of each row of the per-item weights (row 0 is padding); needed where there are
+            any, since the file does not hold them. Or where to read them: items.parquet, a folder with it or with
+            sequences/items.parquet, or a processed folder.
+        settings: settings of the model that replace what the shapes say, or that they do not show.
+
+    Raises:
+        ModelError: the file is unreadable, holds anything but plain values and tensors, or parameters that are
+            unknown, missing, not finite, of shapes that contradict each other, or a shared block whose two
+            copies differ; or item ids of another number.
+    """
+    if isinstance(item_ids, Path):
+        item_ids = _item_ids(item_ids)
+    weights: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+    left_out: dict[str, str] = {}
+    for published, tensor in sorted(_parameters(file).items()):
+        twice = _SHARED_TWICE.fullmatch(published)
+        name = from_published(published)
+        if twice:
+            copies[f"encoder_ssd_layers.{twice[1]}.ssd.{twice[2]}"] = tensor
+            left_out[published] = "the shared block, held once here"
+        elif _FEATURES.fullmatch(published):
+            left_out[published] = "features come with the data"
+        elif published == "fusion_factor" and tensor.dim() == 0:
+            left_out[published] = "a constant of static fusion"
+        elif name is None:
+            raise ModelError(
+                f"{file}: the parameter {published} is unknown: this is no checkpoint of the published model"
+            )
+        elif not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ModelError(f"{file}: {published} holds values that are no finite numbers: the file is damaged")
+        else:
+            weights[name] = tensor.float()
+    for published, tensor in copies.items():
+        # One copy suffices; two must agree.
+        own = weights.setdefault(from_published(published) or published, tensor.float())
+        if own.shape != tensor.shape or not torch.equal(own, tensor.float()):
+            raise ModelError(
+                f"{file}: the shared block is there twice, and {published} differs between the two: the file is "
+                "damaged, or its training kept two blocks, which this model does not have"
+            )
+    config = _config(file, weights, settings or {})
+    for name in _unused(config, weights):
+        left_out[to_published(name) or name] = "not used with these settings"
+        del weights[name]
+    items = next((len(weights[name]) - 1 for name in ("text_item", "image_item") if name in weights), 0)
+    if config.fusion == "dynamic_instance":
+        items = weights["fusion"].numel() // 2 - 1
+    if config.item_weights and len(item_ids or ()) != items:
+        given = "no item ids are given" if item_ids is None else f"{len(item_ids)} item ids are given"
+        raise ModelError(
+            f"{file}: it has weights of {items} items and {given}: give the items.parquet of the domain it was "
+            "trained on (--items), in the order of its item numbers"
+        )
+    fitted = _fitted(file, config, weights, items)
+    out.mkdir(parents=True, exist_ok=True)
+    text, image = (checkpoint.FeatureKind(fitted[f"{name}_adapter.weight"].shape[1]) for name in ("text", "image"))
+    checkpoint.write(config, fitted, text, image, list(item_ids or ()), out)
+    return Exchange(config, sum(weight.numel() for weight in fitted.values()), items, left_out)
+
+
+def export_checkpoint(source: Path, file: Path) -> Exchange:
+    """Write our checkpoint `source` as a published one: `{"model": {published name: tensor}}`, without features.
+
+    Raises:
+        ModelError: as `checkpoint.load`; or a checkpoint of the default mode, which computes something else.
+    """
+    ours = checkpoint.load(source)
+    if not isinstance(ours.config, ModelConfig):
+        raise ModelError(f"{ours.path}: a {ours.config.kind}; only an MMM4Rec has a published form")
+    if ours.config.compat != "published":
+        raise ModelError(
+            f"{ours.path}: a model of the default mode, which the published code would compute otherwise; train it "
+            "with compat 'published' to export it"
+        )
+    named: dict[str, Tensor] = {}
+    for name, weight in ours.weights.items():
+        published = to_published(name)
+        if published is None:
+            raise ModelError(f"{ours.path}: {name} has no published counterpart")
+        named[published] = weight
+        if match := re.fullmatch(r"encoder_ssd_layers\.(\d+)\.ssd\.(.+)", published):
+            named[f"decoder_ssd_layers.{match[1]}.ssd.{match[2]}"] = weight
+    # Through memory: torch.save writes the name of a file into it, and equal weights are to be equal bytes.
+    content = io.BytesIO()
+    torch.save({"model": dict(sorted(named.items()))}, content)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_name(f"{file.name}.{os.getpid()}")
+    written.write_bytes(content.getvalue())
+    written.replace(file)
+    return Exchange(
+        ours.config,
+        sum(weight.numel() for weight in ours.weights.values()),
+        len(ours.item_ids or ()),
+        {} if ours.item_ids is None else {"item ids": "a published checkpoint has none; keep items.parquet"},
+    )
+
+
+def _item_ids(path: Path) -> list[str]:
+    if (path / "item2id.jsonl").exists():
+        return load_processed(path).item_ids
+    places = (path, path / "items.parquet", path / "sequences" / "items.parquet")
+    file = next((place for place in places if place.is_file()), places[1])
+    ids: list[str] = read_table(file, "core/sequences/items").sort_by("item_index")["item_id"].to_pylist()
+    return ids
+
+
+def _parameters(file: Path) -> dict[str, Tensor]:
+    """Published name -> tensor, wherever in the file they are."""
+    try:
+        found = torch.load(stored(file), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file") from None
+    except Exception as error:  # a damaged archive raises nearly anything
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{file}: not a checkpoint that can be read safely ({cause}): it is damaged, or holds objects other than "
+            "tensors and plain values; download it again, or save its state dict alone"
+        ) from None
+    level = [found]
+    for _ in range(3):
+        for mapping in level:
+            if not isinstance(mapping, Mapping):
+                continue
+            tensors = {
+                _PREFIX.sub("", key): value
+                for key, value in mapping.items()
+                if isinstance(key, str) and isinstance(value, Tensor)
+            }
+            if any(from_published(name) for name in tensors):
+                _check_sizes(file, tensors)
+                return tensors
+        level = [value for mapping in level if isinstance(mapping, Mapping) for value in mapping.values()]
+    raise ModelError(f"{file}: no parameter of the published model in it; is this the right file?")
+
+
+def _check_sizes(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are none in memory, or views that repeat a little of the file at any size."""
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or not tensor.numel():
+            raise ModelError(f"{file}: {name} is no plain tensor with values: save its state dict alone")
+    held, size = sum(tensor.nbytes for tensor in tensors.values()), file.stat().st_size
+    if held > _MOST_SHARED * size:
+        raise ModelError(
+            f"{file}: its parameters are {held:,} bytes in a file of {size:,}: they repeat what it holds; it is "
+            "damaged, or no checkpoint of the published model"
+        )
+
+
+def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, object]) -> ModelConfig:
+    """The settings that the shapes show, with the published ones where they show nothing."""
+    try:
+        adapter, out = weights["text_adapter.weight"], weights["layers.0.branches.state_space.out.weight"]
+        conv, heads = weights["layers.0.branches.conv.weight"], len(weights["layers.0.branches.state_space.A_log"])
+        hidden, inner = len(adapter), out.shape[1]
+        groups = settings.get("groups") or heads
+        shown: dict[str, object] = {
+            "hidden": hidden,
+            "layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
+            "expand": inner // hidden,
+            "head_width": inner // heads,
+            "state": (len(conv) - inner) // 2 // int(str(groups)),
+            "conv_width": conv.shape[-1],
+            "use_time": "gap_norm.weight" in weights,
+            "use_ffn": "layers.0.text_ffn.widen.weight" in weights,
+            "with_id": "text_item" in weights,
+            "fusion": "static",
+            "compat": "published",
+        }
+    except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"{file}: its parameters show no sizes ({error!r}): it is damaged, or of another model"
+        ) from None
+    if shown["use_time"]:
+        shown["length"] = len(weights["gap_norm.weight"])
+    if shown["use_ffn"]:
+        shown["inner"] = len(weights["layers.0.text_ffn.widen.weight"])
+    if "fusion" in weights:
+        shown["fusion"] = "dynamic_shared" if weights["fusion"].numel() == 2 else "dynamic_instance"
+    return read_config(ModelConfig, {**shown, **settings}, f"{file}: model")
+
+
+def _unused(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[str]:
+    """Parameters that the settings given switch off; the published files may hold them all the same."""
+    off = []
+    if not config.use_time:
+        off += [r"gap_norm\..+", r".+\.step_scale\..+", r".+\.gap_gate\..+", r".+\.fourier\..+"]
+    if not config.use_ffn:
+        off.append(r".+_ffn\..+")
+    if not config.with_id:
+        off.append(r"(text|image)_item")
+    if config.fusion == "static":
+        off.append("fusion")
+    return [name for name in weights if any(re.fullmatch(pattern, name) for pattern in off)]
+
+
+def _fitted(file: Path, config: ModelConfig, weights: Mapping[str, Tensor], items: int) -> dict[str, Tensor]:
+    """The weights in the shapes of the model, which must have just these."""
+    if "image_adapter.weight" not in weights:
+        raise ModelError(f"{file}: no parameter {to_published('image_adapter.weight')}: a truncated file")
+    with torch.device("meta"):
+        present = torch.ones(items + 1, dtype=torch.bool)
+        text, image = (
+            Features(torch.zeros(items + 1, weights[f"{name}_adapter.weight"].shape[-1]), present)
+            for name in ("text", "image")
+        )
+        none = torch.zeros(0, dtype=torch.int64)
+        domain = DomainData("", [], [""] * items, none, none, none, none, none, text, image)
+        expected = {name: parameter.shape for name, parameter in MMM4Rec(config, domain).named_parameters()}
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        raise ModelError(
+            f"{file}: it does not fit its own sizes: "
+            + "; ".join(
+                f"{what} {', '.join(to_published(name) or name for name in names)}"
+                for what, names in (("missing", missing), ("too many", unknown))
+                if names
+            )
+            + f"; settings read from it: {asdict(config)}"
+        )
+    for name, shape in expected.items():
+        if weights[name].numel() != shape.numel():
+            raise ModelError(
+                f"{file}: {to_published(name)} is {list(weights[name].shape)}, expected {list(shape)}; give the "
+                "settings that the shapes do not show (groups, length), or the file is damaged"
+            )
+    return {name: weights[name].reshape(shape) for name, shape in expected.items()}

@@ -1,0 +1,289 @@
+"""`mmm4rec sql` without a statement: scripts from a pipe, and a prompt for people.
+
+Neither can do more than one question can: both ask a `Session`, which is read-only and confined. What is shown, and
+how, is the caller's business.
+"""
+
+import csv
+import difflib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TextIO, TypeVar
+
+import pyarrow as pa
+
+from mmm4rec.shown import plain, visible
+from pipelines.errors import CommandError
+from pipelines.signals import restore_defaults
+from warehouse.catalogue.query import Answer, Session, ends
+from warehouse.catalogue.questions import Example, example, examples
+from warehouse.errors import DataError
+
+__all__ = ["Prompt", "ask", "example_table", "parameters", "rows", "stream", "whole", "write"]
+
+T = TypeVar("T")
+
+SHOWN: Final = 100
+"""Rows that a prompt shows of an answer."""
+
+TABLE: Final = 1000
+"""Rows that a table shows of an answer outside the prompt."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection)."""
+
+HISTORY: Final = ".mmm4rec_history"
+"""In the home folder: what was typed, up to `_HISTORY_LINES`."""
+
+_HISTORY_LINES: Final = 1000
+
+_HELP: Final = """\
+SELECT ...;                  ends with a semicolon, on any number of lines; only questions, the catalogue is read-only
+.tables                      tables, views and macros, with what they hold
+.describe NAME               columns of one, with what they mean (DESCRIBE NAME; gives the types only)
+.examples                    questions ready to run
+.example NAME [KEY=VALUE]    runs one, and shows its SQL to change
+.refresh                     goes over to a catalogue that was built meanwhile; until then all answers are of one
+.quit                        or Ctrl-D; Ctrl-C stops a query or drops what was typed"""
+
+
+def ask(session: Session, sql: str, bound: Mapping[str, Any] | None = None, limit: int | None = None) -> pa.Table:
+    """As `Session.ask`, but Ctrl-C ends it at once."""
+    return _aside(session, lambda: session.ask(sql, bound, limit))
+
+
+def stream(session: Session, sql: str, bound: Mapping[str, Any] | None = None) -> Answer:
+    """As `Session.stream`, but Ctrl-C ends it at once."""
+    answer = _aside(session, lambda: session.stream(sql, bound))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while (batch := _aside(session, lambda: next(answer.batches, None))) is not None:
+            yield batch
+
+    return Answer(answer.columns, batches())
+
+
+def _aside(session: Session, question: Callable[[], T]) -> T:
+    """In a thread of its own: a thread that waits for DuckDB hears of no signal, some queries through."""
+    with ThreadPoolExecutor(1) as aside:
+        answer = aside.submit(question)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            session.interrupt()
+            raise
+
+
+def whole(table: pa.Table) -> Answer:
+    """A table in memory as an answer."""
+    return Answer(table.column_names, iter(table.to_batches()))
+
+
+def parameters(given: list[str]) -> dict[str, str]:
+    """``name=value`` texts as a mapping.
+
+    Raises:
+        CommandError: one has no name or no equals sign.
+    """
+    pairs = [text.partition("=") for text in given]
+    for text, (name, equals, _) in zip(given, pairs, strict=True):
+        if not (name and equals):
+            raise CommandError(f"{text!r} is no parameter: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def example_table() -> pa.Table:
+    """All examples: name, question, parameters with their defaults."""
+    found_rows = [
+        {
+            "name": found.name,
+            "question": found.question,
+            "parameters": "\n".join(
+                p.name if p.default is None else f"{p.name}={p.default}" for p in found.parameters.values()
+            ),
+        }
+        for found in examples()
+    ]
+    return pa.Table.from_pylist(found_rows)
+
+
+def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
+    """The rows by place, since two columns of an answer may have one name."""
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def write(answer: Answer, form: str, file: TextIO) -> None:
+    """Write an answer, part by part, as "csv" or "json"."""
+    (_write_csv if form == "csv" else _write_json)(answer, file)
+
+
+def _write_csv(answer: Answer, file: TextIO) -> None:
+    """CSV with a header line; lists and structs as JSON, nulls empty, no text a formula.
+
+    A terminal, unlike a file, gets no control characters.
+    """
+    shown = visible if file.isatty() else str
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, list | dict):
+            value = json.dumps(plain(value), default=str)
+        if not isinstance(value, str):
+            return value
+        return shown(f"'{value}" if value.startswith(_FORMULA) else value)
+
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
+    writer.writerow(map(cell, answer.columns))
+    for row in rows(answer.batches):
+        writer.writerow(map(cell, row))
+
+
+class _Lines:
+    """Takes rows that end with CR LF and ends them with LF: `csv` quotes only the line ends that it writes itself."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _write_json(answer: Answer, file: TextIO) -> None:
+    """A list of objects, one a row; as `json.dumps` writes it with an indent of 1."""
+    before = "[\n"
+    for row in rows(answer.batches):
+        one = json.dumps(plain(dict(zip(answer.columns, row, strict=True))), indent=1, default=str, allow_nan=False)
+        file.write(before + textwrap.indent(one, " "))
+        before = ",\n"
+    file.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+class Prompt:
+    """A conversation with the catalogue on the terminal. An error ends nothing but its statement."""
+
+    def __init__(
+        self,
+        session: Session,
+        show: Callable[[pa.Table], None],
+        say: Callable[[str], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._show, self._say, self._complain = show, say, complain
+        self._told = False
+        self._commands: dict[str, Callable[..., None]] = {
+            ".tables": lambda: show(session.ask_named("catalogue_entries")),
+            ".describe": self._describe,
+            ".examples": lambda: show(example_table()),
+            ".example": self._example,
+            ".refresh": self._refresh,
+            ".help": lambda: say(_HELP),
+        }
+
+    def run(self) -> None:
+        """Read and answer until .quit or the end of the input."""
+        restore_defaults()
+        save = _line_editing(self._session)
+        self._say(f"{self._session.catalogue}, read-only; .help says what you can do, .quit ends")
+        try:
+            self._converse()
+        finally:
+            save()
+
+    def _converse(self) -> None:
+        typed = ""
+        while True:
+            try:
+                self._tell_of_a_newer_one()
+                line = input("    ...> " if typed else "mmm4rec> ")
+                if not typed and line.startswith("."):
+                    name, *arguments = line.split()
+                    if name in (".quit", ".exit"):
+                        return
+                    self._command(name, arguments)
+                    continue
+                typed = f"{typed}{line}\n".lstrip()
+                if ends(typed):
+                    # Before it is asked: an error or Ctrl-C leaves an empty prompt.
+                    script, typed = typed, ""
+                    for statement in self._session.statements(script):
+                        self._answer(statement)
+            except EOFError:
+                self._say("")
+                return
+            except KeyboardInterrupt:
+                typed = ""
+                self._say("")
+            except (CommandError, DataError) as error:
+                self._complain(str(error))
+
+    def _command(self, name: str, arguments: list[str]) -> None:
+        if name not in self._commands:
+            near = difflib.get_close_matches(name, self._commands, 1)
+            raise CommandError(f"{name} is no command; {f'did you mean {near[0]}?' if near else '.help lists them'}")
+        command = self._commands[name]
+        try:
+            inspect.signature(command).bind(*arguments)
+        except TypeError:
+            raise CommandError(f"{name} takes other arguments: see .help") from None
+        command(*arguments)
+
+    def _answer(self, statement: str, bound: Mapping[str, Any] | None = None) -> None:
+        answer = ask(self._session, statement, bound, limit=SHOWN + 1)
+        self._show(answer.slice(0, SHOWN))
+        if answer.num_rows > SHOWN:
+            self._say(f"the first {SHOWN} rows; `mmm4rec sql --csv '...'` writes all of them")
+
+    def _describe(self, name: str) -> None:
+        columns = self._session.ask_named("catalogue_describe", {"name": name.removesuffix(";")})
+        if not columns.num_rows:
+            raise CommandError(f"there is no {name}; .tables lists what there is")
+        self._show(columns)
+
+    def _example(self, name: str, *given: str) -> None:
+        found: Example = example(name)
+        bound = found.bind(parameters(list(given)))
+        self._say(found.sql.rstrip())
+        self._answer(found.sql, bound)
+
+    def _refresh(self) -> None:
+        self._session.refresh()
+        self._told = False
+        self._say(f"{self._session.catalogue} as it is now")
+
+    def _tell_of_a_newer_one(self) -> None:
+        if self._session.superseded and not self._told:
+            self._told = True
+            self._say("a newer catalogue has been built: .refresh goes over to it")
+
+
+def _line_editing(session: Session) -> Callable[[], None]:
+    """Arrow keys, history and completion of names by TAB, where Python has readline; returns what saves the history."""
+    try:
+        import readline
+    except ImportError:
+        return lambda: None
+    history = Path.home() / HISTORY
+    words: list[str] = []
+
+    def complete(text: str, state: int) -> str | None:
+        if not words:
+            words.extend(session.ask_named("catalogue_names")["name"].to_pylist())
+        return next(iter([word for word in words if word.startswith(text)][state:]), None)
+
+    def save() -> None:
+        readline.set_history_length(_HISTORY_LINES)
+        try:
+            readline.write_history_file(history)
+        except OSError:
+            return  # A home that cannot be written to costs the history, nothing else.
+
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")
+    if history.is_file():
+        readline.read_history_file(history)
+    return save

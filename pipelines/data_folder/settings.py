@@ -1,0 +1,249 @@
+"""Settings: which domains there are, where their raw files lie, and how each is filtered, embedded and trained.
+
+They come from the shipped `domains.yaml` (the published domains) overlaid by `<data>/domains.yaml`. A pair of raw
+files for a category that neither names becomes a target domain with the defaults.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from features.encoders import EncoderSettings, unread
+from features.pictures.download import Fetching
+from mmm4rec.baselines.config import Asked, BaselineSettings
+from mmm4rec.baselines.config import resolve as resolve_baselines
+from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
+from pipelines.data_folder.raw_files import has_raw, pairs
+from pipelines.errors import SettingsError
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.store import ALL, check_domain
+from warehouse.core.interactions import Wanted
+from warehouse.core.sequences import GlobalTimeSplit
+
+_STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_LONGEST_STEM = 200
+"""Bytes; with what goes before and after it, a file name may have 255."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Published counts of a domain after the 5-core."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+@dataclass(frozen=True)
+class DomainSettings:
+    """One domain. `category` is the stem of its raw files, `image_root` the folder its picture paths start from.
+
+    Dates read YYYY-MM-DD and mean midnight UTC; `since` is included, `until` is not.
+    """
+
+    category: str
+    role: Literal["source", "target"] = "target"
+    k: int = 5
+    minimum_rating: float | None = None
+    since: str | None = None
+    until: str | None = None
+    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    validation_from: str | None = None
+    test_from: str | None = None
+    max_length: int | None = None
+    image_root: str = "."
+    pictures: Fetching = field(default_factory=Fetching)
+    text_encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    image_encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    published: Statistics | None = None
+
+    def __post_init__(self) -> None:
+        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
+        if self.split == "global_time" and None in dates.values():
+            raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
+        if self.split != "global_time" and any(dates.values()):
+            raise SettingsError(f"{self.category}: validation_from and test_from need split: global_time")
+        self.wanted, self.time_split  # noqa: B018 - a date that is none is said here, before anything runs
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which ratings the domain learns from."""
+        return Wanted(self.minimum_rating, _seconds("since", self.since), _seconds("until", self.until))
+
+    @property
+    def time_split(self) -> GlobalTimeSplit | None:
+        """The borders of a global time split; None for leave-one-out."""
+        validation_from = _seconds("validation_from", self.validation_from)
+        test_from = _seconds("test_from", self.test_from)
+        if validation_from is None or test_from is None:
+            return None
+        return GlobalTimeSplit(validation_from, test_from)
+
+
+@dataclass(frozen=True)
+class AutomationSettings:
+    """What Dagster's daemon does by itself: `pipelines.planner.automation`. The UI's switches go before `enabled`.
+
+    `interval`: seconds between two looks at the raw folder. `rebuild` and `housekeeping`: cron expressions, UTC.
+    """
+
+    enabled: bool = False
+    interval: int = 30
+    rebuild: str = "0 3 * * 0"
+    housekeeping: str = "0 5 * * 0"
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise SettingsError(f"automation: interval: {self.interval} is no number of seconds; 1 or more")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
+    such a folder, from which `mmm4rec fetch` takes raw files; `pretrained` is such a folder with a checkpoint to
+    fine-tune from, in place of pre-training on the source domains."""
+
+    raw_folder: str
+    location: str
+    model: ModelConfig
+    pretraining: TrainConfig
+    finetuning: TrainConfig
+    domains: dict[str, DomainSettings]
+    recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
+    pretrained: str | None = None
+    automation: AutomationSettings = field(default_factory=AutomationSettings)
+    baselines: dict[str, BaselineSettings] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.asked  # noqa: B018 - a baseline or setting that is none is said here, before anything runs
+
+    @property
+    def asked(self) -> Asked:
+        """The baselines asked for, with the history length and the fine-tuning of all models."""
+        return resolve_baselines(self.baselines, self.finetuning, self.model.length)
+
+    def domain(self, name: str) -> DomainSettings:
+        """The settings of a domain; an unknown one is an error that lists those known."""
+        if name not in self.domains:
+            raise SettingsError(
+                f"there is no domain {name!r}; known: {', '.join(sorted(self.domains)) or 'none'}. "
+                "Put its raw files into the raw folder (`mmm4rec domains` names it), or write the sample "
+                "catalogue with `mmm4rec sample`"
+            )
+        return self.domains[name]
+
+
+def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) -> Settings:
+    """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
+
+    What cannot name a domain is an error in the settings; of a file in the raw folder it is no reason to hold up the
+    others: see `DataFolder.left_out`.
+    """
+    asked = _mapping(given.get("domains"), "domains")
+    for name, settings in asked.items():
+        if reason := unfit(name):
+            raise SettingsError(f"domains.yaml: {reason}")
+        _check_stem(name, _mapping(settings, f"domains: {name}").get("category", name))
+    merged = overlay(shipped, {**given, "domains": asked})
+    defaults = _mapping(merged.pop("defaults", {}), "defaults")
+    named: dict[str, Any] = {
+        name: overlay(defaults, {"category": name, **(settings or {})})
+        for name, settings in merged.pop("domains", {}).items()
+    }
+    # A name alone asks for the baseline as published.
+    merged["baselines"] = {
+        name: settings or {} for name, settings in _mapping(merged.get("baselines"), "baselines").items()
+    }
+    folder = data / str(merged.get("raw_folder", "raw_files"))
+    # A published domain whose files are absent, and which the user does not name, is knowledge and no domain.
+    named = {name: s for name, s in named.items() if name in asked or has_raw(folder, s["category"])}
+    taken = {settings["category"] for settings in named.values()}
+    for _, category in pairs(folder):
+        if category not in taken and not unfit(category, named):
+            named[category] = overlay(defaults, {"category": category})
+    for modality in ("text", "image"):
+        _check_encoders(modality, given, defaults, named)
+    return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
+
+
+def _check_encoders(
+    modality: Literal["text", "image"], given: Mapping[str, Any], defaults: Mapping[str, Any], named: Mapping[str, Any]
+) -> None:
+    """Refuse what the user says of an encoder whose kind, said there or above, does not read it: it would be ignored.
+
+    What the defaults say may be for some domains only: it must be read by one, or by an encoder of the defaults' kind.
+    """
+    key = f"{modality}_encoder"
+
+    def of(settings: Any) -> dict[str, Any]:
+        found = settings.get(key) if isinstance(settings, Mapping) else None
+        return found if isinstance(found, dict) else {}
+
+    def kind(settings: Any) -> str:
+        return str(of(settings).get("kind", EncoderSettings.kind))
+
+    kinds = {kind(settings) for settings in (defaults, *named.values())}
+    layers = [("defaults", of(given.get("defaults")), kind(defaults), kinds)]
+    for name, settings in (given.get("domains") or {}).items():
+        layers.append((name, of(settings), kind(named[name]), {kind(named[name])}))
+    for where, said, in_force, readers in layers:
+        idle = [name for name in said if all(unread(reader, [name], modality) for reader in readers)]
+        if idle:
+            raise SettingsError(
+                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, as an encoder of kind "
+                f"{in_force} does not read it; set the `kind` that does beside it, or remove it"
+            )
+
+
+def _seconds(name: str, date: str | None) -> int | None:
+    """Midnight UTC of a date, Unix seconds."""
+    if date is None:
+        return None
+    try:
+        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise SettingsError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
+
+
+def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
+    """Why this cannot name a domain, or None. It is shown in quotes and escaped, as it may come from a file's name."""
+    if not isinstance(name, str):
+        return f"{name!r} is no domain name: names are texts; put it in quotes"
+    if name == ALL:
+        return f"{name!r} is no domain name: it stands for all domains; give the category another in domains.yaml"
+    if name in taken:
+        return f"{name!r} is already the name of a domain with other raw files; give the category another"
+    try:
+        check_domain(name)
+    except StoreError as error:
+        return str(error)
+    return None
+
+
+def _check_stem(domain: str, category: Any) -> None:
+    """Refuse a category that would lead out of the raw folder, or nowhere."""
+    if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
+        return
+    raise SettingsError(
+        f"domains.yaml: category {str(category)[:80]!r} of {domain} is no part of a file name: give the name of "
+        f"the raw files without meta_ and endings, {_LONGEST_STEM} bytes at most"
+    )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    """A mapping of the settings; None is an empty one."""
+    if value is not None and not isinstance(value, dict):
+        raise SettingsError(f"domains.yaml: {where} must be a mapping, not a {type(value).__name__}")
+    return value or {}
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = overlay(merged[key], value) if both else value
+    return merged

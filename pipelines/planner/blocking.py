@@ -1,0 +1,150 @@
+"""Blocking checks: what must hold of a step's tables before they are published.
+
+A step counts what breaks its check at the end of its build. What fails is not published, so that nothing reads it and
+the next run builds and counts it again: docs/decisions/0013. Checks that only warn are in `pipelines.assets.checks`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmm4rec.metrics import METRICS, figures
+from warehouse.artifacts.store import Artifact
+from warehouse.checks import violations
+from warehouse.errors import DataError
+
+__all__ = ["CHECKS", "Check", "CheckError"]
+
+Facts = Mapping[str, Any]
+
+
+class CheckError(DataError):
+    """A check failed: `counts` says how often each of its properties is broken."""
+
+    def __init__(self, message: str, counts: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
+
+
+@dataclass(frozen=True)
+class Check:
+    """SQL that counts what breaks the properties of a step's tables.
+
+    `tables` are Parquet files by the parameter that names them in the statement: ``layer/noun/stem`` of the step or of
+    one of its inputs. `bound` gives the other parameters from the summary and the parameters of the step.
+    """
+
+    name: str
+    statement: str
+    description: str
+    tables: Mapping[str, str]
+    bound: Callable[[Facts, Facts], Facts] = lambda summary, parameters: {}
+
+    def count(
+        self, key: str, folder: Path, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
+    ) -> dict[str, int]:
+        """How often each property is broken by what a build of `key` from `inputs` has put into `folder`."""
+        folders = {artifact.key: artifact.path for artifact in inputs} | {key: folder}
+        files = {}
+        for name, table in self.tables.items():
+            of, stem = table.rsplit("/", 1)
+            files[name] = folders[of] / f"{stem}.parquet"
+        return violations(self.statement, files, **self.bound(summary, parameters))
+
+
+def _lines(noun: str) -> Check:
+    return Check(
+        "every_line_accounted_for",
+        "check_raw",
+        "Every line of the raw file is a row or in quarantine, and never both.",
+        {"rows": f"raw/{noun}/{noun}", "quarantine": f"raw/{noun}/quarantine"},
+        lambda summary, parameters: {"lines": summary["lines"]},
+    )
+
+
+def _rows(noun: str) -> Check:
+    return Check(
+        "every_item_once",
+        "check_features",
+        "Every item of the sequences has one row.",
+        {"features": f"features/{noun}/{noun}", "items": "core/sequences/items"},
+    )
+
+
+def _vectors(noun: str, encoded: str) -> Check:
+    return Check(
+        "every_item_once_and_finite",
+        "check_vectors",
+        "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
+        "encoder says so.",
+        # What is encoded has every item of the sequences once: its own check says so.
+        {"vectors": f"features/{noun}/{noun}", "items": f"features/{encoded}/{encoded}"},
+        lambda summary, parameters: {"normalised": summary["encoder"]["normalised"]},
+    )
+
+
+def _declared(summary: Facts, parameters: Facts) -> Facts:
+    """Every metric at each of its cut-offs, and those that grow with them."""
+    declared = [(metric.label, k) for metric, k in figures()]
+    return {
+        "metrics": [label for label, _ in declared],
+        "cutoffs": [k for _, k in declared],
+        "growing": [metric.label for metric in METRICS if metric.grows_with_k],
+    }
+
+
+CHECKS: Mapping[str, Check] = {
+    "raw/ratings": _lines("ratings"),
+    "raw/metadata": _lines("metadata"),
+    "core/items": Check(
+        "ids_unique_and_rows_accounted_for",
+        "check_items",
+        "Every metadata row is an item or set aside; item ids are unique.",
+        {"items": "core/items/items", "rejected": "core/items/rejected", "metadata": "raw/metadata/metadata"},
+    ),
+    "core/interactions": Check(
+        "ids_unique_and_rows_accounted_for",
+        "check_interactions",
+        "Every rating is an interaction or set aside; interactions are unique, of items that exist.",
+        {
+            "interactions": "core/interactions/interactions",
+            "rejected": "core/interactions/rejected",
+            "ratings": "raw/ratings/ratings",
+            "items": "core/items/items",
+        },
+    ),
+    "core/sequences": Check(
+        "k_core_order_and_splits",
+        "check_sequences",
+        "Every user and item has k interactions, order is total in time, and nothing for validation or testing leaks "
+        "into the past.",
+        {"interactions": "core/sequences/interactions"},
+        lambda summary, parameters: {
+            name: summary[name] for name in ("k", "max_length", "split", "validation_from", "test_from")
+        },
+    ),
+    "features/item_text": _rows("item_text"),
+    "features/item_images": _rows("item_images"),
+    "features/text_embeddings": _vectors("text_embeddings", "item_text"),
+    "features/image_embeddings": _vectors("image_embeddings", "item_images"),
+    "reports/metrics": Check(
+        "every_metric_within_bounds",
+        "check_metrics",
+        "Every model has every metric, within 0 and 1, and none that falls as lists get longer.",
+        {"figures": "reports/metrics/metrics"},
+        _declared,
+    ),
+    "reports/recommendations": Check(
+        "everybody_served_and_nothing_twice",
+        "check_recommendations",
+        "Every user gets as many items as asked for, ranked, each once, and none already had.",
+        {
+            "recommendations": "reports/recommendations/recommendations",
+            "interactions": "core/sequences/interactions",
+            "items": "core/sequences/items",
+        },
+        lambda summary, parameters: parameters,
+    ),
+}
+"""By the key of the step."""

@@ -1,0 +1,66 @@
+"""Whether Dagster's event log, and the catalogue, say what the store says. The store is what counts."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from pipelines.assets import warehouse  # noqa: F401 - declares every step
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import STEPS, Ref
+from warehouse.artifacts.lineage import named
+from warehouse.artifacts.store import ALL
+from warehouse.catalogue.query import query
+
+__all__ = ["disagreements", "unrecorded"]
+
+_SQL = Path(__file__).parent / "sql"
+_DATA_VERSION = "dagster/data_version"
+
+
+def unrecorded(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[Ref]:
+    """What stands in the store though Dagster's event log has another version as its last, or none.
+
+    So it is after a process was killed between the two, and in a store that came from elsewhere. To materialise these
+    builds nothing, and records them.
+    """
+    behind = []
+    current = data_folder.store.pointed()
+    for key, step in STEPS.items():
+        logged = _logged(instance, key, step.per_domain)
+        for domain in step.domains(data_folder, sorted(data_folder.settings.domains)):
+            version = current.get((key, domain))
+            if version and version[2] != logged.get(domain):
+                behind.append((key, domain))
+    return behind
+
+
+def _logged(instance: dg.DagsterInstance, key: str, per_domain: bool) -> dict[str, str]:
+    """The data version of the last materialisation, by domain."""
+    asset = dg.AssetKey(key.split("/"))
+    if per_domain:
+        # One query an asset, however many domains there are; the public calls load an event a domain.
+        tags = instance.event_log_storage.get_latest_tags_by_partition(
+            asset, dg.DagsterEventType.ASSET_MATERIALIZATION, [_DATA_VERSION]
+        )
+        return {domain: found[_DATA_VERSION] for domain, found in tags.items()}
+    event = instance.get_latest_materialization_event(asset)
+    made = event.asset_materialization if event else None
+    return {ALL: (made.tags or {}).get(_DATA_VERSION, "")} if made else {}
+
+
+def disagreements(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[str]:
+    """Where catalogue or event log say something else than the store, a line each."""
+    found = [
+        f"Dagster's event log does not have the current {key} of {domain}; `mmm4rec run` records it"
+        for key, domain in unrecorded(data_folder, instance)
+    ]
+    if not data_folder.catalogue.is_file():
+        return [*found, f"there is no catalogue at {data_folder.catalogue}"]
+    rows = query(data_folder.catalogue, (_SQL / "shown_versions.sql").read_text()).to_pylist()
+    shown = {(row["key"], row["domain"], row["version"]) for row in rows}
+    stored = {version for version in data_folder.store.pointed().values() if not version[0].startswith("warehouse/")}
+    return [
+        *found,
+        *(f"the catalogue does not show the current {named(version)}" for version in sorted(stored - shown)),
+        *(f"the catalogue shows {named(version)}, which is not current" for version in sorted(shown - stored)),
+    ]

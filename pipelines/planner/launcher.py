@@ -1,0 +1,98 @@
+"""Run launcher: Dagster's own, which also knows whether the process of a run is still alive.
+
+With it run monitoring finds runs that were killed with everything around them. A run of `mmm4rec run` has no server to
+ask: its process holds the lock on a file that the run's tag names, and the system takes locks from the dead.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import deserialize_value
+
+from warehouse.artifacts.staging import held, is_held
+
+PROCESS_TAG = "mmm4rec/process"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class RunLauncher(DefaultRunLauncher):
+    """`dagster.yaml` names it."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Run monitoring may ask."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Whether the process of a run that has started is alive."""
+        if is_alive(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, "the run's process is gone")
+
+
+def is_alive(run: dg.DagsterRun) -> bool:
+    """Whether the process of a run that has not ended is alive."""
+    if GRPC_INFO_TAG in run.tags:
+        server = json.loads(run.tags[GRPC_INFO_TAG])
+        client = DagsterGrpcClient(server.get("port"), server.get("socket"), server.get("host") or "localhost")
+        try:
+            answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=10)
+        except DagsterUserCodeUnreachableError as error:
+            # A server that is only slow is none that is gone.
+            return "timed out" in str(error)
+        return deserialize_value(answer, CanCancelExecutionResult).can_cancel
+    if PROCESS_TAG in run.tags:
+        return is_held(Path(run.tags[PROCESS_TAG]))
+    return True
+
+
+@contextmanager
+def process_tag(folder: Path) -> Iterator[dict[str, str]]:
+    """The tag by which `is_alive` knows this process, for runs that end before the context does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / uuid.uuid4().hex
+    try:
+        with held(path):
+            yield {PROCESS_TAG: str(path)}
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def bury(instance: dg.DagsterInstance) -> None:
+    """Say of runs whose process is dead that they failed, and take their pool slots from runs that have ended.
+
+    Dagster's daemon does the same after a while; where none runs, the next run would wait for ever.
+    """
+    events = instance.event_log_storage
+    holding = events.get_concurrency_run_ids()
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        # A server's run that holds nothing up is its daemon's business.
+        if (PROCESS_TAG in run.tags or run.run_id in holding) and not is_alive(run):
+            instance.report_run_failed(run, "the run's process is gone")
+    for run_id in holding:
+        ended = instance.get_run_by_id(run_id)
+        if ended is None or ended.is_finished:
+            events.free_concurrency_slots_for_run(run_id)
+
+
+def cancel(instance: dg.DagsterInstance, run_id: str, reason: str) -> None:
+    """Say of a run of this process that it was cancelled, and take its pool slots; if it has begun, and not ended."""
+    run = instance.get_run_by_id(run_id)
+    if run and not run.is_finished:
+        instance.report_run_canceled(run, reason)
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)

@@ -1,0 +1,99 @@
+"""The plan: what is stale, in stages that one Dagster run builds each. It compares recipes and runs nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from pipelines.assets import warehouse  # noqa: F401 - declares the steps, all of them
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import EXPECTED, CommandError
+from pipelines.planner.step import STEPS, Ref, Step, upstream_first
+from warehouse.artifacts.store import ALL
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of one domain (or of ALL) that one Dagster run builds."""
+
+    domain: str
+    steps: tuple[Step, ...]
+
+    @property
+    def name(self) -> str:
+        """The domain, for people."""
+        return "all domains" if self.domain == ALL else self.domain
+
+    @property
+    def refs(self) -> set[Ref]:
+        """What this stage makes."""
+        return {(step.key, self.domain) for step in self.steps}
+
+    @property
+    def partition(self) -> str | None:
+        """Dagster's partition, of a domain."""
+        return None if self.domain == ALL else self.domain
+
+    def asset_keys(self, data_folder: DataFolder) -> list[dg.AssetKey]:
+        """Dagster's keys of the steps, and of those that would follow but are not for this domain: it is told so."""
+        built = {step.key for step in self.steps}
+        following = (step for step in STEPS.values() if step.per_domain and built & set(step.upstream))
+        left_out = [step for step in following if self.partition and not step.applies(data_folder, self.partition)]
+        return [dg.AssetKey(step.key.split("/")) for step in (*self.steps, *left_out)]
+
+
+def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
+    """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
+
+    `only` restricts it to these asset keys. A step is stale if an input is, if its recipe is not the one its current
+    version was built by, or if that version is damaged or not the one shown at the top of the data folder. Nothing
+    stale: an empty list. A domain without raw files is an error.
+    """
+    unknown = sorted(set(only) - set(STEPS))
+    if unknown:
+        raise CommandError(f"there is no asset {unknown[0]!r}; known: {', '.join(STEPS)}")
+    for domain in domains:
+        data_folder.raw_file(domain, "ratings")
+        data_folder.raw_file(domain, "metadata")
+    stale: dict[Ref, Step] = {}
+    level: dict[Ref, int] = {}
+    for (key, domain), step in _wanted(data_folder, domains, only).items():
+        if _is_stale(data_folder, step, domain, stale):
+            before = stale if step.collects else stale.keys() & set(step.refs(data_folder, domain))
+            # One run builds one domain: what comes from another is built in an earlier one.
+            level[key, domain] = max((level[ref] + (ref[1] != domain) for ref in before), default=0)
+            stale[key, domain] = step
+    stages: dict[tuple[int, str], list[Step]] = {}
+    for ref, step in stale.items():
+        stages.setdefault((level[ref], ref[1]), []).append(step)
+    return [Stage(domain, tuple(steps)) for (_, domain), steps in sorted(stages.items(), key=lambda s: s[0])]
+
+
+def _wanted(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
+    """Every step of the domains and of ALL, with whatever those read; upstream first."""
+    steps = upstream_first()
+    chosen = [step for step in steps if not only or step.key in only]
+    wanted = {(step.key, domain) for step in chosen for domain in step.domains(data_folder, domains)}
+    pending = [] if only else list(wanted)
+    while pending:
+        key, domain = pending.pop()
+        if not STEPS[key].collects:
+            new = set(STEPS[key].refs(data_folder, domain)) - wanted
+            wanted |= new
+            pending.extend(new)
+    order = {step.key: position for position, step in enumerate(steps)}
+    return {ref: STEPS[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
+
+
+def _is_stale(data_folder: DataFolder, step: Step, domain: str, stale: dict[Ref, Step]) -> bool:
+    if (step.collects and stale) or any(ref in stale for ref in step.refs(data_folder, domain)):
+        return True
+    current = data_folder.store.whole(step.key, domain)
+    if current is None or (step.exposed and not data_folder.store.exposes(current, step.exposed)):
+        return True
+    try:
+        recipe = step.recipe(data_folder, domain, step.inputs(data_folder, domain))
+        return current.manifest.recipe != recipe.digest
+    except EXPECTED:
+        # Something it needs is gone: the run of this domain will say what, and the others go on.
+        return True

@@ -1,0 +1,175 @@
+"""Runs: building the stages of a plan through Dagster, in this process.
+
+One Dagster run a stage, over the same instance and assets as the UI, so both leave the same trace.
+"""
+
+import re
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipelines.data_folder.folder import DataFolder
+from pipelines.definitions import defs
+from pipelines.planner import event_log
+from pipelines.planner.launcher import bury, cancel, process_tag
+from pipelines.planner.plan import Stage, plan
+from pipelines.planner.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
+from pipelines.signals import Interrupted, aside
+from warehouse.artifacts.staging import held, make_folder, unlinked
+from warehouse.artifacts.store import ALL
+
+_DATABASES = ("history", "schedules")
+"""Folders of Dagster's databases."""
+# Dagster prefixes a message with its class; the house's own errors speak for themselves.
+_HOUSE_ERROR = re.compile(r"^(warehouse|features|mmm4rec)\.errors\.\w+: ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
+
+    `warnings` are the checks that failed without stopping anything, with what they found, and what is not shown.
+    """
+
+    stage: Stage
+    run_id: str | None
+    errors: dict[str, str]
+    warnings: dict[str, str] = field(default_factory=dict)
+    waited_for: Ref | None = None
+
+
+@contextmanager
+def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, which keeps its databases in `folder`; MMM4REC_DAGSTER must name it."""
+    make_folder(unlinked(folder.parent, folder))
+    making = folder / ".making"
+    # Two processes that make the tables of new databases at once would trip over each other.
+    with held(folder / ".lock"):
+        if making.exists():
+            # Whoever made them was killed. Dagster would take the half for the whole and fail ever after.
+            for name in _DATABASES:
+                shutil.rmtree(folder / name, ignore_errors=True)
+        if not any((folder / name).exists() for name in _DATABASES):
+            making.touch()
+        opened = dg.DagsterInstance.get()
+        making.unlink(missing_ok=True)
+    with opened as instance:
+        bury(instance)
+        yield instance
+
+
+def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[Outcome]:
+    """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
+    job = defs.resolve_implicit_global_asset_job_def()
+    failed: set[Ref] = set()
+    with process_tag(Path(instance.storage_directory()) / "running") as tags:
+        for stage in stages:
+            needed = {r for s in stage.steps if not s.collects for r in s.refs(data_folder, stage.domain)} - stage.refs
+            lost = sorted(failed & needed)
+            if lost:
+                failed |= stage.refs
+                yield Outcome(stage, None, {}, waited_for=lost[0])
+                continue
+            outcome = _run(data_folder, stage, instance, job, tags)
+            failed |= {(key, stage.domain) for key in outcome.errors}
+            yield outcome
+
+
+def unrecorded(
+    data_folder: DataFolder,
+    planned: Sequence[Stage],
+    instance: dg.DagsterInstance,
+    domains: Sequence[str],
+    only: Sequence[str] = (),
+) -> list[Stage]:
+    """Stages that build nothing: they tell Dagster's event log of what stands in the store.
+
+    `planned` is the plan for these `domains` and `only` these assets; what is not in it is not stale.
+    """
+    coming = {ref for stage in planned for ref in stage.refs}
+    behind: dict[str, list[Step]] = {}
+    for key, domain in event_log.unrecorded(data_folder, instance):
+        if (key, domain) not in coming and domain in {*domains, ALL} and (not only or key in only):
+            behind.setdefault(domain, []).append(STEPS[key])
+    return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
+
+
+def survey(data_folder: DataFolder) -> list[dict[str, Any]]:
+    """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
+    rows = []
+    present = data_folder.present()
+    stale = Counter(dict.fromkeys(present, 0))
+    for stage in plan(data_folder, present):
+        stale[stage.domain] += len(stage.steps)
+    for name, domain in sorted(data_folder.settings.domains.items()):
+        built = data_folder.store.whole("core/sequences", name)
+        counts = built.manifest.summary if built else {}
+        known = domain.published
+        rows.append(
+            {
+                "domain": name,
+                "role": domain.role,
+                "raw files": "yes" if name in present else "missing",
+                **{count: counts.get(count) for count in ("users", "items", "interactions")},
+                "published": f"{known.users} / {known.items} / {known.interactions}" if known else None,
+                "stale assets": stale.get(name),
+            }
+        )
+    return rows
+
+
+def _run(
+    data_folder: DataFolder, stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]
+) -> Outcome:
+    if stage.partition:
+        instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
+    run_id = str(uuid.uuid4())
+    try:
+        result = aside(
+            lambda: job.execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                partition_key=stage.partition,
+                asset_selection=stage.asset_keys(data_folder),
+                tags=tags,
+                raise_on_error=False,
+                # The event log keeps everything; the terminal belongs to the progress bars.
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        )
+    except (Interrupted, KeyboardInterrupt) as signal:
+        cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
+        raise
+    events = result.get_asset_materialization_events()
+    built = {"/".join(event.asset_key.path) for event in events if event.asset_key}
+    errors = {key: "not reached" for key, _ in sorted(stage.refs) if key not in built}
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        key = str(event.step_key).replace("__", "/", 1)
+        if error:
+            errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
+    evaluations = result.get_asset_check_evaluations()
+    blocked: dict[str, str] = {}
+    for check in evaluations:
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+            blocked.setdefault("/".join(check.asset_key.path), check.description or check.check_name)
+    errors |= blocked
+    warnings = {
+        f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
+            f"{name} {value.value}" for name, value in sorted(check.metadata.items())
+        )
+        for check in evaluations
+        if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    }
+    for event in events:
+        missing = event.materialization.metadata.get(NOT_SHOWN)
+        if event.asset_key and missing:
+            warnings[f"{'/'.join(event.asset_key.path)} {NOT_SHOWN}"] = str(missing.value)
+    return Outcome(stage, result.run_id, errors, warnings)

@@ -1,0 +1,137 @@
+"""The report: one HTML page, openable without a server, made from the catalogue and the items' pictures."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mmm4rec.metrics import SHOWN_AT, shown
+from pipelines.reports.charts import learning_curves, svg
+from warehouse.catalogue.query import query
+from warehouse.catalogue.views import JUDGED, figure
+from warehouse.errors import DataError
+
+_HERE = Path(__file__).parent
+_USERS, _BOUGHT, _RECOMMENDED = 3, 5, 5
+_LABELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned", "pretrained": "pre-trained"}
+"""Models, where people know them by another name."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows."""
+
+    domains: int
+    users_shown: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model in the results of a domain, with the metrics that are shown, in their order."""
+
+    model: str
+    label: str
+    figures: tuple[float, ...]
+    best: tuple[bool, ...]
+    """Whether no other model of the domain is better."""
+    epochs: int | None
+    """Epochs to its best weights, where it was trained for this domain."""
+    recommends: bool
+
+
+def build_report(
+    catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path
+) -> Report:
+    """Write the page to `out`. `root` is the data folder that the catalogue shows.
+
+    `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
+    the template escapes them.
+    """
+    results = results_table(catalogue, root)
+    shelves = _shelves(catalogue, root, pictures)
+    out.write_text(page(results, _curves(catalogue, root), shelves), encoding="utf-8")
+    return Report(domains=len(results), users_shown=len(shelves))
+
+
+def templates() -> jinja2.Environment:
+    """The pages' templates. They escape whatever is put in, and their policy lets a browser fetch and run nothing."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+
+
+def page(results: Sequence[Mapping[str, Any]], curves: Sequence[str], shelves: Sequence[Mapping[str, Any]]) -> str:
+    """The report over rows of `results_table`, charts as SVG, and shelves."""
+    judgements = [(row, judged(row)) for row in results]
+    return (
+        templates()
+        .get_template("report.html")
+        .render(results=judgements, metrics=shown(), titles=titles(), curves=curves, shelves=shelves)
+    )
+
+
+def results_table(catalogue: Path, root: Path | None = None) -> list[dict[str, Any]]:
+    """A row a domain of the catalogue's `results`."""
+    views = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal", root=root)
+    known = views["view_name"].to_pylist()
+    if "results" not in known:
+        raise DataError(f"{catalogue}: no model has been evaluated yet; `mmm4rec run` does it")
+    rows: list[dict[str, Any]] = query(catalogue, "FROM results ORDER BY role, domain", root=root).to_pylist()
+    return rows
+
+
+def titles() -> list[str]:
+    """The metrics of `Judged.figures`."""
+    return [metric.title(SHOWN_AT) for metric in shown()]
+
+
+def judged(row: Mapping[str, Any]) -> list[Judged]:
+    """The models in a row of `results_table` that the domain has."""
+    columns = {model: [figure(model, metric.label) for metric in shown()] for model in JUDGED}
+    of = {model: tuple(row[name] for name in names) for model, names in columns.items() if row[names[0]] is not None}
+    best = [
+        (max if metric.larger_is_better else min)(value for value in values if value is not None)
+        for metric, values in zip(shown(), zip(*of.values(), strict=True), strict=True)
+    ]
+    return [
+        Judged(
+            model,
+            _LABELS.get(model, model),
+            figures,
+            tuple(value == most for value, most in zip(figures, best, strict=True)),
+            row.get(f"{model}_epochs"),
+            model == row["recommends"],
+        )
+        for model, figures in of.items()
+    ]
+
+
+def _shelves(
+    catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
+) -> list[dict[str, Any]]:
+    """Some users of each domain with titles and pictures of what they bought and are recommended."""
+    sql = (_HERE / "sql" / "report_shelves.sql").read_text()
+    bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}
+    rows: list[dict[str, Any]] = query(catalogue, sql, bound, root=root).to_pylist()
+    for domain in {row["domain"] for row in rows}:
+        items = [item for r in rows if r["domain"] == domain for item in (*r["bought"], *r["next"])]
+        found = pictures(domain, sorted({item["item_id"] for item in items}))
+        for item in items:
+            content = found.get(item["item_id"])
+            item["picture"] = content and _data_uri(content)
+            item["title"] = item["title"] or item["item_id"]
+    return rows
+
+
+def _curves(catalogue: Path, root: Path) -> list[str]:
+    """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
+    sql = (_HERE / "sql" / "report_curves.sql").read_text()
+    rows: list[dict[str, Any]] = query(catalogue, sql, root=root).to_pylist()
+    domains = sorted({row["domain"] for row in rows})
+    return [svg(learning_curves(name, [row for row in rows if row["domain"] == name]), name) for name in domains]
+
+
+def _data_uri(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "gif" if content.startswith(b"GIF8") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,1 @@
+"""`mmm4rec ui`: Dagster's servers, started together and guarded."""

@@ -1,0 +1,15 @@
+"""The artifact store: immutable, versioned folders on a file system, who made them from what, and their removal.
+
+It imports nothing else of the house, and neither DuckDB nor torch, so that the feature store may use it too.
+
+    store        Store: publish a version, find the current one, verify it
+    manifest     what a version says of itself, typed
+    environment  what makes versions: packages, commit, device
+    staging      folders of unfinished work, and the lock of a store
+    lineage      which version was made from which
+    garbage      which versions nobody needs
+    hashes       hashes of raw files, remembered
+    durable      files that are there whole or not at all
+    files        opening files of strangers
+    processes    how a process ends, and those that it has started
+"""

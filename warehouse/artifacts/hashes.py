@@ -1,0 +1,61 @@
+"""Hashes of raw files, remembered, so that a run with nothing to do need not read gigabytes to find that out.
+
+A hash is remembered with the file's size, inode and times. Whoever writes a file, moves another in its place or sets
+its times back changes one of these (the change time cannot be set). Only a write within the same tick of the file
+system's clock would not, so of a file that was changed just before it was read nothing is remembered.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from warehouse.artifacts.store import sha256_file
+
+__all__ = ["Hashes"]
+
+_SETTLED: Final = 2 * 10**9
+"""Nanoseconds after a change until another one is sure to show; file systems' clocks tick in up to two seconds."""
+
+
+class Hashes:
+    """sha256 of files, remembered in a folder, which may be deleted at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sha256(self, path: Path) -> str:
+        """sha256 of the file's bytes, in hex.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        record = self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+        look = _look(path)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(record.read_text(encoding="utf-8"))
+            if known["look"] == look:
+                return str(known["sha256"])
+        began = time.time_ns()
+        digest = sha256_file(path)
+        changed = max(look[-2:])
+        if _look(path) == look and changed < began - _SETTLED:
+            self._remember(record, {"path": str(path), "look": look, "sha256": digest})
+        return digest
+
+    def _remember(self, record: Path, known: dict[str, object]) -> None:
+        """Without a hash remembered the file is read again: no reason to fail where this cannot be written."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            new = record.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps(known), encoding="utf-8")
+            new.replace(record)
+
+
+def _look(path: Path) -> list[int]:
+    """What shows of a file without reading it; the times come last."""
+    status = path.stat()
+    return [status.st_size, status.st_ino, status.st_dev, status.st_mtime_ns, status.st_ctime_ns]

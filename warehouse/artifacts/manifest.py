@@ -1,0 +1,165 @@
+"""What a manifest says, typed. A store may come from elsewhere, so nothing in it is believed unread.
+
+A manifest is JSON beside the files of a version. What made the version (`Environment`) is no part of its recipe: it
+decides nothing, so a new Python or another commit makes nothing stale (docs/decisions/0019). Manifests of format 1,
+which have neither `format` nor `environment`, are read still.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+__all__ = ["FORMAT", "MANIFEST", "VERSION", "Environment", "FileEntry", "Input", "Manifest", "content_version", "parse"]
+
+MANIFEST: Final = "manifest.json"
+VERSION: Final = re.compile(r"[0-9a-f]{16}")
+FORMAT: Final = 2
+"""What is written. 1 had no environment."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_FILE: Final = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
+_INPUT: Final = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*@(_all|[A-Za-z][A-Za-z0-9_]{0,63})")
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Input(NamedTuple):
+    """An artifact that another was made from."""
+
+    key: str
+    domain: str
+    version: str
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One file of an artifact; rows and columns {name: type} are of Parquet files alone."""
+
+    sha256: str
+    bytes: _Count
+    rows: _Count | None = None
+    columns: dict[str, str] | None = None
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What made an artifact: `warehouse.artifacts.environment` finds it out. It names no host, no user and no path."""
+
+    python: str
+    packages: dict[str, str]
+    """Versions of `warehouse.artifacts.environment.PACKAGES`, without those that were not installed."""
+    git_commit: str | None
+    """The project's commit; null where the code is no checkout, or git could not be asked."""
+    git_clean: bool | None
+    """Whether the code was as the commit has it; null where there is no commit."""
+    device: str
+    """Where tensors were: the names of the CUDA devices that the build used, else cpu."""
+    processor: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of one version of an artifact."""
+
+    format: int
+    key: str
+    domain: str
+    version: str
+    recipe: str
+    """The digest of what decided the bytes: of the code version, inputs, sources and parameters that follow."""
+    code_version: str
+    inputs: dict[str, str]
+    """Versions by `layer/noun@domain`."""
+    sources: dict[str, str]
+    """sha256 of raw files, by name."""
+    parameters: dict[str, Any]
+    files: dict[str, FileEntry]
+    summary: dict[str, Any]
+    """What the build counted."""
+    created: str
+    """ISO 8601, UTC."""
+    environment: Environment | None
+    """None in format 1."""
+
+    @property
+    def made_from(self) -> list[Input]:
+        """The inputs, sorted."""
+        found = []
+        for reference, version in self.inputs.items():
+            key, domain = reference.split("@")
+            found.append(Input(key, domain, version))
+        return sorted(found)
+
+    @property
+    def text(self) -> str:
+        """The manifest as it is written: the same JSON for the same manifest."""
+        return json.dumps(msgspec.structs.asdict(self), indent=1, sort_keys=True, default=_plain)
+
+
+def parse(text: str, key: str, domain: str, version: str) -> Manifest:
+    """The manifest of that version.
+
+    Raises:
+        ValueError: this cannot be it; the message names what is wrong.
+        RecursionError: it is nested too deeply.
+    """
+    plain = json.loads(text)  # not by msgspec, which refuses the NaN that a summary may hold
+    if not isinstance(plain, dict):
+        raise ValueError("it is no JSON object")
+    written = plain.get("format", 1)
+    if type(written) is int and written not in (1, FORMAT):
+        raise ValueError(
+            f"format is {written}, and only 1 and {FORMAT} are known here: a newer mmm4rec may have written it"
+        )
+    if "format" not in plain:
+        plain = {"format": 1, "environment": None} | plain
+    try:
+        manifest = msgspec.convert(plain, Manifest)
+    except msgspec.ValidationError as error:
+        raise ValueError(_located(plain, str(error))) from error
+    if wrong := _flaw(manifest, key, domain, version):
+        raise ValueError(wrong)
+    return manifest
+
+
+def content_version(files: Mapping[str, FileEntry]) -> str:
+    """The version of files as a manifest describes them: a hash of their names and hashes."""
+    facts = json.dumps([[name, entry.sha256] for name, entry in sorted(files.items())])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, msgspec.Struct):
+        return msgspec.to_builtins(part)
+    raise TypeError(f"{type(part).__name__} is nothing that JSON has")
+
+
+def _located(plain: dict[str, Any], said: str) -> str:
+    """What msgspec said, with the name of the entry, for which it writes [...]."""
+    kinds: dict[str, Any] = {"files": FileEntry, "inputs": str, "sources": str}
+    for field, kind in kinds.items() if "[...]" in said else ():
+        for name, entry in plain[field].items() if isinstance(plain.get(field), dict) else ():
+            try:
+                msgspec.convert(entry, kind)
+            except msgspec.ValidationError as error:
+                return f"{field} {name[:80]!r}: {error}"
+    return said
+
+
+def _flaw(manifest: Manifest, key: str, domain: str, version: str) -> str | None:
+    """Why this cannot be the manifest of that version, though its types are right; or None."""
+    if (manifest.format == 1) != (manifest.environment is None):
+        return "environment is missing" if manifest.environment is None else "format 1 has no environment"
+    said = (manifest.key, manifest.domain, manifest.version)
+    if said != (key, domain, version):
+        return f"it is of {said[0][:80]!r}, {said[1][:80]!r}, version {said[2][:40]!r}"
+    for reference, of in manifest.inputs.items():
+        if not _INPUT.fullmatch(reference) or not VERSION.fullmatch(of):
+            return f"inputs: {reference[:80]!r} is no input"
+    for name, entry in manifest.files.items():
+        if not _FILE.fullmatch(name) or name == MANIFEST:
+            return f"files: {name[:80]!r} is no plain file name"
+        if not _SHA256.fullmatch(entry.sha256):
+            return f"files: {name!r} has no sha256"
+    return None

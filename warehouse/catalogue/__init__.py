@@ -1,0 +1,1 @@
+"""The analysts' catalogue, warehouse.duckdb: how it is built, what it shows, and how it is asked."""

@@ -1,0 +1,113 @@
+"""What the catalogue makes of the store's tables: statistics, what was set aside, and macros.
+
+Which of them there are depends on which tables there are; what they say stands in ``sql/``.
+"""
+
+# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import duckdb
+
+from warehouse.catalogue.views import JUDGED, MACROS, figure
+from warehouse.duck import execute, fill, literal, load_sql, qualified
+
+__all__ = ["create_derived", "create_macros", "sources"]
+
+_CORE: Final = {"core.sequences", "core.sequences_items", "core.items", "core.interactions_rejected"}
+_VIEWS: Final = {
+    "length_distribution": {"core.sequences"},
+    "popularity_distribution": {"core.sequences_items"},
+    "pictures": {"features.item_images"},
+    "domains": _CORE,
+}
+"""Views of `main` by the views they are made from, in the order in which they can be; sql/<name>.sql states each."""
+_RESULTS: Final = _CORE | {"reports.metrics", "reports.metrics_outcomes"}
+
+_MACROS: Final = {
+    "unix_seconds": "macro_unix_seconds",
+    "history": "macro_history",
+    "histories": "macro_histories",
+    "upstream": "macro_upstream",
+    "downstream": "macro_downstream",
+    "impact": "macro_impact",
+}
+"""The statement of each macro; in full, as the code version looks for names of files."""
+
+
+def create_derived(
+    connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
+) -> list[str]:
+    """Make those views of `main` whose tables are among `stored`, ``schema.view`` each; returns their names.
+
+    `results` has the `metrics` for columns, and there is none without.
+    """
+    made = []
+    for name, needed in _VIEWS.items():
+        if needed <= set(stored):
+            execute(connection, name)
+            made.append(name)
+    if metrics and set(stored) >= _RESULTS:
+        columns = ", ".join(literal(figure(model, metric)) for model in JUDGED for metric in metrics)
+        execute(connection, "results", fragments={"figures": columns})
+        made.append("results")
+    for name, parts in (
+        ("quarantine", _quarantine(stored)),
+        ("rejected", _rejected(stored)),
+        ("coverage", _coverage(stored)),
+    ):
+        if text := "UNION ALL\n".join(parts):
+            execute(connection, name, fragments={"parts": text})
+            made.append(name)
+    return [f"main.{name}" for name in made]
+
+
+def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) -> list[str]:
+    """Make those macros that can be asked over `stored`; returns their names, ``schema.macro`` each."""
+    made = []
+    for key, macro in MACROS.items():
+        if macro.needs <= set(stored):
+            execute(connection, _MACROS[key.split("/")[1]])
+            made.append(key.replace("/", "."))
+    return made
+
+
+def sources(names: Sequence[str]) -> Iterator[str]:
+    """What can stand after FROM: the views among `names`, and the table macros, asked about nothing."""
+    for name in names:
+        macro = MACROS.get(name.replace(".", "/"))
+        if macro is None:
+            yield name
+        elif macro.columns.names:
+            yield f"{name}({', '.join('NULL' for _ in macro.parameters)})"
+
+
+def _quarantine(stored: Sequence[str]) -> Iterator[str]:
+    for view in stored:
+        schema, name = view.split(".")
+        if schema == "raw" and name.endswith("_quarantine"):
+            file = literal(name.removesuffix("_quarantine"))
+            yield fill("quarantine_lines", {"file": file, "quarantine": qualified(view)})
+
+
+def _rejected(stored: Sequence[str]) -> Iterator[str]:
+    if any(_quarantine(stored)):
+        yield load_sql("rejected_lines")
+    for view in stored:
+        if view.endswith("_rejected"):
+            key = literal(view.removesuffix("_rejected").replace(".", "/"))
+            yield fill("rejected_rows", {"key": key, "rejected": qualified(view)})
+    if "core.sequences" in stored:
+        yield load_sql("rejected_by_core")
+
+
+def _coverage(stored: Sequence[str]) -> Iterator[str]:
+    if {"core.sequences_items", "core.items"} <= set(stored):
+        yield load_sql("coverage_metadata")
+    if "features.item_images" in stored:
+        yield load_sql("coverage_pictures")
+    for view, what in (("features.text_embeddings", "text_vector"), ("features.image_embeddings", "picture_vector")):
+        if view in stored:
+            yield fill("coverage_vectors", {"what": literal(what), "vectors": view})

@@ -1,0 +1,60 @@
+"""What users had rated before a moment, straight from core/interactions: one question for any number of users."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import duckdb
+import pyarrow as pa
+
+from warehouse.artifacts.store import Store
+from warehouse.catalogue.views import MACROS
+from warehouse.duck import Engine, connect, execute, pattern, table
+from warehouse.errors import DataError
+
+__all__ = ["StoredHistories"]
+
+Moment = int | float | str | date
+
+
+class StoredHistories:
+    """Histories of the users of a store's domains."""
+
+    def __init__(self, store: Store, engine: Engine | None = None) -> None:
+        self._store = store
+        self._engine = engine or Engine()
+
+    def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
+        """A row for each of `users`, in their order, repeats and all, with what they had rated strictly before.
+
+        Columns as the catalogue's histories has them: user_id, and the lists item_ids, times (Unix seconds UTC) and
+        ratings in the order of (time, position), empty where nothing was rated before the moment.
+
+        Args:
+            domain: a domain with core/interactions.
+            users: user ids.
+            as_of: one moment for all, or one for each: Unix seconds, a date (its first second), a datetime or a text
+                of one; without an offset it is UTC.
+
+        Raises:
+            StoreError: no such artifact.
+            DataError: not as many moments as users, or one that is none.
+        """
+        one = isinstance(as_of, str) or not isinstance(as_of, Iterable)
+        moments = [as_of] * len(users) if one else list(cast(Iterable[Moment], as_of))
+        if len(moments) != len(users) or None in moments:
+            raise DataError(f"{len(moments)} moments for {len(users)} users: give one for all, or one for each")
+        bound = {
+            "interactions": pattern(self._store.require("core/interactions", domain).main),
+            "users": list(users),
+            "moments": [str(moment) for moment in moments],
+        }
+        with TemporaryDirectory() as folder, connect(self._engine, Path(folder)) as connection:
+            execute(connection, "macro_unix_seconds")
+            try:
+                found = table(connection, "histories_of_users", bound)
+            except duckdb.DataError as error:
+                raise DataError(f"a moment is none: {error}; give Unix seconds, a date or a time") from error
+        return found.cast(MACROS["main/histories"].columns)

@@ -1,0 +1,240 @@
+"""Questions to the analysts' catalogue: SELECTs that only read, confined to the files of the data folder.
+
+The catalogue may come from elsewhere, so nothing in it is asked before the connection is confined, and nothing in it
+says what may be read. DuckDB may write wherever it may read, so a question is parsed, and every part of it must be one
+that is known to read.
+"""
+
+# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+import pyarrow as pa
+
+from warehouse.catalogue.views import MACROS
+from warehouse.duck import SPILLED, Engine, attach, confine, load_sql, spilling, table
+from warehouse.errors import DataError
+
+__all__ = ["Answer", "Session", "check_place", "ends", "query"]
+
+_STATEMENTS: Final = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+"""The parts of a question that are statements and only read. DuckDB takes others in WITH: COPY, INSERT, ..."""
+
+_FUNCTIONS: Final = frozenset(
+    """
+    generate_series histogram histogram_values json_each json_tree range repeat repeat_row unnest
+    glob parquet_bloom_probe parquet_file_metadata parquet_full_metadata parquet_kv_metadata parquet_metadata
+    parquet_scan parquet_schema read_blob read_csv read_csv_auto read_json read_json_auto read_json_objects
+    read_json_objects_auto read_ndjson read_ndjson_auto read_ndjson_objects read_parquet read_text sniff_csv
+    duckdb_columns duckdb_constraints duckdb_databases duckdb_dependencies duckdb_extensions duckdb_functions
+    duckdb_indexes duckdb_keywords duckdb_memory duckdb_optimizers duckdb_schemas duckdb_sequences duckdb_settings
+    duckdb_tables duckdb_temporary_files duckdb_types duckdb_views icu_calendar_names pg_timezone_names
+    pragma_collations pragma_database_size pragma_metadata_info pragma_platform pragma_show pragma_storage_info
+    pragma_table_info pragma_user_agent pragma_version
+    """.split()  # noqa: SIM905 - sixty quoted names are harder to read
+) | {name.rpartition("/")[2] for name in MACROS}
+"""The functions that may stand in FROM. Others run text as a statement (json_execute_serialized_sql, query), read
+whatever an address points at (arrow_scan), or change a state (checkpoint)."""
+
+_BATCH: Final = 2048
+"""Rows of a part of an answer; what DuckDB works on at a time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer in parts, each read when it is asked for: the whole may be larger than the memory.
+
+    Another question to the same session ends it.
+    """
+
+    columns: list[str]
+    batches: Iterator[pa.RecordBatch]
+
+
+class Session:
+    """One version of the catalogue, open for any number of questions.
+
+    The file that was there at the start stays the one that answers, so that numbers of one session fit each other,
+    until `refresh` is called. Use it as a context manager.
+
+    Args:
+        catalogue: the DuckDB file.
+        engine: threads and memory.
+        root: the only folder whose files are read, the root of the store; by default the one the catalogue lies in.
+
+    Raises:
+        DataError: there is no catalogue, or DuckDB cannot read it.
+    """
+
+    def __init__(self, catalogue: Path, engine: Engine | None = None, root: Path | None = None) -> None:
+        self.catalogue: Final = catalogue
+        self._engine: Final = engine or Engine()
+        self._root: Final = root or catalogue.parent
+        self._closing = ExitStack()
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def ask(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> pa.Table:
+        """The answer to one SELECT (also FROM, DESCRIBE, SHOW, SUMMARIZE), or its first `limit` rows, in memory.
+
+        `parameters` are bound to the statement's $-names. The statement can neither write nor set anything, and reads
+        no file but those below the root.
+
+        Raises:
+            DataError: the text is not one such statement, or DuckDB refuses it.
+        """
+        with self._in_words():
+            relation = self._relation(sql, parameters)
+            return (relation if limit is None else relation.limit(limit)).to_arrow_table()
+
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
+        """As `ask`, but part by part; an error of DuckDB may come with any part."""
+        with self._in_words():
+            reader = self._relation(sql, parameters).to_arrow_reader(_BATCH)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with self._in_words():
+                yield from reader
+
+        return Answer(list(reader.schema.names), batches())
+
+    def ask_named(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The answer to ``sql/<name>.sql``."""
+        return self.ask(load_sql(name), parameters)
+
+    def statements(self, script: str) -> list[str]:
+        """A script's statements, one by one.
+
+        Raises:
+            DataError: DuckDB cannot parse it.
+        """
+        with self._in_words():
+            return [statement.query.strip() for statement in self._connection.extract_statements(script)]
+
+    def interrupt(self) -> None:
+        """End the question that another thread is asking; it gets a `DataError`."""
+        self._connection.interrupt()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another file has taken the catalogue's place since it was opened."""
+        return self._identity() not in (self._opened, None)
+
+    def refresh(self) -> None:
+        """From now on, ask the catalogue that is there now."""
+        self._closing.close()
+        self._open()
+
+    def _open(self) -> None:
+        # Before the file is opened: a swap in between is then reported once too often, not once too few.
+        self._opened = self._identity()
+        if self._opened is None:
+            raise DataError(f"{self.catalogue} is not there: `mmm4rec run` builds the catalogue")
+        try:
+            spill = self._closing.enter_context(spilling())
+            self._connection = self._closing.enter_context(attach(self.catalogue, self._engine, spill))
+            # A cursor does not USE the catalogue, whose macros could stand for the functions that parse.
+            self._parser = self._connection.cursor()
+            confine(self._connection, self._root)
+        except duckdb.Error as error:
+            self._closing.close()
+            raise DataError(f"{self.catalogue} cannot be read as a catalogue: {error}") from error
+
+    def _relation(self, sql: str, parameters: Mapping[str, Any] | None) -> duckdb.DuckDBPyRelation:
+        """A question to be run, once it is known that all of it reads."""
+        if [found.type for found in self._connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+            raise DataError(
+                f"{sql.strip()[:80]!r} is not one SELECT: the catalogue is read-only and answers one question at a time"
+            )
+        question = _bare(sql)
+        (parts,) = table(self._parser, "question_parts", {"question": question}).to_pylist()
+        statements = {part for part in parts["types"] or () if part.endswith("_NODE")}
+        if not statements or statements - _STATEMENTS:
+            raise DataError(
+                f"{sql.strip()[:80]!r} does more than read: the catalogue is read-only, and WITH takes only SELECTs"
+            )
+        if unknown := sorted({*(parts["functions"] or ())} - _FUNCTIONS):
+            raise DataError(f"{unknown[0]}(...) is none of the functions that a question may select from")
+        return self._connection.sql(question, params=dict(parameters) if parameters else None)
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """DuckDB's errors as those of the house; Arrow hands on those that come with a part of an answer."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise DataError(self._refusal(error)) from error
+
+    def _refusal(self, error: Exception) -> str:
+        said = f"DuckDB refuses the query: {error}"
+        if "disabled by configuration" in said:
+            return f"{said}\nA question reads the files in {self._root} and no others."
+        if "Out of Memory" in said:
+            return f"{said}\nA question may take {self._engine.memory} of memory and spill {SPILLED}: ask for less."
+        return said
+
+    def _identity(self) -> tuple[int, int] | None:
+        if not self.catalogue.is_file():
+            return None
+        found = self.catalogue.stat()
+        return found.st_ino, found.st_mtime_ns
+
+
+def query(
+    catalogue: Path,
+    sql: str,
+    parameters: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    root: Path | None = None,
+) -> pa.Table:
+    """One question to a session of its own: see `Session` and `Session.ask`."""
+    with Session(catalogue, engine, root) as session:
+        return session.ask(sql, parameters)
+
+
+def check_place(catalogue: Path, data: Path) -> None:
+    """Raise `DataError` if the views read another data folder than `data`, or one that lay elsewhere."""
+    with Session(catalogue) as session:
+        folders = session.ask_named("catalogue_folders")["path"].to_pylist()
+    for folder in folders:
+        root = Path(folder).parents[3]  # of <root>/<layer>/<noun>/domain=<domain>/v=<version>
+        if root != data:
+            raise DataError(
+                f"{catalogue} shows the files of {root}: the data folder was moved or copied from there; "
+                "`mmm4rec run` builds the catalogue of this one"
+            )
+
+
+def ends(text: str) -> bool:
+    """Whether the text ends with the semicolon of a statement, not one in a string or a comment."""
+    return _end(text) is not None
+
+
+def _end(text: str) -> int | None:
+    """The byte where the semicolons begin that end the text; comments may follow them."""
+    data, end = text.encode(), None
+    for start, kind in reversed(duckdb.tokenize(text)):
+        if kind == duckdb.token_type.operator and data[start : start + 1] == b";":
+            end = start
+        elif kind != duckdb.token_type.comment:
+            break
+    return end
+
+
+def _bare(sql: str) -> str:
+    """A statement without its semicolon and the comments after it, since DuckDB puts text behind it."""
+    return sql.encode()[: _end(sql)].decode()

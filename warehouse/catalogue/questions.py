@@ -1,0 +1,95 @@
+"""The example queries of ``examples/``: what analysts ask, ready to run and to change.
+
+An example opens with comment lines: the question, then a line a parameter with its default as JSON, so that every one
+runs as it is::
+
+    -- Which items are the most popular ones of a domain?
+    -- $domain = null: the domain; the first one
+    -- $top = 10: how many
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from warehouse.errors import DataError
+
+__all__ = ["Example", "example", "examples"]
+
+_PARAMETER: Final = re.compile(r"-- \$(?P<name>\w+) = (?P<default>\S+): (?P<meaning>.+)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A $-name of an example. The default's type is the parameter's; null stands for text."""
+
+    name: str
+    default: str | int | float | None
+    meaning: str
+
+    def read(self, text: str) -> str | int | float:
+        """A value as typed on the command line."""
+        kind = str if self.default is None else type(self.default)
+        try:
+            return kind(text)
+        except ValueError:
+            raise DataError(f"{self.name} is {text!r}, and should be a number such as {self.default}") from None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question and the statement that answers it."""
+
+    name: str
+    question: str
+    parameters: Mapping[str, Parameter]
+    sql: str
+
+    def bind(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """The value of every parameter: `given` as typed, else the default.
+
+        Raises:
+            DataError: a name is none of the example's, or a text is no number where one is due.
+        """
+        for name in given:
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                raise DataError(f"the example {self.name} has no parameter {name!r}; it has: {known}")
+        return {
+            name: parameter.read(given[name]) if name in given else parameter.default
+            for name, parameter in self.parameters.items()
+        }
+
+
+def examples() -> list[Example]:
+    """All of them, by name."""
+    found = (path for path in (files("warehouse.catalogue") / "examples").iterdir() if path.name.endswith(".sql"))
+    return [_parse(path.name.removesuffix(".sql"), path.read_text("utf-8")) for path in sorted(found, key=str)]
+
+
+def example(name: str) -> Example:
+    """The example of that name.
+
+    Raises:
+        DataError: there is none.
+    """
+    known = {found.name: found for found in examples()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise DataError(f"there is no example {name!r}; {hint}")
+    return known[name]
+
+
+def _parse(name: str, sql: str) -> Example:
+    question, *lines = sql.split("\n")
+    parameters = {}
+    for line in lines:
+        if not (stated := _PARAMETER.fullmatch(line)):
+            break
+        parameters[stated["name"]] = Parameter(stated["name"], json.loads(stated["default"]), stated["meaning"])
+    return Example(name, question.removeprefix("-- "), parameters, sql)

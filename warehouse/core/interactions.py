@@ -1,0 +1,230 @@
+"""core/interactions: distinct ratings of items that have metadata, and of those the ones a domain asks for.
+
+Duplicates are found by fingerprints: all of them, each with its line packed into the same 64 bits, are sorted as
+plain integers, which costs a fraction of grouping the rows themselves. What the fingerprints say is written, and the
+rows that they accuse are compared in full on the way; should the hash have lied, all is written again. So the answer
+is exact, whatever the hash does.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from warehouse.duck import Engine, connect, pattern, stream, table
+from warehouse.errors import DataError
+from warehouse.parquet import ParquetSink, rows_of
+from warehouse.tables import TABLES
+from warehouse.threads import in_turn
+
+__all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
+
+REASONS: Final = ("", "exact_duplicate", "no_metadata", "below_minimum_rating", "outside_time_window")
+"""Why a rating is no interaction, by the numbers of ``judged_ratings.sql``; the first that holds counts."""
+
+_ALIKE: Final[dict[str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]] = {
+    "blanks": pc.utf8_trim_whitespace,
+    "quotation marks": partial(pc.utf8_trim, characters="'\""),
+    "leading zeros, which spreadsheets drop": partial(pc.utf8_ltrim, characters="0"),
+    "capitals": pc.utf8_lower,
+}
+"""What makes ids differ that are meant to be the same, and how they look without it."""
+
+Lines = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which ratings a domain learns from; None sets no limit."""
+
+    minimum_rating: float | None = None
+    """Stars."""
+    since: int | None = None
+    """Unix seconds, included."""
+    until: int | None = None
+    """Unix seconds, not included."""
+
+
+@dataclass(frozen=True)
+class InteractionsSummary:
+    """What became of the ratings: ratings = interactions + the rejected of each reason."""
+
+    ratings: int
+    interactions: int
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+def build_interactions(
+    ratings: Path, items: Path, out: Path, wanted: Wanted | None = None, engine: Engine | None = None
+) -> InteractionsSummary:
+    """From ``raw/ratings`` and ``core/items`` (Parquet files) to ``interactions`` and ``rejected.parquet``.
+
+    Of rows equal in user, item, rating and time the first line stays (`exact_duplicate`); then items without
+    metadata go (`no_metadata`), then what `wanted` excludes. A user who rated an item twice at different times keeps
+    both. Memory: some 20 bytes a rating, and the ids of the items.
+
+    Raises:
+        DataError: no rating is left.
+    """
+    wanted = wanted or Wanted()
+    engine = engine or Engine()
+    source = {"ratings": pattern(ratings)}
+    limits = {"minimum_rating": wanted.minimum_rating, "since": wanted.since, "until": wanted.until}
+    with connect(engine, out) as connection:
+        last: int = table(connection, "last_line", source)["line"][0].as_py()
+        reasons = np.zeros(last + 1, np.uint8)
+        fingerprints = _Fingerprints(last)
+        for batch in stream(connection, "judged_ratings", {**source, **limits, "items": pattern(items)}):
+            lines = batch["line"].to_numpy()
+            reasons[lines] = batch["reason"].to_numpy()
+            fingerprints.add(batch["fingerprint"].to_numpy(), lines)
+        suspects, repeats = fingerprints.repeated(engine.threads)
+        del fingerprints
+        others = reasons[suspects]
+        while True:
+            reasons[suspects] = np.where(repeats, REASONS.index("exact_duplicate"), others)
+            kept, rows = _write(ratings, reasons, suspects, out, engine.threads)
+            connection.register("suspects", rows)
+            found = np.isin(suspects, table(connection, "duplicates")["line"].to_numpy())
+            if (found == repeats).all():
+                break
+            repeats = found
+    counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
+    rejected = dict(zip(REASONS[1:], counts[1:], strict=True))
+    if not kept and not any(rejected[reason] for reason in REASONS[3:]):
+        raise DataError(
+            f"none of the {rows_of(ratings):,} ratings is of an item that has metadata: {_mismatch(ratings, items)}"
+        )
+    if not kept:
+        raise DataError(
+            f"none of the {rows_of(ratings):,} ratings is left ({rejected}): are the two raw files of the same "
+            "category, and are minimum_rating, since and until of the domain meant so?"
+        )
+    return InteractionsSummary(rows_of(ratings), kept, rejected)
+
+
+def _mismatch(ratings: Path, items: Path) -> str:
+    """Why no rating finds its item: an id of each side, and the likely cause. Looks at the first ratings only."""
+    with pq.ParquetFile(ratings) as file:
+        rated = file.read_row_group(0, columns=["item_id", "user_id"])
+    known = pq.read_table(items, columns=["item_id"])["item_id"]
+    shown = (
+        f"the first rating is of {rated['item_id'][0].as_py()!r} by {rated['user_id'][0].as_py()!r}, and an item with "
+        f"metadata is {known[0].as_py()!r}"
+    )
+    if pc.any(pc.is_in(rated["user_id"], known)).as_py():
+        return f"{shown}; the ratings have user and item swapped: put the item first"
+    for cause, alike in _ALIKE.items():
+        if pc.any(pc.is_in(alike(rated["item_id"]), alike(known))).as_py():
+            return f"{shown}; they would be alike but for {cause}: mend the file that has it wrong"
+    return f"{shown}; are the two raw files of the same category?"
+
+
+class _Fingerprints:
+    """Fingerprints of lines, each in one integer with its line; in parts by their first bits, to be sorted apart."""
+
+    BITS = 64
+    _PART_BITS: Final = 6
+
+    def __init__(self, last_line: int) -> None:
+        self._line = np.uint64((1 << last_line.bit_length()) - 1)
+        self._parts: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(1 << self._PART_BITS)]
+        self._whole = np.empty(last_line + 1, np.uint64)
+
+    def add(self, fingerprints: npt.NDArray[np.uint64], lines: Lines) -> None:
+        """More lines, in any order."""
+        fingerprints = fingerprints & np.uint64((1 << self.BITS) - 1)
+        self._whole[lines] = fingerprints
+        part = (fingerprints >> np.uint64(self.BITS - self._PART_BITS)).astype(np.uint8)
+        packed = (fingerprints & ~self._line | lines.view(np.uint64))[np.argsort(part, kind="stable")]
+        borders = np.cumsum(np.bincount(part, minlength=len(self._parts)))[:-1]
+        for column, values in zip(self._parts, np.split(packed, borders), strict=True):
+            column.append(values)
+
+    def repeated(self, threads: int) -> tuple[Lines, npt.NDArray[np.bool_]]:
+        """Lines whose fingerprint is also another's, ascending, and which of them repeat an earlier one.
+
+        Can be asked once.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            lines = np.sort(np.concatenate(list(pool.map(self._suspects, self._parts))))
+        # The line took bits from the fingerprint: now by all of it.
+        fingerprints = self._whole[lines]
+        order = np.argsort(fingerprints, kind="stable")
+        repeats = np.zeros(len(lines), np.bool_)
+        repeats[order[1:]] = fingerprints[order[1:]] == fingerprints[order[:-1]]
+        first = np.zeros(len(lines), np.bool_)
+        first[order[:-1]] = repeats[order[1:]]
+        accused = repeats | first
+        return lines[accused], repeats[accused]
+
+    def _suspects(self, part: list[npt.NDArray[np.uint64]]) -> Lines:
+        packed = np.concatenate([np.empty(0, np.uint64), *part])
+        part.clear()
+        packed = packed[self._in_company(packed)]
+        packed.sort()
+        same = packed[1:] ^ packed[:-1] <= self._line
+        suspect = np.zeros(len(packed), np.bool_)
+        suspect[1:] = same
+        suspect[:-1] |= same
+        return (packed[suspect] & self._line).view(np.int64)
+
+    def _in_company(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which share some of their bits with another: a sixth or so, and sorting all would be most of the work.
+
+        Each leaves its place in its bucket, and who finds another's there is not alone, nor is the other.
+        """
+        bits = min(len(packed).bit_length() + 2, 64 - self._PART_BITS - int(self._line).bit_length())
+        buckets = packed << np.uint64(self._PART_BITS)
+        buckets >>= np.uint64(64 - bits)
+        places = np.arange(len(packed), dtype=np.int32)
+        left = np.empty(1 << bits, np.int32)
+        left[buckets.view(np.int64)] = places
+        found = left[buckets.view(np.int64)]
+        company: npt.NDArray[np.bool_] = found != places
+        company[found[company]] = True
+        return company
+
+
+def _write(
+    ratings: Path, reasons: npt.NDArray[np.uint8], suspects: Lines, out: Path, threads: int
+) -> tuple[int, pa.Table]:
+    """Every rating into the one or the other file; returns the number of interactions, and the rows of `suspects`."""
+    footer = pq.read_metadata(ratings)
+    judge = partial(_judged, ratings, footer, reasons, suspects)
+    rows = []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        ParquetSink(out / "interactions.parquet", TABLES["core/interactions/interactions"]) as interactions,
+        ParquetSink(out / "rejected.parquet", TABLES["core/interactions/rejected"]) as rejected,
+    ):
+        for kept, gone, accused in in_turn(pool, judge, range(footer.num_row_groups)):
+            interactions.write(kept)
+            rejected.write(gone)
+            rows.append(accused)
+    return interactions.rows, pa.concat_tables(rows)
+
+
+def _judged(
+    ratings: Path, footer: pq.FileMetaData, reasons: npt.NDArray[np.uint8], suspects: Lines, group: int
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Of one row group, in the order of the file: interactions, the rejected with the reason, and the `suspects`."""
+    with pq.ParquetFile(ratings, metadata=footer) as file:
+        rows = file.read_row_group(group, use_threads=False)
+    lines = rows["line"].to_numpy()
+    accused = suspects[np.searchsorted(suspects, lines[0]) : np.searchsorted(suspects, lines[-1], "right")]
+    reason = reasons[lines]
+    gone = np.flatnonzero(reason)
+    return (
+        rows.rename_columns({"line": "position"}).filter(pa.array(reason == 0)),
+        rows.take(pa.array(gone)).append_column("reason", pa.array(REASONS).take(pa.array(reason[gone]))),
+        rows.take(pa.array(np.searchsorted(lines, accused))),
+    )

@@ -1,0 +1,187 @@
+"""Reading raw files: plain or gzip, in blocks of whole lines, in bounded memory; and the quarantine.
+
+What lives elsewhere: what a line means (`warehouse.raw.ratings`, `warehouse.raw.metadata`).
+"""
+
+import gzip
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, NamedTuple, Self, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+from isal import igzip, igzip_lib
+
+from warehouse.artifacts.files import regular
+from warehouse.errors import DataError
+from warehouse.parquet import ParquetSink
+
+__all__ = ["Block", "Progress", "Quarantine", "blocks"]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total): bytes of the raw file."""
+
+_BLOCK_BYTES: Final = 1 << 20
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+
+T = TypeVar("T")
+
+
+class Block(NamedTuple):
+    """Whole lines of a file: the number of the first, from 1, and the bytes with their line feeds.
+
+    Every line ends in a line feed, except perhaps the last of the file. A carriage return before it is
+    removed.
+    """
+
+    first_line: int
+    data: bytes
+
+
+class _Chunk(NamedTuple):
+    """Some bytes of the text, and how many of the raw file's bytes were read for it and those before it."""
+
+    data: bytes
+    done: int
+    total: int
+
+
+def blocks(source: Path, longest_line: int, progress: Progress | None = None) -> Iterator[Block]:
+    """The lines of a file, in blocks of some 1 MiB. Gzip is told by its first bytes, not by the file's name.
+
+    Of a line with more than `longest_line` bytes, at least the first `longest_line` + 1 are given, so that
+    memory stays bounded and the reader of the lines still sees that it is too long.
+
+    The next block is read and decompressed in a thread while the caller works on this one.
+
+    Raises:
+        DataError: the file is missing, empty, not a regular file, or a gzip stream that is cut or damaged.
+    """
+    line = 1
+    for data, done, total in _ahead(_cut_at_lines(_chunks(source), longest_line)):
+        if line == 1:
+            data = data.removeprefix(_UTF8_BOM)
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        yield Block(line, data)
+        line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n"))) + (not data.endswith(b"\n"))
+        if progress:
+            progress(done, total)
+    if line == 1:
+        raise DataError(f"{source} holds no lines: it is empty; download it again")
+
+
+def _chunks(source: Path) -> Iterator[_Chunk]:
+    try:
+        file = regular(source).open("rb")
+    except OSError as error:
+        raise DataError(
+            f"{source} cannot be opened ({error.strerror}): put the raw file there or correct its path"
+        ) from error
+    with file:
+        total = source.stat().st_size
+        magic = file.read(2)
+        file.seek(0)
+        gzipped = magic == b"\x1f\x8b"
+        stream = cast(IO[bytes], igzip.IGzipFile(fileobj=file)) if gzipped else file  # type: ignore[no-untyped-call]
+        try:
+            while total and (data := stream.read(_BLOCK_BYTES)):
+                yield _Chunk(data, file.tell(), total)
+        except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
+            raise DataError(
+                f"{source} is cut or damaged: its gzip stream breaks off near byte {file.tell():,} "
+                f"of {total:,} ({error}); download it again"
+            ) from error
+
+
+def _cut_at_lines(chunks: Iterator[_Chunk], longest_line: int) -> Iterator[_Chunk]:
+    rest, done, total = b"", 0, 0
+    kept = longest_line + 1 + len(b"\r") + len(_UTF8_BOM)  # `blocks` may still take these two away
+    for chunk, done, total in chunks:
+        if len(rest) >= kept:  # an unfinished line that is too long already: wait for its end
+            chunk = chunk[chunk.find(b"\n") :] if b"\n" in chunk else b""
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            yield _Chunk(b"".join((rest, memoryview(chunk)[:end])), done, total)
+            rest = chunk[end : end + kept]
+        else:
+            rest = (rest + chunk)[:kept]
+    if rest:
+        yield _Chunk(rest, done, total)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+class Quarantine:
+    """The lines of a raw file that could not be read. A context manager around its Parquet file.
+
+    Args:
+        path: the Parquet file.
+        schema: its layout.
+        source: the raw file.
+        kind: what its lines should be, in one word.
+        layout: what such a file has, for messages.
+    """
+
+    _FLUSH: Final = 8192
+    _RAW_CHARACTERS: Final = 500
+    _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+    _ALWAYS: Final = 100_000
+    """Lines that are set aside however many could be read."""
+    _MOST: Final = 0.9
+    """Share of lines beyond which a file is another kind of file: a line set aside costs a hundred times one read."""
+
+    def __init__(self, path: Path, schema: pa.Schema, source: Path, kind: str, layout: str) -> None:
+        self.total = 0
+        """Lines set aside so far."""
+        self.reasons: dict[str, int] = {}
+        self._source, self._kind, self._layout = source, kind, layout
+        self._rows: list[tuple[int, str, str]] = []
+        self._sink = ParquetSink(path, schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._sink.__exit__(kind, error, trace)
+
+    def add(self, line: int, reason: str, raw: bytes) -> None:
+        """Set a line aside; its bytes are kept as text, cut, with unprintable ones escaped. Lines come in their order.
+
+        Raises:
+            DataError: hardly a line before this one could be read.
+        """
+        text = raw[: 4 * self._RAW_CHARACTERS].decode("utf-8", "backslashreplace").translate(self._ESCAPES)
+        self._rows.append((line, reason, text[: self._RAW_CHARACTERS]))
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self.total += 1
+        if self.total > self._ALWAYS and self.total > self._MOST * line:
+            raise self.refusal(f"of its first {line:,} lines only {line - self.total:,} could be read as")
+        if len(self._rows) >= self._FLUSH:
+            self._flush()
+
+    def refusal(self, finding: str) -> DataError:
+        """The error of a file that is none of its kind."""
+        return DataError(
+            f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: point to that file"
+        )
+
+    def _flush(self) -> None:
+        columns = [list(column) for column in zip(*self._rows, strict=True)] or [[], [], []]
+        self._sink.write(
+            pa.RecordBatch.from_arrays(list(map(pa.array, columns, self._sink.schema.types)), schema=self._sink.schema)
+        )
+        self._rows.clear()

@@ -1,0 +1,221 @@
+"""raw/metadata: the product file of a category, line by line, as a table.
+
+A line is a JSON object or, in older files, a Python literal; fields may be missing, empty, a string where a
+list is usual, or a list of lists. Text stays as scraped: cleaning is the business of `warehouse.core.items`.
+
+`read_line` is the plain statement of what a product is. Most lines never meet it: they are decoded many at a time
+(`warehouse.raw.records`) into `_Fields`, the usual shapes of the fields we keep, and become columns at once.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from warehouse.parquet import ROW_GROUP, ParquetSink
+from warehouse.raw.lines import Progress, Quarantine, blocks
+from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
+from warehouse.tables import TABLES
+
+__all__ = ["MetadataSummary", "ingest_metadata"]
+
+LONGEST_ID: Final = 255
+DEEPEST: Final = 32
+
+_TABLE: Final = TABLES["raw/metadata/metadata"]
+_ROW_GROUP: Final = ROW_GROUP // 15
+"""Products take some kilobytes each, with a long description."""
+_LAYOUT: Final = "a metadata file has one JSON object with an asin a line"
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class MetadataSummary:
+    """What became of the lines of a metadata file: lines = rows + quarantined."""
+
+    lines: int
+    rows: int
+    quarantined: int
+    python_literals: int
+    """Rows that were Python literals, not JSON."""
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Product(NamedTuple):
+    """One line of a metadata file."""
+
+    item_id: str
+    title: str
+    brand: str
+    description: list[str]
+    categories: list[str]
+    image_urls: list[str]
+
+
+class _Fields(msgspec.Struct, gc=False):
+    """The fields of a product in their usual shapes. What has another shape is left to `read_line`."""
+
+    asin: str
+    title: str | None = None
+    brand: str | None = None
+    description: str | list[str] | None = None
+    category: list[str] | None = None
+    categories: list[str] | None = None
+    imageURLHighRes: list[str] | None = None  # noqa: N815
+    imageURL: list[str] | None = None  # noqa: N815
+    image: list[str] | None = None
+    imUrl: str | None = None  # noqa: N815
+
+
+_DECODER: Final = msgspec.json.Decoder(_Fields)
+
+
+def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -> MetadataSummary:
+    """Turn ``meta_CATEGORY.json`` (plain or gzip) into ``metadata.parquet`` and ``quarantine.parquet``.
+
+    Both are sorted by line. Streams: memory does not grow with the file.
+
+    Raises:
+        DataError: the file is missing, empty, cut or damaged, or hardly any of its lines is a product.
+    """
+    with (
+        ParquetSink(out / "metadata.parquet", _TABLE, _ROW_GROUP) as metadata,
+        Quarantine(
+            out / "quarantine.parquet", TABLES["raw/metadata/quarantine"], source, "product", _LAYOUT
+        ) as quarantine,
+    ):
+        literals = 0
+        for block in blocks(source, LONGEST_LINE, progress):
+            for batch in decode(block, _DECODER):
+                literals += _read_the_rest(batch, quarantine)
+                metadata.write(_table(batch))
+        if not metadata.rows:
+            raise quarantine.refusal(f"none of its {quarantine.total:,} lines is")
+        return MetadataSummary(
+            metadata.rows + quarantine.total,
+            metadata.rows,
+            quarantine.total,
+            literals,
+            dict(sorted(quarantine.reasons.items())),
+        )
+
+
+def read_line(line: bytes) -> tuple[Product, bool] | str:
+    """One line as a product, and whether it was a Python literal; or the reason why it is none."""
+    read = read_record(line)
+    if isinstance(read, str):
+        return read
+    record, is_literal = read
+    item_id = record.get("asin")
+    if not isinstance(item_id, str) or not item_id:
+        return "asin is missing or not text"
+    if _CONTROL.search(item_id) or SURROGATE.search(item_id):
+        return "control character in the asin"
+    if len(item_id.encode()) > LONGEST_ID:
+        return "asin is too long"
+    pictures = (record.get(name) for name in ("imageURLHighRes", "imageURL", "image", "imUrl"))
+    return Product(
+        item_id,
+        " ".join(_texts(record.get("title"))),
+        " ".join(_texts(record.get("brand"))),
+        list(_texts(record.get("description"))),
+        list(dict.fromkeys(_texts(record.get("category") or record.get("categories")))),
+        list(dict.fromkeys(url.strip() for value in pictures for url in _texts(value))),
+    ), is_literal
+
+
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in a value of any shape, without blank ones; surrogates without a partner become U+FFFD."""
+    if isinstance(value, str):
+        if value and not value.isspace():
+            yield SURROGATE.sub("\ufffd", value)
+    elif isinstance(value, list | tuple) and depth < DEEPEST:
+        for part in value:
+            yield from _texts(part, depth + 1)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
+        yield str(value)  # a title such as 1984; NaN and what no title can be are left out
+
+
+def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
+    """Let `read_line` say what the undecoded lines are: fill in the products, set the others aside; count literals."""
+    if None not in batch.records and usual_ids([fields.asin for fields in batch.records if fields]):
+        return 0
+    literals = 0
+    places = [n for n, fields in enumerate(batch.records) if fields is None or not usual_ids([fields.asin])]
+    lines = batch.lines()
+    for place in places:
+        line = lines[place]
+        match read_line(line):
+            case str(reason):
+                quarantine.add(batch.first_line + place, reason, line)
+                batch.records[place] = None
+            case product, is_literal:
+                item_id, title, brand, description, categories, image_urls = product
+                batch.records[place] = _Fields(item_id, title, brand, description, categories, None, image_urls)
+                literals += is_literal
+    return literals
+
+
+def _table(batch: Batch[_Fields]) -> pa.RecordBatch:
+    """The products of a batch as rows: what `read_line` says, in columns."""
+    rows = [fields for fields in batch.records if fields is not None]
+    lines = [line for line, fields in enumerate(batch.records, batch.first_line) if fields is not None]
+    pictures = [
+        (row.imageURLHighRes or []) + (row.imageURL or [])
+        if row.image is None and row.imUrl is None
+        else [*(row.imageURLHighRes or ()), *(row.imageURL or ()), *(row.image or ()), row.imUrl or ""]
+        for row in rows
+    ]
+    image_urls = _lists([dict.fromkeys(urls) for urls in pictures])
+    if not _is_visible(image_urls.values).all():
+        image_urls = _lists([dict.fromkeys(map(str.strip, urls)) for urls in pictures])
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(lines, pa.int64()),
+            pa.array([row.asin for row in rows], pa.string()),
+            pa.array([_text(row.title) for row in rows], pa.string()),
+            pa.array([_text(row.brand) for row in rows], pa.string()),
+            _lists([[row.description] if type(row.description) is str else row.description or () for row in rows]),
+            _lists([dict.fromkeys(row.category or row.categories or ()) for row in rows]),
+            image_urls,
+        ],
+        schema=_TABLE,
+    )
+
+
+def _text(value: str | None) -> str:
+    return value if value and not value.isspace() else ""
+
+
+def _lists(values: Sequence[Collection[str]]) -> pa.ListArray:
+    """Collections of texts as a column of lists, without blank ones."""
+    texts = list(chain.from_iterable(values))
+    column = pa.array(texts, pa.string())
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=offsets[1:])
+    blank = [place for place in np.flatnonzero(~_is_visible(column)).tolist() if not _text(texts[place])]
+    if blank:
+        kept = np.ones(len(texts), bool)
+        kept[blank] = False
+        column = column.filter(pa.array(kept))
+        offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)[offsets]
+    return pa.ListArray.from_arrays(pa.array(offsets), column)
+
+
+def _is_visible(texts: pa.StringArray) -> npt.NDArray[np.bool_]:
+    """Whether each text begins and ends with a visible ASCII character: it is not blank then, nor is there to strip."""
+    _, offsets, data = texts.buffers()
+    if not data:
+        return np.zeros(len(texts), bool)
+    bounds = np.frombuffer(offsets, np.int32)[: len(texts) + 1]
+    codes = np.frombuffer(data, np.uint8)
+    edges = (codes.take(bounds[:-1], mode="clip"), codes.take(bounds[1:] - 1, mode="clip"))
+    visible = [(edge > ord(" ")) & (edge < 0x7F) for edge in edges]
+    return (bounds[:-1] < bounds[1:]) & visible[0] & visible[1]

@@ -1,0 +1,105 @@
+"""raw/ratings from reviews: ``CATEGORY_5.json``, line by line, as the same table as the ratings-only file.
+
+A line is a JSON object or, in older files, a Python literal, with ``asin``, ``reviewerID``, ``overall`` (stars) and
+``unixReviewTime`` (seconds); text, votes and the rest are not read. What a rating is, `warehouse.raw.ratings` says for
+both files. The 5-core of these files is theirs, not ours: `warehouse.core.sequences` filters them like any other.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from warehouse.raw.lines import Progress, Quarantine, blocks
+from warehouse.raw.ratings import (
+    Rating,
+    RatingsSummary,
+    checked,
+    checked_at_once,
+    ingest_ratings,
+    read_line_by_line,
+    write_ratings,
+)
+from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
+
+__all__ = ["ingest_either", "ingest_reviews"]
+
+
+class _Fields(msgspec.Struct, gc=False):
+    """The fields of a review in their usual shapes. What has another shape is left to `read_line`."""
+
+    asin: str
+    reviewerID: str  # noqa: N815
+    overall: float
+    unixReviewTime: float  # noqa: N815
+
+
+_DECODER: Final = msgspec.json.Decoder(_Fields)
+
+
+def ingest_either(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
+    """`ingest_reviews` of a file that is named ``.json`` or ``.json.gz``, `ingest_ratings` of any other."""
+    reviews = source.name.endswith((".json", ".json.gz"))
+    return (ingest_reviews if reviews else ingest_ratings)(source, out, progress)
+
+
+def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
+    """Turn ``CATEGORY_5.json`` (plain or gzip) into ``ratings.parquet`` and ``quarantine.parquet``.
+
+    Both are sorted by line. Streams: memory does not grow with the file.
+
+    Raises:
+        DataError: the file is missing, empty, cut or damaged, or hardly any of its lines is a review.
+    """
+
+    def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
+        for block in blocks(source, LONGEST_LINE, progress):
+            for batch in decode(block, _DECODER):
+                rows = _read_at_once(batch)
+                yield rows or read_line_by_line(batch.first_line, batch.lines(), read_line, quarantine)
+
+    layout = "a review file has one JSON object with asin, reviewerID, overall and unixReviewTime a line"
+    return write_ratings(source, out, read, "review", layout)
+
+
+def read_line(line: bytes) -> Rating | str:
+    """One line, without its end, as a rating; or the reason why it is none."""
+    read = read_record(line)
+    if isinstance(read, str):
+        return read
+    record, _ = read
+    item_id, user_id = record.get("asin"), record.get("reviewerID")
+    if not (isinstance(item_id, str) and isinstance(user_id, str)):
+        return "asin or reviewerID is missing or not text"
+    if any(ord(character) < 32 for character in item_id + user_id) or SURROGATE.search(item_id + user_id):
+        return "control character"
+    return checked(item_id, user_id, _number(record.get("overall")), _number(record.get("unixReviewTime")))
+
+
+def _number(value: Any) -> float:
+    """A number as float; anything else, truth values and text among it, is NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def _read_at_once(batch: Batch[_Fields]) -> pa.RecordBatch | None:
+    """The batch's rows, or None if a line might not be a rating. Never accepts what `read_line` refuses."""
+    rows = [row for row in batch.records if row is not None]
+    item_ids, user_ids = [row.asin for row in rows], [row.reviewerID for row in rows]
+    if len(rows) < len(batch.records) or not (usual_ids(item_ids) and usual_ids(user_ids)):
+        return None
+    lines = np.arange(batch.first_line, batch.first_line + len(rows), dtype=np.int64)
+    return checked_at_once(
+        pa.array(lines),
+        pa.array(item_ids, pa.string()),
+        pa.array(user_ids, pa.string()),
+        np.array([row.overall for row in rows], np.float64),
+        np.array([row.unixReviewTime for row in rows], np.float64),
+    )
