@@ -10,8 +10,8 @@ import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import runs
+from pipelines.planner.asset import DOMAINS
 from pipelines.planner.plan import plan
-from pipelines.planner.step import DOMAINS
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.store import ALL
 

@@ -60,10 +60,10 @@ def _states(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
 def _wanted(data_folder: DataFolder) -> set[str]:
     """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
     from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
-    from pipelines.planner.step import STEPS
+    from pipelines.planner.step import all_steps
 
     found = set()
-    for step in STEPS.values():
+    for step in all_steps().values():
         if step.key.startswith("models/"):
             for domain in step.domains(data_folder, data_folder.present()):
                 try:

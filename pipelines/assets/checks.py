@@ -11,8 +11,8 @@ import dagster as dg
 
 from mmm4rec.baselines.config import BASELINES
 from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.asset import DOMAINS
 from pipelines.planner.event_log import disagreements
-from pipelines.planner.step import DOMAINS
 
 _COVERED = 0.5
 """Share of items below which a modality says more about what is missing than about the items."""
@@ -27,8 +27,9 @@ def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.Asset
         description=f"At least {_COVERED:.0%} of the items have it, unless the settings do without.",
         partitions_def=DOMAINS,
     )
-    def coverage(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        data_folder = DataFolder.find()
+    def coverage(
+        context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
+    ) -> dg.AssetCheckResult:
         settings = data_folder.settings.domain(context.partition_key)
         encoder = settings.image_encoder if "image" in key else settings.text_encoder
         summary: dict[str, Any] = data_folder.store.require(key, context.partition_key).manifest.summary
@@ -49,9 +50,11 @@ image_vector_coverage = _coverage("features/image_embeddings", lambda summary: s
 
 
 @dg.asset_check(asset=dg.AssetKey(["reports", "metrics"]), partitions_def=DOMAINS)
-def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def model_beats_popularity(
+    context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
+) -> dg.AssetCheckResult:
     """The domain's best model, baselines left aside, ranks the test items better than popularity does."""
-    summary: dict[str, Any] = DataFolder.find().store.require("reports/metrics", context.partition_key).manifest.summary
+    summary: dict[str, Any] = data_folder.store.require("reports/metrics", context.partition_key).manifest.summary
     ndcg: dict[str, float] = summary["ndcg_10"]
     best = max(value for model, value in ndcg.items() if model not in {"popularity", *BASELINES})
     return dg.AssetCheckResult(
@@ -60,9 +63,10 @@ def model_beats_popularity(context: dg.AssetCheckExecutionContext) -> dg.AssetCh
 
 
 @dg.asset_check(asset=dg.AssetKey(["core", "sequences"]), partitions_def=DOMAINS)
-def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def matches_published_statistics(
+    context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
+) -> dg.AssetCheckResult:
     """A published domain has the users, items and interactions that were published for it."""
-    data_folder = DataFolder.find()
     published = data_folder.settings.domain(context.partition_key).published
     summary: dict[str, Any] = data_folder.store.require("core/sequences", context.partition_key).manifest.summary
     known = asdict(published) if published else {}
@@ -73,9 +77,11 @@ def matches_published_statistics(context: dg.AssetCheckExecutionContext) -> dg.A
 
 
 @dg.asset_check(asset=dg.AssetKey(["warehouse", "catalogue"]))
-def store_catalogue_and_event_log_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def store_catalogue_and_event_log_agree(
+    context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
+) -> dg.AssetCheckResult:
     """The catalogue shows, and Dagster's event log has as the last of each asset, the version that is current."""
-    found = disagreements(DataFolder.find(), context.instance)
+    found = disagreements(data_folder, context.instance)
     return dg.AssetCheckResult(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,

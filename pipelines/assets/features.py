@@ -11,7 +11,8 @@ from features.pictures.download import Fetching
 from features.pictures.item_images import collect_images, image_fingerprint
 from features.vectors.embeddings import embed_images, embed_texts
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import Apart, Job, Nothing, step
+from pipelines.planner.asset import step
+from pipelines.planner.step import Apart, Job, Nothing
 from warehouse.artifacts.store import Artifact
 
 _ITEMS = ("core/items", "core/sequences")

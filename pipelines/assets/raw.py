@@ -7,7 +7,8 @@ from typing import Any
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.data_folder.raw_files import Kind
-from pipelines.planner.step import Apart, Job, step
+from pipelines.planner.asset import step
+from pipelines.planner.step import Apart, Job
 from warehouse.artifacts.store import Artifact
 from warehouse.raw.metadata import ingest_metadata
 from warehouse.raw.reviews import ingest_either

@@ -11,12 +11,13 @@ from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
-from pipelines.planner.step import STEPS, Apart, Job, Ref, step
+from pipelines.planner.asset import step
+from pipelines.planner.step import DECLARED, Apart, Job, Ref
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
 
-_EVERYTHING = tuple(key for key in STEPS if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
+_EVERYTHING = tuple(key for key in DECLARED if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
 """All that makes tables: the steps of the modules imported here."""
 _SHOWN = (*_EVERYTHING, COMPARISON)
 """And what people have compared, which nothing is built from."""

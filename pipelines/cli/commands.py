@@ -820,8 +820,8 @@ def ui(
 
     check_port(port)
     data_folder = _data_folder(data)
+    from pipelines.planner.asset import DOMAINS
     from pipelines.planner.runs import open_instance
-    from pipelines.planner.step import DOMAINS
 
     # Its databases are made before others can meet there, and every domain is there to be chosen.
     with open_instance(Path(os.environ["MMM4REC_DAGSTER"])) as instance:

@@ -15,10 +15,11 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,11 +28,13 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_ST
 from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.settings import AutomationSettings
 from pipelines.errors import SettingsError
 from pipelines.garbage import collect
 from pipelines.lineage import verify
+from pipelines.planner.asset import DOMAINS
 from pipelines.planner.plan import Stage, plan
-from pipelines.planner.step import DOMAINS, Ref
+from pipelines.planner.step import Ref
 from warehouse.artifacts.store import ALL
 from warehouse.errors import DataError
 from warehouse.raw.lines import blocks
@@ -48,11 +51,6 @@ _REFUSED = "refused.json"
 """In the cache: why the raw files of a domain are not taken, beside the look of those files."""
 _OVERLAP = timedelta(minutes=1)
 """Runs are looked at again for so long, since the clock of a tick is not that of the database."""
-
-settings = DataFolder.find().settings.automation
-
-_REST = settings.interval
-"""Seconds without a change after which a file is no longer being copied, for those that do not see two ticks."""
 
 
 @dataclass(frozen=True)
@@ -160,19 +158,13 @@ def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
     return [DOMAINS.build_add_request(names)] if names else []
 
 
-@dg.sensor(
-    asset_selection=dg.AssetSelection.all(),
-    minimum_interval_seconds=settings.interval,
-    default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-)
-def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def raw_files(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam[DataFolder]) -> dg.SensorResult:
     """Sees new categories and changed raw files, and asks for all that depends on them.
 
     Files are taken when size and times stayed the same between two ticks and their gzip streams are whole. The cursor
     holds for each domain how far that went ("seen" or "taken"), a digest of what showed, and when that was first seen:
     with it, what goes back to what it once was is another occasion, and a tick that is evaluated twice the same one.
     """
-    data_folder = DataFolder.find()
     before = json.loads(context.cursor or "{}")
     after: dict[str, tuple[str, str, int]] = {}
     refused = _refused(data_folder)
@@ -210,19 +202,13 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
 
 
-@dg.sensor(
-    asset_selection=dg.AssetSelection.all(),
-    minimum_interval_seconds=settings.interval,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def next_stages(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def next_stages(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam[DataFolder]) -> dg.SensorResult:
     """Goes on where a run ended that `raw_files` or `rebuild` asked for: with what its result makes possible."""
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) - _OVERLAP if context.cursor else None
     ended = context.instance.get_runs(
         dg.RunsFilter(tags={AUTOMATIC_TAG: "true"}, statuses=FINISHED_STATUSES, updated_after=since), limit=1000
     )
-    data_folder = DataFolder.find()
     occasions = {Occasion.of(run): None for run in reversed(ended)}
     answers = [requests(data_folder, occasion, context.instance) for occasion in occasions]
     asked = [request for answer in answers for request in answer.runs]
@@ -235,9 +221,10 @@ def next_stages(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
 
 
-def _rebuild(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+def rebuild(
+    context: dg.ScheduleEvaluationContext, data_folder: dg.ResourceParam[DataFolder]
+) -> list[dg.RunRequest] | dg.SkipReason:
     """Asks for all that is stale: code, settings or encoders changed, something was damaged, or failed before."""
-    data_folder = DataFolder.find()
     occasion = Occasion(f"rebuild {context.scheduled_execution_time:%Y-%m-%d %H:%M}", (ALL,))
     answer = requests(data_folder, occasion, context.instance)
     for line in answer.left:
@@ -248,9 +235,8 @@ def _rebuild(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.
 
 
 @dg.op
-def clear_and_verify(context: dg.OpExecutionContext) -> None:
+def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
     """Removes what nobody needs, and hashes every file of every current version; what is damaged is stale then."""
-    data_folder = DataFolder.find()
     gone = collect(data_folder)
     context.log.info("removed %s leftovers of %s bytes", len(gone), sum(leftover.bytes for leftover in gone))
     problems = [problem for found in verify(data_folder).values() for problem in found]
@@ -264,29 +250,39 @@ def housekeeping() -> None:
     clear_and_verify()
 
 
-def _schedule(name: str, **target: Any) -> dg.ScheduleDefinition:
-    """A schedule at the time that the settings give it."""
-    try:
-        return dg.ScheduleDefinition(
-            name=name,
-            cron_schedule=getattr(settings, name),
-            default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
-            **target,
-        )
-    except dg.DagsterInvalidDefinitionError as error:
-        raise SettingsError(
-            f"domains.yaml: automation: {name}: {getattr(settings, name)!r} is no cron expression such as 0 3 * * 0"
-        ) from error
+def sensors(settings: AutomationSettings) -> list[dg.SensorDefinition]:
+    """`raw_files`, and `next_stages`, which goes on with what somebody switched on."""
+    of_all = dg.AssetSelection.all()
+    switch = dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
+    pace = settings.interval
+    always = dg.DefaultSensorStatus.RUNNING
+    return [
+        dg.sensor(asset_selection=of_all, minimum_interval_seconds=pace, default_status=switch)(raw_files),
+        dg.sensor(asset_selection=of_all, minimum_interval_seconds=pace, default_status=always)(next_stages),
+    ]
 
 
-rebuild = _schedule(
-    "rebuild", target=dg.AssetSelection.all(), execution_fn=_rebuild, description=(_rebuild.__doc__ or "").strip()
-)
-housekeeping_schedule = _schedule("housekeeping", job=housekeeping)
+def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
+    """`rebuild` and `housekeeping`, at the times that the settings give them.
 
-SENSORS = [raw_files, next_stages]
-SCHEDULES = [rebuild, housekeeping_schedule]
-JOBS = [housekeeping]
+    Raises:
+        SettingsError: a time is no cron expression.
+    """
+    switch = dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED
+
+    def timed(name: str, make: Callable[..., dg.ScheduleDefinition]) -> dg.ScheduleDefinition:
+        cron = getattr(settings, name)
+        try:
+            return make(name=name, cron_schedule=cron, default_status=switch)
+        except dg.DagsterInvalidDefinitionError as error:
+            raise SettingsError(
+                f"domains.yaml: automation: {name}: {cron!r} is no cron expression such as 0 3 * * 0"
+            ) from error
+
+    return [
+        timed("rebuild", lambda **timing: dg.schedule(target=dg.AssetSelection.all(), **timing)(rebuild)),
+        timed("housekeeping", partial(dg.ScheduleDefinition, job=housekeeping)),
+    ]
 
 
 def _affected(data_folder: DataFolder, changed: Sequence[str]) -> list[str]:
@@ -305,8 +301,12 @@ def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
 
 
 def _at_rest(data_folder: DataFolder, domain: str) -> bool:
-    """Whether nobody has touched the raw files of late; whoever copies a file cannot set this time back."""
-    return all(time.time() - path.stat().st_ctime >= _REST for path in _files(data_folder, domain))
+    """Whether nobody has touched the raw files for as long as two ticks lie apart, so that no copying goes on.
+
+    Whoever copies a file cannot set this time back.
+    """
+    rest = data_folder.settings.automation.interval
+    return all(time.time() - path.stat().st_ctime >= rest for path in _files(data_folder, domain))
 
 
 def _files(data_folder: DataFolder, domain: str) -> list[Path]:

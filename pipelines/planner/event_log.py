@@ -4,9 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipelines.assets import warehouse  # noqa: F401 - declares every step
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import STEPS, Ref
+from pipelines.planner.step import Ref, all_steps
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.query import query
@@ -25,7 +24,7 @@ def unrecorded(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[Re
     """
     behind = []
     current = data_folder.store.pointed()
-    for key, step in STEPS.items():
+    for key, step in all_steps().items():
         logged = _logged(instance, key, step.per_domain)
         for domain in step.domains(data_folder, sorted(data_folder.settings.domains)):
             version = current.get((key, domain))

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from pipelines.assets import warehouse  # noqa: F401 - declares the steps, all of them
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import EXPECTED, CommandError
-from pipelines.planner.step import STEPS, Ref, Step, upstream_first
+from pipelines.planner.step import Ref, Step, all_steps, upstream_first
 from warehouse.artifacts.store import ALL
 
 
@@ -37,7 +36,7 @@ class Stage:
     def asset_keys(self, data_folder: DataFolder) -> list[dg.AssetKey]:
         """Dagster's keys of the steps, and of those that would follow but are not for this domain: it is told so."""
         built = {step.key for step in self.steps}
-        following = (step for step in STEPS.values() if step.per_domain and built & set(step.upstream))
+        following = (step for step in all_steps().values() if step.per_domain and built & set(step.upstream))
         left_out = [step for step in following if self.partition and not step.applies(data_folder, self.partition)]
         return [dg.AssetKey(step.key.split("/")) for step in (*self.steps, *left_out)]
 
@@ -49,9 +48,9 @@ def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = 
     version was built by, or if that version is damaged or not the one shown at the top of the data folder. Nothing
     stale: an empty list. A domain without raw files is an error.
     """
-    unknown = sorted(set(only) - set(STEPS))
+    unknown = sorted(set(only) - set(all_steps()))
     if unknown:
-        raise CommandError(f"there is no asset {unknown[0]!r}; known: {', '.join(STEPS)}")
+        raise CommandError(f"there is no asset {unknown[0]!r}; known: {', '.join(all_steps())}")
     for domain in domains:
         data_folder.raw_file(domain, "ratings")
         data_folder.raw_file(domain, "metadata")
@@ -71,18 +70,18 @@ def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = 
 
 def _wanted(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
     """Every step of the domains and of ALL, with whatever those read; upstream first."""
-    steps = upstream_first()
-    chosen = [step for step in steps if not only or step.key in only]
+    steps = {step.key: step for step in upstream_first()}
+    chosen = [step for step in steps.values() if not only or step.key in only]
     wanted = {(step.key, domain) for step in chosen for domain in step.domains(data_folder, domains)}
     pending = [] if only else list(wanted)
     while pending:
         key, domain = pending.pop()
-        if not STEPS[key].collects:
-            new = set(STEPS[key].refs(data_folder, domain)) - wanted
+        if not steps[key].collects:
+            new = set(steps[key].refs(data_folder, domain)) - wanted
             wanted |= new
             pending.extend(new)
-    order = {step.key: position for position, step in enumerate(steps)}
-    return {ref: STEPS[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
+    order = {key: position for position, key in enumerate(steps)}
+    return {ref: steps[ref[0]] for ref in sorted(wanted, key=lambda ref: (order[ref[0]], ref[1]))}
 
 
 def _is_stale(data_folder: DataFolder, step: Step, domain: str, stale: dict[Ref, Step]) -> bool:

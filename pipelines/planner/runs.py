@@ -16,19 +16,20 @@ from typing import Any
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import defs
+from pipelines.definitions import build_defs
 from pipelines.planner import event_log
+from pipelines.planner.asset import DOMAINS, NOT_SHOWN
 from pipelines.planner.launcher import bury, cancel, process_tag
 from pipelines.planner.plan import Stage, plan
-from pipelines.planner.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
+from pipelines.planner.step import Ref, Step, all_steps
 from pipelines.signals import Interrupted, aside
 from warehouse.artifacts.staging import held, make_folder, unlinked
 from warehouse.artifacts.store import ALL
 
 _DATABASES = ("history", "schedules")
 """Folders of Dagster's databases."""
-# Dagster prefixes a message with its class; the house's own errors speak for themselves.
-_HOUSE_ERROR = re.compile(r"^(warehouse|features|mmm4rec)\.errors\.\w+: ")
+# Dagster prefixes a message with its class; the errors of this project speak for themselves.
+_OWN_ERROR = re.compile(r"^(warehouse|features|mmm4rec|pipelines)\.[\w.]*Error: ")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[Outcome]:
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
-    job = defs.resolve_implicit_global_asset_job_def()
+    job = build_defs(data_folder).resolve_implicit_global_asset_job_def()
     failed: set[Ref] = set()
     with process_tag(Path(instance.storage_directory()) / "running") as tags:
         for stage in stages:
@@ -97,7 +98,7 @@ def unrecorded(
     behind: dict[str, list[Step]] = {}
     for key, domain in event_log.unrecorded(data_folder, instance):
         if (key, domain) not in coming and domain in {*domains, ALL} and (not only or key in only):
-            behind.setdefault(domain, []).append(STEPS[key])
+            behind.setdefault(domain, []).append(all_steps()[key])
     return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 
 
@@ -154,7 +155,7 @@ def _run(
         error = event.step_failure_data.error
         key = str(event.step_key).replace("__", "/", 1)
         if error:
-            errors[key] = _HOUSE_ERROR.sub("", (error.cause or error).message.strip())
+            errors[key] = _OWN_ERROR.sub("", (error.cause or error).message.strip())
     evaluations = result.get_asset_check_evaluations()
     blocked: dict[str, str] = {}
     for check in evaluations:

@@ -27,7 +27,6 @@ from features.pictures.item_images import STATUSES
 from mmm4rec.metrics import CRITERION, SHOWN_AT, UserMetric, shown
 from mmm4rec.shown import plain, visible
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
-from pipelines.planner.step import NOT_SHOWN
 from pipelines.reports import charts
 from pipelines.reports.markdown import code
 from warehouse.artifacts.store import Artifact
@@ -101,8 +100,6 @@ def exhibits(data_folder: DataFolder, artifact: Artifact) -> tuple[dict[str, Any
             else:
                 if value is not None:
                     shown[name] = value
-    if failed:
-        shown[NOT_SHOWN] = dg.MetadataValue.json(failed)
     return shown, failed
 
 

@@ -1,11 +1,10 @@
 """Sensors and schedules, tick by tick: what they see, what they ask for, and that they stop asking."""
 
 import gzip
-import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,20 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import defs
+from pipelines.definitions import build_defs
 from pipelines.errors import SettingsError
 from pipelines.planner import automation
+from pipelines.planner.asset import DOMAINS
 from pipelines.planner.automation import ready
 from pipelines.planner.plan import Stage, plan
-from pipelines.planner.step import DOMAINS, STEPS
+from pipelines.planner.step import all_steps
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
 from warehouse.artifacts import store
 from warehouse.artifacts.store import ALL
+
+STEPS = all_steps()
+AT_REST = automation._at_rest
 
 DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
 
@@ -30,17 +33,21 @@ DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
 class Daemon:
     """Ticks as Dagster's daemon makes them, over an instance of their own; runs happen when `perform` is called."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, data_folder: DataFolder) -> None:
         self.instance = instance
+        self.data_folder = data_folder
         self.cursors: dict[str, str | None] = {}
         self.keys: set[str] = set()
         self.said = ""
 
-    def tick(self, sensor: dg.SensorDefinition) -> list[dg.RunRequest]:
+    def tick(self, sensor: Callable[..., Any]) -> list[dg.RunRequest]:
         """The new runs that a sensor asks for."""
-        context = dg.build_sensor_context(self.instance, self.cursors.get(sensor.name))
-        result: Any = sensor(context)
-        self.cursors[sensor.name] = result.cursor
+        name = sensor.__name__
+        definition = build_defs(self.data_folder).resolve_sensor_def(name)
+        opened = {"data_folder": DataFolder(self.data_folder.path)}
+        context = dg.build_sensor_context(self.instance, self.cursors.get(name), resources=opened)
+        result: Any = definition(context)
+        self.cursors[name] = result.cursor
         self.said = result.skip_reason.skip_message if result.skip_reason else ""
         for request in result.dynamic_partitions_requests or []:
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
@@ -56,12 +63,12 @@ class Daemon:
         context = dg.build_schedule_context(
             self.instance, scheduled_execution_time=automation.datetime.fromisoformat(f"{day}T03:00:00+00:00")
         )
-        answer: Any = automation._rebuild(context)
+        answer: Any = automation.rebuild(context, DataFolder(self.data_folder.path))
         return [] if isinstance(answer, dg.SkipReason) else answer
 
     def perform(self, request: dg.RunRequest) -> bool:
         """Run it, and say whether it succeeded."""
-        job = defs.resolve_implicit_global_asset_job_def()
+        job = build_defs(self.data_folder).resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             instance=self.instance,
             partition_key=request.partition_key,
@@ -70,6 +77,11 @@ class Daemon:
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         ).success
+
+    def housekeeping(self) -> dg.ExecuteInProcessResult:
+        """What the schedule of housekeeping starts."""
+        job = build_defs(self.data_folder).resolve_job_def("housekeeping")
+        return job.execute_in_process(instance=self.instance, raise_on_error=False)
 
     def finish(self) -> list[str | None]:
         """Go on until nothing more is asked for; the partitions of the runs, in order."""
@@ -86,15 +98,15 @@ class Daemon:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DATA", str(folder))
-    monkeypatch.setattr(automation, "_REST", 0)
+    monkeypatch.setattr(automation, "_at_rest", lambda *_: True)  # the files of a test have just been written
     return folder
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def daemon(tmp_path: Path, data: Path) -> Iterator[Daemon]:
     silent = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"compute_logs": silent}) as instance:
-        yield Daemon(instance)
+        yield Daemon(instance, DataFolder(data))
 
 
 def _assets(request: dg.RunRequest) -> set[str]:
@@ -373,7 +385,7 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
     assert request.partition_key == "Mugs"
     assert daemon.perform(request)
     assert [request.partition_key for request in daemon.tick(automation.next_stages)] == [None], "Toys is new"
-    monkeypatch.setattr(automation, "_REST", 30)
+    monkeypatch.setattr(automation, "_at_rest", AT_REST)
     assert "Toys" in [request.partition_key for request in daemon.tick(automation.raw_files)]
     assert {request.partition_key for request in daemon.week("2026-11-22")} == {None}
 
@@ -421,11 +433,11 @@ def test_the_weekly_run_of_housekeeping_finds_damage(data: Path, daemon: Daemon)
     data_folder = DataFolder(data)
     STEPS["raw/ratings"].publish(data_folder, "Toys")
     killed = leave(data)
-    assert automation.housekeeping.execute_in_process(instance=daemon.instance).success
+    assert daemon.housekeeping().success
     assert not killed.exists()
     table = data_folder.store.require("raw/ratings", "Toys").main
     overwrite(table, bytes(table.stat().st_size))
-    failed = automation.housekeeping.execute_in_process(instance=daemon.instance, raise_on_error=False)
+    failed = daemon.housekeeping()
     assert not failed.success
     (event,) = failed.filter_events(lambda event: event.is_step_failure)
     assert f"{table} has the sha256" in event.step_failure_data.user_failure_data.description
@@ -474,28 +486,26 @@ def test_a_look_at_unchanged_files_reads_nothing(data: Path, daemon: Daemon, mon
     assert len(json.loads(str(daemon.cursors["raw_files"]))) == 10
 
 
-def _switches() -> list[str]:
+def _switches(data: Path) -> list[str]:
     """Name, default status and pace of each, as the settings are now."""
-    spec = importlib.util.spec_from_file_location("fresh", automation.__file__)
-    assert spec
-    assert spec.loader
-    fresh = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fresh)
+    defs = build_defs(DataFolder(data))
+    sensors: Any = defs.sensors
+    schedules: Any = defs.schedules
     return [
-        *(f"{s.name} {s.default_status.value} {s.minimum_interval_seconds}" for s in fresh.SENSORS),
-        *(f"{s.name} {s.default_status.value} {s.cron_schedule}" for s in fresh.SCHEDULES),
+        *(f"{s.name} {s.default_status.value} {s.minimum_interval_seconds}" for s in sensors),
+        *(f"{s.name} {s.default_status.value} {s.cron_schedule}" for s in schedules),
     ]
 
 
 def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
-    assert _switches() == [
+    assert _switches(data) == [
         "raw_files STOPPED 30",
         "next_stages RUNNING 30",
         "rebuild STOPPED 0 3 * * 0",
         "housekeeping STOPPED 0 5 * * 0",
     ]
     write_settings(data, automation={"enabled": True, "interval": 5, "rebuild": "0 1 1 * *"})
-    assert _switches() == [
+    assert _switches(data) == [
         "raw_files RUNNING 5",
         "next_stages RUNNING 5",
         "rebuild RUNNING 0 1 1 * *",
@@ -503,7 +513,7 @@ def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
     ]
     write_settings(data, automation={"rebuild": "weekly"})
     with pytest.raises(SettingsError, match="automation: rebuild: 'weekly' is no cron expression"):
-        _switches()
+        _switches(data)
     write_settings(data, automation={"interval": 0})
     with pytest.raises(SettingsError, match="interval: 0 is no number of seconds"):
-        _switches()
+        _switches(data)

@@ -9,9 +9,11 @@ import yaml
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.plan import plan
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import Cli
 from warehouse.catalogue.query import Session
+
+STEPS = all_steps()
 
 pytestmark = pytest.mark.long
 

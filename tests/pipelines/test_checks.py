@@ -13,15 +13,17 @@ import pytest
 import yaml
 
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
-from pipelines.definitions import defs
+from pipelines.definitions import build_defs
 from pipelines.planner import blocking, runs
 from pipelines.planner.plan import Stage, plan
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import damage, overwrite, write_raw
 from warehouse.artifacts.store import Artifact
 from warehouse.checks import violations
+
+STEPS = all_steps()
 
 Tables = Mapping[str, list[dict[str, Any]]]
 
@@ -197,11 +199,15 @@ def materialise(*keys: str) -> dg.ExecuteInProcessResult:
     """Materialise assets of Sample_Toys, with their checks."""
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domain", ["Sample_Toys"])
-        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance,
-            partition_key="Sample_Toys",
-            asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
-            raise_on_error=False,
+        return (
+            build_defs(DataFolder.find())
+            .resolve_implicit_global_asset_job_def()
+            .execute_in_process(
+                instance=instance,
+                partition_key="Sample_Toys",
+                asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+                raise_on_error=False,
+            )
         )
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import definitions  # noqa: F401, declares the steps
 from pipelines.planner import code_version as subject
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
+
+STEPS = all_steps()
 
 MODULE = '''
 """A room."""

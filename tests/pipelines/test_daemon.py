@@ -13,12 +13,14 @@ import pytest
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.plan import plan
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import ENDED, JOB, TERMINATE, Run, Served
 from tests.pipelines.small import LONG, write_settings, write_shop
 from tests.warehouse.work import damage, staged, write_raw
 from warehouse.catalogue.query import query
+
+STEPS = all_steps()
 
 pytestmark = pytest.mark.long
 

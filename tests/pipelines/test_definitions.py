@@ -6,8 +6,17 @@ import sys
 import dagster as dg
 import pytest
 
-from pipelines.definitions import defs
-from pipelines.planner.step import STEPS, upstream_first
+from pipelines.data_folder.folder import DataFolder
+from pipelines.definitions import build_defs
+from pipelines.planner.step import all_steps, upstream_first
+
+STEPS = all_steps()
+
+
+@pytest.fixture(scope="module")
+def defs(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    return build_defs(DataFolder(tmp_path_factory.mktemp("data")))
+
 
 LAYERS = {
     "raw": {"ratings", "metadata"},
@@ -29,11 +38,11 @@ POOLS = {
 SPANNING = {"models/pretrained", "warehouse/catalogue", "warehouse/report"}
 
 
-def test_the_definitions_load() -> None:
+def test_the_definitions_load(defs: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(defs)
 
 
-def test_every_asset_is_a_noun_of_its_layer_and_says_what_it_is() -> None:
+def test_every_asset_is_a_noun_of_its_layer_and_says_what_it_is(defs: dg.Definitions) -> None:
     nodes = {node.key.to_user_string(): node for node in defs.resolve_asset_graph().asset_nodes}
     assert set(nodes) == {f"{layer}/{noun}" for layer, nouns in LAYERS.items() for noun in nouns}
     for key, node in nodes.items():
@@ -47,7 +56,7 @@ def test_every_asset_is_a_noun_of_its_layer_and_says_what_it_is() -> None:
             assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
 
 
-def test_dagster_and_the_steps_know_the_same_dependencies() -> None:
+def test_dagster_and_the_steps_know_the_same_dependencies(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for key, step in STEPS.items():
         parents = {parent.to_user_string() for parent in graph.get(dg.AssetKey(key.split("/"))).parent_keys}
@@ -60,7 +69,7 @@ def test_steps_come_after_what_they_read() -> None:
         assert all(order.index(key) > order.index(other) for other in step.upstream)
 
 
-def test_structural_checks_block() -> None:
+def test_structural_checks_block(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     blocking: dict[str, set[str]] = {}
     for key in graph.asset_check_keys:
@@ -78,7 +87,7 @@ def test_structural_checks_block() -> None:
     }
 
 
-def test_what_is_scarce_is_in_a_pool() -> None:
+def test_what_is_scarce_is_in_a_pool(defs: dg.Definitions) -> None:
     pools: dict[str, set[str]] = {}
     for key in STEPS:
         node = defs.resolve_assets_def(dg.AssetKey(key.split("/"))).op

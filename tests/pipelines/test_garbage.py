@@ -9,13 +9,15 @@ from pipelines.assets import core, raw  # noqa: F401 - declare their steps
 from pipelines.assets.models import DATA, kept_baselines
 from pipelines.data_folder.folder import DataFolder
 from pipelines.garbage import collect
-from pipelines.planner.step import STEPS, Job
+from pipelines.planner.step import Job, all_steps
 from tests.conftest import Cli
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import write_raw
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.staging import held
 from warehouse.artifacts.store import ALL, Store, recipe
+
+STEPS = all_steps()
 
 
 def _published(data: Path, generation: int) -> str:

@@ -12,11 +12,13 @@ import pytest
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import automation
 from pipelines.planner.plan import plan
-from pipelines.planner.step import STEPS, upstream_first
+from pipelines.planner.step import all_steps, upstream_first
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from warehouse.artifacts import hashes
 from warehouse.artifacts.store import ALL, Artifact
+
+STEPS = all_steps()
 
 pytestmark = pytest.mark.long
 
@@ -54,7 +56,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _tick(data: Path, cursor: str | None, instance: dg.DagsterInstance) -> Any:
-    return automation.raw_files(dg.build_sensor_context(instance, cursor))
+    context = dg.build_sensor_context(instance, cursor)
+    return automation.raw_files(context, DataFolder(data))
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(98, marks=pytest.mark.soak)])

@@ -19,11 +19,13 @@ from mmm4rec.published.exchange import export_checkpoint
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from pipelines.planner.runs import plan
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import Cli
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.query import query
 from warehouse.catalogue.questions import example
+
+STEPS = all_steps()
 
 pytestmark = pytest.mark.long
 

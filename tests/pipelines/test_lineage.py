@@ -15,14 +15,16 @@ from rich.console import Console
 
 from pipelines import lineage
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import defs
+from pipelines.definitions import build_defs
 from pipelines.planner import event_log, runs
 from pipelines.planner.runs import plan
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
 from warehouse.artifacts.lineage import Lineage
 from warehouse.artifacts.store import ALL, Artifact, Version, sha256_file
+
+STEPS = all_steps()
 
 CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
 CATALOGUE = "warehouse/catalogue"
@@ -183,8 +185,10 @@ def test_all_three_agree_and_a_process_killed_between_two_is_seen(
 
 def test_the_check_warns_of_what_the_event_log_lacks(data_folder: DataFolder, instance: dg.DagsterInstance) -> None:
     STEPS["raw/ratings"].publish(data_folder, "Toys")
-    ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))]
+    ran = (
+        build_defs(data_folder)
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(instance=instance, asset_selection=[dg.AssetKey(CATALOGUE.split("/"))])
     )
     assert ran.success
     (check,) = (found for found in ran.get_asset_check_evaluations() if "agree" in found.check_name)

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import defs
+from pipelines.definitions import build_defs
 from pipelines.errors import SettingsError
 from pipelines.planner import openlineage
 from pipelines.planner.openlineage import told
@@ -44,11 +44,15 @@ def run(*keys: str) -> dg.ExecuteInProcessResult:
     """Materialise assets of the domain."""
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domain", [DOMAIN])
-        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance,
-            partition_key=DOMAIN,
-            asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
-            raise_on_error=False,
+        return (
+            build_defs(DataFolder.find())
+            .resolve_implicit_global_asset_job_def()
+            .execute_in_process(
+                instance=instance,
+                partition_key=DOMAIN,
+                asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+                raise_on_error=False,
+            )
         )
 
 

@@ -12,12 +12,14 @@ from pipelines.cli.commands import main
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.garbage import collect
 from pipelines.planner import runs
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.pipelines.small import write_shop
 from tests.read_only import read_only
 from tests.warehouse.work import overwrite
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.lineage import Lineage
+
+STEPS = all_steps()
 
 
 @pytest.fixture(scope="module")

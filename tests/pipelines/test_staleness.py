@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import definitions  # noqa: F401, declares the steps
 from pipelines.planner import code_version
-from pipelines.planner.step import STEPS
+from pipelines.planner.step import all_steps
 from tests.conftest import REPOSITORY
 from tests.warehouse.work import write_raw
+
+STEPS = all_steps()
 
 WORDS = "other words in SQL"
 MODELS = {"models/pretrained", "models/scratch", "models/finetuned", "models/baselines"}

@@ -11,15 +11,17 @@ import pytest
 from features.errors import FeatureError
 from pipelines.data_folder.folder import DataFolder
 from pipelines.lineage import verify
-from pipelines.planner import step as steps
+from pipelines.planner import asset as assets
 from pipelines.planner.blocking import CHECKS, CheckError
 from pipelines.planner.plan import plan
-from pipelines.planner.step import STEPS, Job
+from pipelines.planner.step import Job, all_steps
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import write_raw
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.lineage import named
+
+STEPS = all_steps()
 
 
 @pytest.mark.long
@@ -143,9 +145,8 @@ def _our_fault() -> None:
 def test_only_what_may_pass_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Any, tries: int
 ) -> None:
-    monkeypatch.setenv("MMM4REC_DATA", str(tmp_path))
-    monkeypatch.setattr(steps, "RETRIES", dg.RetryPolicy(max_retries=steps.RETRIES.max_retries))
-    monkeypatch.setattr(steps, "STEPS", {})
+    monkeypatch.setattr(assets, "RETRIES", dg.RetryPolicy(max_retries=assets.RETRIES.max_retries))
+    monkeypatch.setattr(assets, "DECLARED", {})
     tried = []
 
     def build(job: Job) -> Any:
@@ -154,8 +155,8 @@ def test_only_what_may_pass_is_tried_again(
 
     # Code versions are of the house's functions.
     build.__module__, build.__name__ = RATINGS.code.split(":")
-    asset = steps.step("raw/flaky", "warehouse", per_domain=False)(build)
-    result = dg.materialize([asset], raise_on_error=False)
+    asset = assets.step("raw/flaky", "warehouse", per_domain=False)(build)
+    result = dg.materialize([asset], resources={"data_folder": DataFolder(tmp_path)}, raise_on_error=False)
     assert not result.success
     assert len(tried) == tries
     (event,) = result.filter_events(lambda event: event.is_step_failure)

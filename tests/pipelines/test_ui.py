@@ -20,9 +20,12 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import NOT_MADE, STEPS
+from pipelines.planner.asset import NOT_MADE
+from pipelines.planner.step import all_steps
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import Served
+
+STEPS = all_steps()
 
 pytestmark = pytest.mark.long
 

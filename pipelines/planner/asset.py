@@ -1,0 +1,229 @@
+"""Steps as Dagster assets: `@step` declares a step, and its asset builds it, checks it and shows it in the UI."""
+
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.blocking import CheckError
+from pipelines.planner.columns import column_lineage
+from pipelines.planner.openlineage import told
+from pipelines.planner.step import DECLARED, Job, Made, Nothing, Ref, Step, same_domain
+from warehouse.artifacts.store import ALL, Artifact, mend
+
+# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
+
+NOT_SHOWN = "not_shown"
+"""Name of the metadata that says which exhibits are missing, and why."""
+NOT_MADE = "not-made"
+"""Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
+RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""For what may pass: a network that failed, and a worker that was killed."""
+
+Pool = Literal["gpu", "downloads", "catalogue"]
+"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
+_FILES = "files_match_manifest"
+
+P = TypeVar("P")
+
+
+def step(
+    key: str,
+    room: str,
+    *,
+    upstream: Sequence[str] = (),
+    refs: Callable[[DataFolder, str], Sequence[Ref]] | None = None,
+    sources: Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]] = lambda *_: {},
+    parameters: Callable[[DataFolder, str], P] = lambda *_: Nothing(),  # type: ignore[assignment]
+    implementations: Callable[[DataFolder, str], Sequence[str]] = lambda *_: (),
+    applies: Callable[[DataFolder, str], bool] = lambda data_folder, domain: True,
+    per_domain: bool = True,
+    collects: bool = False,
+    exposed: str | None = None,
+    identity: Literal["content", "recipe"] = "content",
+    kinds: Sequence[str] = (),
+    pool: Pool | None = None,
+) -> Callable[[Callable[[Job[P]], Any]], dg.AssetsDefinition]:
+    """Declare a step and its Dagster asset; the decorated function builds it and returns its summary.
+
+    `room` is the package whose work it is, `upstream` are the keys it reads; `refs` says of which domains, where that
+    is not simply the same one; `implementations` names, as `module:name`, what the settings choose from registries;
+    `applies` says for which domains the step is made at all. A step that `collects` reads whatever is current of its
+    inputs, so a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands
+    at the top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
+    """
+
+    def declare(build: Callable[[Job[P]], Any]) -> dg.AssetsDefinition:
+        code = f"{build.__module__}:{build.__name__}"
+        DECLARED[key] = Step(
+            key, room, code, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
+            tuple(upstream), per_domain, collects, exposed, identity,
+        )  # fmt: skip
+        return _asset(DECLARED[key], kinds, pool)
+
+    return declare
+
+
+def _asset(step: Step, kinds: Sequence[str], pool: Pool | None) -> dg.AssetsDefinition:
+    """The Dagster asset of a step."""
+    layer, noun = step.key.split("/")
+    partitions = DOMAINS if step.per_domain else None
+
+    @dg.asset(
+        key=[layer, noun],
+        group_name=layer,
+        deps=[dg.AssetKey(other.split("/")) for other in step.upstream],
+        partitions_def=partitions,
+        code_version=step.code_version,
+        kinds=set(kinds),
+        description=(step.build.__doc__ or "").strip(),
+        owners=[f"team:{step.room}"],
+        op_tags={"layer": layer},
+        pool=pool,
+        retry_policy=RETRIES,
+        check_specs=[
+            dg.AssetCheckSpec(
+                name, asset=[layer, noun], description=description, blocking=True, partitions_def=partitions
+            )
+            for name, description in _blocking(step).items()
+        ],
+    )
+    def asset(
+        context: dg.AssetExecutionContext, data_folder: dg.ResourceParam[DataFolder]
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+        domain = context.partition_key if step.per_domain else ALL
+        try:
+            if not step.applies(data_folder, domain):
+                yield _not_made(step, domain)
+                return
+            with told(data_folder, step.key, context.job_name, context.run_id) as tell:
+                made = step.make(data_folder, domain)
+                tell(made.artifact)
+        except Exception as error:
+            if isinstance(error, CheckError):
+                yield _check_structure(step, error.counts, str(error))
+            if may_pass(error):
+                raise
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield _result(step, data_folder, made, context.log)
+
+    return asset
+
+
+def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogManager) -> dg.MaterializeResult[Any]:
+    """What Dagster is told of what a step has made; what cannot be shown goes into the log."""
+    # Loads what draws, which finding that nothing is stale does not need.
+    from pipelines.reports.exhibits import exhibits
+
+    artifact, built = made.artifact, made.built
+    version = dg.DataVersion(artifact.version)
+    log.info("%s %s of %s", "built" if built else "found", artifact.version, artifact.ref)
+    for damage in data_folder.damaged() if step.collects else ():
+        log.warning("%s", damage)
+    if made.problems:
+        return dg.MaterializeResult(data_version=version, check_results=_check(step, made))
+    shown, failed = exhibits(data_folder, artifact)
+    for name, reason in failed.items():
+        log.warning("%s of %s cannot be shown: %s", name, artifact.ref, reason)
+    missing = {NOT_SHOWN: dg.MetadataValue.json(failed)} if failed else {}
+    return dg.MaterializeResult(
+        data_version=version,
+        metadata=shown | missing | metadata(artifact, built) | column_lineage(artifact),
+        check_results=_check(step, made),
+    )
+
+
+def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
+    """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
+    reason = (
+        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
+        "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
+        "gives the roles"
+    )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(NOT_MADE),
+        metadata={"built": False, "reason": reason},
+        check_results=[
+            dg.AssetCheckResult(passed=True, check_name=name, description="there are none") for name in _blocking(step)
+        ],
+    )
+
+
+def _blocking(step: Step) -> dict[str, str]:
+    """What each check is for that blocks what is downstream, by name."""
+    files = {_FILES: "Every file is there, nothing else is, and each has the manifest's size and sha256."}
+    if step.check is None:
+        return files
+    return files | {step.check.name: f"{step.check.description} Each count is of what breaks this."}
+
+
+def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:
+    """The results of its blocking checks."""
+    files = _check_files(made)
+    if step.check is None:
+        return [files]
+    return [files, _check_structure(step, made.counts, "its files are damaged" if made.problems else None)]
+
+
+def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = None) -> dg.AssetCheckResult:
+    """What the check of a step has counted, and in words what is wrong."""
+    name = step.check.name if step.check else None
+    return dg.AssetCheckResult(passed=wrong is None, check_name=name, description=wrong, metadata=dict(counts))
+
+
+def _check_files(made: Made) -> dg.AssetCheckResult:
+    """What reading every byte again has found. A step of its own would cost a process and gain nothing."""
+    artifact, problems = made.artifact, made.problems
+    said = f"{artifact.path} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
+    return dg.AssetCheckResult(
+        passed=not problems,
+        check_name=_FILES,
+        description=said,
+        metadata={"files": len(artifact.manifest.files), "problems": problems},
+    )
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one it comes from, is of a network, so that the same again may end otherwise."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
+    """What Dagster's UI shows of an artifact: counts, schema, where it lies, what it was made from."""
+    shown: dict[str, Any] = {
+        "built": built,
+        "path": dg.MetadataValue.path(artifact.path),
+        "dagster/uri": artifact.path.absolute().as_uri(),
+        "recipe": artifact.manifest.recipe,
+        "inputs": dg.MetadataValue.json(artifact.manifest.inputs),
+        "sources": dg.MetadataValue.json(artifact.manifest.sources),
+        "parameters": dg.MetadataValue.json(artifact.manifest.parameters),
+    }
+    main = artifact.manifest.files.get(artifact.main.name)
+    if main:
+        shown["dagster/row_count"] = main.rows
+        shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
+    for name, value in artifact.manifest.summary.items():
+        if isinstance(value, dict) and all(isinstance(part, int | float) for part in value.values()):
+            # One by one, as Dagster plots numbers over time.
+            shown |= {f"{name}/{part}": number for part, number in value.items()}
+        else:
+            shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+    return shown
+
+
+def _column(field: pa.Field) -> dg.TableColumn:
+    comment = (field.metadata or {}).get(b"comment", b"").decode()
+    return dg.TableColumn(field.name, str(field.type), description=comment or None)
