@@ -21,7 +21,7 @@ def ui(
     ] = None,
 ) -> None:
     """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C, and its runs with it."""
-    from pipelines.ui.servers import become, check_port
+    from pipelines.ui.servers import check_port, replace_this_process
 
     check_port(port)
     data_folder = open_data_folder(data)
@@ -30,4 +30,4 @@ def ui(
     # Its databases are made before others can meet there, and every domain is there to be chosen.
     with dagster_instance(data_folder) as instance:
         instance.add_dynamic_partitions(str(DOMAINS.name), data_folder.present())
-    become(port, allow_host or [])
+    replace_this_process(port, allow_host or [])
