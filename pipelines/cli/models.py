@@ -31,12 +31,12 @@ def report(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"results": rows, **places})
         return
-    out.print(_results(rows))
+    out.print(_table_of_results(rows))
     print_text(f"report     {places['report']}\nwarehouse  {places['warehouse']}")
     out.print("UI         [bold]make ui[/bold]  (or: mmm4rec ui)")
 
 
-def _results(rows: Iterable[Mapping[str, Any]]) -> Table:
+def _table_of_results(rows: Iterable[Mapping[str, Any]]) -> Table:
     """The results of all domains as a table, a line a model."""
     from pipelines.reports.report import judged, titles
 
@@ -96,7 +96,7 @@ def compare(
     from pipelines.reports.compare import ask, compare, page
     from warehouse.artifacts.staging import unlinked
 
-    asked = ask(data_folder, domains, _listed(models), seeds, ablations, _percentages(users), epochs)
+    asked = ask(data_folder, domains, _split_at_commas(models), seeds, ablations, _percentages(users), epochs)
     found = []
     with dagster_instance(data_folder) as instance, progress.bars():
         for domain in domains:
@@ -110,14 +110,14 @@ def compare(
         print_json({"page": str(to), "domains": {one.artifact.domain: one.rows for one in found}})
     else:
         for one in found:
-            rows = _compared(one.rows["comparison"])
+            rows = _comparison_lines(one.rows["comparison"])
             print_table(["part", "model", "% of users", "NDCG@10", "±"], rows, title=one.artifact.domain)
         print_text(f"page  {to}")
     if failures:
         raise typer.Exit(1)
 
 
-def _compared(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+def _comparison_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     """Lines of a table of one comparison: models before ablations, then the most users, then the best."""
     for row in sorted(rows, key=lambda row: (row["part"] != "models", -row["percent"], -row["value"])):
         if (row["metric"], row["k"]) == ("NDCG", 10):
@@ -125,13 +125,13 @@ def _compared(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             yield row["part"], row["model"], *figures
 
 
-def _listed(text: str | None) -> list[str]:
+def _split_at_commas(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _percentages(text: str) -> list[float]:
     try:
-        return [float(part) for part in _listed(text)] or [100.0]
+        return [float(part) for part in _split_at_commas(text)] or [100.0]
     except ValueError:
         raise typer.BadParameter(f"--users {text}: percentages with commas, such as 1,10,100") from None
 

@@ -114,13 +114,13 @@ def forget_domain(
     """Take a domain out of the catalogue, the report and Dagster; raw files stay, `mmm4rec gc` removes the rest."""
     data_folder = open_data_folder(data)
     from pipelines.cli import progress
-    from pipelines.forget import check, forget, returns
+    from pipelines.forget import check, forget, why_it_comes_back
 
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
     with dagster_instance(data_folder) as instance:
         check(data_folder, domain, instance)
-    again = returns(data_folder, domain)
+    again = why_it_comes_back(data_folder, domain)
     if again:
         print_warning(again)
     if not yes:
