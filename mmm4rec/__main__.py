@@ -1,7 +1,8 @@
 """`python -m mmm4rec`: training, evaluation and recommendation from exported files, without the pipeline.
 
-Needs torch, numpy, pyarrow, safetensors, and lightning-fabric to train. Reads arguments and prints; everything
-else is in the modules it calls.
+`mmm4rec recommend`, of the pipeline, shows one user's recommendations; `write-recommendations`, here, writes those of
+all users into a file. Needs torch, numpy, pyarrow, safetensors, and lightning-fabric to train. Reads arguments and
+prints; everything else is in the modules it calls.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")
 _LARGEST_CONFIG = 1 << 20
+_FORMER = {"recommend": "write-recommendations"}
+"""Former names of commands: no help lists them, but they still work."""
 DOMAIN = """\
 --domain NAME FOLDER             a folder with sequences.parquet, items.parquet, text_embeddings.parquet and
                                  image_embeddings.parquet, each perhaps in a folder named after it
@@ -47,7 +50,7 @@ Settings come from --config FILE (JSON: {"model": {...}, "training": {...}}) and
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for an error of data or training, 2 for one of settings or arguments."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_renamed(sys.argv[1:] if arguments is None else arguments))
     try:
         options.command(options)
     except ConfigError as error:
@@ -57,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _renamed(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with a command that is given by its former name under the one it has now."""
+    first, *others = arguments or [""]
+    if first not in _FORMER:
+        return [*arguments]
+    print(f"notice: the command {first} is now called {_FORMER[first]}", file=sys.stderr)
+    return [_FORMER[first], *others]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--checkpoint", type=Path, required=True)
     added.add_argument("--split", choices=["validation", "test"], default="test")
     added.add_argument("--json", action="store_true", help="print JSON")
-    added = command("recommend", _recommend, "the best items for every user, into recommendations.parquet")
+    text = "the best items for every user, into recommendations.parquet"
+    added = command("write-recommendations", _write_recommendations, text)
     domain(added)
     added.add_argument("--checkpoint", type=Path, required=True)
     added.add_argument("--out", type=Path, required=True, help="folder for recommendations.parquet")
@@ -120,28 +133,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pretrain(options: argparse.Namespace) -> None:
     model, training = _model(options), _training(options, PRETRAINING)
-    _ready(options)
+    _prepare_out(options)
     domains = [_domain(files) for files in options.domain]
-    _report(pretrain(domains, model, training, options.out, **_common(options, training)), options.out)
+    _report(pretrain(domains, model, training, options.out, **_fit_arguments(options, training)), options.out)
 
 
 def _finetune(options: argparse.Namespace) -> None:
     model, training = _model(options), _training(options, FINETUNING)
-    _ready(options)
-    summary = fit(_one(options), model, training, options.out, init=options.init, **_common(options, training))
+    _prepare_out(options)
+    summary = fit(
+        _only_domain(options), model, training, options.out, init=options.init, **_fit_arguments(options, training)
+    )
     _report(summary, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    domain = _one(options)
+    domain = _only_domain(options)
     found = evaluate(load_model(options.checkpoint, domain), domain, options.split)
     if options.json:
-        said: dict[str, Any] = {"split": options.split, "users": found.users}
+        values: dict[str, Any] = {"split": options.split, "users": found.users}
         for metric, k in figures():
-            said.setdefault(metric.name, {})[k] = found.value(metric.title(k))
+            values.setdefault(metric.name, {})[k] = found.value(metric.title(k))
             if (error := found.error(metric.title(k))) is not None:
-                said.setdefault(f"{metric.name}_error", {})[k] = error
-        print(json.dumps(plain(said), allow_nan=False))
+                values.setdefault(f"{metric.name}_error", {})[k] = error
+        print(json.dumps(plain(values), allow_nan=False))
         return
     print(f"{domain.name}, {options.split}: {found.users} users, {domain.item_count} items")
     lines: dict[int, list[str]] = {}
@@ -152,8 +167,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"  {'   '.join(parts)}")
 
 
-def _recommend(options: argparse.Namespace) -> None:
-    domain = _one(options)
+def _write_recommendations(options: argparse.Namespace) -> None:
+    domain = _only_domain(options)
     model = load_model(options.checkpoint, domain)
     table = recommend(model, domain, options.k, not options.include_seen, _bar("users"))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -197,7 +212,7 @@ def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str
         if not (equals and dot and part in found):
             raise ConfigError(f"--set {setting}: expected model.NAME=VALUE or training.NAME=VALUE")
         try:
-            found[part] = {**found[part], name: json.loads(value, object_pairs_hook=_once)}
+            found[part] = {**found[part], name: json.loads(value, object_pairs_hook=_refuse_repeated_keys)}
         except (ValueError, RecursionError):
             found[part] = {**found[part], name: value}
     return found
@@ -210,7 +225,7 @@ def _read_json(config: Path) -> Any:
             text = file.read(_LARGEST_CONFIG + 1)
         if len(text) > _LARGEST_CONFIG:
             raise ConfigError(f"{config}: too large: settings have {_LARGEST_CONFIG:,} characters at most")
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_refuse_repeated_keys, parse_constant=_refuse_constant)
     except OSError as error:
         raise ConfigError(f"{config}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -219,7 +234,7 @@ def _read_json(config: Path) -> Any:
         raise ConfigError(f"{config}: nested too deeply") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, of which Python would keep the last of equal keys."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -228,7 +243,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
@@ -240,25 +255,25 @@ def _training(options: argparse.Namespace, base: TrainConfig) -> TrainConfig:
     return read_config(TrainConfig, _settings(options.config, options.set)["training"], "training", base)
 
 
-def _common(options: argparse.Namespace, training: TrainConfig) -> Mapping[str, Any]:
+def _fit_arguments(options: argparse.Namespace, training: TrainConfig) -> Mapping[str, Any]:
     """Arguments of `fit` and `pretrain`."""
     state = options.state or options.out / "state"
-    quiet = _secondary()
+    quiet = _is_secondary_process()
     return {
         "state": state,
         "logs": options.logs,
-        "on_epoch": None if quiet else _say(training),
+        "on_epoch": None if quiet else _print_epochs(training),
         "progress": None if quiet else _bar("batches"),
     }
 
 
-def _ready(options: argparse.Namespace) -> None:
+def _prepare_out(options: argparse.Namespace) -> None:
     if (options.out / "model.safetensors").exists() and not options.overwrite:
         raise ConfigError(f"{options.out}: a model is there already: give another --out, or --overwrite")
     options.out.mkdir(parents=True, exist_ok=True)
 
 
-def _one(options: argparse.Namespace) -> DomainData:
+def _only_domain(options: argparse.Namespace) -> DomainData:
     if len(options.domain) > 1:
         raise ConfigError("--domain: one domain is expected here")
     return _domain(options.domain[0])
@@ -293,7 +308,7 @@ def _within(path: Path, stem: str) -> Path:
 
 def _report(summary: TrainSummary, out: Path) -> None:
     """What a training did, for people; once, whatever the number of processes."""
-    if _secondary():
+    if _is_secondary_process():
         return
     print(f"{out}: {summary.parameters:,} parameters, kept those of epoch {summary.best_epoch}; {summary.stopped}")
     for name, value in summary.validation.items():
@@ -328,7 +343,7 @@ def exchange_lines(found: Exchange, to: Path) -> list[str]:
     return [f"{visible(str(to))}: {sizes}", *left_out]
 
 
-def _say(training: TrainConfig) -> Callable[[Epoch], None]:
+def _print_epochs(training: TrainConfig) -> Callable[[Epoch], None]:
     """A line an epoch."""
 
     def say(epoch: Epoch) -> None:
@@ -358,7 +373,7 @@ def _bar(unit: str) -> Callable[[int, int], None] | None:
     return show
 
 
-def _secondary() -> bool:
+def _is_secondary_process() -> bool:
     """Whether this is one of several processes (torchrun, strategy ddp), and not the first."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
 

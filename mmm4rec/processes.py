@@ -33,20 +33,25 @@ def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
         process.join()
 
 
+def answered_signals() -> list[signal.Signals]:
+    """The signals of `ENDING`, without SIGHUP where whoever started this process had it ignored (nohup)."""
+    return [each for each in ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+
 def end_on_signals(first: Callable[[int], None] | None = None) -> None:
     """From now on a signal of `ENDING` ends this process with exit code 128 + signal, and a second one ends it at once.
 
     Also where whoever started it had SIGINT or SIGTERM ignored, as a shell does for `command &` in a script; an ignored
     SIGHUP (nohup) stays ignored. `first` is called with the first signal, in the main thread: `leave` if None.
     """
-    heard = [each for each in ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    answered = answered_signals()
 
     def hear(number: int, frame: FrameType | None) -> None:
-        for each in heard:
+        for each in answered:
             signal.signal(each, lambda again, _: os._exit(128 + again))
         (first or leave)(number)
 
-    for each in heard:
+    for each in answered:
         signal.signal(each, hear)
 
 

@@ -6,7 +6,7 @@ from pipelines.signals import end_commands
 def main() -> None:
     """Run the command line."""
     end_commands()
-    from pipelines.cli.commands import main as command_line
+    from pipelines.cli.app import main as command_line
 
     command_line()
 

@@ -25,7 +25,9 @@ def fetch_categories(
 ) -> tuple[list[Fetched], dict[str, str]]:
     """Fetch interactions and metadata of each category or known domain from `origin`, else from the settings'
     location; return the files and, by file or by name, what failed. A failure stops nothing else."""
-    place = _place(origin, Path.cwd()) if origin else _place(data_folder.settings.location, data_folder.path)
+    place = (
+        _base_address(origin, Path.cwd()) if origin else _base_address(data_folder.settings.location, data_folder.path)
+    )
     found: list[Fetched] = []
     failures: dict[str, str] = {}
     wanted: dict[str, None] = {}
@@ -39,26 +41,28 @@ def fetch_categories(
     for file in wanted:
         target = data_folder.raw_folder / Path(file).name
         try:
-            with progress.show(f"fetching {target.name}") as told:
-                found.append(_fetch_one(place, file, target, force, retries, told))
+            with progress.show(f"fetching {target.name}") as on_progress:
+                found.append(_fetch_one(place, file, target, force, retries, on_progress))
         except DataError as error:
             failures[target.name] = str(error)
     return found, failures
 
 
-def _fetch_one(place: str, file: str, target: Path, force: bool, retries: int, told: progress.Progress) -> Fetched:
+def _fetch_one(
+    place: str, file: str, target: Path, force: bool, retries: int, on_progress: progress.Progress
+) -> Fetched:
     """From the published folders, else from the top of `place`."""
     try:
-        return fetch_file(place + file, target, force=force, retries=retries, progress=told)
+        return fetch_file(place + file, target, force=force, retries=retries, progress=on_progress)
     except MissingFileError:
         try:
-            return fetch_file(place + target.name, target, force=force, retries=retries, progress=told)
+            return fetch_file(place + target.name, target, force=force, retries=retries, progress=on_progress)
         except MissingFileError:
             pass
         raise
 
 
-def _place(location: str, base: Path) -> str:
+def _base_address(location: str, base: Path) -> str:
     """A location as an address that ends in a slash."""
     if "://" not in location:
         location = f"file://{(base / Path(location).expanduser()).resolve()}"

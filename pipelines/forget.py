@@ -15,7 +15,7 @@ from pipelines.planner.plan import plan
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.store import ALL
 
-__all__ = ["Forgotten", "check", "forget", "returns"]
+__all__ = ["Forgotten", "check", "forget", "why_it_comes_back"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def check(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) ->
         data_folder.settings.domain(domain)
 
 
-def returns(data_folder: DataFolder, domain: str) -> str | None:
+def why_it_comes_back(data_folder: DataFolder, domain: str) -> str | None:
     """Why the domain does not stay forgotten, with what to do about it; None if it does."""
     if domain in data_folder.present():
         return (

@@ -31,10 +31,12 @@ def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
     found = garbage.collect(data_folder.store, dry_run)
     gone = {leftover.name for leftover in found if leftover.kind == "version"}
     kept = {version: made for version, made in data_folder.store.versions().items() if named(version) not in gone}
-    folders = [*_copies(data_folder, {version for _, _, version in kept})]
+    folders = [*_copies_of_removed_versions(data_folder, {version for _, _, version in kept})]
     if any(folder for name in _BY_RECIPE for folder in (data_folder.cache / name).glob("*")):
         recipes = {artifact.manifest.recipe for artifact in kept.values() if artifact}
-        folders += _states(data_folder, recipes | garbage.building(data_folder.store) | _wanted(data_folder))
+        folders += _leftovers_of_trainings(
+            data_folder, recipes | garbage.building(data_folder.store) | _recipes_to_build(data_folder)
+        )
     for folder in folders:
         found.append(Leftover("cache", str(folder.relative_to(data_folder.path)), folder, garbage.size(folder)))
         if not dry_run:
@@ -42,14 +44,14 @@ def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
     return found
 
 
-def _copies(data_folder: DataFolder, versions: set[str]) -> Iterator[Path]:
+def _copies_of_removed_versions(data_folder: DataFolder, versions: set[str]) -> Iterator[Path]:
     """Mapped copies of tables that are gone: `lookup/<domain>/<view>/<version>`."""
     for folder in sorted((data_folder.cache / "lookup").glob("*/*/*")):
         if VERSION.fullmatch(folder.name) and folder.name not in versions:
             yield folder
 
 
-def _states(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
+def _leftovers_of_trainings(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
     """What trainings of recipes left that are neither built nor to be built; a process may still be at one of them."""
     for name in _BY_RECIPE:
         for folder in sorted((data_folder.cache / name).glob("*")):
@@ -57,7 +59,7 @@ def _states(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
                 yield folder
 
 
-def _wanted(data_folder: DataFolder) -> set[str]:
+def _recipes_to_build(data_folder: DataFolder) -> set[str]:
     """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
     from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
     from pipelines.planner.step import all_steps

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from rich.tree import Tree
 
-from pipelines.cli.terminal import said
+from pipelines.cli.terminal import escaped
 from pipelines.data_folder.folder import DataFolder
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.lineage import Lineage, named
@@ -55,14 +55,14 @@ def tree(lineage: Lineage, root: Version) -> Tree:
         branch = branches[version]
         artifact = lineage.versions.get(version)
         if artifact and (maker := _maker(artifact.manifest.environment)) != makers[version]:
-            branch.add(f"[dim]{said(maker)}[/dim]")
+            branch.add(f"[dim]{escaped(maker)}[/dim]")
             makers[version] = maker
         for name, sha256 in artifact.manifest.sources.items() if artifact else ():
-            branch.add(f"[green]{said(name)}[/green] sha256 {said(sha256)}")
+            branch.add(f"[green]{escaped(name)}[/green] sha256 {escaped(sha256)}")
         new = []
         for read in lineage.inputs(version):
             if read in branches:
-                branch.add(f"[dim]{said(named(read))} (see there)[/dim]")
+                branch.add(f"[dim]{escaped(named(read))} (see there)[/dim]")
             else:
                 branches[read] = branch.add(_line(lineage, read))
                 makers[read] = makers[version]
@@ -78,7 +78,7 @@ def _line(lineage: Lineage, version: Version) -> str:
         note = "not in the store: what it was made from is unknown"
     else:
         note = f"{artifact.manifest.created[:16]}{'' if version in lineage.current else ', not current'}"
-    return f"[bold]{said(key)}[/bold]@{said(domain)}:{said(digest)} [dim]{said(note)}[/dim]"
+    return f"[bold]{escaped(key)}[/bold]@{escaped(domain)}:{escaped(digest)} [dim]{escaped(note)}[/dim]"
 
 
 def _maker(environment: Environment | None) -> str:
@@ -127,7 +127,7 @@ def verify(
             problems = [_unreadable(data_folder, version)]
         else:
             problems = data_folder.store.verify(artifact)
-            with suppress(ReadOnlyError):  # where no mark can be set, what is wrong is said all the same
+            with suppress(ReadOnlyError):  # where no mark can be set, the result is still returned
                 if not data_folder.store.mark(version, "damaged", bool(problems)):
                     problems = []  # collected meanwhile
                 elif version in refused:

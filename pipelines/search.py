@@ -33,7 +33,7 @@ def find(
     `sheet`, the hits are also written there, as a picture or as a page (:mod:`features.lookup.sheets`).
     """
     if sheet is not None:
-        sheet_form(sheet)  # a name that will not do is said before any work
+        sheet_form(sheet)  # a name of no known form is an error before any work
     store = feature_store(data_folder)
     tables = [table for view in _VIEWS if (table := store.vectors(domain, view)).present.any()]
     if item is not None:

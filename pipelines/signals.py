@@ -32,7 +32,7 @@ class Interrupted(BaseException):
 
 def end_commands() -> None:
     """From now on signals end this process, also where whoever started it had them ignored; a second one at once."""
-    end_on_signals(_first)
+    end_on_signals(_on_first_signal)
 
 
 def restore_defaults() -> None:
@@ -69,7 +69,7 @@ def aside(work: Callable[[], T]) -> T:
         _waiting = False
 
 
-def _first(number: int) -> None:
+def _on_first_signal(number: int) -> None:
     if _waiting:
         raise Interrupted(number)
     leave(number)

@@ -1,9 +1,10 @@
 """Fixtures shared by every room's tests: the real data, the command line, and the demo as a newcomer runs it."""
 
 import os
+import signal
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for marker, count in sorted(config.stash.get(LEFT_OUT, {}).items()):
         if f"not {marker}" in config.option.markexpr:  # and not by its name
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; `{LEFT_OUT_BY[marker]}` runs them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_hang_up_is_heard() -> Iterator[None]:
+    """Processes that tests start have SIGHUP at its default, also where the tests run under nohup.
+
+    nohup has SIGHUP ignored, which every process inherits, and our commands leave it so: tests that end them by SIGHUP
+    would wait in vain. A handler that does nothing is not inherited by a program that is started, and keeps what nohup
+    is for: the tests themselves go on after a hang-up.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+    yield
+    if ignored:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,6 @@ def _main(
         os.dup2(file, number)
         os.close(file)
     sys.argv = ["mmm4rec", *arguments]
-    from pipelines.cli.commands import main
+    from pipelines.cli.app import main
 
     main()

@@ -174,7 +174,7 @@ class Prompt:
     ) -> None:
         self._session = session
         self._show, self._say, self._complain = show, say, complain
-        self._told = False
+        self._announced = False
         self._commands: dict[str, Callable[..., None]] = {
             ".tables": lambda: show(session.ask_named("catalogue_entries")),
             ".describe": self._describe,
@@ -198,7 +198,7 @@ class Prompt:
         typed = ""
         while True:
             try:
-                self._tell_of_a_newer_one()
+                self._announce_a_newer_catalogue()
                 line = input("    ...> " if typed else "mmm4rec> ")
                 if not typed and line.startswith("."):
                     name, *arguments = line.split()
@@ -252,12 +252,12 @@ class Prompt:
 
     def _refresh(self) -> None:
         self._session.refresh()
-        self._told = False
+        self._announced = False
         self._say(f"{self._session.catalogue} as it is now")
 
-    def _tell_of_a_newer_one(self) -> None:
-        if self._session.superseded and not self._told:
-            self._told = True
+    def _announce_a_newer_catalogue(self) -> None:
+        if self._session.superseded and not self._announced:
+            self._announced = True
             self._say("a newer catalogue has been built: .refresh goes over to it")
 
 

@@ -15,7 +15,7 @@ from rich.segment import Segment
 
 from mmm4rec.shown import visible
 
-__all__ = ["Terminal", "err", "out", "said"]
+__all__ = ["Terminal", "err", "escaped", "out"]
 
 
 _PIPE = 160
@@ -45,7 +45,7 @@ class _Visible(logging.Formatter):
         return visible(super().format(record))
 
 
-def said(value: object) -> str:
+def escaped(value: object) -> str:
     """A value from outside as it may stand in a line with markup."""
     return escape(visible(str(value)))
 

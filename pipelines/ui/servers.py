@@ -26,14 +26,14 @@ from typing import Any, Final, NoReturn, Self, overload
 
 import yaml
 
+from mmm4rec.processes import ENDING, answered_signals
 from pipelines.errors import CommandError
 
 GRACE: Final = 8.0
 """Seconds between asking and killing; `docker stop` waits for ten in all."""
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def become(port: int, hosts: Sequence[str]) -> NoReturn:
+def replace_this_process(port: int, hosts: Sequence[str]) -> NoReturn:
     """Be `serve` in place of this process, which has imported Dagster and needs it no more."""
     # Where this very package lies, so that no folder that the user happens to stand in offers another one.
     os.chdir(Path(__file__).parents[2])
@@ -95,13 +95,13 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        # Each signal becomes a byte: none is lost, none interrupts anything. An inherited SIG_IGN goes, but nohup's.
+        # Each signal becomes a byte: none is lost, none interrupts anything.
         self._signals, writing = socket.socketpair()
         writing.setblocking(False)
         self._writing = writing
         signal.set_wakeup_fd(writing.fileno())
-        heard = [each for each in _ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, _nothing) for number in (*heard, signal.SIGCHLD)}
+        answered = (*answered_signals(), signal.SIGCHLD)
+        self._before = {number: signal.signal(number, _do_nothing) for number in answered}
         guard = [sys.executable, "-m", "pipelines.ui.servers", "guard", str(self._grace)]
         reading, self._pipe = os.pipe()
         self._guard = subprocess.Popen(guard, stdin=reading, process_group=0)
@@ -143,18 +143,18 @@ class Supervisor:
         while ready is None or not ready():
             arrived, _, _ = select.select([self._signals], [], [], None if ready is None else 0.1)
             for number in self._signals.recv(64) if arrived else b"":
-                if number in _ENDING:
+                if number in ENDING:
                     sys.exit(128 + number)
             for name, process in {**self._processes, "guard": self._guard}.items():
                 if process.poll() is not None:
-                    raise CommandError(f"the {name} of `mmm4rec ui` has ended ({_how(process.returncode)})")
+                    raise CommandError(f"the {name} of `mmm4rec ui` has ended ({_describe_exit(process.returncode)})")
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
 
 
-def _nothing(*_: Any) -> None:
+def _do_nothing(*_: Any) -> None:
     """A handler: with one, a signal becomes a byte, and is on its default again in processes that are started."""
 
 
@@ -171,7 +171,7 @@ def end(groups: Iterable[int], grace: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    """Whether a group has a process; those that are our own children are buried first."""
+    """Whether a group has a process; of those that are our own children, the ended ones are collected first."""
     try:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
@@ -186,7 +186,7 @@ def _lives(group: int) -> bool:
 
 def guard(grace: float) -> None:
     """End the process groups that standard input names, once it ends: whoever wrote to it is dead."""
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end([int(line) for line in sys.stdin], grace)
 

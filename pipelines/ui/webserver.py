@@ -1,6 +1,6 @@
 """The web server of `mmm4rec ui`: Dagster's, behind a guard against other pages in the operator's browser.
 
-Dagster's server asks nobody who he is, answers to any name, and takes mutations by GET. On 127.0.0.1 that lets every
+Dagster's server has no login, answers to any host name, and takes mutations by GET. On 127.0.0.1 that lets every
 page that is open in a browser of this machine run and delete things. The guard lets in what comes from the UI's own
 pages and from programs, and nothing that another page can make a browser send. It is no login.
 """
@@ -43,7 +43,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def sealed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
@@ -52,12 +52,12 @@ class Guard:
 
         refusal = self._refusal(scope)
         if refusal is None:
-            await self.app(scope, receive, sealed)
+            await self.app(scope, receive, send_with_headers)
         elif scope["type"] == "websocket":
             await WebSocketClose(1008)(scope, receive, send)
         else:
             status, reason = refusal
-            await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, sealed)
+            await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason, if this is not let in."""
@@ -70,12 +70,12 @@ class Guard:
         if not {origin.lower() for origin in headers.getlist("origin")} <= own:
             return 403, "a page of another origin has sent this"
         # A link elsewhere may lead here: it shows a page of ours, and changes nothing.
-        followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        followed = followed and headers.get("sec-fetch-dest") == "document"
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed:
+        is_followed_link = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        is_followed_link = is_followed_link and headers.get("sec-fetch-dest") == "document"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_followed_link:
             return 403, "a page of another site has sent this"
         if method == "POST":
-            # What needs no leave of ours to be sent across origins (forms, text/plain) is never JSON.
+            # Browsers send forms and plain text across origins without asking this server first, but never JSON.
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             return None if kind == "application/json" else (415, "the body of a POST must be application/json")
         if method not in ("GET", "HEAD"):

@@ -124,7 +124,7 @@ def commands(folder: Path, config: Path, tmp_path: Path) -> list[list[str]]:
         ["pretrain", *toys, "--domain", "Games", *files, *short, "--out", str(tmp_path / "pre")],
         ["finetune", *toys, *short, "--init", str(tmp_path / "pre"), "--out", str(tmp_path / "tuned")],
         ["evaluate", *toys, *tuned, "--json"],
-        ["recommend", *toys, *tuned, "-k", "3", "--out", str(tmp_path / "best")],
+        ["write-recommendations", *toys, *tuned, "-k", "3", "--out", str(tmp_path / "best")],
     ]
 
 
@@ -181,6 +181,17 @@ def test_errors_are_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_command_still_answers_to_its_former_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["recommend", "--help"])
+    printed = capsys.readouterr()
+    assert printed.err == "notice: the command recommend is now called write-recommendations\n"
+    assert printed.out.startswith("usage: python -m mmm4rec write-recommendations ")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    assert " recommend " not in capsys.readouterr().out
 
 
 def test_a_model_is_not_replaced_unasked(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.commands import HOME_VARIABLE, _data_folder
+from pipelines.cli.options import HOME_VARIABLE, open_data_folder
 from pipelines.errors import CommandError
 from tests.conftest import REPOSITORY
 
@@ -26,7 +26,7 @@ def test_that_of_another_is_not_used(
     (others / "dagster.yaml").touch()
     named = exported if exported.startswith(".") else str(tmp_path / exported)
     monkeypatch.setenv("DAGSTER_HOME", named)
-    _data_folder(tmp_path / "data")
+    open_data_folder(tmp_path / "data")
     assert os.environ["DAGSTER_HOME"] == str(REPOSITORY)
     assert os.environ["MMM4REC_DAGSTER"] == str(tmp_path / "data/.dagster")
     said = capsys.readouterr().err
@@ -39,7 +39,7 @@ def test_ours_is_used_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exported: str
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", exported)
-    _data_folder(tmp_path / "data")
+    open_data_folder(tmp_path / "data")
     assert os.environ["DAGSTER_HOME"] == str(REPOSITORY)
     assert capsys.readouterr().err == ""
 
@@ -48,8 +48,8 @@ def test_one_that_is_named_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(HOME_VARIABLE, "mine")
     with pytest.raises(CommandError, match=f"{HOME_VARIABLE}=mine: there is no dagster.yaml; copy the shipped one"):
-        _data_folder(tmp_path / "data")
+        open_data_folder(tmp_path / "data")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/dagster.yaml").touch()
-    _data_folder(tmp_path / "data")
+    open_data_folder(tmp_path / "data")
     assert os.environ["DAGSTER_HOME"] == str(tmp_path / "mine")

@@ -157,7 +157,7 @@ def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop
     ]
 
     shop.instance.add_dynamic_partitions("domain", ["Toys"])
-    assert forget.returns(shop.data_folder, "Toys") is None
+    assert forget.why_it_comes_back(shop.data_folder, "Toys") is None
     forgotten = forget.forget(shop.data_folder, "Toys", shop.instance)
     assert len(forgotten.versions) == 5
     assert [outcome.errors for outcome in forgotten.outcomes] == [{}]
@@ -176,7 +176,7 @@ def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> 
     mugs = shop.data_folder.store.require("core/items", "Mugs").named
     shop.data_folder.store.mark(mugs, "pin")
     forget.check(shop.data_folder, "Mugs", shop.instance)
-    assert "the next `mmm4rec run` builds it again" in str(forget.returns(shop.data_folder, "Mugs"))
+    assert "the next `mmm4rec run` builds it again" in str(forget.why_it_comes_back(shop.data_folder, "Mugs"))
     assert forget.forget(shop.data_folder, "Mugs", shop.instance).pinned == [lineage.named(mugs)]
     assert shop.domains() == ["Toys"]
     assert (shop.data / "raw_files/Mugs.csv").is_file()
@@ -184,7 +184,7 @@ def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> 
     assert shop.domains() == ["Mugs", "Toys"]
 
     (shop.data / "domains.yaml").write_text("domains: {Cups: {}}\n")
-    assert "domains.yaml names Cups" in str(forget.returns(shop.data_folder, "Cups"))
+    assert "domains.yaml names Cups" in str(forget.why_it_comes_back(shop.data_folder, "Cups"))
     for strange in (ALL, "../x", "Nothing"):
         with pytest.raises(SettingsError, match="there is no domain"):
             forget.check(shop.data_folder, strange, shop.instance)

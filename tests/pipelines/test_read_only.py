@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import lineage
 from pipelines.assets import core, raw  # noqa: F401 - declare their steps
-from pipelines.cli.commands import main
+from pipelines.cli.app import main
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.garbage import collect
 from pipelines.planner import runs

@@ -69,7 +69,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "mmm4rec/tables.py", 'pa.int64(), "users ranked"', 'pa.int32(), "users ranked"',
         {"reports/metrics"},
     ),
-    "the command line": ("pipelines/cli/commands.py", "import typer", "import typer as typer_\nimport typer", set()),
+    "the command line": ("pipelines/cli/app.py", "import typer", "import typer as typer_\nimport typer", set()),
     "what plans runs": ("pipelines/planner/plan.py", "return [Stage(", "return [*()] + [Stage(", set()),
     "settings": ("pipelines/data_folder/settings.py", "return merged", "return dict(merged)", set()),
     "the build of the metrics": (

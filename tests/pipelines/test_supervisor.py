@@ -5,7 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -42,12 +45,34 @@ finally:
 """
 
 
-def _start(folder: Path, what: str = "long", shell: str = 'exec "$@"') -> tuple[subprocess.Popen[str], int]:
-    """A front with two children that heed no signal, nor do their own; and the number of its guard."""
-    command = ["sh", "-c", shell, "sh", sys.executable, "-c", FRONT, str(folder), what]
-    front = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert front.stdout
-    return front, int(front.stdout.readline())
+class Start(Protocol):
+    def __call__(self, what: str = "long", shell: str = 'exec "$@"') -> tuple[subprocess.Popen[str], int]: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a front with two children that heed no signal, nor do their own; returns it and the number of its guard.
+
+    What a failed test leaves is ended: the front here, all others by its guard, or here if that fails too.
+    """
+    fronts = []
+
+    def start(what: str = "long", shell: str = 'exec "$@"') -> tuple[subprocess.Popen[str], int]:
+        command = ["sh", "-c", shell, "sh", sys.executable, "-c", FRONT, str(tmp_path), what]
+        front = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        fronts.append(front)
+        assert front.stdout
+        return front, int(front.stdout.readline())
+
+    yield start
+    for front in fronts:
+        front.kill()
+        try:
+            front.communicate(timeout=10)  # until nobody has its pipes open
+        except subprocess.TimeoutExpired:
+            for child in tmp_path.iterdir():
+                with suppress(ProcessLookupError):
+                    os.kill(int(child.name), signal.SIGKILL)
 
 
 def _ended(front: subprocess.Popen[str]) -> str:
@@ -57,45 +82,45 @@ def _ended(front: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_one_signal_ends_all(tmp_path: Path, number: signal.Signals) -> None:
-    front, _ = _start(tmp_path)
+def test_one_signal_ends_all(start: Start, number: signal.Signals) -> None:
+    front, _ = start()
     front.send_signal(number)
     assert _ended(front) == ""
     assert front.returncode == 128 + number
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_that_were_inherited_as_ignored_are_heard(tmp_path: Path, number: signal.Signals) -> None:
-    front, _ = _start(tmp_path, shell='trap "" INT TERM; exec "$@"')
+def test_signals_that_were_inherited_as_ignored_are_heard(start: Start, number: signal.Signals) -> None:
+    front, _ = start(shell='trap "" INT TERM; exec "$@"')
     front.send_signal(number)
     assert _ended(front) == ""
     assert front.returncode == 128 + number
 
 
-def test_under_nohup_a_hangup_is_not_heard(tmp_path: Path) -> None:
-    front, _ = _start(tmp_path, shell='trap "" HUP; exec "$@"')
+def test_under_nohup_a_hangup_is_not_heard(start: Start) -> None:
+    front, _ = start(shell='trap "" HUP; exec "$@"')
     front.send_signal(signal.SIGHUP)
     front.send_signal(signal.SIGTERM)
     assert _ended(front) == ""
     assert front.returncode == 128 + signal.SIGTERM
 
 
-def test_killed_it_takes_all_along(tmp_path: Path) -> None:
-    front, _ = _start(tmp_path)
+def test_killed_it_takes_all_along(start: Start) -> None:
+    front, _ = start()
     front.kill()
     _ended(front)
     assert front.returncode == -signal.SIGKILL
 
 
-def test_without_its_guard_it_does_not_go_on(tmp_path: Path) -> None:
-    front, guard = _start(tmp_path)
+def test_without_its_guard_it_does_not_go_on(start: Start) -> None:
+    front, guard = start()
     os.kill(guard, signal.SIGKILL)
     assert _ended(front) == "the guard of `mmm4rec ui` has ended (by SIGKILL)\n"
     assert front.returncode == 1
 
 
-def test_one_that_ends_by_itself_ends_all(tmp_path: Path) -> None:
-    front, _ = _start(tmp_path, "brief")
+def test_one_that_ends_by_itself_ends_all(start: Start) -> None:
+    front, _ = start("brief")
     assert _ended(front) == "the brief of `mmm4rec ui` has ended (exit code 7)\n"
     assert front.returncode == 1
 

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from mmm4rec.shown import plain, visible
-from pipelines.cli import commands as cli
-from pipelines.cli import prompt
-from pipelines.cli.terminal import Terminal, said
+from pipelines.cli import answers, prompt
+from pipelines.cli.terminal import Terminal, escaped
 from pipelines.lineage import tree
 from pipelines.reports.markdown import code
 from warehouse.artifacts.lineage import Lineage
@@ -55,15 +54,15 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
 @pytest.mark.parametrize(
     "show",
     [
-        lambda: cli._table(["item", HOSTILE], [["a", HOSTILE]], title=HOSTILE),
-        lambda: cli._say(HOSTILE),
-        lambda: cli._complain(HOSTILE),
+        lambda: answers.print_table(["item", HOSTILE], [["a", HOSTILE]], title=HOSTILE),
+        lambda: answers.print_text(HOSTILE),
+        lambda: answers.print_error(HOSTILE),
     ],
 )
 def test_every_way_of_printing_shows_text(monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]) -> None:
     def printed(terminal: Terminal) -> None:
-        monkeypatch.setattr(cli, "out", terminal)
-        monkeypatch.setattr(cli, "err", terminal)
+        monkeypatch.setattr(answers, "out", terminal)
+        monkeypatch.setattr(answers, "err", terminal)
         show()
 
     assert SHOWN in _printed(printed)
@@ -78,7 +77,7 @@ def test_what_was_forgotten_to_be_escaped_is_harmless_too() -> None:
 def test_colours_are_still_colours() -> None:
     file = io.StringIO()
     Terminal(file=file, force_terminal=True, color_system="standard").print(
-        f"[red]{said(HOSTILE)}[/red]", highlight=False
+        f"[red]{escaped(HOSTILE)}[/red]", highlight=False
     )
     assert file.getvalue().count("\x1b") == 2
 
@@ -116,7 +115,7 @@ def test_a_warning_that_nobody_catches_is_text() -> None:
 def test_json_has_no_number_that_is_none(capsys: pytest.CaptureFixture[str], value: float) -> None:
     nested = {"a": value, "b": [value, 1.5], "c": {"d": (value,)}, "e": "NaN"}
     assert plain(nested) == {"a": None, "b": [None, 1.5], "c": {"d": [None]}, "e": "NaN"}
-    cli._print_json(nested)
+    answers.print_json(nested)
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == plain(nested)
 
 

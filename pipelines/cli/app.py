@@ -1,0 +1,47 @@
+"""The command line: all commands in the order in which `mmm4rec --help` lists them, and how one ends.
+
+Each module of commands has the commands of one subject. Every command takes `--data`, prints for people, and with
+`--json` for programs. Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage, 128 + n ended
+by signal n. Imports that take seconds (Dagster, torch, matplotlib) happen inside the commands that need them.
+"""
+
+import sys
+
+import typer
+
+from pipelines import signals
+from pipelines.cli import ask, build, models, ui, versions
+from pipelines.cli.answers import print_error
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
+    epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage, 128 + n ended by signal n. Data live "
+    "below --data, else MMM4REC_DATA, else ./data.",
+)
+for module in (build, ask, versions, models, ui):
+    app.add_typer(module.commands)
+
+
+def main() -> None:
+    """Run the command line; an expected error becomes one message and exit code 1."""
+    signals.end_commands()
+    from pipelines.errors import EXPECTED
+    from warehouse.artifacts.staging import READ_ONLY
+
+    try:
+        app(prog_name="mmm4rec")
+    except EXPECTED as error:
+        print_error(str(error))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        print_error(f"{error.filename}: {error.strerror}; permit it, or use a data folder that you may write to")
+        sys.exit(1)
+    except signals.Interrupted as error:
+        signals.leave(error.number)

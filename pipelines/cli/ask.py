@@ -1,0 +1,190 @@
+"""Commands that ask what was built: `recommend`, `features`, `pictures`, `search` and `sql`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.answers import answer, fail, print_error, print_table, print_text, warn_of_damaged
+from pipelines.cli.options import Data, Json, catalogue_file, open_data_folder
+from pipelines.cli.terminal import err, out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from warehouse.catalogue.query import Session
+
+__all__ = ["commands"]
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
+def recommend(
+    domain: Annotated[str, typer.Argument(help="The domain.")],
+    user: Annotated[str, typer.Option(help="A user id of the raw file.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many; the report keeps ten.")] = 10,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a user is recommended, with titles and scores."""
+    data_folder = open_data_folder(data)
+    from warehouse.catalogue.query import query
+
+    data_folder.settings.domain(domain)
+    statement = (Path(__file__).parent / "sql" / "recommendations.sql").read_text()
+    bound = {"domain": domain, "user": user, "k": k}
+    rows = query(catalogue_file(data_folder), statement, bound).to_pylist()
+    if not rows:
+        fail(f"{domain} has no recommendations for user {user!r}: not a user of its k-core")
+    shown = ((row["rank"], row["item_id"], row["title"], f"{row['score']:.3f}") for row in rows)
+    answer(as_json, rows, ["", "item", "title", "score"], shown)
+
+
+@commands.command(epilog="Examples: `mmm4rec features` · `mmm4rec features --domain Sample_Toys --json`")
+def features(
+    domain: Annotated[str | None, typer.Option(help="Only of this domain.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List the feature views: what is known of items and users, how wide, by which encoder, and in which version."""
+    data_folder = open_data_folder(data)
+    from pipelines.feature_store import listing
+
+    warn_of_damaged(data_folder)
+    views = listing(data_folder, domain)
+    shown = ["name", "entity", "domain", "rows", "width", "encoder", "source", "freshness", "version"]
+    answer(as_json, views, shown, ([view[column] for column in shown] for view in views))
+
+
+@commands.command(epilog="Examples: `mmm4rec pictures` · `mmm4rec pictures --again unreachable --again timeout`")
+def pictures(
+    again: Annotated[
+        list[str] | None, typer.Option(help="Let addresses that ended so be asked again by the next run.")
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Say what became of the items' pictures; and let failed addresses be asked again."""
+    data_folder = open_data_folder(data)
+    from features.pictures.item_images import STATUSES, forget
+    from pipelines.assets.features import PICTURES
+
+    warn_of_damaged(data_folder)
+    forgotten = forget(data_folder.cache / PICTURES, again) if again else None
+    found = {
+        artifact.domain: artifact.manifest.summary["statuses"]
+        for artifact in data_folder.store.all_current()
+        if artifact.key == "features/item_images"
+    }
+    if forgotten is not None and not as_json:
+        out.print(f"{forgotten:,} addresses will be asked again; next: [bold]mmm4rec run[/bold]")
+    counts = [(domain, status, statuses[status]) for domain, statuses in found.items() for status in statuses]
+    rows = ((*count, STATUSES[count[1]]) for count in counts)
+    answer(as_json, {"domains": found, "forgotten": forgotten}, ["domain", "status", "items", "meaning"], rows)
+
+
+@commands.command(
+    epilog="Examples: `mmm4rec search --domain Sample_Toys --text 'striped red robot'` · "
+    "`mmm4rec search --domain Sample_Toys --image robot.jpg`"
+)
+def search(
+    domain: Annotated[str, typer.Option(help="The domain to search.")],
+    text: Annotated[str | None, typer.Option(help="Words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
+    item: Annotated[str | None, typer.Option(help="An item id: more like this.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write the hits as a sheet: .png a picture, .html a page.")
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Find the items nearest to words, to a picture, to both together, or to an item, by their vectors."""
+    if (item is None) == (text is None and image is None):
+        raise typer.BadParameter("give --text, --image or both of them, or else --item")
+    data_folder = open_data_folder(data)
+    from pipelines.search import find
+
+    hits = find(data_folder, domain, k, text=text, image=image, item=item, sheet=sheet)
+    rows = ((rank, hit["item_id"], hit["title"], f"{hit['score']:.3f}") for rank, hit in enumerate(hits, 1))
+    answer(as_json, hits, ["", "item", "title", "score"], rows)
+
+
+@commands.command(
+    epilog='Examples: `mmm4rec sql "SELECT domain, users, items FROM domains"` · `mmm4rec sql < questions.sql` · '
+    "`mmm4rec sql --example popular_items --param top=5 --csv`"
+)
+def sql(
+    statement: Annotated[
+        str | None, typer.Argument(help="One SQL query; else a script from a pipe, or a prompt.")
+    ] = None,
+    example: Annotated[str | None, typer.Option(help="Run this example query.")] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Bind a $-name of the query; repeatable.", metavar="NAME=VALUE")
+    ] = None,
+    data: Data = None,
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print CSV with a header line; lists as JSON. A text that a spreadsheet would take for a formula, as "
+            "it begins with = + - @, a tab or a carriage return, gets a ' before it.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON for programs; NaN and infinite numbers are null.")
+    ] = False,
+) -> None:
+    """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt.
+
+    A table shows the first 1,000 rows; --csv and --json print all, however many.
+    """
+    if sum((statement is not None, example is not None, examples)) > 1:
+        raise typer.BadParameter("give one of a query, --example and --examples")
+    from pipelines.cli import prompt
+    from warehouse.catalogue import questions
+    from warehouse.catalogue.query import Session
+
+    form = "csv" if as_csv else "json" if as_json else "table"
+    if examples:
+        _print_rows(prompt.example_table(), form)
+        return
+    given = prompt.parameters(param or [])
+    with Session(catalogue_file(open_data_folder(data))) as session:
+        if example is not None:
+            asked = questions.example(example)
+            _print_answer(session, asked.sql, asked.bind(given), form)
+        elif statement is not None:
+            _print_answer(session, statement, given, form)
+        elif sys.stdin.isatty():
+            prompt.Prompt(session, lambda table: _print_rows(table, form), print_text, print_error).run()
+        else:
+            for one in session.statements(sys.stdin.read()):
+                _print_answer(session, one, given, form)
+
+
+def _print_answer(session: "Session", statement: str, bound: Mapping[str, Any], form: str) -> None:
+    """Ask, and print the answer: the first rows as a table, or all of them part by part."""
+    from pipelines.cli import prompt
+
+    if form != "table":
+        prompt.write(prompt.stream(session, statement, bound), form, sys.stdout)
+        return
+    rows = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
+    _print_rows(rows.slice(0, prompt.TABLE), form)
+    if rows.num_rows > prompt.TABLE:
+        err.print(f"the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
+
+
+def _print_rows(table: "pa.Table", form: str) -> None:
+    """An answer that is in memory, as a table, as JSON or as CSV."""
+    from pipelines.cli import prompt
+
+    if form == "table":
+        print_table(table.column_names, prompt.rows(table.to_batches()))
+    else:
+        prompt.write(prompt.whole(table), form, sys.stdout)

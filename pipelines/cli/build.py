@@ -1,0 +1,152 @@
+"""Commands that build: `sample`, `fetch`, `run`, and `domains`, which shows what there is to build."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipelines import signals
+from pipelines.cli.answers import (
+    answer,
+    fail,
+    print_error,
+    print_json,
+    print_warning,
+    report_failures,
+    warn_of_damaged,
+    warn_of_left_out,
+)
+from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
+from pipelines.cli.terminal import escaped, out
+
+if TYPE_CHECKING:
+    from warehouse.raw.fetch import Fetched
+
+__all__ = ["commands"]
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: `mmm4rec sample --data data`")
+def sample(
+    data: Data = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another catalogue.")] = 0,
+    size: Annotated[Literal["demo", "tiny"], typer.Option(help="tiny is for a look in seconds.")] = "demo",
+    as_json: Json = False,
+) -> None:
+    """Write the sample catalogue: raw files of three source and two target domains, and their settings."""
+    from pipelines.sample import write
+
+    data_folder = open_data_folder(data)
+    summary, written = write(data_folder.path, seed, size)
+    if as_json:
+        print_json({**summary, "written": written})
+    else:
+        what = f"{'wrote' if written else 'found'} {len(summary['domains'])} domains"
+        out.print(f"{what} below {escaped(data_folder.path)}; next: [bold]mmm4rec run[/bold]")
+
+
+@commands.command(
+    epilog="Examples: `mmm4rec fetch Scientific` · `mmm4rec fetch Magazine_Subscriptions --from ~/Downloads`"
+)
+def fetch(
+    categories: Annotated[list[str], typer.Argument(help="Categories, or known domains.", metavar="CATEGORY")],
+    origin: Annotated[
+        str | None, typer.Option("--from", help="Folder or address; else `location` of the settings.", metavar="URL")
+    ] = None,
+    reviews: Annotated[bool, typer.Option("--reviews", help="5-core reviews in place of the ratings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there.")] = False,
+    retries: Annotated[int, typer.Option(min=0, help="Tries more, of what can pass.")] = 5,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the raw files of categories; what broke off goes on where it stopped, what is there is kept."""
+    data_folder = open_data_folder(data)
+    from pipelines.cli import progress
+    from pipelines.fetch import fetch_categories
+
+    with progress.bars():
+        found, failures = signals.aside(
+            lambda: fetch_categories(data_folder, categories, origin, reviews=reviews, force=force, retries=retries)
+        )
+    if as_json or found:
+        rows = (
+            (file.path.name, f"{file.bytes:,}", _fetched_how(file), file.sha256[:16], file.url or "not recorded")
+            for file in found
+        )
+        files = [{**dataclasses.asdict(file), "path": str(file.path)} for file in found]
+        answer(as_json, {"files": files, "failures": failures}, ["file", "bytes", "", "sha256", "from"], rows)
+    if found and not as_json:
+        out.print(f"in {escaped(data_folder.raw_folder)}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+    warn_of_left_out(data_folder)
+    for name, message in failures.items():
+        print_error(message, about=name)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _fetched_how(file: "Fetched") -> str:
+    if file.kept:
+        return "was there"
+    return f"went on from {file.resumed_from:,}" if file.resumed_from else "fetched"
+
+
+@commands.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
+def run(
+    domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all with raw files.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this asset (layer/noun); repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is stale and build nothing.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Build what is stale: of the domains named, what they need, and what spans all domains."""
+    data_folder = open_data_folder(data)
+    from pipelines.cli import progress
+    from pipelines.planner import runs
+    from pipelines.planner.plan import plan
+
+    warn_of_left_out(data_folder)
+    asked = domains or data_folder.present()
+    if not asked:
+        fail(f"no raw files in {data_folder.raw_folder}: `mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`")
+    stages = plan(data_folder, asked, only or [])
+    if dry_run:
+        planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
+        answer(as_json, planned, ["domain", "stale"], ((p["domain"], ", ".join(p["assets"])) for p in planned))
+        return
+    data_folder.store.sweep()
+    with dagster_instance(data_folder) as instance, progress.bars():
+        stages = runs.unrecorded(data_folder, stages, instance, asked, only or []) + stages
+        outcomes = list(runs.execute(data_folder, stages, instance)) if stages else []
+    failures = report_failures(outcomes)
+    if as_json:
+        print_json(
+            {
+                "runs": [
+                    {"domain": o.stage.name, "run_id": o.run_id, "errors": o.errors, "warnings": o.warnings}
+                    for o in outcomes
+                ],
+                "failed": len(failures),
+            }
+        )
+    elif not stages:
+        out.print("nothing to do: everything is up to date")
+    warn_of_damaged(data_folder)
+    if failures:
+        raise typer.Exit(1)
+
+
+@commands.command(name="domains", epilog="Example: `mmm4rec domains --json`")
+def list_domains(data: Data = None, as_json: Json = False) -> None:
+    """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
+    data_folder = open_data_folder(data)
+    from pipelines.planner.runs import survey
+
+    rows = survey(data_folder)
+    answer(as_json, rows, list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
+    if not as_json:
+        out.print(f"raw files are read from {escaped(data_folder.raw_folder)}", style="dim", soft_wrap=True)
+    warn_of_left_out(data_folder)
+    warn_of_damaged(data_folder)
+    for domain in data_folder.gone():
+        print_warning(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` takes it out")

@@ -1,0 +1,91 @@
+"""The options that commands share, and the data folder that `--data` names.
+
+Finding the data folder also sets the environment variables by which Dagster finds it.
+"""
+
+import os
+from contextlib import AbstractContextManager
+from gc import set_threshold
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.answers import fail, print_warning
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from pipelines.data_folder.folder import DataFolder
+
+__all__ = ["HOME_VARIABLE", "ArtifactName", "Data", "Json", "catalogue_file", "dagster_instance", "open_data_folder"]
+
+HOME_VARIABLE = "MMM4REC_DAGSTER_HOME"
+"""The environment variable that names a folder with a dagster.yaml of the user's own."""
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Data folder; else MMM4REC_DATA, else ./data.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ArtifactName = Annotated[
+    str,
+    typer.Argument(
+        help="layer/noun@domain (the current version; without a domain, what spans all), layer/noun@domain:version, "
+        "or a version; versions may be cut."
+    ),
+]
+
+
+def open_data_folder(data: Path | None) -> "DataFolder":
+    """The data folder, made known to Dagster through its environment variables."""
+    # Loading Dagster makes half a million objects that stay: looking for garbage among them after every 700 of them
+    # takes a fifth of a command that has nothing to do.
+    set_threshold(100_000)
+    from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
+
+    found = DataFolder.find(data)
+    os.environ[DATA_VARIABLE] = str(found.path)
+    instance = found.path / ".dagster"
+    os.environ["MMM4REC_DAGSTER"] = str(instance)
+    home, exported = _dagster_home(instance), os.environ.get("DAGSTER_HOME")
+    if exported and Path(exported).resolve() != home.resolve():
+        print_warning(
+            f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
+        )
+    os.environ["DAGSTER_HOME"] = str(home)
+    return found
+
+
+def _dagster_home(instance: Path) -> Path:
+    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, else Dagster's defaults."""
+    if asked := os.environ.get(HOME_VARIABLE):
+        folder = Path(asked).expanduser().absolute()
+        if not (folder / "dagster.yaml").is_file():
+            fail(f"{HOME_VARIABLE}={asked}: there is no dagster.yaml; copy the shipped one there, and change the copy")
+        return folder
+    checkout = Path(__file__).parents[2]
+    # Installed without the checkout there is no dagster.yaml: then Dagster keeps its defaults, below the data folder.
+    return checkout if (checkout / "dagster.yaml").is_file() else instance
+
+
+def dagster_instance(data_folder: "DataFolder") -> "AbstractContextManager[DagsterInstance]":
+    """Dagster's instance of a data folder that `open_data_folder` has found, to be closed after use."""
+    from pipelines.planner.runs import open_instance
+
+    return open_instance(data_folder.path / ".dagster")
+
+
+def catalogue_file(data_folder: "DataFolder") -> Path:
+    """The catalogue file of the data folder.
+
+    Raises:
+        CommandError: there is none.
+        DataError: it shows the files of another folder.
+    """
+    from warehouse.catalogue.query import check_place
+
+    path = data_folder.catalogue
+    if not path.is_file():
+        fail(f"there is no catalogue at {path}; `mmm4rec run` builds it")
+    check_place(path, data_folder.path)
+    return path
