@@ -3,9 +3,10 @@
 Within a room, what stands higher imports what stands lower. An arrow that follows from others is left out.
 """
 
-import re
+import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -62,7 +63,7 @@ def imports() -> tuple[list[str], Edges]:
     boxes = sorted(child for room in ROOMS for child in graph.find_children(room))
     for box in boxes:
         graph.squash_module(box)
-    return boxes, {box: {b for b in graph.find_modules_directly_imported_by(box) if b in boxes} for box in boxes}
+    return boxes, {box: graph.find_modules_directly_imported_by(box) & {*boxes} - {box} for box in boxes}
 
 
 def size(box: str) -> tuple[int, int]:
@@ -90,14 +91,8 @@ def reduced(edges: Edges) -> Edges:
 def levels(boxes: list[str], edges: Edges) -> list[list[str]]:
     """The boxes of a room from top to bottom; each stands above all that it imports, and as low as it can."""
     depth: dict[str, int] = {}
-
-    def of(box: str) -> int:
-        if box not in depth:
-            depth[box] = max((of(to) + 1 for to in edges[box]), default=0)
-        return depth[box]
-
-    for box in boxes:
-        of(box)
+    for box in TopologicalSorter({box: sorted(edges[box]) for box in boxes}).static_order():
+        depth[box] = max((depth[to] + 1 for to in edges[box]), default=0)
     rows = [[box for box in boxes if depth[box] == level] for level in range(max(depth.values()), -1, -1)]
     # Beside those that they are imported by, so that arrows cross less.
     for above, row in pairwise(rows):
@@ -170,13 +165,13 @@ def draw() -> str:
 
 def frame_lines(room: str, left: float, top: float, width: float, bottom: float) -> list[str]:
     """A room with its name and what it is for."""
-    what = re.match(r'"""(.*?)[.:](?:\s|""")', (ROOT / room / "__init__.py").read_text(encoding="utf-8"), re.DOTALL)
-    note = " ".join(what[1].split()) if what else ""
+    docstring = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    note = " ".join(docstring.partition(".")[0].split())
     return [
         f'<rect x="{left:.0f}" y="{top:.0f}" width="{width:.0f}" height="{bottom - top:.0f}" rx="8" '
         f'fill="{COLOURS[room]}" fill-opacity="0.05" stroke="{COLOURS[room]}"/>',
         f'<text x="{left + MARGIN:.0f}" y="{top + 21:.0f}" fill="{COLOURS[room]}" font-weight="600">{room}/</text>',
-        f'<text x="{left + MARGIN + 90:.0f}" y="{top + 21:.0f}" fill="#57606a" font-size="12">{escape(note)}</text>',
+        f'<text x="{left + MARGIN + 90:.0f}" y="{top + 21:.0f}" fill="#57606a" font-size="11">{escape(note)}</text>',
     ]
 
 

@@ -1,4 +1,4 @@
-"""The feature store: what an item says and looks like, once, as vectors with an identity.
+"""The feature store: what an item says and looks like, and the vectors of both.
 
 Item text, pictures in WebDataset shards, encoders, embeddings as Parquet, nearest-item search.
 Everything here works on files whose layout :mod:`features.tables` declares; SQL, orchestration and the

@@ -1,5 +1,4 @@
-"""MMM4Rec: multi-modal Mamba for sequential recommendation. The model, its training, evaluation and
-checkpoints.
+"""The model MMM4Rec (multi-modal Mamba for sequential recommendation), its training and its evaluation.
 
 Needs torch, numpy, pyarrow and safetensors; training also needs lightning-fabric and imports it when it
 starts. Only settings and errors are imported here; the rest by module:

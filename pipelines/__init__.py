@@ -1,1 +1,1 @@
-"""Orchestration: settings, Dagster assets and checks, the command line. Wiring; arithmetic is below."""
+"""Orchestration: settings, Dagster assets and checks, the command line. No arithmetic: that is in the other rooms."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli import progress
+from pipelines import progress
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from warehouse.errors import DataError

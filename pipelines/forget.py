@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner import runs
 from pipelines.planner.asset import DOMAINS
 from pipelines.planner.plan import plan
+from pipelines.running import runs
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.store import ALL
 

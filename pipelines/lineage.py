@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from rich.tree import Tree
 
-from pipelines.cli.terminal import escaped
 from pipelines.data_folder.folder import DataFolder
+from pipelines.terminal import escaped
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.lineage import Lineage, named
 from warehouse.artifacts.manifest import Environment

@@ -16,13 +16,13 @@ FILES = [path for room in HOUSE for path in sorted((REPOSITORY / room).rglob("*.
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 PRIVATE = {
-    "pipelines/planner/automation.py": {
+    "pipelines/running/automation.py": {
         "dagster._core.storage.dagster_run.FINISHED_STATUSES",
         "dagster._core.storage.dagster_run.NOT_FINISHED_STATUSES",
         "dagster._core.storage.tags.PARTITION_NAME_TAG",
         "dagster._core.storage.tags.WILL_RETRY_TAG",
     },
-    "pipelines/planner/launcher.py": {
+    "pipelines/running/launcher.py": {
         "dagster._core.errors.DagsterUserCodeUnreachableError",
         "dagster._core.launcher.DefaultRunLauncher",
         "dagster._core.launcher.base.CheckRunHealthResult",

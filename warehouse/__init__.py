@@ -1,1 +1,1 @@
-"""Raw files to tables to sequences to the analysts' catalogue, in DuckDB and SQL."""
+"""From raw files to sequences and to the analysts' catalogue; the artifact store."""

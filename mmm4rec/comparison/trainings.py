@@ -37,8 +37,8 @@ from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation.ranking import rank_labels
-from mmm4rec.evaluation.reports import SPLITS
 from mmm4rec.registry import stated
+from mmm4rec.reports import SPLITS
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 from mmm4rec.training.kept import keep

@@ -91,7 +91,7 @@ def _judged(data_folder: DataFolder, domain: str) -> list[str]:
 )
 def metrics(job: Job[Beside]) -> Any:
     """How good popularity, the baselines asked for and every model of the domain are, over all its items."""
-    from mmm4rec.evaluation.reports import build_metrics
+    from mmm4rec.reports import build_metrics
 
     of, checkpoints = job.parameters, _checkpoints(job)
     if of.trained:
@@ -114,7 +114,7 @@ def metrics(job: Job[Beside]) -> Any:
 def recommendations(job: Job[RecommendationConfig]) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so; by the
     model that is best on validation."""
-    from mmm4rec.evaluation.reports import build_recommendations
+    from mmm4rec.reports import build_recommendations
 
     return build_recommendations(
         domain_data(job, job.domain),

@@ -13,11 +13,11 @@ from rich import box
 from rich.table import Table
 
 from mmm4rec.shown import plain
-from pipelines.cli.terminal import err, escaped, out
+from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:
     from pipelines.data_folder.folder import DataFolder
-    from pipelines.planner.runs import Outcome
+    from pipelines.running.runs import Outcome
 
 __all__ = [
     "answer",

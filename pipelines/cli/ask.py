@@ -9,7 +9,7 @@ import typer
 
 from pipelines.cli.answers import answer, fail, print_error, print_table, print_text, warn_of_damaged
 from pipelines.cli.options import Data, Json, catalogue_file, open_data_folder
-from pipelines.cli.terminal import err, out
+from pipelines.terminal import err, out
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,7 @@ from pipelines.cli.answers import (
     warn_of_left_out,
 )
 from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
-from pipelines.cli.terminal import escaped, out
+from pipelines.terminal import escaped, out
 
 if TYPE_CHECKING:
     from warehouse.raw.fetch import Fetched
@@ -62,7 +62,7 @@ def fetch(
 ) -> None:
     """Fetch the raw files of categories; what broke off goes on where it stopped, what is there is kept."""
     data_folder = open_data_folder(data)
-    from pipelines.cli import progress
+    from pipelines import progress
     from pipelines.fetch import fetch_categories
 
     with progress.bars():
@@ -101,9 +101,9 @@ def run(
 ) -> None:
     """Build what is stale: of the domains named, what they need, and what spans all domains."""
     data_folder = open_data_folder(data)
-    from pipelines.cli import progress
-    from pipelines.planner import runs
+    from pipelines import progress
     from pipelines.planner.plan import plan
+    from pipelines.running import runs
 
     warn_of_left_out(data_folder)
     asked = domains or data_folder.present()
@@ -140,7 +140,7 @@ def run(
 def list_domains(data: Data = None, as_json: Json = False) -> None:
     """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
     data_folder = open_data_folder(data)
-    from pipelines.planner.runs import survey
+    from pipelines.running.runs import survey
 
     rows = survey(data_folder)
     answer(as_json, rows, list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))

@@ -12,7 +12,7 @@ from rich.table import Table
 from pipelines import signals
 from pipelines.cli.answers import print_json, print_table, print_text, report_failures
 from pipelines.cli.options import Data, Json, catalogue_file, dagster_instance, open_data_folder
-from pipelines.cli.terminal import escaped, out
+from pipelines.terminal import escaped, out
 
 __all__ = ["commands"]
 
@@ -90,10 +90,10 @@ def compare(
     What is finished is kept: a comparison that was stopped goes on, and another trains only what is new.
     """
     data_folder = open_data_folder(data)
-    from pipelines.cli import progress
-    from pipelines.planner import runs
+    from pipelines import progress
+    from pipelines.compare import ask, compare, page
     from pipelines.planner.plan import plan
-    from pipelines.reports.compare import ask, compare, page
+    from pipelines.running import runs
     from warehouse.artifacts.staging import unlinked
 
     asked = ask(data_folder, domains, _split_at_commas(models), seeds, ablations, _percentages(users), epochs)

@@ -70,7 +70,7 @@ def _dagster_home(instance: Path) -> Path:
 
 def dagster_instance(data_folder: "DataFolder") -> "AbstractContextManager[DagsterInstance]":
     """Dagster's instance of a data folder that `open_data_folder` has found, to be closed after use."""
-    from pipelines.planner.runs import open_instance
+    from pipelines.running.runs import open_instance
 
     return open_instance(data_folder.path / ".dagster")
 

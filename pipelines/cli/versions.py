@@ -9,7 +9,7 @@ import typer
 from pipelines import signals
 from pipelines.cli.answers import answer, fail, print_error, print_json, print_warning, report_failures
 from pipelines.cli.options import ArtifactName, Data, Json, dagster_instance, open_data_folder
-from pipelines.cli.terminal import err, out
+from pipelines.terminal import err, out
 
 if TYPE_CHECKING:
     from pipelines.data_folder.folder import DataFolder
@@ -64,8 +64,7 @@ def verify(
 ) -> None:
     """Hash every file again. Exit 1 if one is damaged: `mmm4rec run` then builds it anew."""
     data_folder = open_data_folder(data)
-    from pipelines import lineage
-    from pipelines.cli import progress
+    from pipelines import lineage, progress
 
     with progress.bars(), progress.show("bytes") as done:
         found = signals.aside(lambda: lineage.verify(data_folder, domains or [], everything, done))
@@ -113,7 +112,7 @@ def forget_domain(
 ) -> None:
     """Take a domain out of the catalogue, the report and Dagster; raw files stay, `mmm4rec gc` removes the rest."""
     data_folder = open_data_folder(data)
-    from pipelines.cli import progress
+    from pipelines import progress
     from pipelines.forget import check, forget, why_it_comes_back
 
     if not yes and not sys.stdin.isatty():

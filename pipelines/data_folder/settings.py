@@ -85,7 +85,7 @@ class DomainSettings:
 
 @dataclass(frozen=True)
 class AutomationSettings:
-    """What Dagster's daemon does by itself: `pipelines.planner.automation`. The UI's switches go before `enabled`.
+    """What Dagster's daemon does by itself: `pipelines.running.automation`. The UI's switches go before `enabled`.
 
     `interval`: seconds between two looks at the raw folder. `rebuild` and `housekeeping`: cron expressions, UTC.
     """

@@ -22,10 +22,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin, get_ty
 
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.tables import TABLES as MODEL_TABLES
-from pipelines.cli.progress import Progress, show
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CHECKS, Check, CheckError
 from pipelines.planner.code_version import code_version
+from pipelines.progress import Progress, show
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, Artifact, Recipe, mend, recipe
 from warehouse.tables import TABLES as CORE_TABLES

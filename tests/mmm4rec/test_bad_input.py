@@ -19,8 +19,8 @@ from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, load_domain
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation.ranking import evaluate
-from mmm4rec.evaluation.reports import build_metrics, build_recommendations
 from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.reports import build_metrics, build_recommendations
 from mmm4rec.training.fit import LAST_GOOD, fit
 
 Config = Callable[..., ModelConfig]

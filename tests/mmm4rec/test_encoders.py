@@ -15,7 +15,7 @@ from mmm4rec.checkpoint import load, load_model
 from mmm4rec.config import ModelConfig, TrainConfig
 from mmm4rec.data import DomainData, load_domain, merge_domains
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation.reports import build_metrics
+from mmm4rec.reports import build_metrics
 from mmm4rec.training.fit import fit, pretrain
 from tests.mmm4rec.conftest import SMALL, write_domain
 

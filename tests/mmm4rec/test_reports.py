@@ -13,7 +13,7 @@ from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, Train
 from mmm4rec.data import DomainData
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation.ranking import Outcome
-from mmm4rec.evaluation.reports import best_on_validation, build_metrics, build_recommendations, outcome
+from mmm4rec.reports import best_on_validation, build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training.fit import fit, pretrain
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from mmm4rec import metrics, tables
+from mmm4rec import metrics, reports, tables
 from mmm4rec.baselines import popularity
 from mmm4rec.config import TrainConfig
 from mmm4rec.data import DomainData, Features
-from mmm4rec.evaluation import reports
 from mmm4rec.evaluation.ranking import Outcome, write_metrics
 from pipelines.dictionary import dictionary
 from pipelines.planner.blocking import CHECKS

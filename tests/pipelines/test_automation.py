@@ -12,13 +12,13 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import build_defs
 from pipelines.errors import SettingsError
-from pipelines.planner import automation
 from pipelines.planner.asset import DOMAINS
-from pipelines.planner.automation import ready
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import all_steps
+from pipelines.running import automation
+from pipelines.running.automation import ready
+from pipelines.running.definitions import build_defs
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
 from warehouse.artifacts import store

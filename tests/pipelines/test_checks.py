@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
-from pipelines.definitions import build_defs
-from pipelines.planner import blocking, runs
+from pipelines.planner import blocking
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import all_steps
+from pipelines.running import runs
+from pipelines.running.definitions import build_defs
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import damage, overwrite, write_raw

@@ -10,10 +10,10 @@ import pytest
 
 from mmm4rec.comparison.trainings import ABLATIONS, NAMES
 from mmm4rec.tables import COMPARISON, TABLES
+from pipelines.compare import LABELS, _published
 from pipelines.data_folder.folder import DataFolder
 from pipelines.dictionary import sql_type
 from pipelines.reports.charts import convergence, shares, svg
-from pipelines.reports.compare import LABELS, _published
 from tests.conftest import Cli
 from tests.pages import breaches
 from tests.pipelines.small import write_shop

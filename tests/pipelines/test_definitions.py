@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import build_defs
 from pipelines.planner.step import all_steps, upstream_first
+from pipelines.running.definitions import build_defs
 
 STEPS = all_steps()
 
@@ -100,7 +100,7 @@ def test_what_is_scarce_is_in_a_pool(defs: dg.Definitions) -> None:
 def test_finding_that_nothing_is_stale_loads_neither_what_trains_nor_what_draws() -> None:
     code = (
         "import sys\n"
-        "from pipelines.planner import plan, runs\n"
+        "from pipelines.planner import plan\nfrom pipelines.running import runs\n"
         "found = {'torch', 'matplotlib', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )

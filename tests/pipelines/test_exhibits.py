@@ -14,10 +14,10 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
-from pipelines.planner import runs
 from pipelines.planner.asset import NOT_SHOWN
 from pipelines.reports import exhibits as module
 from pipelines.reports.exhibits import exhibits
+from pipelines.running import runs
 from tests.conftest import Cli
 from warehouse.artifacts.store import ALL
 

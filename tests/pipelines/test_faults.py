@@ -17,8 +17,8 @@ import yaml
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.plan import plan
-from pipelines.planner.runs import open_instance
 from pipelines.planner.step import upstream_first
+from pipelines.running.runs import open_instance
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.disturb import moments
 from tests.warehouse.work import damage, leave, leftovers, overwrite, staged, versions, write_raw
@@ -203,7 +203,7 @@ def test_half_made_databases_are_made_anew_and_whole_ones_are_kept(instance_fold
 
 MAKE_DATABASES = """
 import sys, pathlib
-from pipelines.planner.runs import open_instance
+from pipelines.running.runs import open_instance
 print("ready", flush=True)
 with open_instance(pathlib.Path(sys.argv[1])):
     print("made", flush=True)

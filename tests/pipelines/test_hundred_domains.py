@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner import automation
 from pipelines.planner.plan import plan
 from pipelines.planner.step import all_steps, upstream_first
+from pipelines.running import automation
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from warehouse.artifacts import hashes

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines.planner.launcher import is_alive, process_tag
-from pipelines.planner.runs import open_instance
+from pipelines.running.launcher import is_alive, process_tag
+from pipelines.running.runs import open_instance
 from tests import forked
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.small import LONG, write_settings, write_shop

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from pipelines import lineage
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import build_defs
-from pipelines.planner import event_log, runs
-from pipelines.planner.runs import plan
+from pipelines.planner import event_log
 from pipelines.planner.step import all_steps
+from pipelines.running import runs
+from pipelines.running.definitions import build_defs
+from pipelines.running.runs import plan
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
 from warehouse.artifacts.lineage import Lineage

@@ -18,8 +18,8 @@ from pipelines import forget, lineage
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from pipelines.garbage import collect
-from pipelines.planner import runs
 from pipelines.planner.plan import plan
+from pipelines.running import runs
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.work import write_raw
 from warehouse.artifacts.store import ALL

@@ -13,10 +13,10 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import build_defs
 from pipelines.errors import SettingsError
 from pipelines.planner import openlineage
 from pipelines.planner.openlineage import told
+from pipelines.running.definitions import build_defs
 from tests.warehouse.work import write_raw
 from tests.web import Serving
 from warehouse.artifacts.store import sha256_file

@@ -11,8 +11,8 @@ from pipelines.assets import core, raw  # noqa: F401 - declare their steps
 from pipelines.cli.app import main
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.garbage import collect
-from pipelines.planner import runs
 from pipelines.planner.step import all_steps
+from pipelines.running import runs
 from tests.pipelines.small import write_shop
 from tests.read_only import read_only
 from tests.warehouse.work import overwrite

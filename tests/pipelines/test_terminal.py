@@ -20,9 +20,9 @@ from markdown_it import MarkdownIt
 
 from mmm4rec.shown import plain, visible
 from pipelines.cli import answers, prompt
-from pipelines.cli.terminal import Terminal, escaped
 from pipelines.lineage import tree
 from pipelines.reports.markdown import code
+from pipelines.terminal import Terminal, escaped
 from warehouse.artifacts.lineage import Lineage
 from warehouse.artifacts.store import Store
 
@@ -91,7 +91,7 @@ def test_a_tree_and_bars_show_text(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import sys, time\n"
-            "from pipelines.cli import progress\n"
+            "from pipelines import progress\n"
             "with progress.bars(), progress.show(sys.argv[1]) as done:\n"
             "    done(1, 2); time.sleep(1.1)\n",
             HOSTILE,

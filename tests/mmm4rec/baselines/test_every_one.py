@@ -19,9 +19,9 @@ from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data import Batch, DomainData, Features, merge_domains
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation.ranking import evaluate, rank_labels, recommend
-from mmm4rec.evaluation.reports import build_metrics
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.registry import MODELS, make, read_stated, stated
+from mmm4rec.reports import build_metrics
 from mmm4rec.training.fit import TrainSummary, fit
 
 NAMES = [name for name in BASELINES if name != ITEM_KNN]

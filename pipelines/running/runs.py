@@ -16,12 +16,12 @@ from typing import Any
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.definitions import build_defs
 from pipelines.planner import event_log
 from pipelines.planner.asset import DOMAINS, NOT_SHOWN
-from pipelines.planner.launcher import bury, cancel, process_tag
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref, Step, all_steps
+from pipelines.running.definitions import build_defs
+from pipelines.running.launcher import bury, cancel, process_tag
 from pipelines.signals import Interrupted, aside
 from warehouse.artifacts.staging import held, make_folder, unlinked
 from warehouse.artifacts.store import ALL

@@ -23,11 +23,11 @@ from mmm4rec.metrics import CRITERION, SHOWN_AT, figures
 from mmm4rec.registry import MODELS
 from mmm4rec.tables import COMPARISON
 from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
-from pipelines.cli.progress import Progress
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import CommandError
 from pipelines.planner.code_version import code_version
 from pipelines.planner.step import recorded
+from pipelines.progress import Progress
 from pipelines.reports.charts import convergence, shares, svg
 from pipelines.reports.report import templates
 from warehouse.artifacts.store import Artifact, recipe

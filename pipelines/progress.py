@@ -18,8 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from pipelines.cli.terminal import Terminal
 from pipelines.signals import Interrupted
+from pipelines.terminal import Terminal
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -1,0 +1,7 @@
+"""What runs a plan, and what starts runs by itself.
+
+definitions  all that Dagster knows of a data folder
+runs         the stages of a plan, through Dagster in this process
+automation   sensors and schedules: what Dagster's daemon does by itself
+launcher     Dagster's launcher, which also knows whether the process of a run is alive
+"""

@@ -1,0 +1,38 @@
+"""All that Dagster knows of a data folder: every asset, their checks, and what goes on by itself."""
+
+import dagster as dg
+
+from pipelines.assets import checks, core, features, models, raw, reports
+from pipelines.assets import warehouse as catalogue
+from pipelines.data_folder.folder import DataFolder
+from pipelines.running import automation
+
+_PRELOADED = [
+    "pipelines.definitions",
+    "pipelines.running.launcher",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.storage.local_compute_log_manager",
+]
+
+
+def build_defs(data_folder: DataFolder) -> dg.Definitions:
+    """All that Dagster builds, checks and starts over a data folder.
+
+    Raises:
+        SettingsError: the settings of what goes on by itself cannot be used.
+    """
+    settings = data_folder.settings.automation
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([raw, core, features, models, reports, catalogue]),
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
+        # Opened anew for each run and each tick, as its settings may have changed.
+        resources={"data_folder": dg.ResourceDefinition(lambda _: DataFolder(data_folder.path))},
+        # A step a process, forked from one that has imported everything, the instance's storage too: imports would
+        # outlast most steps.
+        executor=dg.multiprocess_executor.configured(
+            {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
+        ),
+        jobs=[automation.housekeeping],
+        sensors=automation.sensors(settings),
+        schedules=automation.schedules(settings),
+    )
