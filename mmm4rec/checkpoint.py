@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
-from mmm4rec.data import DomainData, Encoder
+from mmm4rec.data.domain import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.model.recommender import Recommender

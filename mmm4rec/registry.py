@@ -13,8 +13,9 @@ from mmm4rec.config import RecommenderConfig, SSDForm, read_config
 from mmm4rec.errors import ModelError
 
 if TYPE_CHECKING:
-    from mmm4rec.data import DomainData, Split
-    from mmm4rec.evaluation.ranking import Ranking
+    from mmm4rec.data.domain import DomainData
+    from mmm4rec.data.examples import Split
+    from mmm4rec.evaluation.results import Ranking
     from mmm4rec.model.recommender import Recommender
 
 MMM4REC: Final = "MMM4Rec"

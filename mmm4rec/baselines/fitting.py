@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.registry import stated
 from mmm4rec.tables import write_table
 from mmm4rec.training.fit import fit

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mmm4rec.baselines.config import ItemKNNConfig
-from mmm4rec.data import DomainData, Examples, Split
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import Ranking, ranking, ranks_by_counting
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Examples, Split
+from mmm4rec.evaluation.ranking import ranking, ranks_by_counting
+from mmm4rec.evaluation.results import Ranking
+from mmm4rec.evaluation.top_k import Listed
 
 HELD = 1 << 24
 """Users times items, or items times items, held at a time: 64 MiB."""

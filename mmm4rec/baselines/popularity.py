@@ -2,9 +2,11 @@
 
 import torch
 
-from mmm4rec.data import DomainData, Split
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import Metrics, Ranking, ranking, ranks_by_counting
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Split
+from mmm4rec.evaluation.ranking import ranking, ranks_by_counting
+from mmm4rec.evaluation.results import Metrics, Ranking
+from mmm4rec.evaluation.top_k import Listed
 
 
 def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:

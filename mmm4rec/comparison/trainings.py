@@ -34,7 +34,7 @@ from mmm4rec.comparison import memory
 from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.comparison.subsets import Modality, share_of_users, without
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation.ranking import rank_labels
 from mmm4rec.evaluation.reports import SPLITS

@@ -28,7 +28,7 @@ import torch
 
 from mmm4rec import checkpoint
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData, merge_domains
+from mmm4rec.data.domain import DomainData, merge_domains
 from mmm4rec.model.compat import rules
 from mmm4rec.model.kernels import Choice
 from mmm4rec.model.ssd import choose

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from mmm4rec.data import Examples, Part
+from mmm4rec.data.examples import Examples, Part
 from mmm4rec.model.recommender import Recommender, StepItems
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmm4rec.config import TrainConfig
-from mmm4rec.data import DomainData, Examples, Part, tokens_on
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Examples, Part, tokens_on
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation.ranking import Metrics, evaluate
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.evaluation.results import Metrics
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.training.gradient import accumulate_on_devices, part_seed
 from mmm4rec.training.record import Epoch

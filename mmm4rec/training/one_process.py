@@ -13,7 +13,7 @@ import torch
 from mmm4rec import checkpoint
 from mmm4rec.checkpoint import Transfer
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.model.kernels import Choice
 from mmm4rec.registry import make, stated

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmm4rec.checkpoint import Transfer
-from mmm4rec.evaluation.ranking import Metrics, first_near_best
+from mmm4rec.evaluation.convergence import first_near_best
+from mmm4rec.evaluation.results import Metrics
 from mmm4rec.tables import write_table
 
 

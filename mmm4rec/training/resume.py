@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.registry import stated
 
 HASH_BLOCK = 2**24

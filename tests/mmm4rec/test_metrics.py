@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.comparison.tables import gains
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation import ranking as evaluation
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import metrics_of_ranks, ranks_by_counting
+from mmm4rec.evaluation.ranking import ranks_by_counting
+from mmm4rec.evaluation.results import metrics_of_ranks
+from mmm4rec.evaluation.top_k import Listed
 from mmm4rec.metrics import CUTOFFS, METRICS, column, criteria, figures, of_lists
 from mmm4rec.model.mmm4rec import MMM4Rec
 

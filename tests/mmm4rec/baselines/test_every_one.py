@@ -16,9 +16,11 @@ from mmm4rec.baselines.fitting import fit_all
 from mmm4rec.checkpoint import load, load_model
 from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
-from mmm4rec.data import Batch, DomainData, Features, merge_domains
+from mmm4rec.data.domain import DomainData, Features, merge_domains
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation.ranking import evaluate, rank_labels, recommend
+from mmm4rec.evaluation.ranking import evaluate, rank_labels
+from mmm4rec.evaluation.recommending import recommend
 from mmm4rec.evaluation.reports import build_metrics
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.registry import MODELS, make, read_stated, stated
