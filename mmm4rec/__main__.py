@@ -28,9 +28,9 @@ from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.evaluation.recommending import recommend, write_recommendations
 from mmm4rec.files import regular
 from mmm4rec.metrics import figures
+from mmm4rec.printable import plain, visible
 from mmm4rec.published.exchange import Exchange, export_checkpoint, import_checkpoint
 from mmm4rec.published.processed import load_processed
-from mmm4rec.shown import plain, visible
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")

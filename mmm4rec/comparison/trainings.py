@@ -38,7 +38,7 @@ from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation.ranking import rank_labels
 from mmm4rec.evaluation.reports import SPLITS
-from mmm4rec.registry import stated
+from mmm4rec.registry import config_as_dict
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 from mmm4rec.training.kept import keep
@@ -256,7 +256,7 @@ def _pretrained(
     decisive = {
         "data": {source.name: dict(source.versions) for source in sources},
         "code": code(model),
-        "model": stated(model),
+        "model": config_as_dict(model),
         "training": asdict(training),
     }
 
@@ -290,7 +290,7 @@ def _finished(
     decisive = {
         "data": {target.name: dict(target.versions)},
         "code": code(config),
-        "model": stated(config),
+        "model": config_as_dict(config),
         "training": asdict(training),
         "init": start and start[1],
         "users": run.percent,

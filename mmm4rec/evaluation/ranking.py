@@ -19,7 +19,7 @@ from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Examples, Split
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.results import Metrics, Ranking
-from mmm4rec.evaluation.top_k import Listed
+from mmm4rec.evaluation.top_k import TopKCounts
 from mmm4rec.model.recommender import Recommender
 
 USER_BATCH, USER_BATCH_CPU = 1024, 128
@@ -41,11 +41,11 @@ Score = Callable[[Tensor, int, int], Tensor]
 
 
 def ranks_by_counting(
-    score: Score, labels: Tensor, rows: int, item_block: int | None = None, listed: Listed | None = None
+    score: Score, labels: Tensor, rows: int, item_block: int | None = None, top_k_counts: TopKCounts | None = None
 ) -> Tensor:
     """Ranks [U] float64 of the labels [U] among the items 0..rows-1, scored `item_block` at a time.
 
-    What users have in their top k is added to `listed`.
+    What users have in their top k is added to `top_k_counts`.
 
     Raises:
         ModelError: a score is NaN, that of a label is -inf, or a label is no item.
@@ -73,7 +73,7 @@ def ranks_by_counting(
             own = torch.where(inside, value, own)
         higher = torch.zeros(len(part), dtype=torch.int64, device=labels.device)
         at_least = torch.zeros_like(higher)
-        best = listed.best(len(part)) if listed else None
+        best = top_k_counts.best(len(part)) if top_k_counts else None
         for low in starts:
             scores = kept if low == made else score(part, low, min(low + block, rows))
             # Summed in 32 bits, which is several times faster than in 64.
@@ -83,8 +83,8 @@ def ranks_by_counting(
             broken |= scores.amax().isnan()
             if best:
                 best.see(scores, low)
-        if listed and best:
-            listed.add(best)
+        if top_k_counts and best:
+            top_k_counts.add(best)
         broken |= own.isneginf().any()
         ranks[part] = (1 + higher + at_least).double() / 2  # 1 + higher + (equal - 1) / 2
     if broken:
@@ -141,28 +141,28 @@ def rank_labels(model: Recommender, domain: DomainData, split: Split) -> Ranking
         examples = domain.examples(split, model.config.length)
         there = examples.to(device)
         table = item_table(model)
-        listed = Listed(len(table), device)
+        top_k_counts = TopKCounts(len(table), device)
         ranks = [
             ranks_by_counting(
                 scorer(model, encode_users(model, there, index), table),
                 there.items[there.label[index]],
                 len(table),
-                listed=listed,
+                top_k_counts=top_k_counts,
             ).cpu()
             for index in _split(torch.arange(len(there), device=device), RANKED_TOGETHER)
         ]
     finally:
         model.train(was_training)
-    return ranking(domain, examples, torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.float64), listed)
+    return ranking(domain, examples, torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.float64), top_k_counts)
 
 
-def ranking(domain: DomainData, examples: Examples, ranks: Tensor, listed: Listed) -> Ranking:
+def ranking(domain: DomainData, examples: Examples, ranks: Tensor, top_k_counts: TopKCounts) -> Ranking:
     """Ranks [E] of the examples, with what they are broken down by, and the lists that were counted with them."""
     return Ranking(
         ranks=ranks,
         history_lengths=examples.label - examples.first,
         label_counts=domain.training_counts()[domain.items[examples.label]],
-        listed=listed.by_cutoff(),
+        top_k_counts=top_k_counts.by_cutoff(),
     )
 
 

@@ -60,7 +60,7 @@ class Ranking:
     """int64, the user's interactions before the label, also those beyond the L that the model sees."""
     label_counts: Tensor
     """int64, training interactions of the label, from all users."""
-    listed: Mapping[int, Tensor]
+    top_k_counts: Mapping[int, Tensor]
     """[N] int64 by k: how many users have each item in their top k."""
 
     def metrics(self) -> Metrics:
@@ -70,7 +70,7 @@ class Ranking:
 
     def of_lists(self) -> dict[str, float]:
         """The metrics of lists: {coverage_10: ...}."""
-        return {metric.column(k): metric.value(self.listed[k]) for metric in of_lists() for k in metric.cutoffs}
+        return {metric.column(k): metric.value(self.top_k_counts[k]) for metric in of_lists() for k in metric.cutoffs}
 
     def breakdown(self) -> Iterator[tuple[str, int, int | None, Metrics]]:
         """(what by, lowest, highest (None: open), metrics of users) of every class that has a user."""

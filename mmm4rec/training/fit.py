@@ -32,7 +32,7 @@ from mmm4rec.data.domain import DomainData, merge_domains
 from mmm4rec.model.compat import rules
 from mmm4rec.model.kernels import Choice
 from mmm4rec.model.ssd import choose
-from mmm4rec.registry import model_of, stated
+from mmm4rec.registry import config_as_dict, model_of
 from mmm4rec.training.one_process import LAST_GOOD, Arguments
 from mmm4rec.training.processes import make_fabric, train_here, train_in_new_processes
 from mmm4rec.training.record import Epoch, TrainSummary, write_record
@@ -167,5 +167,7 @@ def adopt(source: Path, out: Path) -> Adopted:
     item_ids = found.item_ids or []
     checkpoint.write(found.config, found.weights, found.text, found.image, item_ids, out)
     start = Epoch(0, 0, 0, None, None)
-    write_record(out, [start], start, model=stated(found.config), training=None, stopped="trained elsewhere")
-    return Adopted(sum(weight.numel() for weight in found.weights.values()), len(item_ids), stated(found.config))
+    write_record(out, [start], start, model=config_as_dict(found.config), training=None, stopped="trained elsewhere")
+    return Adopted(
+        sum(weight.numel() for weight in found.weights.values()), len(item_ids), config_as_dict(found.config)
+    )

@@ -16,7 +16,7 @@ from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.model.kernels import Choice
-from mmm4rec.registry import make, stated
+from mmm4rec.registry import config_as_dict, make
 from mmm4rec.training.loop import DivergedError, Loop, Send
 from mmm4rec.training.record import TrainSummary, curve_summary, write_record
 from mmm4rec.training.resume import StateFolder
@@ -96,7 +96,7 @@ def _write(plan: Arguments, loop: Loop, moved: Transfer | None, out: Path) -> No
         out,
         loop.state.history,
         loop.state.written_epoch,
-        model=stated(plan.model_config),
+        model=config_as_dict(plan.model_config),
         training=asdict(plan.train_config),
         data_versions=plan.data_versions,
         transfer=None if moved is None else asdict(moved),

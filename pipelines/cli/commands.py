@@ -18,7 +18,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from mmm4rec.shown import plain
+from mmm4rec.printable import plain
 from pipelines import signals
 from pipelines.cli.terminal import err, out, said
 
