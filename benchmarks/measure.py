@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmm4rec.shown import plain
+from mmm4rec.printable import plain
 
 GIB = 1 << 30
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 """Items [L], times [L], length and label; of a batch, with B in front."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.measure import GIB, arguments, measured, median, show
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.evaluation.ranking import RANKED_TOGETHER, evaluate, ranks_by_counting
 from mmm4rec.model.mmm4rec import MMM4Rec
 

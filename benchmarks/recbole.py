@@ -36,7 +36,7 @@ from benchmarks.transfer import load
 from mmm4rec.baselines.config import GRU4RecConfig, SASRecConfig
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.evaluation.ranking import rank_labels
 from mmm4rec.registry import make
 from mmm4rec.training.fit import fit

@@ -19,7 +19,8 @@ import torch
 from benchmarks import published_step
 from benchmarks.measure import GIB, Measured, arguments, measured, show
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import TOKENS, DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.data.examples import TOKENS
 from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.training.gradient import accumulate
 

@@ -27,7 +27,7 @@ from benchmarks.training import make_domain
 from mmm4rec.comparison.tables import PAIRS, accuracy_rows, by_key, speed
 from mmm4rec.comparison.trainings import OURS, Asked, Source, compare
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from pipelines.assets.models import DATA, load_artifacts
 from pipelines.data_folder.folder import DataFolder
 

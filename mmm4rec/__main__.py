@@ -22,14 +22,16 @@ if __name__ == "__main__":
 
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config
-from mmm4rec.data import DomainData, load_domain
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation.ranking import evaluate, recommend, write_recommendations
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.evaluation.recommending import recommend, write_recommendations
 from mmm4rec.files import regular
 from mmm4rec.metrics import figures
+from mmm4rec.printable import plain, visible
 from mmm4rec.published.exchange import Exchange, export_checkpoint, import_checkpoint
 from mmm4rec.published.processed import load_processed
-from mmm4rec.shown import plain, visible
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
 
 T = TypeVar("T")

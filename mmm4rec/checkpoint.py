@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
-from mmm4rec.data import DomainData, Encoder
+from mmm4rec.data.domain import DomainData, Encoder
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.model.recommender import Recommender
-from mmm4rec.registry import make, read_stated, stated
-from mmm4rec.shown import visible
+from mmm4rec.printable import visible
+from mmm4rec.registry import config_as_dict, config_from_dict, make
 from mmm4rec.tables import write_table
 
 FORMAT = "mmm4rec 1"
@@ -87,7 +87,7 @@ def write(
     kinds = {"text": text, "image": image}
     description = {
         "format": FORMAT,
-        "config": stated(config),
+        "config": config_as_dict(config),
         **{f"{name}_width": kind.width for name, kind in kinds.items()},
         **{f"{name}_encoder": kind.encoder and asdict(kind.encoder) for name, kind in kinds.items()},
         "items": len(item_ids),
@@ -129,7 +129,7 @@ def load(path: Path) -> Checkpoint:
     wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
     if wrong:
         raise ModelError(f"{file}: {wrong[0]} holds NaN or infinity: the file is damaged; train the model again")
-    config = read_stated(settings, f"{file}: config")
+    config = config_from_dict(settings, f"{file}: config")
     return Checkpoint(
         path=file,
         config=config,

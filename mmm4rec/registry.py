@@ -13,8 +13,9 @@ from mmm4rec.config import RecommenderConfig, SSDForm, read_config
 from mmm4rec.errors import ModelError
 
 if TYPE_CHECKING:
-    from mmm4rec.data import DomainData, Split
-    from mmm4rec.evaluation.ranking import Ranking
+    from mmm4rec.data.domain import DomainData
+    from mmm4rec.data.examples import Split
+    from mmm4rec.evaluation.results import Ranking
     from mmm4rec.model.recommender import Recommender
 
 MMM4REC: Final = "MMM4Rec"
@@ -43,13 +44,13 @@ def make(config: RecommenderConfig, domain: "DomainData", ssd_form: SSDForm = "a
     return model_of(config)(config, domain, ssd_form)
 
 
-def stated(config: RecommenderConfig) -> dict[str, Any]:
+def config_as_dict(config: RecommenderConfig) -> dict[str, Any]:
     """A config as JSON values, with the kind of its model; MMM4Rec's goes without saying, as it did when alone."""
     return asdict(config) | ({} if config.kind == MMM4REC else {"kind": config.kind})
 
 
-def read_stated(settings: Mapping[str, Any], where: str) -> RecommenderConfig:
-    """The inverse of `stated`.
+def config_from_dict(settings: Mapping[str, Any], where: str) -> RecommenderConfig:
+    """The inverse of `config_as_dict`.
 
     Raises:
         ModelError: an unknown kind, or as `read_config`.

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,34 @@ import pyarrow.parquet as pq
 from mmm4rec.baselines import popularity
 from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
 from mmm4rec.checkpoint import load_model
-from mmm4rec.data import DomainData, Split
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Split
 from mmm4rec.errors import ModelError
-from mmm4rec.evaluation import ranking as evaluation
-from mmm4rec.evaluation.ranking import Metrics, Outcome, Ranking
+from mmm4rec.evaluation.convergence import first_near_best
+from mmm4rec.evaluation.ranking import rank_labels
+from mmm4rec.evaluation.recommending import recommend, write_recommendations
+from mmm4rec.evaluation.results import Metrics, Ranking
 from mmm4rec.metrics import CRITERION, SHOWN_AT, column, shown
 from mmm4rec.registry import count
 from mmm4rec.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a model came about: a row of `reports/metrics/outcomes`. None where there was no training."""
+
+    model: str
+    parameters: int
+    best_epoch: int | None = None
+    epochs: int | None = None
+    optimiser_steps_to_best: int | None = None
+    examples_to_best: int | None = None
+    epochs_to_95: int | None = None
+    """Up to the first epoch that reaches 95% of the best validation; None where there was no validation."""
+    optimiser_steps_to_95: int | None = None
+    examples_to_95: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ def build_metrics(
     for done, (name, checkpoint) in enumerate(models.items(), start=1):
         model = load_model(checkpoint, domain)
         for split in SPLITS:
-            rankings[name, split] = evaluation.rank_labels(model, domain, split)
+            rankings[name, split] = rank_labels(model, domain, split)
         history, record = _training(checkpoint)
         curves.extend({"model": name, **row} for row in history)
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -73,9 +92,24 @@ def build_metrics(
         outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", CRITERION)))
         if progress:
             progress(done, len(models))
-    evaluation.write_metrics(rankings, outcomes, out)
+    write_metrics(rankings, outcomes, out)
     write_table(curves, "reports/metrics/curves", out / "curves.parquet")
     return summary({name: found.metrics() for (name, split), found in rankings.items() if split == "test"})
+
+
+def write_metrics(rankings: Mapping[tuple[str, Split], Ranking], outcomes: Sequence[Outcome], out: Path) -> None:
+    """Write `metrics`, `breakdown` and `outcomes.parquet` into `out`; rankings are keyed (model, split)."""
+    metrics: list[dict[str, object]] = []
+    breakdown: list[dict[str, object]] = []
+    for (model, split), found in rankings.items():
+        whose = {"model": model, "split": split}
+        metrics.extend(whose | row for row in found.metrics().rows())
+        for by, low, high, of_class in found.breakdown():
+            members = {"breakdown": by, "lowest": low, "highest": high}
+            breakdown.extend(whose | members | row for row in of_class.rows())
+    write_table(metrics, "reports/metrics/metrics", out / "metrics.parquet")
+    write_table(breakdown, "reports/metrics/breakdown", out / "breakdown.parquet")
+    write_table([asdict(outcome) for outcome in outcomes], "reports/metrics/outcomes", out / "outcomes.parquet")
 
 
 def summary(test: Mapping[str, Metrics]) -> Any:
@@ -95,7 +129,7 @@ def outcome(
     95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
     """
     best = next(row for row in history if row["epoch"] == best_epoch)
-    near = evaluation.first_near_best([row[column(metric)] for row in history])
+    near = first_near_best([row[column(metric)] for row in history])
     nearly: Mapping[str, Any] = {} if near is None else history[near]
     return Outcome(
         name,
@@ -166,6 +200,6 @@ def build_recommendations(
         ModelError: as `best_on_validation`, where there is a choice; the checkpoint does not fit the domain.
     """
     name, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
-    table = evaluation.recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
-    evaluation.write_recommendations(table, out)
+    table = recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
+    write_recommendations(table, out)
     return RecommendationsSummary(name, reached, users=domain.user_count, rows=table.num_rows)

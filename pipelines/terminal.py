@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.markup import escape
 from rich.segment import Segment
 
-from mmm4rec.shown import visible
+from mmm4rec.printable import visible
 
 __all__ = ["Terminal", "err", "escaped", "out"]
 

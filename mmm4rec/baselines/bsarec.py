@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmm4rec.baselines.config import BSARecConfig, SASRecConfig
 from mmm4rec.baselines.items import Attention
 from mmm4rec.baselines.sasrec import SASRec
-from mmm4rec.data import Batch
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.ssd import widened
 

@@ -8,14 +8,15 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
-from mmm4rec.registry import stated
+from mmm4rec.data.domain import DomainData
+from mmm4rec.registry import config_as_dict
 from mmm4rec.tables import write_table
 from mmm4rec.training.fit import fit
 from mmm4rec.training.kept import digest_of, keep
@@ -64,48 +65,62 @@ def fit_all(
     summary: dict[str, dict[str, Any]] = {}
     history: list[dict[str, Any]] = []
     for number, (name, (model, training)) in enumerate(asked.items()):
-        code = (codes or {}).get(name, "")
 
         def tell(done: int, total: int, number: int = number) -> None:
             if progress:
                 progress(1000 * number + 1000 * done // total, 1000 * len(asked))
 
-        def build(
-            made: Path,
-            unfinished: Path,
-            name: str = name,
-            model: RecommenderConfig = model,
-            training: TrainConfig = training,
-            tell: Callable[[int, int], None] = tell,
-        ) -> None:
-            found = fit(
-                domain,
-                model,
-                training,
-                made,
-                data_versions=data_versions,
-                state=unfinished,
-                keep_state=True,
-                logs=logs / name if logs else None,
-                progress=tell,
-            )
-            (made / "summary.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
-
-        finished = keep(state, _decisive(model, training, data_versions, code), build)
+        how = partial(_train, domain, model, training, data_versions, logs / name if logs else None, tell)
+        finished = keep(state, _decisive(model, training, data_versions, (codes or {}).get(name, "")), how)
         summary[name] = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
-        shutil.copyfile(finished / "model.safetensors", out / f"{name}.safetensors")
-        shutil.copyfile(finished / "model.json", out / f"{name}.json")
-        if (finished / "items.parquet").exists():
-            shutil.copyfile(finished / "items.parquet", out / "items.parquet")
-        rows = pq.ParquetFile(finished / "history.parquet").read().to_pylist()
-        history.extend({"model": name, **row} for row in rows)
+        history.extend({"model": name, **row} for row in _copy(finished, name, out))
         tell(1, 1)
     write_table(history, "models/baselines/history", out / "history.parquet")
     return BaselinesSummary(summary)
+
+
+def _train(
+    domain: DomainData,
+    model: RecommenderConfig,
+    training: TrainConfig,
+    data_versions: Mapping[str, str] | None,
+    logs: Path | None,
+    progress: Callable[[int, int], None],
+    made: Path,
+    unfinished: Path,
+) -> None:
+    """Fill the folder `made` with a finished training."""
+    found = fit(
+        domain,
+        model,
+        training,
+        made,
+        data_versions=data_versions,
+        state=unfinished,
+        keep_state=True,
+        logs=logs,
+        progress=progress,
+    )
+    (made / "summary.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def _copy(finished: Path, name: str, out: Path) -> list[dict[str, Any]]:
+    """Copy the files of a finished training into `out`, and return the rows of its history."""
+    shutil.copyfile(finished / "model.safetensors", out / f"{name}.safetensors")
+    shutil.copyfile(finished / "model.json", out / f"{name}.json")
+    if (finished / "items.parquet").exists():
+        shutil.copyfile(finished / "items.parquet", out / "items.parquet")
+    rows: list[dict[str, Any]] = pq.ParquetFile(finished / "history.parquet").read().to_pylist()
+    return rows
 
 
 def _decisive(
     model: RecommenderConfig, training: TrainConfig, data_versions: Mapping[str, str] | None, code: str
 ) -> dict[str, Any]:
     """All that decides a training."""
-    return {"data": dict(data_versions or {}), "code": code, "model": stated(model), "training": asdict(training)}
+    return {
+        "data": dict(data_versions or {}),
+        "code": code,
+        "model": config_as_dict(model),
+        "training": asdict(training),
+    }

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mmm4rec.baselines.config import GRU4RecConfig
 from mmm4rec.baselines.items import Baseline
 from mmm4rec.config import SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.ssd import widened
 

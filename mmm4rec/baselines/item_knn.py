@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mmm4rec.baselines.config import ItemKNNConfig
-from mmm4rec.data import DomainData, Examples, Split
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import Ranking, ranking, ranks_by_counting
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Examples, Split
+from mmm4rec.evaluation.ranking import ranking, ranks_by_counting
+from mmm4rec.evaluation.results import Ranking
+from mmm4rec.evaluation.top_k import TopKCounts
 
 HELD = 1 << 24
 """Users times items, or items times items, held at a time: 64 MiB."""
@@ -63,9 +65,9 @@ def rank_labels(domain: DomainData, split: Split, known: Neighbours, length: int
     def score(users: Tensor, low: int, high: int) -> Tensor:
         return _scores(known, _history(examples, users), low, high)
 
-    listed = Listed(domain.item_count + 1, examples.items.device)
-    ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1, listed=listed)
-    return ranking(domain, examples, ranks, listed)
+    top_k_counts = TopKCounts(domain.item_count + 1, examples.items.device)
+    ranks = ranks_by_counting(score, examples.items[examples.label], domain.item_count + 1, top_k_counts=top_k_counts)
+    return ranking(domain, examples, ranks, top_k_counts)
 
 
 def _history(examples: Examples, users: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mmm4rec.baselines.config import BaselineConfig, SASRecConfig
 from mmm4rec.config import SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.mmm4rec import at
 from mmm4rec.model.recommender import Recommender

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from mmm4rec.baselines.config import Mamba4RecConfig
 from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv
 from mmm4rec.model.mmm4rec import FeedForward, step_bias

@@ -2,9 +2,11 @@
 
 import torch
 
-from mmm4rec.data import DomainData, Split
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import Metrics, Ranking, ranking, ranks_by_counting
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Split
+from mmm4rec.evaluation.ranking import ranking, ranks_by_counting
+from mmm4rec.evaluation.results import Metrics, Ranking
+from mmm4rec.evaluation.top_k import TopKCounts
 
 
 def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
@@ -12,14 +14,14 @@ def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
     counts = domain.training_counts().float()
     counts[0] = -torch.inf
     examples = domain.examples(split, length)
-    listed = Listed(len(counts), counts.device)
+    top_k_counts = TopKCounts(len(counts), counts.device)
     ranks = ranks_by_counting(
         lambda users, low, high: counts[low:high].expand(len(users), -1),
         examples.items[examples.label],
         len(counts),
-        listed=listed,
+        top_k_counts=top_k_counts,
     )
-    return ranking(domain, examples, ranks, listed)
+    return ranking(domain, examples, ranks, top_k_counts)
 
 
 def evaluate(domain: DomainData, split: Split, length: int = 20) -> Metrics:

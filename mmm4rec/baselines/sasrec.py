@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mmm4rec.baselines.config import SASRecConfig
 from mmm4rec.baselines.items import STD, Attention, Baseline, initialised
 from mmm4rec.config import SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.mmm4rec import FeedForward
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from mmm4rec.baselines.config import TiM4RecConfig
 from mmm4rec.baselines.items import Baseline, initialised
 from mmm4rec.config import ModelConfig, SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import GapNorm, StepScale, gap_inputs
 from mmm4rec.model.mmm4rec import FeedForward, TimeAwareSSD

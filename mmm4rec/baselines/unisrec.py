@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmm4rec.baselines.config import UniSRecConfig
 from mmm4rec.baselines.items import STD
 from mmm4rec.baselines.sasrec import SASRec
-from mmm4rec.data import Batch
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.ssd import widened
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmm4rec.config import ModelConfig, SSDForm
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.model.gaps import FourierMixing
 from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwareSSD, at
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 
 __all__ = ["Modality", "share_of_users", "without"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mmm4rec.comparison.significance import paired_p
 from mmm4rec.comparison.trainings import FULL, Finished
-from mmm4rec.evaluation.ranking import NEAR_BEST
+from mmm4rec.evaluation.convergence import first_near_best
 from mmm4rec.metrics import UserMetric, figures, of_users
 from mmm4rec.tables import COMPARISON, write_table
 
@@ -156,9 +156,9 @@ def speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, obj
     shares = []
     for one, other in zip(ours, theirs, strict=True):
         best = max(other.curve, key=_value)
-        steps = next((row["optimiser_steps"] for row in one.curve if _value(row) >= NEAR_BEST * _value(best)), None)
-        if steps is not None and best["optimiser_steps"]:
-            shares.append(steps / best["optimiser_steps"])
+        place = first_near_best([row["ndcg_10"] for row in one.curve], best["ndcg_10"])
+        if place is not None and best["optimiser_steps"]:
+            shares.append(one.curve[place]["optimiser_steps"] / best["optimiser_steps"])
     return {"reached": len(shares), "steps_share": statistics.mean(shares) if shares else None}
 
 

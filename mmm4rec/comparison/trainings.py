@@ -34,10 +34,10 @@ from mmm4rec.comparison import memory
 from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.comparison.subsets import Modality, share_of_users, without
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation.ranking import rank_labels
-from mmm4rec.registry import stated
+from mmm4rec.registry import config_as_dict
 from mmm4rec.reports import SPLITS
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
@@ -256,7 +256,7 @@ def _pretrained(
     decisive = {
         "data": {source.name: dict(source.versions) for source in sources},
         "code": code(model),
-        "model": stated(model),
+        "model": config_as_dict(model),
         "training": asdict(training),
     }
 
@@ -290,7 +290,7 @@ def _finished(
     decisive = {
         "data": {target.name: dict(target.versions)},
         "code": code(config),
-        "model": stated(config),
+        "model": config_as_dict(config),
         "training": asdict(training),
         "init": start and start[1],
         "users": run.percent,

@@ -14,7 +14,7 @@ class Rules:
     """What a mode does; the comment names the places where the rule is applied."""
 
     gaps_run_into_padding: bool  # model.gaps.gap_inputs
-    label_time_is_input: bool  # data.Examples.batch
+    label_time_is_input: bool  # data.examples.Examples.batch
     dead_time_start: bool  # model.gaps.StepScale.reset_parameters, model.gaps.FourierMixing.reset_parameters
     padding_is_candidate: bool  # model.recommender.Recommender.scores, model.losses.full_cross_entropy
     repeated_labels_are_negatives: bool  # model.losses.in_batch_cross_entropy

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmm4rec.config import ModelConfig, SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs

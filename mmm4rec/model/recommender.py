@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmm4rec.config import RecommenderConfig, SSDForm
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ModelError
 from mmm4rec.model.compat import Rules, rules
 from mmm4rec.model.losses import full_cross_entropy, in_batch_cross_entropy

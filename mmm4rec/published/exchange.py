@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmm4rec import checkpoint
 from mmm4rec.config import ModelConfig, read_config
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.files import stored
 from mmm4rec.model.mmm4rec import MMM4Rec
@@ -74,6 +74,29 @@ def import_checkpoint(
     """
     if isinstance(item_ids, Path):
         item_ids = _item_ids(item_ids)
+    weights, left_out = _our_weights(file)
+    config = _config(file, weights, settings or {})
+    for name in _unused(config, weights):
+        left_out[to_published(name) or name] = "not used with these settings"
+        del weights[name]
+    items = next((len(weights[name]) - 1 for name in ("text_item", "image_item") if name in weights), 0)
+    if config.fusion == "dynamic_instance":
+        items = weights["fusion"].numel() // 2 - 1
+    if config.item_weights and len(item_ids or ()) != items:
+        given = "no item ids are given" if item_ids is None else f"{len(item_ids)} item ids are given"
+        raise ModelError(
+            f"{file}: it has weights of {items} items and {given}: give the items.parquet of the domain it was "
+            "trained on (--items), in the order of its item numbers"
+        )
+    fitted = _fitted(file, config, weights, items)
+    out.mkdir(parents=True, exist_ok=True)
+    text, image = (checkpoint.FeatureKind(fitted[f"{name}_adapter.weight"].shape[1]) for name in ("text", "image"))
+    checkpoint.write(config, fitted, text, image, list(item_ids or ()), out)
+    return Exchange(config, sum(weight.numel() for weight in fitted.values()), items, left_out)
+
+
+def _our_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parameters of a published checkpoint by their names here, and why others are left out."""
     weights: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
@@ -103,24 +126,7 @@ def import_checkpoint(
                 f"{file}: the shared block is there twice, and {published} differs between the two: the file is "
                 "damaged, or its training kept two blocks, which this model does not have"
             )
-    config = _config(file, weights, settings or {})
-    for name in _unused(config, weights):
-        left_out[to_published(name) or name] = "not used with these settings"
-        del weights[name]
-    items = next((len(weights[name]) - 1 for name in ("text_item", "image_item") if name in weights), 0)
-    if config.fusion == "dynamic_instance":
-        items = weights["fusion"].numel() // 2 - 1
-    if config.item_weights and len(item_ids or ()) != items:
-        given = "no item ids are given" if item_ids is None else f"{len(item_ids)} item ids are given"
-        raise ModelError(
-            f"{file}: it has weights of {items} items and {given}: give the items.parquet of the domain it was "
-            "trained on (--items), in the order of its item numbers"
-        )
-    fitted = _fitted(file, config, weights, items)
-    out.mkdir(parents=True, exist_ok=True)
-    text, image = (checkpoint.FeatureKind(fitted[f"{name}_adapter.weight"].shape[1]) for name in ("text", "image"))
-    checkpoint.write(config, fitted, text, image, list(item_ids or ()), out)
-    return Exchange(config, sum(weight.numel() for weight in fitted.values()), items, left_out)
+    return weights, left_out
 
 
 def export_checkpoint(source: Path, file: Path) -> Exchange:

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmm4rec.config import ModelConfig, read_config
-from mmm4rec.data import Batch, DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.model.mmm4rec import MMM4Rec

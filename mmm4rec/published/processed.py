@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular, stored
 

@@ -4,14 +4,19 @@ What is added up is what the batches of the step, one by one, would give: gradie
 weights do not change between them.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from mmm4rec.data import Examples, Part
+from mmm4rec.data.examples import Examples, Part
 from mmm4rec.model.recommender import Recommender, StepItems
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def accumulate(
@@ -47,3 +52,60 @@ def accumulate(
     if items is not None:
         items.backward()
     return torch.stack(losses)
+
+
+def accumulate_on_devices(
+    fabric: "Fabric",
+    model: Recommender,
+    wrapped: Any,
+    examples: Examples,
+    parts: Sequence[Part],
+    *,
+    in_batch: bool,
+    seed_of: Callable[[int], int],
+) -> Tensor:
+    """As `accumulate`, with the parts dealt out to the devices of `fabric`: part i to device i modulo their number.
+
+    Args:
+        fabric: the devices, of which this process is one.
+        model: in training mode, its gradients cleared.
+        wrapped: the model as `fabric.setup` gave it back (a class that Fabric keeps private).
+        examples: what `parts` index, on the model's device.
+        parts: of the step, the same on every device.
+        in_batch: as for `accumulate`.
+        seed_of: the seed of the random numbers of the part at a place; -1 is the making of item vectors.
+    """
+    rank, count = fabric.global_rank, fabric.world_size
+    places = list(range(rank, len(parts), count))
+    mine = [parts[place] for place in places]
+    if count > 1:
+        # The mean over the devices is taken when gradients are exchanged, and the sum is wanted. A device
+        # without a part in a short step takes part with a gradient of zero.
+        mine = [part._replace(share=part.share * count) for part in mine] or [parts[0]._replace(share=0.0)]
+    items = None
+    if count == 1 and not in_batch:  # DDP follows gradients through the model alone
+        # The making of item vectors may be random too (UniSRec's is), and no part of the step is its own.
+        torch.manual_seed(seed_of(-1))
+        with fabric.autocast():
+            items = model.step_items()
+
+    @contextmanager
+    def around(turn: int) -> Iterator[None]:
+        torch.manual_seed(seed_of(places[turn] if places else 0))
+        with fabric.no_backward_sync(wrapped, enabled=turn < len(mine) - 1):
+            yield
+
+    losses = accumulate(
+        model, examples, mine, in_batch=in_batch, items=items, call=wrapped, backward=fabric.backward, around=around
+    )
+    if count == 1:
+        return losses
+    of_all = torch.zeros(len(parts), device=fabric.device)
+    of_all[places] = losses[: len(places)]
+    return cast(Tensor, fabric.all_reduce(of_all, reduce_op="sum"))
+
+
+def part_seed(seed: int, epoch: int, step: int, place: int) -> int:
+    """The seed of a part's dropout: whichever device computes it, and wherever a run was taken up again."""
+    digest = hashlib.sha256(f"{seed} {epoch} {step} {place}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")  # the CPU's generator takes 32 bits

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmm4rec.config import RecommenderConfig, TrainConfig
-from mmm4rec.data import DomainData
-from mmm4rec.registry import stated
+from mmm4rec.data.domain import DomainData
+from mmm4rec.registry import config_as_dict
 
 HASH_BLOCK = 2**24
 """Bytes hashed at a time."""
@@ -40,7 +40,7 @@ def identity(
     _feed(data, domain)
     weights = init / "model.safetensors" if init is not None and init.is_dir() else init
     return {
-        "model": stated(model_config),
+        "model": config_as_dict(model_config),
         "training": asdict(train_config),
         "data": data.hexdigest(),
         "init": _sha256(weights) if weights is not None and weights.is_file() else None,

@@ -19,7 +19,7 @@ from pipelines.planner.step import TRAINING, Apart, Job, Ref, same_domain
 from warehouse.artifacts.store import ALL, Artifact
 
 if TYPE_CHECKING:
-    from mmm4rec.data import DomainData
+    from mmm4rec.data.domain import DomainData
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
 """What a model learns from."""
@@ -32,7 +32,7 @@ def domain_data(job: Job[Any], domain: str) -> "DomainData":
 
 def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
     """The sequences and vectors of one domain among `inputs`."""
-    from mmm4rec.data import load_domain
+    from mmm4rec.data.reading import load_domain
 
     sequences, texts, images = (next(a for a in inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
     return load_domain(sequences.path, texts.main, images.main, name=domain)

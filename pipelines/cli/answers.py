@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from mmm4rec.shown import plain
+from mmm4rec.printable import plain
 from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Final, TextIO, TypeVar
 
 import pyarrow as pa
 
-from mmm4rec.shown import plain, visible
+from mmm4rec.printable import plain, visible
 from pipelines.errors import CommandError
 from pipelines.signals import restore_defaults
 from warehouse.catalogue.query import Answer, Session, ends

@@ -25,7 +25,7 @@ from features.lookup.search import find_pictures
 from features.lookup.sheets import contact_sheet
 from features.pictures.item_images import STATUSES
 from mmm4rec.metrics import CRITERION, SHOWN_AT, UserMetric, shown
-from mmm4rec.shown import plain, visible
+from mmm4rec.printable import plain, visible
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
 from pipelines.reports import charts
 from pipelines.reports.markdown import code

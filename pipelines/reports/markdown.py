@@ -2,7 +2,7 @@
 
 import re
 
-from mmm4rec.shown import visible
+from mmm4rec.printable import visible
 
 __all__ = ["code"]
 

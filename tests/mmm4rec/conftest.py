@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, load_domain
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.reading import load_domain
 
 torch.set_num_threads(1)
 DAY = 86_400

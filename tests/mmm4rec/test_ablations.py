@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from mmm4rec.comparison.ablations import AblatedMMM4Rec, AblationConfig, Attention
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.registry import make
 from tests.mmm4rec.conftest import SMALL

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, load_domain
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.model.mmm4rec import MMM4Rec

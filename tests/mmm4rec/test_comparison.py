@@ -26,9 +26,9 @@ from mmm4rec.comparison.tables import (
 )
 from mmm4rec.comparison.trainings import ABLATIONS, Asked, Finished, Run, Source, compare, planned
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation.ranking import metrics_of_ranks
+from mmm4rec.evaluation.results import metrics_of_ranks
 from mmm4rec.metrics import CUTOFFS
 from mmm4rec.tables import COMPARISON, TABLES
 from mmm4rec.training.kept import keep

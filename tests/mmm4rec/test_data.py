@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mmm4rec import data
-from mmm4rec.data import DomainData, load_domain, merge_domains
+from mmm4rec.data import reading
+from mmm4rec.data.domain import DomainData, merge_domains
+from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ModelError
 
 
@@ -67,7 +68,7 @@ def test_vectors_of_any_size_are_held_once(tmp_path: Path) -> None:
     pa.set_memory_pool(pool)
     tracemalloc.start()
     try:
-        found = data._load_features(path, pa.array(ids[:wanted]), "text", None)
+        found = reading._load_features(path, pa.array(ids[:wanted]), "text", None)
         peak = tracemalloc.get_traced_memory()[1] + pool.max_memory()
     finally:
         tracemalloc.stop()

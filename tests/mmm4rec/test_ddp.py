@@ -22,7 +22,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mmm4rec import processes
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, Examples, Features, Part, Split
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.data.examples import Examples, Part, Split
 from mmm4rec.errors import ConfigError, ModelError
 from mmm4rec.training.fit import Epoch, fit
 from tests.conftest import REPOSITORY
@@ -78,7 +79,7 @@ def test_two_processes_give_the_result_of_one(
 def test_a_divided_training_of_which_a_process_is_killed_goes_on(
     domain: DomainData, tmp_path: Path, small: Config, quick: Training
 ) -> None:
-    training = quick(batch_size=16, accumulate=5, devices=2)
+    training = quick(batch_size=16, accumulate=5, devices=2, epochs=10, patience=None)
     whole = trained(domain, small(), training, tmp_path / "whole")
     out, again = tmp_path / "again", {"state": tmp_path / "state", "state_seconds": 0}
     out.mkdir()
@@ -219,7 +220,7 @@ from mmm4rec.processes import end_on_signals
 if __name__ == "__main__":
     end_on_signals()
     from mmm4rec.config import ModelConfig, TrainConfig
-    from mmm4rec.data import load_domain
+    from mmm4rec.data.reading import load_domain
     from mmm4rec.training.fit import fit
 
     plan = json.loads(sys.argv[1])

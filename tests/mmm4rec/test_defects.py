@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
-from mmm4rec.data import Batch, DomainData, Features, load_domain
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.data.examples import Batch
+from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.ranking import encode_users, evaluate, rank_labels
 from mmm4rec.model.compat import rules

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from mmm4rec.__main__ import main
 from mmm4rec.checkpoint import load, load_model
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, load_domain, merge_domains
+from mmm4rec.data.domain import DomainData, merge_domains
+from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ModelError
 from mmm4rec.reports import build_metrics
 from mmm4rec.training.fit import fit, pretrain

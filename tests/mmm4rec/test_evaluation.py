@@ -13,20 +13,16 @@ from hypothesis import strategies as st
 
 from mmm4rec.baselines import popularity
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation import ranking as evaluation
-from mmm4rec.evaluation.ranking import (
-    Outcome,
-    evaluate,
-    metrics_of_ranks,
-    ranks_by_counting,
-    recommend,
-    write_metrics,
-    write_recommendations,
-)
+from mmm4rec.evaluation import recommending
+from mmm4rec.evaluation.ranking import evaluate, ranks_by_counting
+from mmm4rec.evaluation.recommending import recommend, write_recommendations
+from mmm4rec.evaluation.results import metrics_of_ranks
 from mmm4rec.metrics import figures
 from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.reports import Outcome, write_metrics
 
 
 def rank_by_sorting(scores: list[float], label: int) -> float:
@@ -240,7 +236,7 @@ def test_popularity_has_nothing_to_say_of_cold_items(domain: DomainData) -> None
 
 def test_equal_scores_are_recommended_in_the_order_of_items() -> None:
     scores = torch.tensor([[9.0, 1, 2, 1, 2, 1, 0], [9.0, -torch.inf, 0, 0, 3, 0, 0]])
-    row, rank, item, value = evaluation._best(scores, 4)
+    row, rank, item, value = recommending._best(scores, 4)
     assert row.tolist() == [0] * 4 + [1] * 4
     assert rank.tolist() == [1, 2, 3, 4] * 2
     assert item.tolist() == [2, 4, 1, 3, 4, 2, 3, 5]
@@ -253,8 +249,10 @@ def test_recommendations_do_not_depend_on_chunks(
     torch.manual_seed(0)
     model = MMM4Rec(small(), domain)
     whole = recommend(model, domain, k=3).to_pylist()
-    for name in ("USER_BATCH_CPU", "ENCODED_TOGETHER", "RANKED_TOGETHER", "RECOMMENDED_SCORES"):
-        monkeypatch.setattr(evaluation, name, 70 if name == "RECOMMENDED_SCORES" else 9)
+    for name in ("USER_BATCH_CPU", "ENCODED_TOGETHER"):
+        monkeypatch.setattr(evaluation, name, 9)
+    for name in ("RANKED_TOGETHER", "RECOMMENDED_SCORES"):
+        monkeypatch.setattr(recommending, name, 70 if name == "RECOMMENDED_SCORES" else 9)
     parts = recommend(model, domain, k=3).to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in parts] == [(row["user_id"], row["item_id"]) for row in whole]
     with pytest.raises(ModelError, match="at least 1"):

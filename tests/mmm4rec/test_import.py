@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmm4rec.checkpoint import load, load_model
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import Batch, DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ModelError
 from mmm4rec.published.exchange import export_checkpoint, import_checkpoint
 from mmm4rec.training.fit import fit

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import ConvForm, ModelConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.model import kernels

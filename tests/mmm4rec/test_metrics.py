@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.comparison.tables import gains
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.errors import ConfigError
 from mmm4rec.evaluation import ranking as evaluation
-from mmm4rec.evaluation.listed import Listed
-from mmm4rec.evaluation.ranking import metrics_of_ranks, ranks_by_counting
+from mmm4rec.evaluation.ranking import ranks_by_counting
+from mmm4rec.evaluation.results import metrics_of_ranks
+from mmm4rec.evaluation.top_k import TopKCounts
 from mmm4rec.metrics import CUTOFFS, METRICS, column, criteria, figures, of_lists
 from mmm4rec.model.mmm4rec import MMM4Rec
 
@@ -34,13 +35,17 @@ def ranks_of_all(scores: list[float]) -> list[float]:
     return [middle.get(score, float("inf")) for score in scores]
 
 
-def counted(table: torch.Tensor, labels: torch.Tensor, block: int | None = None) -> tuple[torch.Tensor, Listed]:
+def counted(table: torch.Tensor, labels: torch.Tensor, block: int | None = None) -> tuple[torch.Tensor, TopKCounts]:
     """Ranks and lists of a table of scores."""
-    listed = Listed(table.shape[1], CPU)
+    top_k_counts = TopKCounts(table.shape[1], CPU)
     found = ranks_by_counting(
-        lambda rows, low, high: table[rows, low:high], labels, table.shape[1], item_block=block, listed=listed
+        lambda rows, low, high: table[rows, low:high],
+        labels,
+        table.shape[1],
+        item_block=block,
+        top_k_counts=top_k_counts,
     )
-    return found, listed
+    return found, top_k_counts
 
 
 @settings(max_examples=80, deadline=None)
@@ -62,15 +67,15 @@ def test_mrr_and_coverage_of_any_scores(
         table[:, 0] = -torch.inf
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "USER_BLOCK", 2)
-        ranks, listed = counted(table, labels, block)
+        ranks, top_k_counts = counted(table, labels, block)
     found, by_hand = metrics_of_ranks(ranks), [ranks_of_all(row) for row in table.tolist()]
     for k in CUTOFFS:
         of_labels = [row[label] for row, label in zip(by_hand, labels.tolist(), strict=True)]
         assert found.value(f"MRR@{k}") == pytest.approx(np.mean([(rank <= k) / rank for rank in of_labels]))
         lists = [{item for item, rank in enumerate(row) if rank <= k and item > 0} for row in by_hand]
-        assert listed.by_cutoff()[k].tolist() == [sum(item in one for one in lists) for item in range(1, rows)]
+        assert top_k_counts.by_cutoff()[k].tolist() == [sum(item in one for one in lists) for item in range(1, rows)]
         (coverage,) = of_lists()
-        assert coverage.value(listed.by_cutoff()[k]) == len(set().union(*lists)) / (rows - 1)
+        assert coverage.value(top_k_counts.by_cutoff()[k]) == len(set().union(*lists)) / (rows - 1)
 
 
 @pytest.mark.parametrize(("items", "coverage"), [(19, [1, 1, 1]), (20, [0, 1, 1]), (39, [0, 1, 1]), (40, [0, 0, 1])])
@@ -78,8 +83,8 @@ def test_equal_scores_are_listed_all_or_none(items: int, coverage: list[int]) ->
     """Their middle is place (items + 1) / 2, as a label among them would rank."""
     table = torch.zeros(1, items + 1)
     table[:, 0] = -torch.inf
-    _, listed = counted(table, torch.tensor([1]))
-    assert [float((users > 0).double().mean()) for users in listed.by_cutoff().values()] == coverage
+    _, top_k_counts = counted(table, torch.tensor([1]))
+    assert [float((users > 0).double().mean()) for users in top_k_counts.by_cutoff().values()] == coverage
 
 
 def test_what_is_listed_is_what_would_be_a_hit(domain: DomainData, small: Callable[..., ModelConfig]) -> None:
@@ -91,11 +96,13 @@ def test_what_is_listed_is_what_would_be_a_hit(domain: DomainData, small: Callab
         for name in ("RANKED_TOGETHER", "USER_BLOCK", "ITEM_BLOCK_CPU"):
             patch.setattr(evaluation, name, {"USER_BLOCK": 3, "ITEM_BLOCK_CPU": 4}.get(name, 7))
         parts = evaluation.rank_labels(model, domain, "test")
-    assert {k: users.tolist() for k, users in whole.listed.items()} == {k: u.tolist() for k, u in parts.listed.items()}
+    assert {k: users.tolist() for k, users in whole.top_k_counts.items()} == {
+        k: u.tolist() for k, u in parts.top_k_counts.items()
+    }
     labels = domain.items[domain.examples("test", 6).label]
     hits = torch.bincount(labels[whole.ranks <= 10], minlength=domain.item_count + 1)[1:]
-    assert (whole.listed[10] >= hits).all()
-    assert whole.listed[10].sum() == 10 * len(labels), "no scores are equal, so every list has ten items"
+    assert (whole.top_k_counts[10] >= hits).all()
+    assert whole.top_k_counts[10].sum() == 10 * len(labels), "no scores are equal, so every list has ten items"
 
 
 def staircase(items: int) -> DomainData:
@@ -131,7 +138,7 @@ def test_neighbours_say_nothing_of_items_nobody_bought_with_theirs() -> None:
     """Items of score 0 are equal: they are listed together, or not at all."""
     domain = staircase(30)
     known = item_knn.neighbours(domain, 3)
-    lists = item_knn.rank_labels(domain, "test", known, 20).listed
+    lists = item_knn.rank_labels(domain, "test", known, 20).top_k_counts
     assert 0 < (lists[10] > 0).sum() <= 30
     assert (lists[10] <= lists[20]).all()
     assert (lists[20] <= lists[50]).all()

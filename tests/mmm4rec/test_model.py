@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ModelError
 from mmm4rec.model.compat import rules
 from mmm4rec.model.gaps import GapNorm, StepScale, gap_inputs

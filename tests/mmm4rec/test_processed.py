@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.published.processed import load_processed
 from mmm4rec.training.fit import fit, pretrain

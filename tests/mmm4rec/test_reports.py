@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, TrainConfig, read_config
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation.ranking import Outcome
-from mmm4rec.reports import best_on_validation, build_metrics, build_recommendations, outcome
+from mmm4rec.reports import Outcome, best_on_validation, build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training.fit import fit, pretrain
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import DomainData
+from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.training.fit import LAST_GOOD, Epoch, TrainSummary, fit
 
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 import lightning_fabric  # once, before the forks
 from mmm4rec.config import ModelConfig, TrainConfig
-from mmm4rec.data import load_domain
+from mmm4rec.data.reading import load_domain
 from mmm4rec.training.fit import fit
 
 torch.set_num_threads(1)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from benchmarks.published_step import Prefixes, PublishedModel
 from mmm4rec.config import ModelConfig
-from mmm4rec.data import TOKENS, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import TOKENS
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.model import losses
 from mmm4rec.model.compat import rules

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from mmm4rec.baselines import popularity
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.model.mmm4rec import MMM4Rec

@@ -9,8 +9,8 @@ import torch
 from mmm4rec import metrics, reports, tables
 from mmm4rec.baselines import popularity
 from mmm4rec.config import TrainConfig
-from mmm4rec.data import DomainData, Features
-from mmm4rec.evaluation.ranking import Outcome, write_metrics
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.reports import Outcome, write_metrics
 from pipelines.dictionary import dictionary
 from pipelines.planner.blocking import CHECKS
 from pipelines.reports.charts import training

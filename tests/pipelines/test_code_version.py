@@ -190,7 +190,11 @@ def test_every_step_reaches_what_it_is_known_to_run() -> None:
         "raw/ratings": ["warehouse.raw.ratings:ingest_ratings", "warehouse.raw.reviews:ingest_reviews"],
         "core/sequences": ["warehouse.core.sequences:build_sequences"],
         "features/text_embeddings": ["features.vectors.cache:VectorCache", "features.encoders.models:describe"],
-        "models/scratch": ["mmm4rec.training.fit:_Run", "mmm4rec.checkpoint:write", "mmm4rec.data:load_domain"],
+        "models/scratch": [
+            "mmm4rec.training.loop:Loop",
+            "mmm4rec.checkpoint:write",
+            "mmm4rec.data.reading:load_domain",
+        ],
         "reports/metrics": ["mmm4rec.evaluation.ranking:rank_labels", "mmm4rec.baselines.popularity:rank_labels"],
         "warehouse/report": ["features.lookup.search:find_pictures", "pipelines.reports.report:build_report"],
     }

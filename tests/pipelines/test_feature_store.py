@@ -11,7 +11,7 @@ import torch
 
 from features.lookup.store import FeatureStore
 from features.lookup.views import VIEWS
-from mmm4rec.data import load_domain
+from mmm4rec.data.reading import load_domain
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from pipelines.feature_store import feature_store, listing

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from mmm4rec import checkpoint
-from mmm4rec.data import DomainData, Features
+from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.published.exchange import export_checkpoint
 from pipelines.data_folder.folder import DataFolder

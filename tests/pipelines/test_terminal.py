@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from mmm4rec.shown import plain, visible
+from mmm4rec.printable import plain, visible
 from pipelines.cli import answers, prompt
 from pipelines.lineage import tree
 from pipelines.reports.markdown import code

@@ -16,11 +16,13 @@ from mmm4rec.baselines.fitting import fit_all
 from mmm4rec.checkpoint import load, load_model
 from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
-from mmm4rec.data import Batch, DomainData, Features, merge_domains
+from mmm4rec.data.domain import DomainData, Features, merge_domains
+from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.evaluation.ranking import evaluate, rank_labels, recommend
+from mmm4rec.evaluation.ranking import evaluate, rank_labels
+from mmm4rec.evaluation.recommending import recommend
 from mmm4rec.model.recommender import Recommender
-from mmm4rec.registry import MODELS, make, read_stated, stated
+from mmm4rec.registry import MODELS, config_as_dict, config_from_dict, make
 from mmm4rec.reports import build_metrics
 from mmm4rec.training.fit import TrainSummary, fit
 
@@ -166,11 +168,11 @@ def test_what_knows_texts_only_is_pretrained_on_several_domains(
 def test_a_config_says_which_model_it_is_of(domain: DomainData) -> None:
     configs = [AblationConfig(mixer="attention"), *(BASELINES[name].config for name in NAMES)]
     for config in (ModelConfig(), *configs):
-        assert read_stated(json.loads(json.dumps(stated(config))), "here") == config  # type: ignore[arg-type]
-    assert "kind" not in stated(ModelConfig())
+        assert config_from_dict(json.loads(json.dumps(config_as_dict(config))), "here") == config  # type: ignore[arg-type]
+    assert "kind" not in config_as_dict(ModelConfig())
     assert {type(make(c, domain)).__name__ for c in (ModelConfig(), *configs)} == set(MODELS)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="here: a 'Oracle' is unknown here; known: MMM4Rec"):
-        read_stated({"kind": "Oracle"}, "here")
+        config_from_dict({"kind": "Oracle"}, "here")
 
 
 def test_settings_lie_over_those_of_the_paper_and_these_over_fine_tuning() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import ItemKNNConfig
-from mmm4rec.data import DomainData, Features
-from mmm4rec.evaluation.ranking import Ranking
+from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.evaluation.results import Ranking
 
 ITEMS = ["a", "b", "c", "d", "e"]
 

@@ -16,7 +16,8 @@ from mmm4rec.baselines.mamba4rec import Mamba, Mamba4Rec, selective_scan
 from mmm4rec.baselines.sasrec import SASRec
 from mmm4rec.baselines.tim4rec import TiM4Rec
 from mmm4rec.baselines.unisrec import ExpertAdaptor, UniSRec
-from mmm4rec.data import Batch, DomainData
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Batch
 from mmm4rec.model.mmm4rec import FeedForward
 
 Small = Callable[..., Any]

@@ -33,7 +33,7 @@ class Best:
         self.items = torch.cat([self.items, items + first], dim=1).gather(1, chosen)
 
 
-class Listed:
+class TopKCounts:
     """In how many users' top k each item is, for every k of a metric of lists."""
 
     def __init__(self, rows: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What is printed: text that a terminal takes for nothing but text, and JSON that every reader takes."""
+"""Text and values fit to print: text that a terminal takes for nothing but text, and JSON that every reader takes."""
 
 import math
 import re

@@ -1,0 +1,1 @@
+"""A domain: reading it from Parquet, holding it in memory, and cutting examples from it."""

@@ -1,0 +1,40 @@
+"""The loggers of a training: files of its curve for other programs, made by Lightning Fabric."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmm4rec.config import TrainConfig
+from mmm4rec.errors import ModelError
+
+
+def make_loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
+    """The loggers that the settings ask for, each with a folder of its own in `logs`; none but in the first process.
+
+    Raises:
+        ModelError: no folder is given, or the package of a logger is not installed.
+    """
+    if not config.loggers or os.environ.get("LOCAL_RANK", "0") != "0":
+        return []  # the first process logs
+    if logs is None:
+        raise ModelError(f"loggers is {', '.join(config.loggers)} but no folder is given: pass logs (--logs)")
+    from lightning_fabric.loggers.csv_logs import CSVLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+    loggers: list[Any] = []
+    for name in config.loggers:
+        folder = logs / name
+        # A resumed run logs its past again, so what it left is not missed, and would show every epoch twice.
+        for old in [*folder.glob("metrics.csv"), *folder.glob("events.out.tfevents.*")]:
+            old.unlink(missing_ok=True)
+        if name == "csv":
+            loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
+        else:
+            try:
+                loggers.append(TensorBoardLogger(folder, name="", version=""))
+            except ModuleNotFoundError:
+                raise ModelError(
+                    "the logger 'tensorboard' needs a package that is not installed: pip install "
+                    "'mmm4rec[tensorboard]', or set loggers to [csv]"
+                ) from None
+    return loggers

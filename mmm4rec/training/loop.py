@@ -1,0 +1,229 @@
+"""The training loop of one process: epochs, optimiser steps, validation, early stopping, and saving the state.
+
+The gradients of a step are computed in `gradient`. Which model is trained, and what is written at the end, is decided
+in `one_process`.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmm4rec.config import TrainConfig
+from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Examples, Part, tokens_on
+from mmm4rec.errors import ModelError
+from mmm4rec.evaluation.ranking import evaluate
+from mmm4rec.evaluation.results import Metrics
+from mmm4rec.model.recommender import Recommender
+from mmm4rec.training.gradient import accumulate_on_devices, part_seed
+from mmm4rec.training.record import Epoch
+from mmm4rec.training.resume import StateFolder
+from mmm4rec.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Send = Callable[[str, Any], None]
+"""Sends a message to the caller of `fit`: ("epoch", `Epoch`) or ("progress", (steps done, steps at the cap))."""
+
+
+class DivergedError(ModelError):
+    """A loss, a score or a weight is not finite."""
+
+
+class Loop:
+    """One training in one process. `state` is what it has come to."""
+
+    def __init__(
+        self,
+        fabric: "Fabric",
+        model: Recommender,
+        domain: DomainData,
+        config: TrainConfig,
+        send: Send,
+        state_folder: StateFolder | None = None,
+        state_seconds: float = 0.0,
+    ) -> None:
+        """Goes on from the state in `state_folder`, if one of this training is there.
+
+        Raises:
+            ModelError: as `training_examples`.
+        """
+        self.fabric, self.model, self.domain, self.config = fabric, model, domain, config
+        self.send = send if fabric.is_global_zero else _send_nothing
+        self.examples = training_examples(domain, model.config.length, config)
+        self.batches = math.ceil(len(self.examples) / config.batch_size)
+        self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
+        optimiser = torch.optim.NAdam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+        self.wrapped_model, self.wrapped_optimiser = fabric.setup(model, optimiser)
+        self.optimiser = optimiser
+        self.examples = self.examples.to(fabric.device)
+        self.state_folder, self.state_seconds = state_folder, state_seconds
+        saved = state_folder.load() if state_folder else None
+        if saved is None:
+            self.state = TrainingState()
+        else:
+            self.state = TrainingState.from_saved(*saved, model, optimiser)
+            if fabric.is_global_zero:
+                print(f"{domain.name}: goes on after {self.state.optimiser_steps} optimiser steps", file=sys.stderr)
+        self.saved_at = time.perf_counter()
+        fabric.barrier()  # nobody saves before everybody has read
+
+    def run(self) -> None:
+        """All epochs that are left, up to the cap or until patience runs out.
+
+        Raises:
+            DivergedError: a loss, score or weight is not finite.
+        """
+        for epoch in self.state.history:
+            self._log(epoch)
+        if not self.state.history:
+            self._end_epoch(0, None)
+        while not self.state.stopped:
+            number = self.state.history[-1].epoch + 1
+            self._end_epoch(number, self._train_epoch(number))
+
+    def _train_epoch(self, number: int) -> float:
+        """What is left of a pass over the examples; the mean loss of all of it."""
+        config, state = self.config, self.state
+        started = time.perf_counter()
+        self.wrapped_model.train()
+        # A loss that looks across its batch needs it whole.
+        tokens = None if config.loss == "in_batch" else tokens_on(self.fabric.device)
+        order = self.examples.steps(config.batch_size, config.accumulate, config.seed * 1_000_003 + number, tokens)
+        for parts in islice(order, state.epoch_steps, None):
+            state.epoch_loss += self._step(number, parts)
+            state.optimiser_steps += 1
+            state.epoch_steps += 1
+            done = (number - 1) * self.steps_per_epoch + state.epoch_steps
+            self.send("progress", (done, config.epochs * self.steps_per_epoch))
+            if state.epoch_steps < self.steps_per_epoch:
+                state.training_seconds += time.perf_counter() - started
+                self._save_if_due()
+                started = time.perf_counter()
+        mean = state.epoch_loss / len(self.examples)
+        state.examples += len(self.examples)
+        state.epoch_steps, state.epoch_loss = 0, 0.0
+        state.training_seconds += time.perf_counter() - started
+        return mean
+
+    def _step(self, epoch: int, parts: list[Part]) -> float:
+        """One optimiser step; the sum of the losses of its examples."""
+        losses = accumulate_on_devices(
+            self.fabric,
+            self.model,
+            self.wrapped_model,
+            self.examples,
+            parts,
+            in_batch=self.config.loss == "in_batch",
+            seed_of=partial(part_seed, self.config.seed, epoch, self.state.epoch_steps),
+        )
+        # Looked at once a step: every look waits for the device.
+        if not losses.isfinite().all():
+            first = self.state.epoch_steps * self.config.accumulate + 1
+            last = min(first + self.config.accumulate - 1, self.batches)
+            raise DivergedError(
+                f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
+                f"{f' to {last}' if last > first else ''}; lower learning_rate, or look for extreme values in the "
+                "features"
+            )
+        loss = float(losses.sum())
+        self.wrapped_optimiser.step()
+        self.wrapped_optimiser.zero_grad(set_to_none=True)
+        return loss
+
+    def _end_epoch(self, number: int, loss: float | None) -> None:
+        """Validate where it is due, append to the history, keep the weights if they are the best, and see
+        whether to stop."""
+        config, state = self.config, self.state
+        due = config.validate_every and (number % config.validate_every == 0 or number == config.epochs)
+        validation = self._validate() if due else None
+        epoch = Epoch(number, state.optimiser_steps, state.examples, loss, validation, state.seconds)
+        if config.keep == "last" or self._is_better(epoch):
+            self._keep_weights(epoch)
+        state.history.append(epoch)
+        self._log(epoch)
+        self.send("epoch", epoch)
+        if self._patience_is_out():
+            state.stopped = f"no better {config.metric} in {config.patience} validations"
+        elif number >= config.epochs:
+            state.stopped = "epoch cap"
+        self._save_if_due()
+
+    def _validate(self) -> Metrics:
+        """The first device's, sent to all: every device must come to the same decisions."""
+        found: Metrics | ModelError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                found = evaluate(self.model, self.domain, "validation")
+            except ModelError as error:
+                found = error
+        found = self.fabric.broadcast(found)
+        if not isinstance(found, Metrics):
+            raise DivergedError(f"{self.domain.name}: epoch {len(self.state.history)}: {found}")
+        return found
+
+    def _is_better(self, epoch: Epoch) -> bool:
+        """Whether a validated epoch is better than the best so far."""
+        value = epoch.value(self.config.metric)
+        best = None if self.state.best is None else self.state.best.value(self.config.metric)
+        return value is not None and (best is None or value > best)
+
+    def _keep_weights(self, epoch: Epoch) -> None:
+        weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
+        if wrong:
+            raise DivergedError(
+                f"{self.domain.name}: {wrong[0]} is not finite after epoch {epoch.epoch}; lower learning_rate"
+            )
+        self.state.best, self.state.best_weights = epoch, weights
+
+    def _patience_is_out(self) -> bool:
+        values = [epoch.value(self.config.metric) for epoch in self.state.history]
+        validated = [value for value in values if value is not None]
+        if self.config.patience is None or not validated:
+            return False
+        return len(validated) - 1 - validated.index(max(validated)) >= self.config.patience
+
+    def _log(self, epoch: Epoch) -> None:
+        values = {name: value for name, value in epoch.row().items() if name != "epoch" and value is not None}
+        if self.config.loggers:
+            self.fabric.log_dict(values, step=epoch.epoch)
+
+    def _save_if_due(self) -> None:
+        if self.state_folder is None or not self.fabric.is_global_zero:
+            return
+        if time.perf_counter() - self.saved_at < self.state_seconds:
+            return
+        self.state_folder.save(*self.state.to_saved(self.model, self.optimiser))
+        self.saved_at = time.perf_counter()
+
+
+def training_examples(domain: DomainData, length: int, config: TrainConfig) -> Examples:
+    """The examples to train on.
+
+    Raises:
+        ModelError: none, too few for the loss, or nothing to validate on.
+    """
+    examples = domain.examples("training", length)
+    if not len(examples):
+        raise ModelError(f"{domain.name}: no training example; users need 4 interactions: lower k, or give more data")
+    if config.validate_every and not len(domain.examples("validation", length)):
+        raise ModelError(
+            f"{domain.name}: an empty validation set; users need 3 interactions: lower k, or do not validate"
+        )
+    if len(examples) == 1 and config.loss == "in_batch":
+        raise ModelError(f"{domain.name}: one training example has no in-batch negatives; set loss to 'full'")
+    return examples
+
+
+def _send_nothing(kind: str, value: Any) -> None:
+    """What every device but the first sends."""

@@ -1,0 +1,131 @@
+"""The processes of a training: this one, or a new one for each device; and the devices that `TrainConfig` names.
+
+What a process does is `one_process.train`. How processes are ended is `mmm4rec.processes`.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.multiprocessing.spawn import ProcessException, start_processes
+
+from mmm4rec.config import TrainConfig
+from mmm4rec.errors import ModelError
+from mmm4rec.processes import default_signals, end, end_with_parent
+from mmm4rec.training.loggers import make_loggers
+from mmm4rec.training.loop import Send
+from mmm4rec.training.one_process import Arguments, train
+from mmm4rec.training.record import TrainSummary
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from lightning_fabric import Fabric
+
+
+def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
+    """Devices, precision, strategy and loggers, as the settings name them.
+
+    Raises:
+        ModelError: a device or logger that is not there, or no Lightning Fabric.
+    """
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+    except ImportError as error:
+        raise ModelError(f"training needs lightning-fabric ({error}): pip install lightning-fabric") from None
+    gpus = torch.cuda.device_count()
+    if config.device == "cuda" and not gpus:
+        raise ModelError("device is 'cuda' but no GPU is available: set device to 'auto' or 'cpu'")
+    if gpus and config.device != "cpu" and config.devices > gpus:
+        raise ModelError(f"devices is {config.devices} but there are {gpus} GPUs: set devices to at most {gpus}")
+    strategy: Any = "auto"
+    if config.devices > 1:
+        # The buffers are the features, the same everywhere: broadcasting them would cost more than the step.
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Fabric(
+        accelerator=config.device,
+        devices=config.devices,
+        strategy=strategy,
+        precision=config.precision,
+        loggers=make_loggers(config, logs),
+    )
+
+
+def train_here(fabric: "Fabric", arguments: Arguments, send: Send) -> TrainSummary:
+    """`train` in this process, or in those that a cluster has started beside it."""
+    summary: TrainSummary = fabric.launch(partial(train, arguments, send))
+    return summary
+
+
+def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
+    """`train` in a new process for each device; their messages come through a pipe each.
+
+    An error in one of them, or in `send`, ends them all, since the others may wait for what it will never send.
+    """
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+    count = arguments.train_config.devices
+    pipes = [get_context("spawn").Pipe(duplex=False) for _ in range(count)]
+    receivers = [receiver for receiver, _ in pipes]
+    senders = [sender for _, sender in pipes]
+    results: dict[str, Any] = {}
+    failure: ProcessException | None = None
+
+    def receive(ready: Sequence[object]) -> None:
+        for receiver in [one for one in receivers if one in ready]:
+            try:
+                kind, value = receiver.recv()
+            except (EOFError, OSError):  # from a process that has ended, or was killed while it sent
+                receivers.remove(receiver)
+                continue
+            if kind in ("summary", "error"):
+                results.setdefault(kind, value)
+            else:
+                send(kind, value)
+
+    # Fabric could start the processes, but would not say which they are.
+    port = LightningEnvironment().main_port
+    started = start_processes(_worker, (arguments, senders, port), count, join=False)  # type: ignore[no-untyped-call]
+    try:
+        for sender in senders:
+            sender.close()  # now the pipes end when the processes do
+        while not started.join(timeout=0):
+            receive(wait([*receivers, *started.sentinels]))
+    except ProcessException as error:
+        failure = error
+    finally:
+        end(started.processes)
+    while ready := wait(receivers, timeout=0):
+        receive(ready)  # their last messages
+    cause = results.get("error", failure)
+    if cause is not None:
+        raise cause
+    summary: TrainSummary = results["summary"]
+    return summary
+
+
+def _worker(rank: int, arguments: Arguments, senders: "Sequence[Connection]", port: int) -> None:
+    """`train` in a process that `train_in_new_processes` started."""
+    default_signals()
+    end_with_parent()
+    sender = senders[rank]
+
+    def send(kind: str, value: Any) -> None:
+        sender.send((kind, value))
+
+    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    fabric = make_fabric(arguments.train_config, arguments.logs)
+    try:
+        summary = train_here(fabric, arguments, send)
+    except ModelError as error:
+        send("error", error)
+        raise  # the end of one is the end of all
+    if fabric.is_global_zero:
+        send("summary", summary)
+    fabric.barrier()  # or one would end while another still speaks to it
