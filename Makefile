@@ -75,8 +75,9 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## write the data dictionary from the declarations
+docs: setup ## write the data dictionary from the declarations, and draw what imports what
 	$(BIN)/python -m pipelines.dictionary > docs/data_dictionary.md
+	$(BIN)/python docs/draw_architecture.py
 
 lock: ## take the versions installed now as constraints
 	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
