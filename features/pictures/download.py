@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,6 +28,8 @@ from features.errors import FeatureError
 from features.pictures.answers import Answer, is_web, remember, sweep
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
+from warehouse.artifacts.http import may_pass, retry_after
+from warehouse.artifacts.progress import Progress
 
 _CHUNK: Final = 64 << 10
 
@@ -165,7 +165,7 @@ class Downloads:
         self,
         addresses: Iterable[str],
         seen: Callable[[bytes], object] = _ignore,
-        progress: Callable[[int, int], object] = _ignore,
+        progress: Progress = _ignore,
     ) -> None:
         """Ask for each address once and remember the answers.
 
@@ -333,8 +333,9 @@ class Downloads:
             if answer.status in (301, 302, 303, 307, 308) and place:
                 return self._redirect(task, place)
             said = f"the server answered {answer.status}"
-            if answer.status in (408, 425, 429) or answer.status >= 500:
-                return _Passing("unreachable", said, self._retry_after(answer))
+            if may_pass(answer.status):
+                seconds = retry_after(answer.headers.get("Retry-After"), self._fetching.longest_wait)
+                return _Passing("unreachable", said, seconds)
             return Answer("not_found", said)
         finally:
             answer.close()
@@ -365,21 +366,6 @@ class Downloads:
         if not is_web(url):
             return Answer("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
         return _Moved(url)
-
-    def _retry_after(self, answer: BaseHTTPResponse) -> float:
-        """Seconds that the server asks to be left alone, within bounds: it names them, or a date."""
-        said = answer.headers.get("Retry-After", "").strip()
-        try:
-            seconds = float(said[:9]) if said.isdecimal() else _until(said)
-        except (TypeError, ValueError, OverflowError):
-            return 0.0
-        return min(max(seconds, 0.0), self._fetching.longest_wait)
-
-
-def _until(date: str) -> float:
-    """Seconds from now to an HTTP date."""
-    found = parsedate_to_datetime(date)
-    return (found.replace(tzinfo=found.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _wait(task: _Task, fetching: Fetching) -> float:

@@ -6,14 +6,13 @@ import re
 import stat
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -27,6 +26,8 @@ from features.pictures.decode import MAX_BYTES, THREADS, PictureError, measure
 from features.pictures.download import Downloads, Fetching
 from features.pictures.shards import SHARD_BYTES, ShardWriter
 from features.tables import ITEM_IMAGES, read_catalogue, write_table
+from warehouse.artifacts.progress import Progress
+from warehouse.artifacts.threads import map_in_order
 
 STATUSES = {
     "ok": "a picture lies in a shard",
@@ -42,12 +43,12 @@ STATUSES = {
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
 """Those that a content can have."""
+_AHEAD = 2 * THREADS
+"""Items looked at before they are needed; few, because they hold pictures."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 _DEFAULT = Fetching()
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -296,23 +297,12 @@ class _Finder:
                 raise PictureError(str(status), str(detail))
 
 
-def _ordered(threads: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """The results in the order of the items; a few at most are ahead of the reader, because they hold pictures."""
-    pending: deque[Future[_R]] = deque()
-    for item in items:
-        pending.append(threads.submit(function, item))
-        if len(pending) > 2 * THREADS:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
 def _ask_missing(
     items: list[list[str]],
     finder: _Finder,
     downloads: Downloads,
     threads: ThreadPoolExecutor,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> int:
     """Download what it takes to know the picture of every item: addresses that come first, then those behind bad ones.
 
@@ -320,7 +310,7 @@ def _ask_missing(
     """
     asked: set[str] = set()
     while items:
-        missing = list(_ordered(threads, finder.missing, items))
+        missing = list(map_in_order(threads, finder.missing, items, _AHEAD))
         # Of one that was asked and is missing still, find says what it knows.
         items = [urls for urls, url in zip(items, missing, strict=True) if url and url not in asked]
         wanted = {url for url in missing if url} - asked
@@ -329,7 +319,7 @@ def _ask_missing(
     return len(asked)
 
 
-def _further(progress: Callable[[int, int], None], before: int, done: int, total: int) -> None:
+def _further(progress: Progress, before: int, done: int, total: int) -> None:
     """Progress of a round, with what was done before it."""
     progress(before + done, before + total)
 
@@ -343,7 +333,7 @@ def collect_images(
     cache: Path | None = None,
     fetching: Fetching = _DEFAULT,
     shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ItemImagesSummary:
     """Write item_images.parquet (:data:`features.tables.ITEM_IMAGES`) and its shards.
 
@@ -382,7 +372,8 @@ def collect_images(
             with Downloads(cache, fetching) as downloads:
                 asked = _ask_missing(web, finder, downloads, threads, told)
         writer = stack.enter_context(ShardWriter(out, shard_bytes))
-        for item_id, urls, found in zip(ids, addresses, _ordered(threads, finder.find, addresses), strict=True):
+        pictures = map_in_order(threads, finder.find, addresses, _AHEAD)
+        for item_id, urls, found in zip(ids, addresses, pictures, strict=True):
             row: dict[str, object] = {"item_id": item_id, "status": "no_url", "url": urls[0] if urls else None}
             if found.url:
                 fallbacks += bool(found.problems)

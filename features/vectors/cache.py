@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from features.encoders import EncoderIdentity, Vectors
 from features.encoders.probe import Probe
-from warehouse.artifacts.durable import flush_folder, replacing
+from warehouse.artifacts.durable import flush, replacing
 
 _log = logging.getLogger("mmm4rec")
 
@@ -205,7 +205,7 @@ class VectorCache:
         unfinished = self.folder / f"{secrets.token_hex(16)}{_UNFINISHED}"
         with replacing(self.folder / name, unfinished) as file:
             file.write(data)
-        flush_folder(self.folder)
+        flush(self.folder)
         return self.folder / name
 
     def _list(self, listed: dict[Path, list[_Run]]) -> dict[Path, list[_Run]]:

@@ -22,7 +22,8 @@ from pipelines.planner.launcher import bury, cancel, process_tag
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import DOMAINS, NOT_SHOWN, STEPS, Ref, Step
 from pipelines.signals import Interrupted, aside
-from warehouse.artifacts.staging import held, make_folder, unlinked
+from warehouse.artifacts.locks import held
+from warehouse.artifacts.staging import make_folder, unlinked
 from warehouse.artifacts.store import ALL
 
 _DATABASES = ("history", "schedules")

@@ -15,7 +15,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import NOT_MADE, upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
 from tests.pages import breaches
-from warehouse.artifacts.store import sha256_file
+from warehouse.artifacts.files import sha256_file
 from warehouse.catalogue.query import query
 
 TARGETS = [domain.name for domain in DOMAINS if domain.role == "target"]

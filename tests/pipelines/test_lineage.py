@@ -21,8 +21,9 @@ from pipelines.planner.runs import plan
 from pipelines.planner.step import STEPS
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
+from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.lineage import Lineage
-from warehouse.artifacts.store import ALL, Artifact, Version, sha256_file
+from warehouse.artifacts.store import ALL, Artifact, Version
 
 CORE = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
 CATALOGUE = "warehouse/catalogue"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from warehouse.artifacts.store import Artifact, Store, recipe, sha256_file
+from warehouse.artifacts.files import sha256_file
+from warehouse.artifacts.store import Artifact, Store, recipe
 from warehouse.core.interactions import InteractionsSummary, build_interactions
 from warehouse.core.items import ItemsSummary, build_items
 from warehouse.core.sequences import SequencesSummary, build_sequences

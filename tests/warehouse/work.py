@@ -15,8 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.manifest import FORMAT, Environment, Manifest, parse
-from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, recipe, sha256_file
+from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, recipe
 from warehouse.catalogue.build import build_catalogue
 from warehouse.catalogue.query import query
 from warehouse.core.interactions import build_interactions

@@ -9,7 +9,15 @@ It imports nothing else of the house, and neither DuckDB nor torch, so that the 
     lineage      which version was made from which
     garbage      which versions nobody needs
     hashes       hashes of raw files, remembered
+
+Beside it stands what both rooms would else have twice:
+
     durable      files that are there whole or not at all
-    files        opening files of strangers
+    files        opening files of strangers, and the hash of one
+    locks        locks on files
+    threads      the cores of this process, and work shared out among threads
     processes    how a process ends, and those that it has started
+    progress     how work says how far it is
+    http         what web servers say
+    schema       how a table is declared
 """

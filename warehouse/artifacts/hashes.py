@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from warehouse.artifacts.store import sha256_file
+from warehouse.artifacts.durable import replacing
+from warehouse.artifacts.files import sha256_file
 
 __all__ = ["Hashes"]
 
@@ -50,9 +51,8 @@ class Hashes:
         """Without a hash remembered the file is read again: no reason to fail where this cannot be written."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            new = record.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(known), encoding="utf-8")
-            new.replace(record)
+            with replacing(record, record.with_suffix(f".{os.getpid()}")) as file:
+                file.write(json.dumps(known).encode())
 
 
 def _look(path: Path) -> list[int]:

@@ -27,9 +27,10 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from warehouse.artifacts.durable import flush, write_durably
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import StoreError
-from warehouse.artifacts.files import regular
+from warehouse.artifacts.files import regular, sha256_file
 from warehouse.artifacts.manifest import (
     FORMAT,
     MANIFEST,
@@ -40,7 +41,7 @@ from warehouse.artifacts.manifest import (
     content_version,
     parse,
 )
-from warehouse.artifacts.staging import Staging, fsync, is_full, make_folder, unlinked
+from warehouse.artifacts.staging import Staging, is_full, make_folder, unlinked
 
 ALL = "_all"
 """The domain of an artifact that spans all domains."""
@@ -220,7 +221,7 @@ class Store:
             for number, version in enumerate(found):
                 folder = self.path(version).parent
                 (folder / "CURRENT").rename(bin_ / str(number))  # it need not be a file
-                fsync(folder)
+                flush(folder)
         return found
 
     def marked(self, mark: Mark) -> list[Version]:
@@ -245,7 +246,7 @@ class Store:
                 path.touch()
             else:
                 path.unlink(missing_ok=True)
-            fsync(path.parent)
+            flush(path.parent)
         return there
 
     @contextmanager
@@ -338,7 +339,7 @@ class Store:
                     latest = self.current(artifact.key, artifact.domain) or artifact
                     os.link(latest.path / name, staging / "exposed")
                     (staging / "exposed").replace(self.root / name)
-                    fsync(self.root)
+                    flush(self.root)
         return self.root / name
 
     def exposes(self, artifact: Artifact, name: str) -> bool:
@@ -421,8 +422,8 @@ class Store:
         write_durably(files / MANIFEST, text)
         for path in files.iterdir():
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
-            fsync(path)
-        fsync(files)
+            flush(path)
+        flush(files)
         artifact = Artifact(
             recipe.key, recipe.domain, version, self.folder(recipe.key, recipe.domain) / f"v={version}", manifest
         )
@@ -432,7 +433,7 @@ class Store:
         with self.staging.lock():
             artifact = self._place(artifact, staging)
             (staging / "CURRENT").replace(artifact.path.parent / "CURRENT")
-            fsync(artifact.path.parent)
+            flush(artifact.path.parent)
         return artifact
 
     def _place(self, made: Artifact, staging: Path) -> Artifact:
@@ -454,7 +455,7 @@ class Store:
         else:
             # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
             (files / MANIFEST).replace(target / MANIFEST)
-        fsync(target.parent)
+        flush(target.parent)
         return made
 
     def _with_recipe(self, recipe: Recipe) -> Artifact | None:
@@ -489,7 +490,7 @@ class Store:
         if _pointed(folder) != artifact.version:
             write_durably(staging / "CURRENT", artifact.version)
             (staging / "CURRENT").replace(folder / "CURRENT")
-            fsync(folder)
+            flush(folder)
 
 
 def recipe(
@@ -506,12 +507,6 @@ def recipe(
     return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with regular(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe_file(path: Path) -> FileEntry:
     """What a manifest says of a file."""
     sha256, size = sha256_file(path), path.stat().st_size
@@ -520,14 +515,6 @@ def describe_file(path: Path) -> FileEntry:
     with pq.ParquetFile(path) as table:
         columns = {field.name: str(field.type) for field in table.schema_arrow}
         return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write `text` and flush it to the disk before returning."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _pointed(folder: Path) -> str | None:

@@ -12,8 +12,8 @@ from typing import Final
 import pyarrow as pa
 
 from warehouse.artifacts.environment import PACKAGES
-from warehouse.schema import column as _column
-from warehouse.schema import table as _table
+from warehouse.artifacts.schema import column as _column
+from warehouse.artifacts.schema import table as _table
 
 __all__ = ["CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Macro", "figure", "results"]
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.artifacts.threads import map_in_order
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ParquetSink, rows_of
 from warehouse.tables import TABLES
-from warehouse.threads import in_turn
 
 __all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
 
@@ -206,7 +206,7 @@ def _write(
         ParquetSink(out / "interactions.parquet", TABLES["core/interactions/interactions"]) as interactions,
         ParquetSink(out / "rejected.parquet", TABLES["core/interactions/rejected"]) as rejected,
     ):
-        for kept, gone, accused in in_turn(pool, judge, range(footer.num_row_groups)):
+        for kept, gone, accused in map_in_order(pool, judge, range(footer.num_row_groups)):
             interactions.write(kept)
             rejected.write(gone)
             rows.append(accused)

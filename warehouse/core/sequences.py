@@ -22,11 +22,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from warehouse.artifacts.threads import map_in_order
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP, ParquetSink, rows_of
 from warehouse.tables import SPLITS, TABLES
-from warehouse.threads import in_turn
 
 __all__ = ["GlobalTimeSplit", "SequencesSummary", "build_sequences", "k_core"]
 
@@ -424,7 +424,7 @@ def _write(out: Path, core: _Core, parts: npt.NDArray[np.int8], pool: ThreadPool
     small = {"sequences": _sequences(core, parts), "items": _items(core, parts), "users": [users]}
     others = [pool.submit(_write_table, out, name, batches) for name, batches in small.items()]
     make = partial(_interactions, core, core.starts, parts)
-    _write_table(out, "interactions", in_turn(pool, make, range(0, len(core.users), ROW_GROUP)))
+    _write_table(out, "interactions", map_in_order(pool, make, range(0, len(core.users), ROW_GROUP)))
     for other in others:
         other.result()
 

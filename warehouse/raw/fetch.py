@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,10 +31,11 @@ import requests
 import urllib3.exceptions
 from fsspec.core import url_to_fs
 
-from warehouse.artifacts.staging import fsync
-from warehouse.artifacts.store import sha256_file, write_durably
+from warehouse.artifacts.durable import flush, replacing, write_durably
+from warehouse.artifacts.files import sha256_file
+from warehouse.artifacts.http import may_pass, retry_after
+from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
-from warehouse.raw.lines import Progress
 
 __all__ = ["Fetched", "MissingFileError", "fetch_file", "recorded"]
 
@@ -295,7 +295,7 @@ class _Part:
         )
         self._remember(found)
         self.path.replace(self.target)
-        fsync(self.target.parent)
+        flush(self.target.parent)
         self._beside.unlink(missing_ok=True)
         return found
 
@@ -304,10 +304,9 @@ class _Part:
         record = _record(self.target)
         record.parent.mkdir(exist_ok=True)
         kept = ("url", "bytes", "sha256", "fetched", "etag", "last_modified")
-        swap = record.with_suffix(".new")
-        write_durably(swap, json.dumps({key: getattr(found, key) for key in kept}, indent=1))
-        swap.replace(record)
-        fsync(record.parent)
+        with replacing(record, record.with_suffix(".new")) as file:
+            file.write(json.dumps({key: getattr(found, key) for key in kept}, indent=1).encode())
+        flush(record.parent)
 
     def _in_place(self) -> bool:
         try:
@@ -415,8 +414,11 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
 def _refusal(name: str, answer: requests.Response) -> Exception:
     """The error that a status means."""
     status = answer.status_code
-    if status in (408, 425, 429) or status >= 500:
-        return _PassingError(f"the server answered {status} {answer.reason}", _retry_after(answer))
+    if may_pass(status):
+        return _PassingError(
+            f"the server answered {status} {answer.reason}",
+            retry_after(answer.headers.get("Retry-After"), _LONGEST_WAIT),
+        )
     if status in (404, 410):
         return MissingFileError(
             f"{name} is not there ({status}): check the spelling of the category, or name another place with --from"
@@ -429,17 +431,6 @@ def _refusal(name: str, answer: requests.Response) -> Exception:
     return DataError(
         f"{name} cannot be had: the server answered {status} {answer.reason}; name another place with --from"
     )
-
-
-def _retry_after(answer: requests.Response) -> float:
-    """Seconds that a server asks to be left alone: it names them, or a date."""
-    said = answer.headers.get("Retry-After", "").strip()
-    if said.isdecimal():
-        return min(float(said[:9]), _LONGEST_WAIT)
-    try:
-        return (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return 0.0
 
 
 @contextmanager

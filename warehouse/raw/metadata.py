@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from warehouse.artifacts.progress import Progress
 from warehouse.parquet import ROW_GROUP, ParquetSink
-from warehouse.raw.lines import Progress, Quarantine, blocks
+from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
 from warehouse.tables import TABLES
 

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from warehouse.artifacts.progress import Progress
+from warehouse.artifacts.threads import available_cores, map_in_order
 from warehouse.parquet import ParquetSink
-from warehouse.raw.lines import Block, Progress, Quarantine, blocks
+from warehouse.raw.lines import Block, Quarantine, blocks
 from warehouse.tables import TABLES
-from warehouse.threads import available_threads, in_turn
 
 __all__ = ["RatingsSummary", "ingest_ratings"]
 
@@ -68,8 +69,8 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
-        with ThreadPoolExecutor(available_threads()) as pool:
-            for block, batch in in_turn(pool, _tried, blocks(source, LONGEST_LINE, progress)):
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for block, batch in map_in_order(pool, _tried, blocks(source, LONGEST_LINE, progress)):
                 yield from _rows(block, batch, quarantine)
 
     layout = "a ratings file has the columns item,user,rating,unix time and no header"

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from warehouse.raw.lines import Progress, Quarantine, blocks
+from warehouse.artifacts.progress import Progress
+from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.ratings import (
     Rating,
     RatingsSummary,
