@@ -300,7 +300,7 @@ def _affected(data_folder: DataFolder, changed: Sequence[str]) -> list[str]:
 
 def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
     """Whether an occasion may build a domain that has not changed."""
-    known = ALL in occasion.changed or data_folder.store.published("raw/ratings", domain)
+    known = ALL in occasion.changed or data_folder.store.is_published("raw/ratings", domain)
     return known and _at_rest(data_folder, domain)
 
 

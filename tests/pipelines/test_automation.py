@@ -21,7 +21,7 @@ from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import DOMAINS, STEPS
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
-from warehouse.artifacts import store
+from warehouse.artifacts import reader as store
 from warehouse.artifacts.store import ALL
 
 DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}

@@ -2,7 +2,9 @@
 
 It imports nothing else of the house, and neither DuckDB nor torch, so that the feature store may use it too.
 
-    store        Store: publish a version, find the current one, verify it
+    store        Store: publish a version, mark it, forget it
+    reader       StoreReader: find the current version, verify it
+    artifact     what names a version, and what decides its bytes
     manifest     what a version says of itself, typed
     environment  what makes versions: packages, commit, device
     staging      folders of unfinished work, and the lock of a store

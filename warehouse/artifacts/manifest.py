@@ -9,11 +9,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+import pyarrow.parquet as pq
 
-__all__ = ["FORMAT", "MANIFEST", "VERSION", "Environment", "FileEntry", "Input", "Manifest", "content_version", "parse"]
+from warehouse.artifacts.files import sha256_file
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "VERSION",
+    "Environment",
+    "FileEntry",
+    "Input",
+    "Manifest",
+    "content_version",
+    "describe_file",
+    "parse",
+]
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = re.compile(r"[0-9a-f]{16}")
@@ -127,6 +142,16 @@ def content_version(files: Mapping[str, FileEntry]) -> str:
     """The version of files as a manifest describes them: a hash of their names and hashes."""
     facts = json.dumps([[name, entry.sha256] for name, entry in sorted(files.items())])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def describe_file(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    sha256, size = sha256_file(path), path.stat().st_size
+    if path.suffix != ".parquet":
+        return FileEntry(sha256=sha256, bytes=size)
+    with pq.ParquetFile(path) as table:
+        columns = {field.name: str(field.type) for field in table.schema_arrow}
+        return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)
 
 
 def _plain(part: Any) -> Any:
