@@ -356,20 +356,25 @@ def train(recipe: Recipe, out: Path, report: Callable[[str], None]) -> None:
     document = {
         "script": "python -m features.encoders.train_sample_clip",
         "arguments": asdict(recipe),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "sentence-transformers": sentence_transformers.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
+        "versions": _versions(),
         "weights_sha256": sha256,
         "parameters": sum(weight.numel() for weight in student.clip.parameters()),
         "held_out": figures,
     }
     (out / "recipe.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     report(json.dumps(figures, indent=2))
+
+
+def _versions() -> dict[str, str]:
+    """What the weights may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sentence-transformers": sentence_transformers.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def main() -> None:

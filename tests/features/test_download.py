@@ -22,8 +22,10 @@ from features.pictures import connections
 from features.pictures.answers import key_of, recall
 from features.pictures.decode import MAX_BYTES, THREADS, PictureError
 from features.pictures.download import Downloads, Fetching
-from features.pictures.item_images import STATUSES, collect_images, forget, image_fingerprint, read_source
+from features.pictures.fingerprint import image_fingerprint
+from features.pictures.item_images import STATUSES, collect_images, forget
 from features.pictures.shards import read_shards
+from features.pictures.sources import read_source
 from tests.features.conftest import png
 from tests.features.pictures_host import (
     PictureHost,
