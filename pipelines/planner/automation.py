@@ -32,8 +32,10 @@ from pipelines.garbage import collect
 from pipelines.lineage import verify
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import DOMAINS, Ref
+from warehouse.artifacts.durable import replacing
 from warehouse.artifacts.store import ALL
 from warehouse.errors import DataError
+from warehouse.raw.formats import KINDS
 from warehouse.raw.lines import blocks
 
 OCCASION_TAG = "mmm4rec/occasion"
@@ -311,7 +313,7 @@ def _at_rest(data_folder: DataFolder, domain: str) -> bool:
 
 def _files(data_folder: DataFolder, domain: str) -> list[Path]:
     """The raw files of a domain at hand."""
-    return [data_folder.raw_file(domain, "ratings"), data_folder.raw_file(domain, "metadata")]
+    return [data_folder.raw_file(domain, kind) for kind in KINDS]
 
 
 def _look(data_folder: DataFolder, domain: str) -> str:
@@ -340,9 +342,8 @@ def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -
     path = data_folder.cache / _REFUSED
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(refused), encoding="utf-8")
-        new.replace(path)
+        with replacing(path, path.with_suffix(f".{os.getpid()}")) as file:
+            file.write(json.dumps(refused).encode())
     else:
         path.unlink(missing_ok=True)
 
