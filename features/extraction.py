@@ -150,12 +150,12 @@ class _PrintedProgress:
 
     def __init__(self, who: str) -> None:
         self._who = who
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._said >= _EVERY or done == total:
-            self._said = now
+        if now - self._printed >= _EVERY or done == total:
+            self._printed = now
             rate = done / max(now - self._start, 1e-9)
             print(f"{self._who}{done:,} of {total:,}, {rate:,.0f} a second", file=sys.stderr, flush=True)
 

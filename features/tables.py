@@ -87,21 +87,21 @@ ACCEPTED: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequence
 """Tables read; their files may hold further columns."""
 
 
-def _said(schema: pa.Schema, comment: str) -> pa.Schema:
+def _commented(schema: pa.Schema, comment: str) -> pa.Schema:
     return schema.with_metadata({"comment": comment})
 
 
 TABLES: dict[str, pa.Schema] = {
-    "features/item_text/item_text": _said(
+    "features/item_text/item_text": _commented(
         ITEM_TEXT, "The text of every item of the sequences, as published and cleaned. Key: item_id, sorted"
     ),
-    "features/item_images/item_images": _said(
+    "features/item_images/item_images": _commented(
         ITEM_IMAGES, "What became of every item's picture, and where its bytes lie. Key: item_id, sorted"
     ),
-    "features/text_embeddings/text_embeddings": _said(
+    "features/text_embeddings/text_embeddings": _commented(
         embedding_schema(), "A vector for every item's text. Key: item_id, sorted"
     ),
-    "features/image_embeddings/image_embeddings": _said(
+    "features/image_embeddings/image_embeddings": _commented(
         embedding_schema(), "A vector for every item's picture. Key: item_id, sorted"
     ),
 }

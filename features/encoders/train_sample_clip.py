@@ -258,7 +258,7 @@ def _held_out_figures(
     with torch.inference_mode():
         seen = student.pictures(eye(pixels))
         read, asked = _read(student, tokenizer, texts), _read(student, tokenizer, queries)
-        told = {
+        accuracy = {
             f"{modality} {name}": float((head(10 * vectors).argmax(1) == labels[:, place]).float().mean())
             for modality, heads, names, vectors, labels in (
                 ("picture", student.of_picture, IN_PICTURE, seen, _labels(products, IN_PICTURE, None)),
@@ -281,7 +281,7 @@ def _held_out_figures(
         "picture_to_text_at_5": round(hits(seen, read, same, 5), 4),
         "query_to_picture_at_1": round(hits(asked, seen, alike, 1), 4),
         "query_to_picture_at_5": round(hits(asked, seen, alike, 5), 4),
-        "attribute_accuracy": {name: round(share, 4) for name, share in told.items()},
+        "attribute_accuracy": {name: round(share, 4) for name, share in accuracy.items()},
     }
 
 

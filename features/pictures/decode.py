@@ -114,8 +114,8 @@ def _check_tiff(data: bytes) -> None:
 def _orientation(picture: Image.Image) -> int:
     """1 to 8 as EXIF counts them; 1, upright, if what is said cannot be read."""
     try:
-        said = picture.getexif().get(_ORIENTATION)
-        return said if said in _TURNS else 1
+        orientation = picture.getexif().get(_ORIENTATION)
+        return orientation if orientation in _TURNS else 1
     except Exception:  # as above
         return 1
 

@@ -260,9 +260,9 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
         ValueError, TypeError, KeyError, pa.ArrowException: it is none.
     """
     contents = table["content_sha256"].combine_chunks()
-    said = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
+    declared = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
     runs, start = [], 0
-    for name, rows in said:
+    for name, rows in declared:
         runs.append(_Run(str(name), path, start, contents.slice(start, rows)))
         start += rows
     if contents.type != pa.string() or start != len(contents):

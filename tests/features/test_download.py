@@ -146,7 +146,7 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
         paths, cache, out, again = items(urls), folder("cache"), folder("out"), folder("again")
         seen: list[tuple[int, int]] = []
         summary = collect_images(
-            *paths, folder("root"), out, cache=cache, fetching=QUICK, progress=lambda *told: seen.append(told)
+            *paths, folder("root"), out, cache=cache, fetching=QUICK, progress=lambda *figures: seen.append(figures)
         )
         found = rows(out)
         assert {item: row["status"] for item, row in found.items()} == wanted

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["may_pass", "retry_after"]
+__all__ = ["is_temporary", "retry_after"]
 
 
-def may_pass(status: int) -> bool:
+def is_temporary(status: int) -> bool:
     """Whether a refusal may be over when the same is asked again: too early, too often, or the server's own fault."""
     return status in (408, 425, 429) or status >= 500
 

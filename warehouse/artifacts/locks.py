@@ -68,7 +68,7 @@ def is_held(path: Path) -> bool:
 
 def _wait(path: Path, descriptor: int, notice: float, limit: float) -> None:
     """Take the lock on an open file. Asked again and again, since a call that waits could neither speak nor give up."""
-    began, pause, said = time.monotonic(), 0.001, False
+    began, pause, has_said = time.monotonic(), 0.001, False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,9 +80,9 @@ def _wait(path: Path, descriptor: int, notice: float, limit: float) -> None:
                     f"{path} is locked by {_holder(descriptor)}, and was for the {limit:.0f} seconds of waiting: "
                     "end that process, or let it finish, and try again"
                 ) from None
-            if waited >= notice and not said:
+            if waited >= notice and not has_said:
                 _log.warning("%s is locked by %s: waiting for it", path, _holder(descriptor))
-                said = True
+                has_said = True
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
 

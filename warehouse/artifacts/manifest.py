@@ -160,25 +160,25 @@ def _plain(part: Any) -> Any:
     raise TypeError(f"{type(part).__name__} is nothing that JSON has")
 
 
-def _located(plain: dict[str, Any], said: str) -> str:
-    """What msgspec said, with the name of the entry, for which it writes [...]."""
+def _located(plain: dict[str, Any], message: str) -> str:
+    """The message of msgspec, with the name of the entry, for which it writes [...]."""
     kinds: dict[str, Any] = {"files": FileEntry, "inputs": str, "sources": str}
-    for field, kind in kinds.items() if "[...]" in said else ():
+    for field, kind in kinds.items() if "[...]" in message else ():
         for name, entry in plain[field].items() if isinstance(plain.get(field), dict) else ():
             try:
                 msgspec.convert(entry, kind)
             except msgspec.ValidationError as error:
                 return f"{field} {name[:80]!r}: {error}"
-    return said
+    return message
 
 
 def _flaw(manifest: Manifest, key: str, domain: str, version: str) -> str | None:
     """Why this cannot be the manifest of that version, though its types are right; or None."""
     if (manifest.format == 1) != (manifest.environment is None):
         return "environment is missing" if manifest.environment is None else "format 1 has no environment"
-    said = (manifest.key, manifest.domain, manifest.version)
-    if said != (key, domain, version):
-        return f"it is of {said[0][:80]!r}, {said[1][:80]!r}, version {said[2][:40]!r}"
+    names = (manifest.key, manifest.domain, manifest.version)
+    if names != (key, domain, version):
+        return f"it is of {names[0][:80]!r}, {names[1][:80]!r}, version {names[2][:40]!r}"
     for reference, of in manifest.inputs.items():
         if not _INPUT.fullmatch(reference) or not VERSION.fullmatch(of):
             return f"inputs: {reference[:80]!r} is no input"

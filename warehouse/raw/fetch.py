@@ -16,12 +16,12 @@ from typing import Final
 from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
-from warehouse.raw.part import Fetched, Notes, Part, damage_of, disguise_of, recorded
-from warehouse.raw.protocols import LONGEST_WAIT, MissingFileError, PassingError, ask, without_login
+from warehouse.raw.part import Fetched, Notes, Part, damage_of, recorded, wrong_content_of
+from warehouse.raw.protocols import LONGEST_WAIT, MissingFileError, TemporaryError, ask, without_login
 
 __all__ = ["Fetched", "MissingFileError", "fetch_file", "recorded"]
 
-_HEADWAY: Final = 1 << 20
+_PROGRESS_BYTES: Final = 1 << 20
 """Bytes. An attempt that brings this much has not failed, however it ends."""
 
 _log = logging.getLogger("mmm4rec")
@@ -59,21 +59,21 @@ def fetch_file(
             if not force and (kept := _kept(target, sha256)):
                 part.clear()
                 return kept
-            part.keep_if_of(name)
+            part.keep_if_resumable(name)
             attempts, failures, best = 0, 0, part.size
             while True:
                 attempts += 1
                 try:
-                    notes = _advance(url, part, timeout, progress)
+                    notes = _fetch_rest(url, part, timeout, progress)
                     break
-                except PassingError as error:
+                except TemporaryError as error:
                     if error.distrusted:
                         part.clear()
-                    failures = 0 if part.size >= best + _HEADWAY else failures + 1
+                    failures = 0 if part.size >= best + _PROGRESS_BYTES else failures + 1
                     best = max(best, part.size)
                     if failures > retries:
                         raise DataError(
-                            f"{name} could not be fetched in {attempts} attempts: {error}; {_had(part.size)}"
+                            f"{name} could not be fetched in {attempts} attempts: {error}; {_kept_bytes(part.size)}"
                         ) from error
                     seconds = max(error.after, wait * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1.5))
                     seconds = min(seconds, LONGEST_WAIT)
@@ -85,7 +85,7 @@ def fetch_file(
         size = there.stat().st_size if there.is_file() else 0
         raise DataError(
             f"{target} cannot be written while fetching {name} ({error.strerror or error}): make room there, or "
-            f"permit it; {_had(size)}"
+            f"permit it; {_kept_bytes(size)}"
         ) from error
 
 
@@ -108,24 +108,24 @@ def _kept(target: Path, sha256: str | None) -> Fetched | None:
     return replace(found, kept=True)
 
 
-def _advance(url: str, part: Part, timeout: float, progress: Progress | None) -> Notes:
+def _fetch_rest(url: str, part: Part, timeout: float, progress: Progress | None) -> Notes:
     """Ask once and append what comes, to the end of the file."""
     with ask(url, part, timeout) as body:
         size, chunk = body.notes.size, next(body.chunks, b"")
         if body.start == 0:
             # A page in place of the file is seen before it costs the bytes that are there.
-            if (chunk or not size) and (found := disguise_of(chunk, part.target.suffix == ".gz")):
+            if (chunk or not size) and (found := wrong_content_of(chunk, part.target.suffix == ".gz")):
                 raise DataError(f"what {body.notes.url} gave {found}; open it in a browser, or name another place")
             part.start(body.notes)
         while chunk:
             if size is not None and part.size + len(chunk) > size:
-                raise PassingError(f"more than the {size:,} bytes announced came", distrusted=True)
+                raise TemporaryError(f"more than the {size:,} bytes announced came", distrusted=True)
             part.append(chunk)
             if progress:
                 progress(part.size, size or part.size)
             chunk = next(body.chunks, b"")
     if size is not None and part.size < size:
-        raise PassingError(f"the answer broke off after {part.size:,} of {size:,} bytes")
+        raise TemporaryError(f"the answer broke off after {part.size:,} of {size:,} bytes")
     if size is None and not body.framed and part.target.suffix != ".gz":
         part.clear()
         raise DataError(
@@ -134,5 +134,5 @@ def _advance(url: str, part: Part, timeout: float, progress: Progress | None) ->
     return body.notes
 
 
-def _had(size: int) -> str:
+def _kept_bytes(size: int) -> str:
     return f"the {size:,} bytes had are kept, and the same command goes on from there" if size else "nothing is kept"

@@ -23,7 +23,7 @@ from warehouse.artifacts.durable import flush, replacing, write_durably
 from warehouse.artifacts.files import sha256_file
 from warehouse.errors import DataError
 
-__all__ = ["Fetched", "Notes", "Part", "damage_of", "disguise_of", "recorded"]
+__all__ = ["Fetched", "Notes", "Part", "damage_of", "recorded", "wrong_content_of"]
 
 _PAGE: Final = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 
@@ -105,7 +105,7 @@ class Part:
             self.path.unlink()
         os.close(self._file)
 
-    def keep_if_of(self, url: str) -> None:
+    def keep_if_resumable(self, url: str) -> None:
         """Keep what is there if it can be gone on with."""
         known = self.notes
         if known is None or known.url != url or not known.validator or self.size > (known.size or self.size):
@@ -198,7 +198,7 @@ def _record(target: Path) -> Path:
 def damage_of(path: Path, gzipped: bool) -> str | None:
     """Why a file that is complete by its count is none all the same, or None; a gzip stream is read to its end."""
     with path.open("rb") as file:
-        if found := disguise_of(file.read(512), gzipped):
+        if found := wrong_content_of(file.read(512), gzipped):
             return found
     if gzipped:
         try:
@@ -210,7 +210,7 @@ def damage_of(path: Path, gzipped: bool) -> str | None:
     return None
 
 
-def disguise_of(head: bytes, gzipped: bool) -> str | None:
+def wrong_content_of(head: bytes, gzipped: bool) -> str | None:
     """What a file is by its first bytes, if it is none of ours."""
     if not head:
         return "is empty"

@@ -15,11 +15,11 @@ import requests
 import urllib3.exceptions
 from fsspec.core import url_to_fs
 
-from warehouse.artifacts.http import may_pass, retry_after
+from warehouse.artifacts.http import is_temporary, retry_after
 from warehouse.errors import DataError
 from warehouse.raw.part import Notes, Part
 
-__all__ = ["LONGEST_WAIT", "Body", "MissingFileError", "PassingError", "ask", "without_login"]
+__all__ = ["LONGEST_WAIT", "Body", "MissingFileError", "TemporaryError", "ask", "without_login"]
 
 LONGEST_WAIT: Final = 600.0
 """Seconds. A server that asks for more is asked again after this."""
@@ -33,7 +33,7 @@ class MissingFileError(DataError):
     """The place was reached and has no such file."""
 
 
-class PassingError(Exception):
+class TemporaryError(Exception):
     """What may go better next time, `after` seconds at the earliest; `distrusted`: with nothing of the part."""
 
     def __init__(self, cause: str, after: float = 0.0, distrusted: bool = False) -> None:
@@ -62,10 +62,10 @@ def ask(url: str, part: Part, timeout: float) -> AbstractContextManager[Body]:
 
     Raises:
         MissingFileError: there is no such file.
-        PassingError: this may go better next time.
+        TemporaryError: this may go better next time.
         DataError: it will not.
     """
-    return _http(url, part, timeout) if _is_http(url) else _other(url, part)
+    return _http(url, part, timeout) if _is_http(url) else _any_file_system(url, part)
 
 
 @contextmanager
@@ -80,9 +80,9 @@ def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
         try:
             answer = session.get(url, headers=headers, stream=True, timeout=timeout)
         except requests.RequestException as error:
-            passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-            if isinstance(error, passing) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
-                raise PassingError(f"no connection ({_cause(error)})") from error
+            temporary = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+            if isinstance(error, temporary) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise TemporaryError(f"no connection ({_cause(error)})") from error
             raise DataError(f"{name} cannot be asked for: {_cause(error)}") from error
         with answer:
             yield _read_answer(answer, name, part)
@@ -90,36 +90,36 @@ def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
 
 def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
     """What an answer means; its body is not read yet."""
-    said, status = answer.headers, answer.status_code
-    etag, modified = said.get("ETag"), said.get("Last-Modified")
+    headers, status = answer.headers, answer.status_code
+    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     known, have = part.notes, part.size
     changed = known is not None and any(
         old and new and old != new for old, new in ((known.etag, etag), (known.last_modified, modified))
     )
     if status == 416:
-        end = _NO_RANGE.fullmatch(said.get("Content-Range", ""))
+        end = _NO_RANGE.fullmatch(headers.get("Content-Range", ""))
         whole = end is not None and int(end[1]) == have and known is not None and known.size in (have, None)
         if not whole or changed or known is None or have == 0:
-            raise PassingError("the server has no such range (416)", distrusted=True)
+            raise TemporaryError("the server has no such range (416)", distrusted=True)
         return Body(replace(known, size=have), have, iter(()))
     if status not in (200, 206):
         raise _refusal(name, answer)
-    if said.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
         raise DataError(f"{name} is a web page, no raw file; open it in a browser, or name another place")
-    if said.get("Content-Encoding", "identity") != "identity" and part.target.suffix != ".gz":
+    if headers.get("Content-Encoding", "identity") != "identity" and part.target.suffix != ".gz":
         raise DataError(f"{name} comes compressed although that was not asked for; name another place")
-    framed = "chunked" in said.get("Transfer-Encoding", "").lower()
+    framed = "chunked" in headers.get("Transfer-Encoding", "").lower()
     if status == 200:
-        size = None if framed else _number(said.get("Content-Length"))
+        size = None if framed else _number(headers.get("Content-Length"))
         return Body(Notes(name, size, etag, modified), 0, _chunks(answer), framed)
-    span = _RANGE.fullmatch(said.get("Content-Range", "").strip())
+    span = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
     if span is None or known is None or have == 0 or int(span[1]) != have:
-        raise PassingError(
-            f"another range came than asked for ({said.get('Content-Range')!r}, not from {have})", distrusted=True
+        raise TemporaryError(
+            f"another range came than asked for ({headers.get('Content-Range')!r}, not from {have})", distrusted=True
         )
     total = known.size if span[3] == "*" else int(span[3])
     if changed or known.size not in (None, total) or (total is not None and int(span[2]) >= total):
-        raise PassingError("the file changed on the server", distrusted=True)
+        raise TemporaryError("the file changed on the server", distrusted=True)
     return Body(replace(known, size=total), have, _chunks(answer), framed or total is not None)
 
 
@@ -129,14 +129,14 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         while chunk := answer.raw.read(_CHUNK, decode_content=False):
             yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise PassingError(f"the answer broke off ({_cause(error)})") from error
+        raise TemporaryError(f"the answer broke off ({_cause(error)})") from error
 
 
 def _refusal(name: str, answer: requests.Response) -> Exception:
     """The error that a status means."""
     status = answer.status_code
-    if may_pass(status):
-        return PassingError(
+    if is_temporary(status):
+        return TemporaryError(
             f"the server answered {status} {answer.reason}",
             retry_after(answer.headers.get("Retry-After"), LONGEST_WAIT),
         )
@@ -155,7 +155,7 @@ def _refusal(name: str, answer: requests.Response) -> Exception:
 
 
 @contextmanager
-def _other(url: str, part: Part) -> Iterator[Body]:
+def _any_file_system(url: str, part: Part) -> Iterator[Body]:
     """Open a file of any other file system: the file's identity there stands for an ETag."""
     name = without_login(url)
     try:
@@ -174,7 +174,7 @@ def _other(url: str, part: Part) -> Iterator[Body]:
             f"{name} is not there: check the spelling of the category, or name another place with --from"
         ) from error
     except (ConnectionError, TimeoutError) as error:
-        raise PassingError(f"no connection ({_cause(error)})") from error
+        raise TemporaryError(f"no connection ({_cause(error)})") from error
     except Exception as error:  # every file system has errors of its own kind
         raise DataError(f"{name} cannot be read ({_cause(error)}); name another place with --from") from error
     with file:
@@ -186,7 +186,7 @@ def _read(file: fsspec.spec.AbstractBufferedFile) -> Iterator[bytes]:
         while chunk := file.read(_CHUNK):
             yield chunk
     except (OSError, EOFError) as error:
-        raise PassingError(f"reading broke off ({_cause(error)})") from error
+        raise TemporaryError(f"reading broke off ({_cause(error)})") from error
 
 
 def _is_http(url: str) -> bool:
