@@ -181,9 +181,8 @@ def collect_images(
 ) -> ItemImagesSummary:
     """Write item_images.parquet (:data:`features.tables.ITEM_IMAGES`) and its shards.
 
-    Both are over exactly the items of core/sequences, sorted by item_id.
-    The first address of an item that yields a good picture wins. An item whose every address fails has the
-    status of the first, the best one, and the details of all.
+    Both are over exactly the items of core/sequences, sorted by item_id. The first address of an item that yields a
+    good picture wins. If every address fails, the item has the status of the first, the best one, and all details.
 
     Args:
         items_parquet: core/items.
@@ -196,8 +195,7 @@ def collect_images(
         progress: called with (done, total) downloads and items.
 
     Raises:
-        FeatureError: an input table cannot be read, or the cache not written. A picture that cannot be had is a
-            status, never an error.
+        FeatureError: an input table cannot be read, or the cache not written. What befalls a picture is a status.
     """
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     ids, addresses = catalogue["item_id"].to_pylist(), [urls or [] for urls in catalogue["image_urls"].to_pylist()]
