@@ -9,7 +9,10 @@ QUIETLY := --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := --dist loadgroup --no-loadscope-reorder
+# One worker more than cores, as long tests wait for servers and daemons; short ones do not.
+WORKERS := $(shell getconf _NPROCESSORS_ONLN)
+ONE_MORE := $(shell expr $(WORKERS) + 1)
 
 .PHONY: help setup demo ui test test-all soak openclip recbole screenshots check format docs lock clean
 
@@ -44,10 +47,10 @@ ui: setup ## Dagster's UI on 127.0.0.1 over the same data
 	@$(BIN)/mmm4rec ui --data $(DATA)
 
 test: setup ## run the tests of minutes; the end says what was left out
-	$(BIN)/python -m pytest $(PARALLEL) -m "not long and not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 $(PARALLEL) -m "not long and not soak"
 
 test-all: setup ## run all tests but the campaigns
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -n $(ONE_MORE) --maxprocesses 5 $(PARALLEL)
 
 soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from warehouse.core.interactions import Wanted
-from warehouse.core.sequences import GlobalTimeSplit
+from warehouse.core.splits import GlobalTimeSplit
 from warehouse.raw.ratings import read_line
 
 __all__ = ["Row", "interactions", "k_core", "run", "sequences"]

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder, unread
 from features.errors import FeatureError
 from features.vectors.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
+from warehouse.artifacts.progress import Progress
 
 _EVERY = 5.0
 """Seconds between two lines of progress."""
@@ -92,13 +93,13 @@ def extract(
     who = f"rank {share.rank} of {share.world}: " if share.world > 1 else ""
     embed = _embedding(modality, items, settings, cache, workers, batch_size)
     if share.world == 1:
-        summary = embed(encoder, None, share, _Progress(who))
+        summary = embed(encoder, None, share, _PrintedProgress(who))
     else:
         import torch.distributed as dist
 
         dist.init_process_group("gloo", timeout=timedelta(days=30))
         try:
-            summary = embed(encoder, None, share, _Progress(who))
+            summary = embed(encoder, None, share, _PrintedProgress(who))
             dist.barrier()  # an error here: another rank has died, and has said why
         finally:
             dist.destroy_process_group()
@@ -116,12 +117,12 @@ def extract(
 
 def _embedding(
     modality: str, items: Path, settings: EncoderSettings, cache: Path, workers: int | None, batch_size: int | None
-) -> Callable[[Encoder | ReadyVectors, Path | None, Share, "_Progress | None"], EmbeddingSummary]:
+) -> Callable[[Encoder | ReadyVectors, Path | None, Share, Progress | None], EmbeddingSummary]:
     """embed_texts or embed_images with what does not change between the calls."""
     size = {} if batch_size is None else {"batch_size": batch_size}
 
     def embed(
-        encoder: Encoder | ReadyVectors, out: Path | None, share: Share, progress: _Progress | None
+        encoder: Encoder | ReadyVectors, out: Path | None, share: Share, progress: Progress | None
     ) -> EmbeddingSummary:
         if modality == "text":
             return embed_texts(
@@ -144,17 +145,17 @@ def _device(named: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-class _Progress:
+class _PrintedProgress:
     """Lines on stderr: how many of how many, and how many a second."""
 
     def __init__(self, who: str) -> None:
         self._who = who
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._said >= _EVERY or done == total:
-            self._said = now
+        if now - self._printed >= _EVERY or done == total:
+            self._printed = now
             rate = done / max(now - self._start, 1e-9)
             print(f"{self._who}{done:,} of {total:,}, {rate:,.0f} a second", file=sys.stderr, flush=True)
 

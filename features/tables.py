@@ -13,16 +13,13 @@ import pyarrow.parquet as pq
 
 from features.errors import FeatureError
 from warehouse.artifacts.files import regular
+from warehouse.artifacts.schema import column as _column
 
 ROW_GROUP = 8192
 """Rows in a row group of every file written here."""
 
 Storage = Literal["float32", "float16"]
 """Number format of vectors in Parquet."""
-
-
-def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment})
 
 
 def embedding_schema(width: int | None = None, storage: Storage = "float32") -> pa.Schema:
@@ -36,10 +33,10 @@ def embedding_schema(width: int | None = None, storage: Storage = "float32") -> 
     vector = pa.list_(number) if width is None else pa.list_(number, width)
     return pa.schema(
         [
-            _field("item_id", pa.string(), "Key: the item, as in core/sequences."),
-            _field("vector", vector, "Embedding; zeros where present is false."),
-            _field("present", pa.bool_(), "Whether the item has this modality: the mask of the vector."),
-            _field(
+            _column("item_id", pa.string(), "Key: the item, as in core/sequences."),
+            _column("vector", vector, "Embedding; zeros where present is false."),
+            _column("present", pa.bool_(), "Whether the item has this modality: the mask of the vector."),
+            _column(
                 "content_sha256",
                 pa.string(),
                 "sha256 of what was encoded: the text, the picture's bytes or the ready vector.",
@@ -51,38 +48,38 @@ def embedding_schema(width: int | None = None, storage: Storage = "float32") -> 
 
 CORE_ITEMS = pa.schema(
     [
-        _field("item_id", pa.string(), "Key: the item."),
-        _field("title", pa.string(), "Title without tags and entities.", nullable=True),
-        _field("title_raw", pa.string(), "Title as published.", nullable=True),
-        _field("brand", pa.string(), "Brand.", nullable=True),
-        _field("description", pa.string(), "Description, fragments joined.", nullable=True),
-        _field("image_urls", pa.list_(pa.string()), "Picture addresses, the best first.", nullable=True),
+        _column("item_id", pa.string(), "Key: the item."),
+        _column("title", pa.string(), "Title without tags and entities.", nullable=True),
+        _column("title_raw", pa.string(), "Title as published.", nullable=True),
+        _column("brand", pa.string(), "Brand.", nullable=True),
+        _column("description", pa.string(), "Description, fragments joined.", nullable=True),
+        _column("image_urls", pa.list_(pa.string()), "Picture addresses, the best first.", nullable=True),
     ]
 )
-SEQUENCE_ITEMS = pa.schema([_field("item_id", pa.string(), "Key: an item that the k-core kept.")])
+SEQUENCE_ITEMS = pa.schema([_column("item_id", pa.string(), "Key: an item that the k-core kept.")])
 
 ITEM_TEXT = pa.schema(
     [
-        _field("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
-        _field("text", pa.string(), "Published form: Title: ... ; Brand: ... ; Description: ... ; ", True),
-        _field("text_clean", pa.string(), "Title, brand and description as plain sentences.", True),
-        _field("content_sha256", pa.string(), "sha256 of text_clean in UTF-8.", True),
-        _field("present", pa.bool_(), "Whether the item has any text; without, both texts are null."),
+        _column("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
+        _column("text", pa.string(), "Published form: Title: ... ; Brand: ... ; Description: ... ; ", True),
+        _column("text_clean", pa.string(), "Title, brand and description as plain sentences.", True),
+        _column("content_sha256", pa.string(), "sha256 of text_clean in UTF-8.", True),
+        _column("present", pa.bool_(), "Whether the item has any text; without, both texts are null."),
     ]
 )
 
 ITEM_IMAGES = pa.schema(
     [
-        _field("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
-        _field("status", pa.string(), "ok, or why there is no picture: see features.pictures.item_images.STATUSES."),
-        _field("url", pa.string(), "Address of the picture used; else the first address tried.", True),
-        _field("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
-        _field("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
-        _field("height", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
-        _field("bytes", pa.int64(), "Size of the original bytes.", True),
-        _field("shard", pa.string(), "Tar file that holds the original bytes.", True),
-        _field("detail", pa.string(), "What went wrong, address by address.", True),
-        _field("offset", pa.int64(), "Where the original bytes begin in the shard.", True),
+        _column("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
+        _column("status", pa.string(), "ok, or why there is no picture: see features.pictures.item_images.STATUSES."),
+        _column("url", pa.string(), "Address of the picture used; else the first address tried.", True),
+        _column("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
+        _column("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
+        _column("height", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
+        _column("bytes", pa.int64(), "Size of the original bytes.", True),
+        _column("shard", pa.string(), "Tar file that holds the original bytes.", True),
+        _column("detail", pa.string(), "What went wrong, address by address.", True),
+        _column("offset", pa.int64(), "Where the original bytes begin in the shard.", True),
     ]
 )
 
@@ -90,21 +87,21 @@ ACCEPTED: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequence
 """Tables read; their files may hold further columns."""
 
 
-def _said(schema: pa.Schema, comment: str) -> pa.Schema:
+def _commented(schema: pa.Schema, comment: str) -> pa.Schema:
     return schema.with_metadata({"comment": comment})
 
 
 TABLES: dict[str, pa.Schema] = {
-    "features/item_text/item_text": _said(
+    "features/item_text/item_text": _commented(
         ITEM_TEXT, "The text of every item of the sequences, as published and cleaned. Key: item_id, sorted"
     ),
-    "features/item_images/item_images": _said(
+    "features/item_images/item_images": _commented(
         ITEM_IMAGES, "What became of every item's picture, and where its bytes lie. Key: item_id, sorted"
     ),
-    "features/text_embeddings/text_embeddings": _said(
+    "features/text_embeddings/text_embeddings": _commented(
         embedding_schema(), "A vector for every item's text. Key: item_id, sorted"
     ),
-    "features/image_embeddings/image_embeddings": _said(
+    "features/image_embeddings/image_embeddings": _commented(
         embedding_schema(), "A vector for every item's picture. Key: item_id, sorted"
     ),
 }

@@ -27,9 +27,9 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import CommandError
 from pipelines.planner.code_version import code_version
 from pipelines.planner.step import recorded
-from pipelines.progress import Progress
 from pipelines.reports.charts import convergence, shares, svg
 from pipelines.reports.report import templates
+from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import Artifact, recipe
 
 CACHE = "comparison"

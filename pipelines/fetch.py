@@ -6,12 +6,10 @@ from pathlib import Path
 from pipelines import progress
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
+from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
 from warehouse.raw.fetch import Fetched, MissingFileError, fetch_file
-
-_RATINGS = "categoryFilesSmall/{}.csv"
-_REVIEWS = "categoryFilesSmall/{}_5.json.gz"
-_METADATA = "metaFiles2/meta_{}.json.gz"
+from warehouse.raw.formats import format_named
 
 
 def fetch_categories(
@@ -30,6 +28,7 @@ def fetch_categories(
     )
     found: list[Fetched] = []
     failures: dict[str, str] = {}
+    origins = [_origin("reviews" if reviews else "ratings"), _origin("metadata")]
     wanted: dict[str, None] = {}
     for name in names:
         try:
@@ -37,26 +36,32 @@ def fetch_categories(
         except SettingsError as error:
             failures[name] = str(error)
             continue
-        wanted |= dict.fromkeys(file.format(category) for file in (_REVIEWS if reviews else _RATINGS, _METADATA))
+        wanted |= dict.fromkeys(place_of.format(category) for place_of in origins)
     for file in wanted:
         target = data_folder.raw_folder / Path(file).name
         try:
-            with progress.show(f"fetching {target.name}") as on_progress:
-                found.append(_fetch_one(place, file, target, force, retries, on_progress))
+            with progress.show(f"fetching {target.name}") as report:
+                found.append(_fetch_one(place, file, target, force, retries, report))
         except DataError as error:
             failures[target.name] = str(error)
     return found, failures
 
 
-def _fetch_one(
-    place: str, file: str, target: Path, force: bool, retries: int, on_progress: progress.Progress
-) -> Fetched:
+def _origin(format_name: str) -> str:
+    """Where files of a format lie below the location, with {} for the category."""
+    found = format_named(format_name).origin
+    if found is None:
+        raise SettingsError(f"files of the format {format_name} are not published anywhere: bring your own")
+    return found
+
+
+def _fetch_one(place: str, file: str, target: Path, force: bool, retries: int, report: Progress) -> Fetched:
     """From the published folders, else from the top of `place`."""
     try:
-        return fetch_file(place + file, target, force=force, retries=retries, progress=on_progress)
+        return fetch_file(place + file, target, force=force, retries=retries, progress=report)
     except MissingFileError:
         try:
-            return fetch_file(place + target.name, target, force=force, retries=retries, progress=on_progress)
+            return fetch_file(place + target.name, target, force=force, retries=retries, progress=report)
         except MissingFileError:
             pass
         raise

@@ -15,8 +15,8 @@ from pipelines.errors import EXPECTED
 from warehouse.artifacts import garbage
 from warehouse.artifacts.garbage import Leftover
 from warehouse.artifacts.lineage import named
+from warehouse.artifacts.locks import is_held
 from warehouse.artifacts.manifest import VERSION
-from warehouse.artifacts.staging import is_held
 
 __all__ = ["collect"]
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -20,9 +20,7 @@ from rich.text import Text
 
 from pipelines.signals import Interrupted
 from pipelines.terminal import Terminal
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from warehouse.artifacts.progress import Progress
 
 _bars: Bars | None = None
 

@@ -8,7 +8,7 @@ from typing import Any
 from features.sample import Size, write_sample
 from pipelines.errors import CommandError
 from pipelines.planner.code_version import code_version
-from warehouse.artifacts.store import write_durably
+from warehouse.artifacts.durable import write_durably
 
 _MARK = "sample.json"
 

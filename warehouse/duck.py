@@ -25,9 +25,9 @@ import duckdb
 import pyarrow as pa
 
 from warehouse.artifacts.staging import Staging
+from warehouse.artifacts.threads import available_cores
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP, ParquetSink
-from warehouse.threads import available_threads
 
 __all__ = [
     "SPILLED",
@@ -58,7 +58,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Engine:
     """What a build may use. Nothing here changes a byte of the result."""
 
-    threads: int = field(default_factory=available_threads)
+    threads: int = field(default_factory=available_cores)
     memory: str = "3GB"
     """DuckDB's own limit; beyond it, it spills to disk."""
 

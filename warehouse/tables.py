@@ -8,8 +8,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from warehouse.schema import column as _column
-from warehouse.schema import table as _table
+from warehouse.artifacts.schema import column as _column
+from warehouse.artifacts.schema import table as _table
 
 __all__ = ["SPLITS", "TABLES"]
 

@@ -45,11 +45,11 @@ class TorchEncoder:
         self._batch = 256 if self.device.startswith("cuda") else 32
         """Contents in a forward pass."""
 
-    def _read(self, texts: list[str]) -> Tensor:
+    def _text_vectors(self, texts: list[str]) -> Tensor:
         """Vectors [n, width] of texts."""
         raise NotImplementedError
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _image_vectors(self, pixels: Tensor) -> Tensor:
         """Vectors [n, width] of pixels [n, 3, height, width], float32 on the device."""
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class TorchEncoder:
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
             with self._computing():
-                vectors[rows] = self._finished(self._read([texts[row] for row in rows]))
+                vectors[rows] = self._as_float32(self._text_vectors([texts[row] for row in rows]))
         return vectors
 
     def prepare_image(self, image: Image.Image) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ class TorchEncoder:
             return self._empty(0)
         pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
         with self._computing():
-            return self._finished(self._see(pixels.to(self.device, torch.float32, non_blocking=True)))
+            return self._as_float32(self._image_vectors(pixels.to(self.device, torch.float32, non_blocking=True)))
 
     def _empty(self, rows: int) -> Vectors:
         return np.empty((rows, self.identity.width), np.float32)
@@ -111,7 +111,7 @@ class TorchEncoder:
                 stack.enter_context(torch.autocast(torch.device(self.device).type, self._dtype))
             yield
 
-    def _finished(self, vectors: Tensor) -> Vectors:
+    def _as_float32(self, vectors: Tensor) -> Vectors:
         """Float32 on the host; a unit vector that was rounded to half precision is made one again."""
         vectors = vectors.float()
         if self.identity.normalised and self._dtype is not torch.float32:
@@ -119,7 +119,7 @@ class TorchEncoder:
         return vectors.cpu().numpy()
 
 
-def cannot(identity: EncoderIdentity, modality: str, modalities: str) -> FeatureError:
+def not_encodable(identity: EncoderIdentity, modality: str, modalities: str) -> FeatureError:
     """The error of an encoder that is asked for a modality it does not know."""
     return FeatureError(
         f"encoder model {identity.model!r} cannot encode {modality}s, only {modalities}; use a CLIP model such as "

@@ -51,14 +51,14 @@ class ClipEncoder(TorchEncoder):
             width=config.vision_config.hidden_size if self._siglip else config.projection_dim,
         )
         with loading(folder):
-            self._read(TRIAL)
+            self._text_vectors(TRIAL)
 
     @property
     def preparation(self) -> Preparation:
         """As of the model's image processor."""
         return Preparation.of(self._images)
 
-    def _read(self, texts: list[str]) -> Tensor:
+    def _text_vectors(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(
             texts,
             # SigLIP was trained on texts filled up to its length, without a mask.
@@ -70,7 +70,7 @@ class ClipEncoder(TorchEncoder):
         mask = None if self._siglip else tokens["attention_mask"]
         return _unit(self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=mask))
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _image_vectors(self, pixels: Tensor) -> Tensor:
         return _unit(self._model.get_image_features(pixel_values=pixels))
 
 

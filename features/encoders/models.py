@@ -13,7 +13,7 @@ from typing import Any
 from features.encoders.protocol import EncoderFiles, EncoderSettings
 from features.errors import FeatureError
 from features.pictures.decode import LONG_SIDE
-from warehouse.artifacts.files import regular
+from warehouse.artifacts.files import regular, sha256_file
 
 SAMPLE_CLIP = Path(__file__).parent / "sample_clip"
 HUB_TIMEOUT = 10.0
@@ -304,5 +304,4 @@ def _file_sha256(path: Path) -> str:
 @cache
 def _digest(path: Path, look: tuple[int, ...]) -> str:
     """Weights of gigabytes are hashed once a process for all domains, unless their `look` says that they changed."""
-    with regular(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_file(path)

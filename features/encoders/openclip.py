@@ -80,11 +80,11 @@ class OpenClipEncoder(TorchEncoder):
         filler = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
         return torch.nn.functional.pad(tokens, (0, length - cut), value=filler)
 
-    def _read(self, texts: list[str]) -> Tensor:
+    def _text_vectors(self, texts: list[str]) -> Tensor:
         vectors: Tensor = self._model.encode_text(self._tokens(texts), normalize=True)
         return vectors
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _image_vectors(self, pixels: Tensor) -> Tensor:
         vectors: Tensor = self._model.encode_image(pixels, normalize=True)
         return vectors
 

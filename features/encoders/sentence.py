@@ -10,11 +10,11 @@ from torch import Tensor
 from features.encoders.base import (
     TRIAL,
     TorchEncoder,
-    cannot,
     check_vocabulary,
     check_weights,
     image_configuration,
     loading,
+    not_encodable,
 )
 from features.encoders.models import modules_of, unreadable
 from features.encoders.preparation import Preparation
@@ -70,7 +70,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         )
         if self._model.supports("text"):
             with loading(folder):
-                self._read(TRIAL)
+                self._text_vectors(TRIAL)
 
     @property
     def preparation(self) -> Preparation:
@@ -80,16 +80,16 @@ class SentenceTransformersEncoder(TorchEncoder):
 
     def _check(self, modality: Literal["text", "image"]) -> None:
         if not self._model.supports(modality):
-            raise cannot(self.identity, modality, ", ".join(map(str, self._model.modalities)))
+            raise not_encodable(self.identity, modality, ", ".join(map(str, self._model.modalities)))
 
-    def _read(self, texts: list[str]) -> Tensor:
+    def _text_vectors(self, texts: list[str]) -> Tensor:
         self._check("text")
         vectors: Tensor = self._model.encode(
             texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
         )
         return vectors
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _image_vectors(self, pixels: Tensor) -> Tensor:
         self._check("image")
         vectors: Tensor = self._model({"pixel_values": pixels, "modality": "image"})["sentence_embedding"]
         return vectors
@@ -107,7 +107,7 @@ def _check_loaded(folder: Path, module: Any) -> None:
     model = getattr(module, "model", None)
     if not isinstance(model, PreTrainedModel):
         return
-    said = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:  # once more, as only the first call in a library's depths was told what is missing
         loaded: Any = type(model).from_pretrained(
@@ -115,7 +115,7 @@ def _check_loaded(folder: Path, module: Any) -> None:
             local_files_only=True,
         )  # fmt: skip
     finally:
-        logging.set_verbosity(said)
+        logging.set_verbosity(verbosity)
     # Sentences are pooled from the vectors of tokens: a model's own pooler is not asked, and often not stored.
     check_weights(folder, {name for name in loaded[1]["missing_keys"] if not name.startswith("pooler.")})
     check_vocabulary(folder, getattr(module, "tokenizer", None), model)

@@ -258,7 +258,7 @@ def _held_out_figures(
     with torch.inference_mode():
         seen = student.pictures(eye(pixels))
         read, asked = _read(student, tokenizer, texts), _read(student, tokenizer, queries)
-        told = {
+        accuracy = {
             f"{modality} {name}": float((head(10 * vectors).argmax(1) == labels[:, place]).float().mean())
             for modality, heads, names, vectors, labels in (
                 ("picture", student.of_picture, IN_PICTURE, seen, _labels(products, IN_PICTURE, None)),
@@ -281,7 +281,7 @@ def _held_out_figures(
         "picture_to_text_at_5": round(hits(seen, read, same, 5), 4),
         "query_to_picture_at_1": round(hits(asked, seen, alike, 1), 4),
         "query_to_picture_at_5": round(hits(asked, seen, alike, 5), 4),
-        "attribute_accuracy": {name: round(share, 4) for name, share in told.items()},
+        "attribute_accuracy": {name: round(share, 4) for name, share in accuracy.items()},
     }
 
 
@@ -356,20 +356,25 @@ def train(recipe: Recipe, out: Path, report: Callable[[str], None]) -> None:
     document = {
         "script": "python -m features.encoders.train_sample_clip",
         "arguments": asdict(recipe),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "sentence-transformers": sentence_transformers.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
+        "versions": _versions(),
         "weights_sha256": sha256,
         "parameters": sum(weight.numel() for weight in student.clip.parameters()),
         "held_out": figures,
     }
     (out / "recipe.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     report(json.dumps(figures, indent=2))
+
+
+def _versions() -> dict[str, str]:
+    """What the weights may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sentence-transformers": sentence_transformers.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def main() -> None:

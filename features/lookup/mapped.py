@@ -8,8 +8,7 @@ A copy is remade whenever it is not whole or was not made from this very file, s
 time. What the columns mean is the business of :mod:`features.tables`.
 """
 
-import fcntl
-import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,12 +25,12 @@ from numpy.typing import NDArray
 from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
 from features.tables import ROW_GROUP
-from warehouse.artifacts.durable import flush_folder, replacing
+from warehouse.artifacts.durable import flush, replacing
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.locks import held
 
 Rows = NDArray[np.int64]
 """Row numbers of items, from 1; 0 is nobody."""
-
-_log = logging.getLogger("mmm4rec")
 
 _FORMAT = 1
 """Counted up when a copy of today could not be read as one of before."""
@@ -164,12 +163,12 @@ def open_table(source: Path, folder: Path) -> ItemTable:
         table = _load(folder, stamp)
         if table is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _held(folder.parent / ".lock"):
+            with held(folder.parent / ".lock", notice=0, limit=math.inf):
                 table = _load(folder, stamp)  # somebody may have been faster
                 if table is None:
                     _copy(source, folder, stamp)
                     table = _load(folder, stamp)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, StoreError, pa.ArrowException) as error:
         raise FeatureError(
             f"{source} cannot be copied to {folder} for look-ups ({error}): give that folder room and the "
             "right to write, or rebuild the artifact that holds this file"
@@ -317,16 +316,4 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the name only when it is whole and on the disk."""
     with replacing(path, path.with_name(_unfinished(path.name))) as file:
         yield file
-    flush_folder(path.parent)
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the lock on a file; the system lets go of it when the process ends, however it ends."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process copies a table into %s: waiting for it", path.parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    flush(path.parent)

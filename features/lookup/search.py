@@ -5,7 +5,6 @@ space), so a query is compared with every table of vectors its encoder made. No 
 item is scored.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from features.lookup.mapped import VectorTable
 from features.pictures.decode import MAX_BYTES, PictureError, decode
 from features.pictures.shards import Place, read_bytes
 from warehouse.artifacts.files import regular
+from warehouse.artifacts.threads import available_cores
 
 _BLOCK = 8192
 """Rows that a thread scores at once."""
@@ -98,14 +98,10 @@ def _cosines(table: VectorTable, direction: Vectors) -> NDArray[np.float32]:
         block = slice(start, start + _BLOCK)
         np.vecdot(table.vectors[block], direction, out=cosines[block])
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(multiply, range(0, len(cosines), _BLOCK)))
     cosines /= np.maximum(table.lengths, np.finfo(np.float32).tiny)
     return cosines
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) -> NDArray[np.int64]:

@@ -54,10 +54,10 @@ def recall(cache: Path, address: str, private: bool = False) -> Answer | None:
     """
     try:
         with _place(cache, key_of(address)).open("rb") as file:
-            said = json.loads(file.readline())
-            answer = Answer(said["status"], said["detail"], file.read())
-            whole = hashlib.sha256(answer.body).hexdigest() == said["sha256"]
-            outdated = answer.status == "refused" and private and not said["private"]
+            facts = json.loads(file.readline())
+            answer = Answer(facts["status"], facts["detail"], file.read())
+            whole = hashlib.sha256(answer.body).hexdigest() == facts["sha256"]
+            outdated = answer.status == "refused" and private and not facts["private"]
             return answer if whole and not outdated else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -69,7 +69,7 @@ def remember(cache: Path, address: str, answer: Answer, private: bool = False) -
     Raises:
         FeatureError: the cache cannot be written.
     """
-    said = {
+    facts = {
         "url": _LOGIN.sub("", address),
         "status": answer.status,
         "detail": answer.detail,
@@ -77,7 +77,7 @@ def remember(cache: Path, address: str, answer: Answer, private: bool = False) -
         "bytes": len(answer.body),
         "sha256": hashlib.sha256(answer.body).hexdigest(),
     }
-    write_whole(_place(cache, key_of(address)), json.dumps(said).encode() + b"\n", answer.body)
+    write_whole(_place(cache, key_of(address)), json.dumps(facts).encode() + b"\n", answer.body)
 
 
 def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
@@ -92,8 +92,8 @@ def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]
     for path in cache.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64):
         try:
             with path.open("rb") as file:
-                said = json.loads(file.readline())
-                status = judge(file.read()) if judge and said["status"] == "ok" else said["status"]
+                facts = json.loads(file.readline())
+                status = judge(file.read()) if judge and facts["status"] == "ok" else facts["status"]
                 if status in statuses:
                     found.append(path)
         except (OSError, ValueError, TypeError, KeyError):

@@ -6,13 +6,14 @@ it would become. Everything here may be called from several threads.
 
 import io
 import math
-import os
 import struct
 import threading
 import warnings
 
 import numpy as np
 from PIL import Image
+
+from warehouse.artifacts.threads import available_cores
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Formats decoded; never one that starts another program (EPS) or calls on the system (WMF)."""
@@ -31,7 +32,7 @@ MIN_SIDE = 8
 """Pixels; shops serve a 1x1 picture for "no picture"."""
 LONG_SIDE = 1024
 """Encoders see a few hundred pixels a side; batches hold pictures reduced to this, to bound memory."""
-THREADS = min(os.cpu_count() or 1, 8)
+THREADS = min(available_cores(), 8)
 """Pictures measured at once; each may take four bytes for each of its pixels."""
 _measuring = threading.BoundedSemaphore(THREADS)
 _ORIENTATION = 0x0112
@@ -113,8 +114,8 @@ def _check_tiff(data: bytes) -> None:
 def _orientation(picture: Image.Image) -> int:
     """1 to 8 as EXIF counts them; 1, upright, if what is said cannot be read."""
     try:
-        said = picture.getexif().get(_ORIENTATION)
-        return said if said in _TURNS else 1
+        orientation = picture.getexif().get(_ORIENTATION)
+        return orientation if orientation in _TURNS else 1
     except Exception:  # as above
         return 1
 

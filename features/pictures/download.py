@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,6 +28,8 @@ from features.errors import FeatureError
 from features.pictures.answers import Answer, is_web, remember, sweep
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
+from warehouse.artifacts.http import is_temporary, retry_after
+from warehouse.artifacts.progress import Progress
 
 _CHUNK: Final = 64 << 10
 
@@ -119,7 +119,7 @@ class _Moved:
 
 
 @dataclass(frozen=True)
-class _Passing:
+class _TemporaryFailure:
     """A failure that may pass, after so many seconds at the earliest as the server says."""
 
     status: str
@@ -145,8 +145,8 @@ class Downloads:
         self._ready: deque[_Host] = deque()
         self._later: list[tuple[float, int, _Host, _Task | None]] = []
         self._order = itertools.count()
-        self._running: dict[Future[_Moved | _Passing | None], tuple[_Task, _Host | None]] = {}
-        self._finished: SimpleQueue[Future[_Moved | _Passing | None]] = SimpleQueue()
+        self._running: dict[Future[_Moved | _TemporaryFailure | None], tuple[_Task, _Host | None]] = {}
+        self._finished: SimpleQueue[Future[_Moved | _TemporaryFailure | None]] = SimpleQueue()
         self._active = 0
         self._web = open_web(fetching.concurrency, fetching.per_host)
 
@@ -165,7 +165,7 @@ class Downloads:
         self,
         addresses: Iterable[str],
         seen: Callable[[bytes], object] = _ignore,
-        progress: Callable[[int, int], object] = _ignore,
+        progress: Progress = _ignore,
     ) -> None:
         """Ask for each address once and remember the answers.
 
@@ -246,7 +246,7 @@ class Downloads:
                 self._submit(task, host, self._pool.submit(self._attempt, task))
                 self._wake(host)
 
-    def _submit(self, task: _Task, host: _Host | None, future: Future[_Moved | _Passing | None]) -> None:
+    def _submit(self, task: _Task, host: _Host | None, future: Future[_Moved | _TemporaryFailure | None]) -> None:
         self._running[future] = task, host
         future.add_done_callback(self._finished.put)
 
@@ -254,7 +254,7 @@ class Downloads:
         """Remember an answer that no request gave."""
         self._submit(task, None, self._pool.submit(self._keep, task, answer))
 
-    def _after(self, task: _Task, host: _Host, outcome: _Moved | _Passing | None) -> None:
+    def _after(self, task: _Task, host: _Host, outcome: _Moved | _TemporaryFailure | None) -> None:
         """What follows from a request."""
         match outcome:
             case None:
@@ -264,7 +264,7 @@ class Downloads:
                 task.url = url
                 task.redirects += 1
                 self._queue(task)
-            case _Passing(status, detail, after):
+            case _TemporaryFailure(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
                     host.lost = Answer(status, f"its host failed {host.failures} times in a row, at last: {detail}")
@@ -288,7 +288,7 @@ class Downloads:
         if answer.status == "ok":
             self._seen(answer.body)
 
-    def _attempt(self, task: _Task) -> _Moved | _Passing | None:
+    def _attempt(self, task: _Task) -> _Moved | _TemporaryFailure | None:
         """Ask once; an answer that is final is remembered, and None."""
         began = time.monotonic()
         limits.deadline = began + task.left
@@ -306,17 +306,17 @@ class Downloads:
         self._keep(task, outcome)
         return None
 
-    def _broken_off(self, error: Exception, what: str) -> _Passing:
+    def _broken_off(self, error: Exception, what: str) -> _TemporaryFailure:
         causes = list(_causes(error))
         if not any(isinstance(cause, TimeoutError) for cause in causes):
-            return _Passing("unreachable", f"{what}: {_said(causes[-1])}")
+            return _TemporaryFailure("unreachable", f"{what}: {_name_of(causes[-1])}")
         over = time.monotonic() >= limits.deadline
         limit = (
             f"not there after {self._fetching.total_timeout:g}" if over else f"silent for {self._fetching.timeout:g}"
         )
-        return _Passing("timeout", f"{limit} s")
+        return _TemporaryFailure("timeout", f"{limit} s")
 
-    def _request(self, task: _Task) -> Answer | _Moved | _Passing:
+    def _request(self, task: _Task) -> Answer | _Moved | _TemporaryFailure:
         # Bytes as they are: what is compressed on the way could unpack to any size.
         headers = {"User-Agent": self._fetching.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"}
         patience = limits.patience()
@@ -332,14 +332,15 @@ class Downloads:
             place = answer.headers.get("Location")
             if answer.status in (301, 302, 303, 307, 308) and place:
                 return self._redirect(task, place)
-            said = f"the server answered {answer.status}"
-            if answer.status in (408, 425, 429) or answer.status >= 500:
-                return _Passing("unreachable", said, self._retry_after(answer))
-            return Answer("not_found", said)
+            refusal = f"the server answered {answer.status}"
+            if is_temporary(answer.status):
+                seconds = retry_after(answer.headers.get("Retry-After"), self._fetching.longest_wait)
+                return _TemporaryFailure("unreachable", refusal, seconds)
+            return Answer("not_found", refusal)
         finally:
             answer.close()
 
-    def _body(self, answer: BaseHTTPResponse) -> Answer | _Passing:
+    def _body(self, answer: BaseHTTPResponse) -> Answer | _TemporaryFailure:
         """The whole body; of one that breaks off what came, if that is a picture all the same."""
         body = bytearray()
         try:
@@ -366,21 +367,6 @@ class Downloads:
             return Answer("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
         return _Moved(url)
 
-    def _retry_after(self, answer: BaseHTTPResponse) -> float:
-        """Seconds that the server asks to be left alone, within bounds: it names them, or a date."""
-        said = answer.headers.get("Retry-After", "").strip()
-        try:
-            seconds = float(said[:9]) if said.isdecimal() else _until(said)
-        except (TypeError, ValueError, OverflowError):
-            return 0.0
-        return min(max(seconds, 0.0), self._fetching.longest_wait)
-
-
-def _until(date: str) -> float:
-    """Seconds from now to an HTTP date."""
-    found = parsedate_to_datetime(date)
-    return (found.replace(tzinfo=found.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-
 
 def _wait(task: _Task, fetching: Fetching) -> float:
     """Seconds before the next attempt; the jitter is the address's own, so it is the same in every run."""
@@ -397,6 +383,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _said(error: BaseException) -> str:
+def _name_of(error: BaseException) -> str:
     """What happened, without what differs from run to run."""
     return getattr(error, "strerror", None) or type(error).__name__

@@ -1,32 +1,27 @@
 """Item pictures: a status for every item, and the original bytes of every good picture in shards."""
 
 import hashlib
-import os
-import re
-import stat
 import tempfile
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from features.errors import FeatureError
 from features.pictures import answers
-from features.pictures.answers import is_web, recall
-from features.pictures.decode import MAX_BYTES, THREADS, PictureError, measure
+from features.pictures.answers import is_web
+from features.pictures.decode import THREADS, PictureError, measure
 from features.pictures.download import Downloads, Fetching
 from features.pictures.shards import SHARD_BYTES, ShardWriter
+from features.pictures.sources import DEFAULT, UnaskedError, read_source
 from features.tables import ITEM_IMAGES, read_catalogue, write_table
+from warehouse.artifacts.progress import Progress
+from warehouse.artifacts.threads import map_in_order
 
 STATUSES = {
     "ok": "a picture lies in a shard",
@@ -42,12 +37,8 @@ STATUSES = {
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
 """Those that a content can have."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
-
-_DEFAULT = Fetching()
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+_AHEAD = 2 * THREADS
+"""Items looked at before they are needed; few, because they hold pictures."""
 
 
 @dataclass(frozen=True)
@@ -60,152 +51,6 @@ class ItemImagesSummary:
     """Items whose first address failed and a later one was good."""
     shards: int
     bytes: int
-
-
-class _UnaskedError(LookupError):
-    """The cache knows no answer of an http(s) address yet."""
-
-
-def read_source(url: str, image_root: Path | None, cache: Path | None = None, fetching: Fetching = _DEFAULT) -> bytes:
-    """Bytes at one address: a path relative to `image_root`, a file:// URL inside it, or what the web answered.
-
-    Raises:
-        PictureError: unreachable, refused, too_large, or what else became of a download.
-        LookupError: an http(s) address that was not asked yet.
-    """
-    scheme = _SCHEME.match(url)
-    match scheme and scheme[1].lower():
-        case None:
-            name = url
-        case "http" | "https":
-            return _read_answer(url, cache, fetching)
-        case "file":
-            address = urlsplit(url)
-            if address.netloc not in ("", "localhost"):
-                raise PictureError("refused", f"file on another host, {address.netloc}")
-            name = url2pathname(address.path)
-        case other:
-            raise PictureError("refused", f"unknown scheme {other}")
-    if image_root is None:
-        raise PictureError("unreachable", "no image_root is set")
-    return _read_inside(image_root, name, MAX_BYTES)
-
-
-def _read_answer(url: str, cache: Path | None, fetching: Fetching) -> bytes:
-    if not fetching.http:
-        raise PictureError("unreachable", "http fetching is off")
-    answer = recall(cache, url, fetching.private_addresses) if cache else None
-    if answer is None:
-        raise _UnaskedError(url)
-    if answer.status != "ok":
-        raise PictureError(answer.status, answer.detail or "")
-    return answer.body
-
-
-def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
-    """Bytes of a regular file that lies inside `root` after every .. and symbolic link is followed."""
-    try:
-        root = root.resolve(strict=True)
-        path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise PictureError("refused", "outside the image root")
-        # Without blocking, because opening a FIFO would wait for its other end.
-        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PictureError("unreachable", "not a regular file")
-            if status.st_size > max_bytes:
-                raise PictureError("too_large", f"{status.st_size:,} bytes, at most {max_bytes:,}")
-            return stream.read(status.st_size)  # nothing of a pseudo-file of size 0
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a loop of links
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PictureError("unreachable", reason) from error
-
-
-def image_fingerprint(
-    items_parquet: Path,
-    sequence_items_parquet: Path,
-    image_root: Path | None,
-    cache: Path | None = None,
-    fetching: Fetching = _DEFAULT,
-) -> str:
-    """Sha256 over every address of every item and what would be found there, asking nobody.
-
-    It changes when :func:`collect_images` could have another result although its tables are the same. A file counts by
-    its content (or why there is none); its hash is remembered in `cache` and taken from there while size, time and
-    inode of the file stay the same. An http(s) address counts by how often it was forgotten, so a download does not
-    change it.
-    """
-    digest = hashlib.sha256()
-    catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
-    urls = [url for urls in catalogue["image_urls"].to_pylist() for url in urls or []]
-    forgotten = answers.times_forgotten(cache) if cache and fetching.http else {}
-    hashes = _FileHashes(image_root, cache)
-    for url in urls:
-        if is_web(url):
-            times = forgotten.get(answers.key_of(url), 0) if forgotten else 0
-            found = f"{times} {fetching.private_addresses}" if fetching.http else "off"
-        else:
-            found = hashes.of(url)
-        digest.update(f"{url}\0{found}\0".encode())
-    hashes.keep()
-    return digest.hexdigest()
-
-
-class _FileHashes:
-    """Hashes of local files, remembered in the cache by image root."""
-
-    _SCHEMA = pa.schema([("url", pa.string()), ("stamp", pa.string()), ("sha256", pa.string())])
-    """`stamp`: what :meth:`_stamp` gave when the file had the hash."""
-    _SETTLED = 2 * 10**9
-    """Nanoseconds. A file changed more recently can change again without its time telling."""
-
-    def __init__(self, image_root: Path | None, cache: Path | None) -> None:
-        self._root = image_root
-        self._file: Path | None = None
-        self._known: dict[str, tuple[str, str]] = {}
-        self._new = False
-        if image_root and cache:
-            name = hashlib.sha256(os.fsencode(image_root.absolute())).hexdigest()[:16]
-            self._file = cache / f"files-{name}.parquet"
-            try:
-                table = pq.read_table(self._file, page_checksum_verification=True).select(self._SCHEMA.names)
-                columns = (column.to_pylist() for column in table.cast(self._SCHEMA).columns)
-                self._known = {url: (stamp, digest) for url, stamp, digest in zip(*columns, strict=True)}
-            except (OSError, KeyError, pa.ArrowException):
-                pass  # none, or damaged: hashed again
-
-    def of(self, url: str) -> str:
-        """The sha256 of the file at an address, or the status of its absence."""
-        known = self._known.get(url)
-        stamp = self._stamp(url) if self._file else None
-        if known and known[0] == stamp:
-            return known[1]
-        try:
-            found = hashlib.sha256(read_source(url, self._root)).hexdigest()
-        except PictureError as error:
-            return error.status
-        if stamp and stamp == self._stamp(url) and time.time_ns() - int(stamp.rpartition(" ")[2]) > self._SETTLED:
-            self._known[url] = stamp, found
-            self._new = True
-        return found
-
-    def _stamp(self, url: str) -> str | None:
-        """What changes with a file: device, inode, size, times; of a file:// address nothing is remembered."""
-        try:
-            found = os.stat(os.path.join(self._root or "", url))  # noqa: PTH116, PTH118 - 100,000 times
-        except (OSError, ValueError):
-            return None
-        return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-
-    def keep(self) -> None:
-        """Remember what is new."""
-        if self._new and self._file:
-            rows = [(url, *self._known[url]) for url in sorted(self._known)]
-            table = pa.table(list(map(list, zip(*rows, strict=True))), schema=self._SCHEMA)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-            answers.write_whole(self._file, sink.getvalue())
 
 
 def forget(cache: Path, statuses: Collection[str]) -> int:
@@ -252,7 +97,7 @@ class _Finder:
         """The address that has to be asked before it is clear which one is the picture."""
         try:
             self.find(urls, settled=False)
-        except _UnaskedError as unasked:
+        except UnaskedError as unasked:
             return str(unasked)
         return None
 
@@ -270,7 +115,7 @@ class _Finder:
                 return _Found(url, data, digest, self._measured(data, digest), problems)
             except PictureError as problem:
                 problems.append((url, problem))
-            except _UnaskedError:
+            except UnaskedError:
                 if not settled:
                     raise
                 problems.append((url, PictureError("unreachable", "its answer was forgotten or damaged meanwhile")))
@@ -296,23 +141,12 @@ class _Finder:
                 raise PictureError(str(status), str(detail))
 
 
-def _ordered(threads: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """The results in the order of the items; a few at most are ahead of the reader, because they hold pictures."""
-    pending: deque[Future[_R]] = deque()
-    for item in items:
-        pending.append(threads.submit(function, item))
-        if len(pending) > 2 * THREADS:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
 def _ask_missing(
     items: list[list[str]],
     finder: _Finder,
     downloads: Downloads,
     threads: ThreadPoolExecutor,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> int:
     """Download what it takes to know the picture of every item: addresses that come first, then those behind bad ones.
 
@@ -320,7 +154,7 @@ def _ask_missing(
     """
     asked: set[str] = set()
     while items:
-        missing = list(_ordered(threads, finder.missing, items))
+        missing = list(map_in_order(threads, finder.missing, items, _AHEAD))
         # Of one that was asked and is missing still, find says what it knows.
         items = [urls for urls, url in zip(items, missing, strict=True) if url and url not in asked]
         wanted = {url for url in missing if url} - asked
@@ -329,7 +163,7 @@ def _ask_missing(
     return len(asked)
 
 
-def _further(progress: Callable[[int, int], None], before: int, done: int, total: int) -> None:
+def _further(progress: Progress, before: int, done: int, total: int) -> None:
     """Progress of a round, with what was done before it."""
     progress(before + done, before + total)
 
@@ -341,15 +175,14 @@ def collect_images(
     out: Path,
     *,
     cache: Path | None = None,
-    fetching: Fetching = _DEFAULT,
+    fetching: Fetching = DEFAULT,
     shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ItemImagesSummary:
     """Write item_images.parquet (:data:`features.tables.ITEM_IMAGES`) and its shards.
 
-    Both are over exactly the items of core/sequences, sorted by item_id.
-    The first address of an item that yields a good picture wins. An item whose every address fails has the
-    status of the first, the best one, and the details of all.
+    Both are over exactly the items of core/sequences, sorted by item_id. The first address of an item that yields a
+    good picture wins. If every address fails, the item has the status of the first, the best one, and all details.
 
     Args:
         items_parquet: core/items.
@@ -362,17 +195,16 @@ def collect_images(
         progress: called with (done, total) downloads and items.
 
     Raises:
-        FeatureError: an input table cannot be read, or the cache not written. A picture that cannot be had is a
-            status, never an error.
+        FeatureError: an input table cannot be read, or the cache not written. What befalls a picture is a status.
     """
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     ids, addresses = catalogue["item_id"].to_pylist(), [urls or [] for urls in catalogue["image_urls"].to_pylist()]
     rows: list[dict[str, object]] = []
     fallbacks = total_bytes = asked = 0
 
-    def told(done: int, total: int) -> None:
+    def count(done: int, downloads: int) -> None:
         if progress:
-            progress(done, total + len(ids))
+            progress(done, downloads + len(ids))
 
     with ExitStack() as stack:
         cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".answers-", dir=out)))
@@ -380,22 +212,14 @@ def collect_images(
         threads = stack.enter_context(ThreadPoolExecutor(THREADS))
         if fetching.http and (web := [urls for urls in addresses if any(map(is_web, urls))]):
             with Downloads(cache, fetching) as downloads:
-                asked = _ask_missing(web, finder, downloads, threads, told)
+                asked = _ask_missing(web, finder, downloads, threads, count)
         writer = stack.enter_context(ShardWriter(out, shard_bytes))
-        for item_id, urls, found in zip(ids, addresses, _ordered(threads, finder.find, addresses), strict=True):
-            row: dict[str, object] = {"item_id": item_id, "status": "no_url", "url": urls[0] if urls else None}
-            if found.url:
-                fallbacks += bool(found.problems)
-                total_bytes += len(found.data)
-                content = {"sha256": found.sha256, "width": found.size[0], "height": found.size[1]}
-                place = writer.add(item_id, found.data, {"url": found.url, **content})
-                row |= {"status": "ok", "url": found.url, "bytes": len(found.data), **content}
-                row |= {"shard": place.shard, "offset": place.offset}
-            elif found.problems:
-                row["status"] = found.problems[0][1].status
-            row["detail"] = "; ".join(f"{url[:200]}: {problem}" for url, problem in found.problems) or None
-            rows.append(row)
-            told(asked + len(rows), asked)
+        pictures = map_in_order(threads, finder.find, addresses, _AHEAD)
+        for item_id, urls, found in zip(ids, addresses, pictures, strict=True):
+            rows.append(_write_picture(writer, item_id, urls, found))
+            fallbacks += bool(found.url and found.problems)
+            total_bytes += len(found.data)
+            count(asked + len(rows), asked)
     write_table(pa.Table.from_pylist(rows, schema=ITEM_IMAGES), out / "item_images.parquet", ITEM_IMAGES)
     return ItemImagesSummary(
         items=len(rows),
@@ -404,3 +228,17 @@ def collect_images(
         shards=writer.shards,
         bytes=total_bytes,
     )
+
+
+def _write_picture(writer: ShardWriter, item_id: str, urls: list[str], found: _Found) -> dict[str, object]:
+    """Put the picture of an item into a shard, if it has one; return the item's row."""
+    row: dict[str, object] = {"item_id": item_id, "status": "no_url", "url": urls[0] if urls else None}
+    if found.url:
+        content = {"sha256": found.sha256, "width": found.size[0], "height": found.size[1]}
+        place = writer.add(item_id, found.data, {"url": found.url, **content})
+        row |= {"status": "ok", "url": found.url, "bytes": len(found.data), **content}
+        row |= {"shard": place.shard, "offset": place.offset}
+    elif found.problems:
+        row["status"] = found.problems[0][1].status
+    row["detail"] = "; ".join(f"{url[:200]}: {problem}" for url, problem in found.problems) or None
+    return row

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from features.encoders import EncoderIdentity, Vectors
 from features.encoders.probe import Probe
-from warehouse.artifacts.durable import flush_folder, replacing
+from warehouse.artifacts.durable import flush, replacing
 
 _log = logging.getLogger("mmm4rec")
 
@@ -205,7 +205,7 @@ class VectorCache:
         unfinished = self.folder / f"{secrets.token_hex(16)}{_UNFINISHED}"
         with replacing(self.folder / name, unfinished) as file:
             file.write(data)
-        flush_folder(self.folder)
+        flush(self.folder)
         return self.folder / name
 
     def _list(self, listed: dict[Path, list[_Run]]) -> dict[Path, list[_Run]]:
@@ -260,9 +260,9 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
         ValueError, TypeError, KeyError, pa.ArrowException: it is none.
     """
     contents = table["content_sha256"].combine_chunks()
-    said = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
+    declared = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
     runs, start = [], 0
-    for name, rows in said:
+    for name, rows in declared:
         runs.append(_Run(str(name), path, start, contents.slice(start, rows)))
         start += rows
     if contents.type != pa.string() or start != len(contents):

@@ -40,6 +40,7 @@ from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embeddin
 from features.vectors.cache import VectorCache
 from features.vectors.loading import Original, choose_workers, prepared
 from features.vectors.spread import check_spread
+from warehouse.artifacts.progress import Progress
 
 _log = logging.getLogger("mmm4rec")
 
@@ -48,7 +49,6 @@ SEGMENT = 8192
 CHUNK = 1024
 """Contents committed to the cache at once: what a killed run loses at most."""
 
-Progress = Callable[[int, int], None] | None
 Encode = Callable[[list[list[int]]], Iterator[Vectors]]
 """The vectors of batches of rows, batch by batch."""
 
@@ -95,7 +95,7 @@ def embed_texts(
     share: Share = ALONE,
     batch_size: int = 256,
     chunk_size: int = CHUNK,
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> EmbeddingSummary:
     """Write text_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
@@ -141,7 +141,7 @@ def embed_images(
     workers: int | None = None,
     batch_size: int | None = None,
     chunk_size: int = CHUNK,
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> EmbeddingSummary:
     """Write image_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
@@ -226,7 +226,7 @@ def _embed(
     out: Path | None,
     cache_root: Path | None,
     storage: Storage,
-    progress: Progress,
+    progress: Progress | None,
 ) -> EmbeddingSummary:
     """Encode what the cache lacks of this process's share; then, with `out`, compose the table."""
     identity, ids, digests = encoder.identity, work.ids, work.digests
@@ -272,7 +272,7 @@ def _fill(
     encode: Encode,
     encoder: Encoder,
     cache: VectorCache,
-    progress: Progress,
+    progress: Progress | None,
 ) -> int:
     """Encode into the cache, chunk by chunk, the rows that each segment lacks; how many contents that were."""
     chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
@@ -321,7 +321,7 @@ def _import(
     out: Path | None,
     modality: Literal["text", "image"],
     storage: Storage,
-    progress: Progress,
+    progress: Progress | None,
 ) -> EmbeddingSummary:
     """Ready vectors of the items; the content hash is that of the vector itself."""
     vectors, present = ready.look_up(ids)

@@ -23,6 +23,7 @@ from features.errors import FeatureError
 from features.pictures.decode import PictureError, decode
 from features.pictures.shards import Place, read_bytes
 from warehouse.artifacts.processes import end, end_with_parent
+from warehouse.artifacts.threads import available_cores
 
 Preparation = Callable[[Image.Image], NDArray[np.float32]]
 """A picture to what a model takes, [3, H, W]; without weights, so that it can be handed to a process."""
@@ -52,7 +53,7 @@ def choose_workers(pictures: int, device: str, cores: int | None = None) -> tupl
         cores: those of this process; None looks.
     """
     if cores is None:
-        cores = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if pictures < _WORTH_PROCESSES:
         return 0, f"{pictures} pictures are not worth starting processes"
     if device.startswith("cuda"):
@@ -60,10 +61,6 @@ def choose_workers(pictures: int, device: str, cores: int | None = None) -> tupl
     if cores < 8:
         return 0, f"the model computes on the same {cores} cores"
     return cores // 8, f"the model computes on the same {cores} cores, and needs one in eight decoding"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepared(

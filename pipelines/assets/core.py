@@ -8,7 +8,8 @@ from pipelines.planner.asset import step
 from pipelines.planner.step import Job, Nothing
 from warehouse.core.interactions import Wanted, build_interactions
 from warehouse.core.items import build_items
-from warehouse.core.sequences import GlobalTimeSplit, build_sequences
+from warehouse.core.sequences import build_sequences
+from warehouse.core.splits import GlobalTimeSplit
 
 
 @step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])

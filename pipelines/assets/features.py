@@ -8,7 +8,8 @@ from typing import Any, Literal
 from features.encoders import EncoderFiles, EncoderSettings, encoder_identity, implementation, open_encoder
 from features.item_text import build_item_text
 from features.pictures.download import Fetching
-from features.pictures.item_images import collect_images, image_fingerprint
+from features.pictures.fingerprint import image_fingerprint
+from features.pictures.item_images import collect_images
 from features.vectors.embeddings import embed_images, embed_texts
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.asset import step

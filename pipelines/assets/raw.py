@@ -1,28 +1,40 @@
-"""Layer raw: the files of a category as typed tables, line for line."""
+"""Layer raw: the files of a category as typed tables, line for line, whatever their format."""
 
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.data_folder.raw_files import Kind
 from pipelines.planner.asset import step
 from pipelines.planner.step import Apart, Job
 from warehouse.artifacts.store import Artifact
-from warehouse.raw.metadata import ingest_metadata
-from warehouse.raw.reviews import ingest_either
+from warehouse.raw.formats import Kind, format_of
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """Where a raw file lies. Its bytes are a source."""
+    """Where a raw file lies, and what reads a file of its format, as `module:function`.
+
+    Its bytes are a source, and the code of its reader is part of the code version.
+    """
 
     path: Apart[Path]
+    reader: Apart[str]
 
 
 def _raw_file(kind: Kind) -> Callable[[DataFolder, str], RawFile]:
-    return lambda data_folder, domain: RawFile(data_folder.raw_file(domain, kind))
+    def parameters(data_folder: DataFolder, domain: str) -> RawFile:
+        path = data_folder.raw_file(domain, kind)
+        return RawFile(path, format_of(kind, path.name).reader)
+
+    return parameters
+
+
+def _reader(kind: Kind) -> Callable[[DataFolder, str], list[str]]:
+    """What reads a domain's raw file: of the formats, the one that is in use."""
+    return lambda data_folder, domain: [_raw_file(kind)(data_folder, domain).reader]
 
 
 def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]]:
@@ -40,11 +52,12 @@ def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Map
     "warehouse",
     sources=_bytes_of("ratings"),
     parameters=_raw_file("ratings"),
+    implementations=_reader("ratings"),
     kinds=["duckdb", "parquet"],
 )
 def ratings(job: Job[RawFile]) -> Any:
     """Who rated what and when, one row a readable line; what cannot be read is in quarantine."""
-    return ingest_either(job.parameters.path, job.out, job.progress)
+    return pkgutil.resolve_name(job.parameters.reader)(job.parameters.path, job.out, job.progress)
 
 
 @step(
@@ -52,8 +65,9 @@ def ratings(job: Job[RawFile]) -> Any:
     "warehouse",
     sources=_bytes_of("metadata"),
     parameters=_raw_file("metadata"),
+    implementations=_reader("metadata"),
     kinds=["python", "parquet"],
 )
 def metadata(job: Job[RawFile]) -> Any:
     """Products as the shop describes them, one row a readable line; what cannot be read is in quarantine."""
-    return ingest_metadata(job.parameters.path, job.out, job.progress)
+    return pkgutil.resolve_name(job.parameters.reader)(job.parameters.path, job.out, job.progress)

@@ -31,7 +31,7 @@ def main() -> None:
     """Run the command line; an expected error becomes one message and exit code 1."""
     signals.end_commands()
     from pipelines.errors import EXPECTED
-    from warehouse.artifacts.staging import READ_ONLY
+    from warehouse.artifacts.errors import READ_ONLY
 
     try:
         app(prog_name="mmm4rec")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.data_folder.raw_files import Kind, find_raw, has_raw, names, pairs, passed_over
+from pipelines.data_folder.raw_files import find_raw, has_raw, names, pairs, passed_over
 from pipelines.data_folder.settings import Settings, overlay, resolve, unfit
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
@@ -18,6 +18,7 @@ from warehouse.artifacts.hashes import Hashes
 from warehouse.artifacts.staging import unlinked
 from warehouse.artifacts.store import ALL, Store
 from warehouse.errors import DataError
+from warehouse.raw.formats import Kind
 
 DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"

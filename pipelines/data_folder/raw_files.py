@@ -1,44 +1,30 @@
 """The raw folder: which of its files are the ratings and the metadata of a category, and which are passed over.
 
-Of several files for one thing one is read, by one order for all: ratings before reviews, since the k-core is ours to
-make, and plain before compressed. What is not read though it looks as if it were meant is named, with the reason; no
-file is renamed or converted.
+Which formats there are, and by which names they are known, `warehouse.raw.formats` says. Of several files for one thing
+one is read, by one order for all: that of the formats, and plain before compressed. What is not read though it looks as
+if it were meant is named, with the reason; no file is renamed or converted.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-__all__ = ["Kind", "find_raw", "has_raw", "names", "pairs", "passed_over"]
+from warehouse.raw.formats import KINDS, Kind, category_in, formats
 
-Kind = Literal["ratings", "metadata"]
+__all__ = ["find_raw", "has_raw", "names", "pairs", "passed_over"]
 
-_NAMES: Final[dict[Kind, tuple[str, ...]]] = {
-    "metadata": ("meta_{}.json", "meta_{}.json.gz"),
-    "ratings": ("{}.csv", "{}.csv.gz", "{}_5.json", "{}_5.json.gz"),
-}
-_OF_2014: Final = "it is named as the files of 2014 are"
-_OF_2023: Final = (
-    "it is named as the files of 2023 are, which have other fields and are not read: write it anew as the files of "
-    "2018 are"
-)
-_STRANGE: Final = {
-    "ratings_{}.csv": f"{_OF_2014}, whose lines begin with the user: put the item first, and rename it {{0}}.csv",
-    "reviews_{}_5.json": f"{_OF_2014}: rename it {{0}}_5.json, with .gz if it is compressed",
-    "reviews_{}.json": f"{_OF_2014}: to have all these reviews read, rename it {{0}}_5.json, with .gz if compressed",
-    "meta_{}.jsonl": _OF_2023,
-    "{}.jsonl": _OF_2023,
-}
-"""Names that such files have elsewhere, plain or with .gz, and what is to be done."""
 _ALL_REVIEWS: Final = (
     "it is named as a file of all reviews is: bring the ratings, {0}.csv, or rename it {0}_5.json, with .gz if it is "
     "compressed"
 )
 _ALIKE: Final = 0.7
+_BY_LONGER_NAMES: Final[tuple[Kind, ...]] = ("metadata", "ratings")
+"""meta_Toys_5.json is the metadata of Toys_5, before it is the reviews of meta_Toys."""
 
 
 def find_raw(folder: Path, category: str, kind: Kind) -> Path | None:
@@ -48,17 +34,17 @@ def find_raw(folder: Path, category: str, kind: Kind) -> Path | None:
 
 def has_raw(folder: Path, category: str) -> bool:
     """Whether a category's ratings and metadata are both there."""
-    return all(find_raw(folder, category, kind) for kind in _NAMES)
+    return all(find_raw(folder, category, kind) for kind in KINDS)
 
 
 def names(category: str, kind: Kind) -> list[str]:
     """The names that the file of a category may have, in the order in which they are looked for."""
-    return [pattern.format(category) for pattern in _NAMES[kind]]
+    return [pattern.format(category) for pattern in _patterns(kind)]
 
 
 def pairs(folder: Path) -> Iterator[tuple[Path, str]]:
     """The metadata file and the category of each pair of raw files, whatever it is called; each category once."""
-    for category in sorted({stem for name in _files(folder) if (stem := _stem("metadata", name))}):
+    for category in sorted({category for name in _files(folder) if (category := _category("metadata", name))}):
         metadata = find_raw(folder, category, "metadata")
         if metadata and has_raw(folder, category):
             yield metadata, category
@@ -70,7 +56,7 @@ def passed_over(folder: Path) -> dict[str, str]:
     chosen: dict[str, str] = {}
     """Of each name that a category with both files may have, the one that is read."""
     for _, category in pairs(folder):
-        for kind in _NAMES:
+        for kind in KINDS:
             if path := find_raw(folder, category, kind):
                 chosen |= dict.fromkeys(names(category, kind), path.name)
     read = {*chosen.values()}
@@ -87,25 +73,26 @@ def passed_over(folder: Path) -> dict[str, str]:
 
 def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
     """Why a file is not read, as far as its name tells, or None if it looks like none of ours."""
-    for pattern, reason in _STRANGE.items():
-        if stem := _match(pattern, name.lower().removesuffix(".gz"), name):
-            return reason.format(stem)
-    for kind in _NAMES:
-        if stem := _stem(kind, name):
-            return _alone(stem, kind, left)
-    for pattern in chain.from_iterable(_NAMES.values()):
-        if stem := _match(pattern, name.lower(), name):
-            return f"capitals count: rename it {pattern.format(stem)}"
-    stem = _match("{}.json", name.lower().removesuffix(".gz"), name)
-    return _ALL_REVIEWS.format(stem) if stem and any(_stem("metadata", other) == stem for other in there) else None
+    for pattern, reason in _misnamed().items():
+        if category := _category_in_any_case(pattern, _unpacked(name)):
+            return reason.format(category)
+    for kind in _BY_LONGER_NAMES:
+        if category := _category(kind, name):
+            return _alone(category, kind, left)
+    for pattern in chain.from_iterable(map(_patterns, _BY_LONGER_NAMES)):
+        if category := _category_in_any_case(pattern, name):
+            return f"capitals count: rename it {pattern.format(category)}"
+    all_reviews_of = _category_in_any_case("{}.json", _unpacked(name))
+    described = all_reviews_of and any(_category("metadata", other) == all_reviews_of for other in there)
+    return _ALL_REVIEWS.format(all_reviews_of) if described else None
 
 
 def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
     """What is missing beside the file of a category, and which of the others might be meant to be it."""
     other: Kind = "ratings" if kind == "metadata" else "metadata"
     *most, last = names(category, other)
-    alike = {stem: name for name in left if (stem := _stem(other, name))}
-    meant = [alike[stem] for stem in get_close_matches(category, alike, 1, _ALIKE)]
+    others = {found: name for name in left if (found := _category(other, name))}
+    meant = [others[alike] for alike in get_close_matches(category, others, 1, _ALIKE)]
     return f"there is no {', '.join(most)} or {last} beside it" + "".join(
         f"; if that is {name!r}, let both have the same name" for name in meant
     )
@@ -114,19 +101,44 @@ def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
 def _files(folder: Path) -> list[str]:
     """The names of the files in the folder that might be raw files, sorted."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        endings = (".csv", ".json", ".jsonl", ".gz")
+        endings = _endings()
         return sorted(entry.name for entry in entries if entry.name.lower().endswith(endings) and entry.is_file())
     return []
 
 
-def _stem(kind: Kind, name: str) -> str | None:
+@cache
+def _patterns(kind: Kind) -> tuple[str, ...]:
+    """The names that files of a kind may have, in the order in which they are looked for."""
+    return tuple(pattern for each in formats(kind) for pattern in each.file_names)
+
+
+@cache
+def _misnamed() -> dict[str, str]:
+    """Names of files that are known and not read, and what is to be done; the longer ones, which say more, first."""
+    read = {pattern.removesuffix(".gz") for kind in KINDS for pattern in _patterns(kind)}
+    known = {pattern: reason for each in formats() for pattern, reason in each.misnamed.items()}
+    return {pattern: known[pattern] for pattern in sorted(known.keys() - read, key=lambda each: (-len(each), each))}
+
+
+@cache
+def _endings() -> tuple[str, ...]:
+    """How the names of raw files end, also of those that are known and not read."""
+    patterns = [*_misnamed(), *chain.from_iterable(map(_patterns, KINDS))]
+    return (".gz", ".json", *sorted({Path(pattern).suffix for pattern in patterns} - {".gz", ".json"}))
+
+
+def _unpacked(name: str) -> str:
+    """The name of a file without the ending of a compressed one."""
+    return name[:-3] if name.lower().endswith(".gz") else name
+
+
+def _category(kind: Kind, name: str) -> str | None:
     """The category whose file a name is by the accepted ones, or None."""
-    return next((stem for pattern in _NAMES[kind] if (stem := _match(pattern, name, name))), None)
+    return next((found for pattern in _patterns(kind) if (found := category_in(pattern, name))), None)
 
 
-def _match(pattern: str, compared: str, name: str) -> str | None:
-    """What of `name` stands for the category where `compared`, the same in other letters, fits the pattern, or None."""
-    before, after = pattern.split("{}")
-    if compared.startswith(before) and compared.endswith(after) and len(compared) > len(before) + len(after):
-        return name[len(before) : len(compared) - len(after)]
-    return None
+def _category_in_any_case(pattern: str, name: str) -> str | None:
+    """As `category_in`, whatever letters of the name are capitals."""
+    before, _ = pattern.split("{}")
+    found = category_in(pattern, name.lower())
+    return name[len(before) : len(before) + len(found)] if found else None

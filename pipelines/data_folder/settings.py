@@ -21,7 +21,7 @@ from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
 from warehouse.core.interactions import Wanted
-from warehouse.core.sequences import GlobalTimeSplit
+from warehouse.core.splits import GlobalTimeSplit
 
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 _LONGEST_STEM = 200

@@ -25,8 +25,9 @@ from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CHECKS, Check, CheckError
 from pipelines.planner.code_version import code_version
-from pipelines.progress import Progress, show
+from pipelines.progress import show
 from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import ALL, Artifact, Recipe, mend, recipe
 from warehouse.tables import TABLES as CORE_TABLES
 

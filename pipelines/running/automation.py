@@ -35,8 +35,10 @@ from pipelines.lineage import verify
 from pipelines.planner.asset import DOMAINS
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref
+from warehouse.artifacts.durable import replacing
 from warehouse.artifacts.store import ALL
 from warehouse.errors import DataError
+from warehouse.raw.formats import KINDS
 from warehouse.raw.lines import blocks
 
 OCCASION_TAG = "mmm4rec/occasion"
@@ -296,7 +298,7 @@ def _affected(data_folder: DataFolder, changed: Sequence[str]) -> list[str]:
 
 def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
     """Whether an occasion may build a domain that has not changed."""
-    known = ALL in occasion.changed or data_folder.store.published("raw/ratings", domain)
+    known = ALL in occasion.changed or data_folder.store.is_published("raw/ratings", domain)
     return known and _at_rest(data_folder, domain)
 
 
@@ -311,7 +313,7 @@ def _at_rest(data_folder: DataFolder, domain: str) -> bool:
 
 def _files(data_folder: DataFolder, domain: str) -> list[Path]:
     """The raw files of a domain at hand."""
-    return [data_folder.raw_file(domain, "ratings"), data_folder.raw_file(domain, "metadata")]
+    return [data_folder.raw_file(domain, kind) for kind in KINDS]
 
 
 def _look(data_folder: DataFolder, domain: str) -> str:
@@ -340,9 +342,8 @@ def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -
     path = data_folder.cache / _REFUSED
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(refused), encoding="utf-8")
-        new.replace(path)
+        with replacing(path, path.with_suffix(f".{os.getpid()}")) as file:
+            file.write(json.dumps(refused).encode())
     else:
         path.unlink(missing_ok=True)
 

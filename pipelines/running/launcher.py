@@ -19,7 +19,7 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from warehouse.artifacts.staging import held, is_held
+from warehouse.artifacts.locks import held, is_held
 
 PROCESS_TAG = "mmm4rec/process"
 _UNFINISHED = [

@@ -23,7 +23,8 @@ from pipelines.planner.step import Ref, Step, all_steps
 from pipelines.running.definitions import build_defs
 from pipelines.running.launcher import bury, cancel, process_tag
 from pipelines.signals import Interrupted, aside
-from warehouse.artifacts.staging import held, make_folder, unlinked
+from warehouse.artifacts.locks import held
+from warehouse.artifacts.staging import make_folder, unlinked
 from warehouse.artifacts.store import ALL
 
 _DATABASES = ("history", "schedules")

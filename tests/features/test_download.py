@@ -22,8 +22,10 @@ from features.pictures import connections
 from features.pictures.answers import key_of, recall
 from features.pictures.decode import MAX_BYTES, THREADS, PictureError
 from features.pictures.download import Downloads, Fetching
-from features.pictures.item_images import STATUSES, collect_images, forget, image_fingerprint, read_source
+from features.pictures.fingerprint import image_fingerprint
+from features.pictures.item_images import STATUSES, collect_images, forget
 from features.pictures.shards import read_shards
+from features.pictures.sources import read_source
 from tests.features.conftest import png
 from tests.features.pictures_host import (
     PictureHost,
@@ -144,7 +146,7 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
         paths, cache, out, again = items(urls), folder("cache"), folder("out"), folder("again")
         seen: list[tuple[int, int]] = []
         summary = collect_images(
-            *paths, folder("root"), out, cache=cache, fetching=QUICK, progress=lambda *told: seen.append(told)
+            *paths, folder("root"), out, cache=cache, fetching=QUICK, progress=lambda *figures: seen.append(figures)
         )
         found = rows(out)
         assert {item: row["status"] for item, row in found.items()} == wanted

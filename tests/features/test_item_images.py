@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.pictures import item_images
+from features.pictures import fingerprint
 from features.pictures.decode import PictureError, decode, measure
 from features.pictures.download import Fetching
-from features.pictures.item_images import STATUSES, collect_images, image_fingerprint, read_source
+from features.pictures.fingerprint import image_fingerprint
+from features.pictures.item_images import STATUSES, collect_images
 from features.pictures.shards import Place, read_bytes, read_shards
+from features.pictures.sources import read_source
 from tests.features.conftest import png
 
 
@@ -205,6 +207,7 @@ def test_damaged_orientation_does_not_cost_the_picture() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+# Long, because it is one catalogue, and what is said of every kind of item in it.
 def test_every_item_gets_its_status(catalogue, folder) -> None:
     root, out = folder("images"), folder("out")
     for name, (data, _) in (GOOD | BAD).items():
@@ -314,11 +317,11 @@ def test_hashes_of_files_are_remembered_and_no_change_is_missed(catalogue, folde
         assert found == image_fingerprint(*paths, root)  # with nothing remembered
         return found
 
-    monkeypatch.setattr(item_images, "read_source", counted)
+    monkeypatch.setattr(fingerprint, "read_source", counted)
     first = mark()
     assert mark() == first
     assert read.count("a.png") == 2  # written just now: it could change again without its times telling
-    monkeypatch.setattr(item_images._FileHashes, "_SETTLED", -1)
+    monkeypatch.setattr(fingerprint._FileHashes, "_SETTLED", -1)
     assert mark() == first
     assert mark() == first
     assert read.count("a.png") == read.count("sub/../c.png") == read.count(names[3]) == 1  # by the one without a cache

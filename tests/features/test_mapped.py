@@ -224,9 +224,9 @@ def _open(source: Path, folder: Path, slow: float) -> subprocess.Popen[str]:
 
 
 def test_of_several_processes_one_makes_the_copy(source: Path, tmp_path: Path) -> None:
-    told = [process.communicate()[0] for process in [_open(source, tmp_path / "v1", 0.2) for _ in range(3)]]
-    assert sorted("writing" in text for text in told) == [False, False, True]
-    assert len({text.split("sum")[1] for text in told}) == 1
+    outputs = [process.communicate()[0] for process in [_open(source, tmp_path / "v1", 0.2) for _ in range(3)]]
+    assert sorted("writing" in text for text in outputs) == [False, False, True]
+    assert len({text.split("sum")[1] for text in outputs}) == 1
     check(open_table(source, tmp_path / "v1"), source)
 
 

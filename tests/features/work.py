@@ -9,6 +9,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,5 +107,5 @@ def add(root: Path, contents: list[str], number: float) -> None:
 
 def compact(root: Path, many: int = 2, large: int = 2**20) -> None:
     """Compact where there are so many parts of less than half of that many bytes."""
-    vector_cache._MANY, vector_cache._LARGE = many, large
-    VectorCache(root, "text", Telltale.identity).compact()
+    with patch.multiple(vector_cache, _MANY=many, _LARGE=large):  # so that no later test of this process compacts too
+        VectorCache(root, "text", Telltale.identity).compact()

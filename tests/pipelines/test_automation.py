@@ -21,7 +21,7 @@ from pipelines.running.automation import ready
 from pipelines.running.definitions import build_defs
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
-from warehouse.artifacts import store
+from warehouse.artifacts import reader as store
 from warehouse.artifacts.store import ALL
 
 STEPS = all_steps()

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import NOT_MADE, upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
 from tests.pages import breaches
-from warehouse.artifacts.store import sha256_file
+from warehouse.artifacts.files import sha256_file
 from warehouse.catalogue.query import query
 
 TARGETS = [domain.name for domain in DOMAINS if domain.role == "target"]
@@ -60,11 +59,9 @@ def test_the_pretrained_model_learns_a_new_catalogue_faster(demo: Cli) -> None:
 
 def test_a_second_demo_finds_nothing_to_do(demo: Cli) -> None:
     pointers = {path: path.read_text() for path in demo.data.glob("*/*/*/CURRENT")}
-    started = time.monotonic()
     again = make_demo(demo.data)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
-    assert time.monotonic() - started < 120  # seconds where the first took minutes; a bound for a stalled machine
     assert {path: path.read_text() for path in demo.data.glob("*/*/*/CURRENT")} == pointers
 
 

@@ -14,7 +14,7 @@ from tests.conftest import Cli
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import write_raw
 from warehouse.artifacts.lineage import named
-from warehouse.artifacts.staging import held
+from warehouse.artifacts.locks import held
 from warehouse.artifacts.store import ALL, Store, recipe
 
 STEPS = all_steps()

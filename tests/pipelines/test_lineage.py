@@ -22,8 +22,9 @@ from pipelines.running.definitions import build_defs
 from pipelines.running.runs import plan
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
+from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.lineage import Lineage
-from warehouse.artifacts.store import ALL, Artifact, Version, sha256_file
+from warehouse.artifacts.store import ALL, Artifact, Version
 
 STEPS = all_steps()
 

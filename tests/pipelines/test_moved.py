@@ -208,4 +208,4 @@ def test_the_commands_ask_before_they_forget_and_refuse_a_copy(original: Path, t
     assert asked.returncode == 1
     assert "builds it again" in asked.stderr
     assert "Forget Toys?" in asked.stderr
-    assert DataFolder(cli.data).store.published("core/items", "Toys")
+    assert DataFolder(cli.data).store.is_published("core/items", "Toys")

@@ -19,7 +19,7 @@ from pipelines.planner.openlineage import told
 from pipelines.running.definitions import build_defs
 from tests.warehouse.work import write_raw
 from tests.web import Serving
-from warehouse.artifacts.store import sha256_file
+from warehouse.artifacts.files import sha256_file
 
 DOMAIN = "Toys"
 

@@ -44,6 +44,22 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "the loss": (
         "mmm4rec/model/losses.py", "return F.cross_entropy(", "return 1 * F.cross_entropy(", MODELS,
     ),
+    "the format of the ratings at hand": (
+        "warehouse/raw/ratings.py", 'text.split(",")', 'text.split(",", -1)', {"raw/ratings"},
+    ),
+    "a format of ratings that no file has": (
+        "warehouse/raw/reviews.py", 'record.get("asin")', 'record.get("asin", None)', set(),
+    ),
+    "the format of the metadata at hand": (
+        "warehouse/raw/metadata.py", 'record.get("asin")', 'record.get("asin", None)', {"raw/metadata"},
+    ),
+    "by which names a format is known": (
+        "warehouse/raw/ratings.py", '"{}.csv.gz"', '"{}.csv.gz", "{}.csv.bz2"', set(),
+    ),
+    "one format more": (
+        "warehouse/raw/formats.py", '    "warehouse.raw.metadata:FORMAT",\n',
+        '    "warehouse.raw.metadata:FORMAT",\n    "warehouse.raw.ratings:FORMAT",\n', set(),
+    ),
     "an SQL file of items": ("warehouse/core/sql/kept_items.sql", "BY item_id", "BY item_id, line", {"core/items"}),
     "an SQL file of interactions": (
         "warehouse/core/sql/judged_ratings.sql", "ratings.line,", "ratings.line AS line,", {"core/interactions"},

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from warehouse.artifacts.store import Artifact, Store, recipe, sha256_file
+from warehouse.artifacts.files import sha256_file
+from warehouse.artifacts.store import Artifact, Store, recipe
 from warehouse.core.interactions import InteractionsSummary, build_interactions
 from warehouse.core.items import ItemsSummary, build_items
 from warehouse.core.sequences import SequencesSummary, build_sequences
+from warehouse.raw.formats import format_of
 from warehouse.raw.metadata import MetadataSummary, ingest_metadata
 from warehouse.raw.ratings import RatingsSummary
-from warehouse.raw.reviews import ingest_either
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def _materialise(store: Store, name: str, ratings: Path, metadata: Path, k: int)
         sources = {raw.name: sha256_file(raw)} if raw else {}
         return store.publish(recipe(key, name, "code", inputs, sources, {"k": k}), run)[0]
 
-    raw_ratings = publish("raw/ratings", [], lambda out: ingest_either(ratings, out), ratings)
+    raw_ratings = publish("raw/ratings", [], lambda out: format_of("ratings", ratings.name).read(ratings, out), ratings)
     raw_metadata = publish("raw/metadata", [], lambda out: ingest_metadata(metadata, out), metadata)
     items = publish("core/items", [raw_metadata], lambda out: build_items(raw_metadata.main, out))
     interactions = publish(

@@ -95,9 +95,9 @@ def killed_at(number: int, function: Callable[..., Any], *arguments: Any, report
 
 def killed_after(seconds: float, function: Callable[..., Any], *arguments: Any, report: Path) -> bool:
     """Whether `kill -9` met the process alive, that time after its work began."""
-    ready, told = processes.Pipe(duplex=False)
-    process = start(_announce, told, function, *arguments, report=report)
-    told.close()
+    ready, sender = processes.Pipe(duplex=False)
+    process = start(_announce, sender, function, *arguments, report=report)
+    sender.close()
     assert ready.poll(120)
     process.join(seconds)
     process.kill()
@@ -108,17 +108,17 @@ def killed_after(seconds: float, function: Callable[..., Any], *arguments: Any, 
 
 def duration(function: Callable[..., Any], *arguments: Any, report: Path) -> float:
     """Seconds that an undisturbed process works."""
-    ready, told = processes.Pipe(duplex=False)
-    process = start(_announce, told, function, *arguments, report=report)
-    told.close()
+    ready, sender = processes.Pipe(duplex=False)
+    process = start(_announce, sender, function, *arguments, report=report)
+    sender.close()
     assert ready.poll(120)
     begin = time.perf_counter()
     join(process, report=report)
     return time.perf_counter() - begin
 
 
-def _announce(told: Any, function: Callable[..., Any], *arguments: Any) -> None:
-    told.send_bytes(b"ready")
+def _announce(sender: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    sender.send_bytes(b"ready")
     function(*arguments)
 
 

@@ -31,8 +31,8 @@ def _rows(session: Session, name: str, **given: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("found", examples(), ids=NAMES)
 def test_an_example_says_what_it_asks(found: Example) -> None:
     assert found.question.endswith("?")
-    stated = set(re.findall(r"\$(\w+)", found.sql.split("\n\n")[0]))
-    assert stated == set(found.parameters)
+    named = set(re.findall(r"\$(\w+)", found.sql.split("\n\n")[0]))
+    assert named == set(found.parameters)
     body = "\n".join(line for line in found.sql.split("\n") if not line.startswith("--"))
     assert set(re.findall(r"\$(\w+)", body)) == set(found.parameters)
 

@@ -55,13 +55,13 @@ def _part(target: Path) -> Path:
 
 
 def test_a_file_is_fetched_counted_and_recorded(site: Site, target: Path) -> None:
-    told: list[tuple[int, int]] = []
-    found = _fetch(site, target, progress=lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    found = _fetch(site, target, progress=lambda done, total: calls.append((done, total)))
     assert target.read_bytes() == BODY
     assert found.sha256 == hashlib.sha256(BODY).hexdigest()
     assert (found.bytes, found.resumed_from, found.attempts, found.kept) == (len(BODY), 0, 1, False)
-    assert told[-1] == (len(BODY), len(BODY))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert _left(target) == {"m.json.gz", ".fetched"}
     record = json.loads((target.parent / ".fetched" / "m.json.gz.json").read_text())
     assert set(record) == {"url", "bytes", "sha256", "fetched", "etag", "last_modified"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.hashes import Hashes
-from warehouse.artifacts.store import sha256_file
 
 
 def _settle(path: Path) -> None:

@@ -14,8 +14,9 @@ from tests.warehouse.agreement import assert_agrees
 from warehouse.artifacts.store import Store
 from warehouse.errors import DataError
 from warehouse.raw import records
+from warehouse.raw.formats import format_of
 from warehouse.raw.ratings import Rating, ingest_ratings
-from warehouse.raw.reviews import ingest_either, ingest_reviews, read_line
+from warehouse.raw.reviews import ingest_reviews, read_line
 
 Stage = Callable[[], Path]
 
@@ -123,7 +124,7 @@ def test_the_name_says_which_reader(stage: Stage) -> None:
         out = stage()
         source = out.parent / name
         source.write_bytes(b"B00005N7P0,AH2IFH762VY5U,5.0,1005177600\n" if "csv" in name else review())
-        ingest_either(source, out)
+        format_of("ratings", name).read(source, out)
         assert pq.read_table(out / "ratings.parquet").to_pylist() == [{"line": 1, **GOOD._asdict()}]
 
 

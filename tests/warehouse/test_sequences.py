@@ -19,7 +19,8 @@ from benchmarks.plain_recipe import Row
 from warehouse.artifacts.store import Store
 from warehouse.checks import violations
 from warehouse.core.interactions import Wanted, _Fingerprints, build_interactions
-from warehouse.core.sequences import GlobalTimeSplit, _in_order, build_sequences
+from warehouse.core.sequences import _in_order, build_sequences
+from warehouse.core.splits import GlobalTimeSplit
 from warehouse.duck import Engine
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
@@ -278,7 +279,7 @@ def test_threads_and_memory_change_no_byte(stage: Stage, monkeypatch: pytest.Mon
     assert hashes(Engine(threads=2)) == expected
     assert hashes(Engine(threads=7, memory="200MB")) == expected
     # Ids in several turns, as of more ratings than are held at once.
-    monkeypatch.setattr("warehouse.core.sequences._ROWS_AT_ONCE", 100_000)
+    monkeypatch.setattr("warehouse.core.numbering._ROWS_AT_ONCE", 100_000)
     assert hashes(Engine(threads=2)) == expected
 
 

@@ -17,7 +17,7 @@ from tests.warehouse.work import leave
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.garbage import collect
 from warehouse.artifacts.lineage import named
-from warehouse.artifacts.staging import held, is_held
+from warehouse.artifacts.locks import held, is_held
 from warehouse.artifacts.store import Artifact, Store
 
 
@@ -181,7 +181,7 @@ def test_a_store_without_a_lock_file_can_be_looked_at(store: Store) -> None:
 _HOLDS = """
 import sys, time
 from pathlib import Path
-from warehouse.artifacts.staging import held
+from warehouse.artifacts.locks import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -313,7 +313,7 @@ def test_what_is_damaged_is_left_out_and_stops_nobody(tmp_path: Path, damage: Ca
     assert store.all_current() == [other]
     assert store.damaged().keys() == {("core/items", "Toys")}
     assert store.pointed().keys() == {("core/items", "Toys"), ("core/items", "Mugs")}
-    assert store.published("core/items", "Toys")
+    assert store.is_published("core/items", "Toys")
     assert len(store.forget("Toys")) == 1
     assert store.damaged() == {}
 
@@ -324,7 +324,7 @@ def test_a_forgotten_domain_is_not_current_and_its_versions_stay(tmp_path: Path)
     mugs, _ = store.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), _writes("b"))
     assert store.forget("Toys") == [toys.named]
     assert store.forget("Toys") == []
-    assert not store.published("core/items", "Toys")
+    assert not store.is_published("core/items", "Toys")
     assert store.all_current() == [mugs]
     assert store.versions().keys() == {toys.named, mugs.named}
     assert store.publish(_recipe(), _writes("never written")) == (toys, False)

@@ -15,8 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.manifest import FORMAT, Environment, Manifest, parse
-from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, recipe, sha256_file
+from warehouse.artifacts.store import ALL, Artifact, Recipe, Store, recipe
 from warehouse.catalogue.build import build_catalogue
 from warehouse.catalogue.query import query
 from warehouse.core.interactions import build_interactions
@@ -42,7 +43,7 @@ items AS (
     SELECT domain, v, count(*) AS items, sum(interactions)::BIGINT AS interactions FROM core.sequences_items
     GROUP BY ALL
 ),
-stated AS (
+summaries AS (
     SELECT
         domain,
         version AS v,
@@ -54,19 +55,19 @@ stated AS (
 ratings AS (SELECT domain, v, count(*) AS rows FROM raw.ratings GROUP BY ALL),
 ratings_stated AS (SELECT domain, rows FROM lineage.files WHERE key = 'raw/ratings' AND name = 'ratings.parquet')
 SELECT
-    stated.domain,
-    stated.v,
-    [stated.users, sequences.users, interactions.users] AS users,
-    [stated.items, items.items, interactions.items] AS items,
-    [stated.interactions, sequences.interactions, interactions.interactions, items.interactions] AS interactions,
+    summaries.domain,
+    summaries.v,
+    [summaries.users, sequences.users, interactions.users] AS users,
+    [summaries.items, items.items, interactions.items] AS items,
+    [summaries.interactions, sequences.interactions, interactions.interactions, items.interactions] AS interactions,
     [ratings_stated.rows, ratings.rows] AS ratings
-FROM stated
+FROM summaries
 LEFT JOIN sequences USING (domain, v)
 LEFT JOIN interactions USING (domain, v)
 LEFT JOIN items USING (domain, v)
 LEFT JOIN ratings_stated USING (domain)
 LEFT JOIN ratings USING (domain)
-ORDER BY stated.domain
+ORDER BY summaries.domain
 """
 """Each domain's version, and counts that must be equal: as the manifests state them, then as the tables have them."""
 

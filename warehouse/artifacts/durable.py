@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["flush_folder", "replacing"]
+__all__ = ["flush", "replacing", "write_durably"]
 
 
 @contextmanager
@@ -31,9 +31,20 @@ def _not_through_a_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a loss of power then takes back no rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_durably(path: Path, text: str) -> None:
+    """Write `text` and flush it to the disk before returning. A kill may leave a part of it."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk.
+
+    A loss of power then takes back no rename.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -22,7 +22,7 @@ from warehouse.artifacts.manifest import Environment
 __all__ = ["PACKAGES", "watch"]
 
 PACKAGES: Final = ("torch", "duckdb", "pyarrow", "transformers", "sentence-transformers")
-"""Whose versions are told."""
+"""The packages whose versions are recorded."""
 _CODE: Final = ("warehouse", "features", "mmm4rec", "pipelines")
 _CPU: Final = "cpu"
 _UNKNOWN: Final = "unknown"
@@ -70,7 +70,7 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
     command = "git -c core.fsmonitor=false status --porcelain=v2 --branch --no-ahead-behind --untracked-files=normal --"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [*command.split(), *_CODE],
             cwd=root,
             env=inherited | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
@@ -81,10 +81,10 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
         ).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError):
         return None, None
-    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", told, re.MULTILINE)
+    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", output, re.MULTILINE)
     if commit is None:  # nothing has been committed
         return None, None
-    return commit[1], all(line.startswith("#") for line in told.splitlines())
+    return commit[1], all(line.startswith("#") for line in output.splitlines())
 
 
 def _processor() -> str:

@@ -1,6 +1,12 @@
 """The errors of the artifact store."""
 
-__all__ = ["ReadOnlyError", "StoreError"]
+import errno
+from typing import Final
+
+__all__ = ["READ_ONLY", "ReadOnlyError", "StoreError"]
+
+READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Error numbers of a place that this process may not write to."""
 
 
 class StoreError(ValueError):

@@ -1,11 +1,15 @@
-"""Opening files that strangers may have put there. `mmm4rec` has the same, as it imports no other room."""
+"""Opening files that strangers may have put there, and the hash of one.
+
+`mmm4rec` has the same, as it imports no other room.
+"""
 
 import errno
+import hashlib
 import stat
 import zipfile
 from pathlib import Path
 
-__all__ = ["regular", "stored"]
+__all__ = ["regular", "sha256_file", "stored"]
 
 
 def regular(path: Path) -> Path:
@@ -19,6 +23,16 @@ def regular(path: Path) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return path
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex.
+
+    Raises:
+        OSError: as `regular`, or it cannot be read.
+    """
+    with regular(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored(path: Path) -> Path:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from warehouse.artifacts.lineage import Lineage, named
-from warehouse.artifacts.store import HELD, RECIPE, UNFIT, Artifact, Store, Version
+from warehouse.artifacts.reader import UNFIT
+from warehouse.artifacts.store import HELD, RECIPE, Artifact, Store, Version
 
 __all__ = ["Leftover", "collect", "size"]
 

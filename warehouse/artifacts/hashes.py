@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from warehouse.artifacts.store import sha256_file
+from warehouse.artifacts.durable import replacing
+from warehouse.artifacts.files import sha256_file
 
 __all__ = ["Hashes"]
 
@@ -34,28 +35,27 @@ class Hashes:
             OSError: it cannot be read.
         """
         record = self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-        look = _look(path)
+        status = _file_status(path)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(record.read_text(encoding="utf-8"))
-            if known["look"] == look:
+            if known["look"] == status:
                 return str(known["sha256"])
         began = time.time_ns()
         digest = sha256_file(path)
-        changed = max(look[-2:])
-        if _look(path) == look and changed < began - _SETTLED:
-            self._remember(record, {"path": str(path), "look": look, "sha256": digest})
+        changed = max(status[-2:])
+        if _file_status(path) == status and changed < began - _SETTLED:
+            self._remember(record, {"path": str(path), "look": status, "sha256": digest})
         return digest
 
     def _remember(self, record: Path, known: dict[str, object]) -> None:
         """Without a hash remembered the file is read again: no reason to fail where this cannot be written."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            new = record.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(known), encoding="utf-8")
-            new.replace(record)
+            with replacing(record, record.with_suffix(f".{os.getpid()}")) as file:
+                file.write(json.dumps(known).encode())
 
 
-def _look(path: Path) -> list[int]:
+def _file_status(path: Path) -> list[int]:
     """What shows of a file without reading it; the times come last."""
-    status = path.stat()
-    return [status.st_size, status.st_ino, status.st_dev, status.st_mtime_ns, status.st_ctime_ns]
+    found = path.stat()
+    return [found.st_size, found.st_ino, found.st_dev, found.st_mtime_ns, found.st_ctime_ns]

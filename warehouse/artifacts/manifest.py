@@ -9,11 +9,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+import pyarrow.parquet as pq
 
-__all__ = ["FORMAT", "MANIFEST", "VERSION", "Environment", "FileEntry", "Input", "Manifest", "content_version", "parse"]
+from warehouse.artifacts.files import sha256_file
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "VERSION",
+    "Environment",
+    "FileEntry",
+    "Input",
+    "Manifest",
+    "content_version",
+    "describe_file",
+    "parse",
+]
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = re.compile(r"[0-9a-f]{16}")
@@ -129,31 +144,41 @@ def content_version(files: Mapping[str, FileEntry]) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
+def describe_file(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    sha256, size = sha256_file(path), path.stat().st_size
+    if path.suffix != ".parquet":
+        return FileEntry(sha256=sha256, bytes=size)
+    with pq.ParquetFile(path) as table:
+        columns = {field.name: str(field.type) for field in table.schema_arrow}
+        return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)
+
+
 def _plain(part: Any) -> Any:
     if isinstance(part, msgspec.Struct):
         return msgspec.to_builtins(part)
     raise TypeError(f"{type(part).__name__} is nothing that JSON has")
 
 
-def _located(plain: dict[str, Any], said: str) -> str:
-    """What msgspec said, with the name of the entry, for which it writes [...]."""
+def _located(plain: dict[str, Any], message: str) -> str:
+    """The message of msgspec, with the name of the entry, for which it writes [...]."""
     kinds: dict[str, Any] = {"files": FileEntry, "inputs": str, "sources": str}
-    for field, kind in kinds.items() if "[...]" in said else ():
+    for field, kind in kinds.items() if "[...]" in message else ():
         for name, entry in plain[field].items() if isinstance(plain.get(field), dict) else ():
             try:
                 msgspec.convert(entry, kind)
             except msgspec.ValidationError as error:
                 return f"{field} {name[:80]!r}: {error}"
-    return said
+    return message
 
 
 def _flaw(manifest: Manifest, key: str, domain: str, version: str) -> str | None:
     """Why this cannot be the manifest of that version, though its types are right; or None."""
     if (manifest.format == 1) != (manifest.environment is None):
         return "environment is missing" if manifest.environment is None else "format 1 has no environment"
-    said = (manifest.key, manifest.domain, manifest.version)
-    if said != (key, domain, version):
-        return f"it is of {said[0][:80]!r}, {said[1][:80]!r}, version {said[2][:40]!r}"
+    names = (manifest.key, manifest.domain, manifest.version)
+    if names != (key, domain, version):
+        return f"it is of {names[0][:80]!r}, {names[1][:80]!r}, version {names[2][:40]!r}"
     for reference, of in manifest.inputs.items():
         if not _INPUT.fullmatch(reference) or not VERSION.fullmatch(of):
             return f"inputs: {reference[:80]!r} is no input"

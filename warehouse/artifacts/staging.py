@@ -10,29 +10,24 @@ only folders that look as they are made here are removed. What is made and where
 """
 
 import errno
-import fcntl
-import logging
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from warehouse.artifacts.durable import flush
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
+from warehouse.artifacts.locks import held, is_held
 
-__all__ = ["READ_ONLY", "Staging", "fsync", "held", "is_full", "is_held", "make_folder", "unlinked"]
+__all__ = ["Staging", "is_full", "make_folder", "unlinked"]
 
-READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""Error numbers of a place that this process may not write to."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
 _LOCK: Final = "lock"
-
-_log = logging.getLogger("mmm4rec")
 
 
 class Staging:
@@ -136,16 +131,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        fsync(folder.parent)
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(folder.parent)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -161,87 +147,3 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextmanager
-def held(path: Path, notice: float = 5, limit: float = 600) -> Iterator[None]:
-    """Hold the lock on a file, made if need be. The system lets go of it when the process ends.
-
-    A file, since network file systems lock no folders. Whoever waits longer than `notice` seconds says so, and for
-    whom; after `limit` seconds it gives up.
-
-    Raises:
-        ReadOnlyError: the file cannot be written to.
-        StoreError: the file is a link, or another process has not let go of it within `limit`.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise StoreError(f"{path} is a link, and no lock: remove it") from error
-        if error.errno in READ_ONLY:
-            raise ReadOnlyError(
-                f"{path.parent} cannot be written to ({error.strerror}): what only reads works there; for all else "
-                "permit it, mount it for writing, or copy it to a place of your own"
-            ) from error
-        raise
-    try:
-        _wait(path, descriptor, notice, limit)
-        try:
-            yield
-        finally:
-            # Closing alone would leave it with a child forked meanwhile.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock on a file; not, where there is no such file. Asks without writing."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _wait(path: Path, descriptor: int, notice: float, limit: float) -> None:
-    """Take the lock on an open file. Asked again and again, since a call that waits could neither speak nor give up."""
-    began, pause, said = time.monotonic(), 0.001, False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            waited = time.monotonic() - began
-            if waited >= limit:
-                raise StoreError(
-                    f"{path} is locked by {_holder(descriptor)}, and was for the {limit:.0f} seconds of waiting: "
-                    "end that process, or let it finish, and try again"
-                ) from None
-            if waited >= notice and not said:
-                _log.warning("%s is locked by %s: waiting for it", path, _holder(descriptor))
-                said = True
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-
-
-def _holder(descriptor: int) -> str:
-    """The process that has locked an open file, as far as Linux tells."""
-    number = str(os.fstat(descriptor).st_ino)
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            _, kind, _, _, pid, file, *_ = line.split()
-            if kind == "FLOCK" and file.rpartition(":")[2] == number:
-                words = re.findall(r"[!-~]+", Path(f"/proc/{pid}/cmdline").read_text())
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-                stopped = f", which is stopped (`kill -CONT {pid}` lets it go on)" if state == "T" else ""
-                return f"process {pid} ({' '.join(words)[:80]}){stopped}"
-    return "another process"

@@ -1,214 +1,49 @@
 """The artifact store: immutable, versioned directories on a file system.
 
-    <root>/<layer>/<noun>/domain=<domain>/v=<version>/   the artifact's files and manifest.json
-    <root>/<layer>/<noun>/domain=<domain>/CURRENT        the version readers take
+    <root>/<layer>/<noun>/domain=<domain>/v=<version>/       the artifact's files and manifest.json
+    <root>/<layer>/<noun>/domain=<domain>/CURRENT            the version readers take
     <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `garbage`
     <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
     <root>/<layer>/<noun>/domain=<domain>/refused=<version>  it has failed a check of its content
 
 A version is staged beside the store, flushed, described, made read-only, renamed into place, and only then named by
 CURRENT, so a reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next
-publication removes. A store may have been copied from elsewhere, so CURRENT and manifests are
-checked as they are read, and no link below the root is followed. What lives here is how bytes are kept and identified;
-what they mean is the business of the rooms that write them.
+publication removes. What lives here is whatever changes a store; `reader` looks at it, and what the bytes mean is the
+business of the rooms that write them.
 """
 
-import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-import pyarrow.parquet as pq
-
+from warehouse.artifacts.artifact import ALL, Artifact, Recipe, Version, check_domain, mend, recipe
+from warehouse.artifacts.durable import flush, write_durably
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import StoreError
-from warehouse.artifacts.files import regular
-from warehouse.artifacts.manifest import (
-    FORMAT,
-    MANIFEST,
-    VERSION,
-    Environment,
-    FileEntry,
-    Manifest,
-    content_version,
-    parse,
-)
-from warehouse.artifacts.staging import Staging, fsync, is_full, make_folder, unlinked
+from warehouse.artifacts.manifest import FORMAT, MANIFEST, Environment, Manifest, content_version, describe_file, parse
+from warehouse.artifacts.reader import UNFIT, Mark, StoreReader, is_whole
+from warehouse.artifacts.staging import Staging, is_full, make_folder
 
-ALL = "_all"
-"""The domain of an artifact that spans all domains."""
-HELD, RECIPE = "held.json", "recipe"
-"""In the staging area: which versions a process reads, and the digest of the recipe that it builds."""
-Version = tuple[str, str, str]
-"""(key, domain, version)."""
-Mark = Literal["pin", "damaged", "refused"]
-UNFIT: tuple[Mark, ...] = ("damaged", "refused")
-"""Marks of versions that count as absent until they are built again."""
+# Whoever uses a store names artifacts too, so those names are to be had here.
+__all__ = ["ALL", "HELD", "RECIPE", "Artifact", "Recipe", "Store", "Version", "check_domain", "mend", "recipe"]
 
-_DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_LAYER = "[!.]*"
-"""Not the staging area, whose folders come and go."""
-_KEY = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+HELD: Final = "held.json"
+"""In the staging area: which versions a process reads."""
+RECIPE: Final = "recipe"
+"""In the staging area: the digest of the recipe that a process builds."""
 
 
-def check_domain(domain: str) -> str:
-    """Return `domain` if it is safe as a folder name and as text in SQL; raise `StoreError` otherwise."""
-    if not _is_domain(domain):
-        raise StoreError(
-            f"{domain!r} is no domain name: a letter, then at most 63 letters, digits or underscores; "
-            "rename the raw files, or give the category a short name in domains.yaml"
-        )
-    return domain
-
-
-def _is_domain(name: str) -> bool:
-    return name == ALL or bool(_DOMAIN.fullmatch(name))
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One version of one artifact."""
-
-    key: str
-    domain: str
-    version: str
-    path: Path
-    manifest: Manifest
-
-    @property
-    def named(self) -> Version:
-        """(key, domain, version)."""
-        return self.key, self.domain, self.version
-
-    @property
-    def ref(self) -> str:
-        """`layer/noun@domain`, the name by which lineage speaks of it."""
-        return f"{self.key}@{self.domain}"
-
-    @property
-    def main(self) -> Path:
-        """The main table, named after the noun."""
-        return self.path / f"{self.key.split('/')[1]}.parquet"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides an artifact's bytes: code, inputs by version, raw sources by sha256, parameters."""
-
-    key: str
-    domain: str
-    code_version: str
-    inputs: Mapping[str, str]
-    sources: Mapping[str, str]
-    parameters: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the recipe's canonical JSON, 16 hex digits."""
-        parts = [self.key, self.domain, self.code_version, self.inputs, self.sources, self.parameters]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()[:16]
-
-
-class Store:
-    """Artifacts below one data folder."""
+class Store(StoreReader):
+    """Artifacts below one data folder, to look at and to add to."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.staging = Staging(root)
-
-    def folder(self, key: str, domain: str) -> Path:
-        """The folder that holds every version of one artifact; a link on the way there is an error."""
-        if not _KEY.fullmatch(key):
-            raise StoreError(f"{key!r} is no artifact key; keys read layer/noun, such as core/sequences")
-        return unlinked(self.root, self.root / key / f"domain={check_domain(domain)}")
-
-    def path(self, version: Version) -> Path:
-        """The folder of one version."""
-        key, domain, digest = version
-        return self.folder(key, domain) / f"v={digest}"
-
-    def current(self, key: str, domain: str) -> Artifact | None:
-        """The version readers should take, or None if the artifact was never published.
-
-        Raises:
-            StoreError: CURRENT or the manifest is damaged, or not of this artifact.
-        """
-        folder = self.folder(key, domain)
-        version = _pointed(folder)
-        if version is None:
-            return None
-        if not VERSION.fullmatch(version):
-            raise StoreError(f"{folder / 'CURRENT'} names no version, but {version[:40]!r}; {mend(domain)}")
-        try:
-            return self._without_links(self._read(key, domain, folder / f"v={version}"))
-        except StoreError:
-            if _pointed(folder) == version:
-                raise
-            return self.current(key, domain)  # it moved on between the two looks
-
-    def whole(self, key: str, domain: str) -> Artifact | None:
-        """Like `current`, but None also if it is unfit: a file is missing or has another size, or it bears a mark."""
-        try:
-            artifact = self.current(key, domain)
-        except StoreError:
-            return None
-        return artifact if artifact and _whole(artifact) else None
-
-    def published(self, key: str, domain: str) -> bool:
-        """Whether there is a current version, whole or not."""
-        return (self.folder(key, domain) / "CURRENT").exists()
-
-    def require(self, key: str, domain: str) -> Artifact:
-        """Like `current`, but absence is an error that says what to run."""
-        artifact = self.current(key, domain)
-        if artifact is None:
-            what = "mmm4rec run" if domain == ALL else f"mmm4rec run {domain}"
-            raise StoreError(f"{key} of {domain} has not been built; `{what}` builds it")
-        return artifact
-
-    def all_current(self) -> list[Artifact]:
-        """The current version of everything that is whole, sorted by key and domain; see `damaged` for the rest."""
-        return [found for _, found in self._taken() if isinstance(found, Artifact)]
-
-    def damaged(self) -> dict[tuple[str, str], str]:
-        """Why a version that CURRENT names cannot be taken, by (key, domain), with what mends it."""
-        return {ref: found for ref, found in self._taken() if isinstance(found, str)}
-
-    def versions(self) -> dict[Version, Artifact | None]:
-        """Every version there is, current or not, sorted; None for one whose manifest cannot be read."""
-        found: dict[Version, Artifact | None] = {}
-        for path in self._found("v=*"):
-            key, domain, version = named = _named(path, "v")
-            if not (_KEY.fullmatch(key) and _is_domain(domain) and VERSION.fullmatch(version)):
-                continue  # nothing of ours
-            try:
-                found[named] = self._read(key, domain, path)
-            except StoreError:
-                found[named] = None
-        return found
-
-    def pointed(self) -> dict[tuple[str, str], Version]:
-        """The version that each CURRENT names, by (key, domain), whether or not it is there and whole.
-
-        One that cannot be read names the version "", which there never is.
-        """
-        found = {}
-        for key, domain in self._published():
-            if _KEY.fullmatch(key) and _is_domain(domain):
-                try:
-                    version = _pointed(self.folder(key, domain))
-                except StoreError:
-                    version = ""
-                if version is not None:
-                    found[key, domain] = (key, domain, version)
-        return found
 
     def forget(self, domain: str) -> list[Version]:
         """Let nothing of a domain be current any more, and return what was, sorted.
@@ -220,12 +55,8 @@ class Store:
             for number, version in enumerate(found):
                 folder = self.path(version).parent
                 (folder / "CURRENT").rename(bin_ / str(number))  # it need not be a file
-                fsync(folder)
+                flush(folder)
         return found
-
-    def marked(self, mark: Mark) -> list[Version]:
-        """The versions that bear a mark, sorted."""
-        return [_named(path, mark) for path in self._found(f"{mark}=*")]
 
     def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
         """Set or remove a mark of a version, and return whether that version is there.
@@ -245,7 +76,7 @@ class Store:
                 path.touch()
             else:
                 path.unlink(missing_ok=True)
-            fsync(path.parent)
+            flush(path.parent)
         return there
 
     @contextmanager
@@ -266,27 +97,6 @@ class Store:
                     text = json.dumps([[a.key, a.domain, a.version] for a in found])
                     (hold / HELD).write_text(text, encoding="utf-8")
             yield found
-
-    def verify(self, artifact: Artifact) -> list[str]:
-        """What is wrong with a version, each with its path; every byte is read. An empty list: it is whole."""
-        try:
-            manifest = self._read(artifact.key, artifact.domain, artifact.path).manifest
-        except StoreError as error:
-            return [str(error)]
-        problems = []
-        for name, entry in manifest.files.items():
-            path = artifact.path / name
-            if path.is_symlink() or not path.is_file():
-                problems.append(f"{path} is missing" if not path.is_symlink() else f"{path} is a link, no file")
-            elif (size := path.stat().st_size) != entry.bytes:
-                problems.append(f"{path} has {size:,} bytes, not {entry.bytes:,}")
-            elif (digest := sha256_file(path)) != entry.sha256:
-                problems.append(f"{path} has the sha256 {digest[:16]}…, not {entry.sha256[:16]}…")
-        strange = {path.name for path in artifact.path.iterdir()} - {*manifest.files, MANIFEST}
-        problems += [f"{artifact.path / name} is not in the manifest" for name in sorted(strange)]
-        if artifact.version not in (content_version(manifest.files), manifest.recipe):
-            problems.append(f"{artifact.path / MANIFEST}: the version is neither the hash of its files nor its recipe")
-        return problems
 
     def sweep(self) -> int:
         """Remove what killed processes have left in the staging area, and return how many there were.
@@ -338,13 +148,8 @@ class Store:
                     latest = self.current(artifact.key, artifact.domain) or artifact
                     os.link(latest.path / name, staging / "exposed")
                     (staging / "exposed").replace(self.root / name)
-                    fsync(self.root)
+                    flush(self.root)
         return self.root / name
-
-    def exposes(self, artifact: Artifact, name: str) -> bool:
-        """Whether `<root>/<name>` is that file of `artifact`."""
-        shown, made = self.root / name, artifact.path / name
-        return shown.exists() and made.exists() and shown.samefile(made)
 
     @contextmanager
     def _room_for(self, doing: str) -> Iterator[None]:
@@ -358,32 +163,6 @@ class Store:
                     "nothing was published: free some space and run it again"
                 ) from error
             raise
-
-    def _marking(self, version: Version, mark: Mark) -> Path:
-        key, domain, digest = version
-        return self.folder(key, domain) / f"{mark}={digest}"
-
-    def _found(self, name: str) -> list[Path]:
-        """What is so called in the folders of artifacts, sorted; a link on the way there is an error."""
-        return [unlinked(self.root, path) for path in sorted(self.root.glob(f"{_LAYER}/*/domain=*/{name}"))]
-
-    def _taken(self) -> Iterator[tuple[tuple[str, str], Artifact | str]]:
-        """The current version of all that has one, or what is wrong with it."""
-        for key, domain in self._published():
-            try:
-                artifact = self.current(key, domain)
-            except StoreError as error:
-                yield (key, domain), str(error)
-                continue
-            if artifact:
-                wrong = f"{artifact.path} lacks files, or `mmm4rec verify` found it damaged; {mend(domain)}"
-                yield (key, domain), artifact if _whole(artifact) else wrong
-
-    def _published(self) -> Iterator[tuple[str, str]]:
-        """(key, domain) of all that has a CURRENT."""
-        for pointer in self._found("CURRENT"):
-            layer, noun, domain = pointer.parts[-4:-1]
-            yield f"{layer}/{noun}", domain.removeprefix("domain=")
 
     def _seal(
         self,
@@ -421,8 +200,8 @@ class Store:
         write_durably(files / MANIFEST, text)
         for path in files.iterdir():
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
-            fsync(path)
-        fsync(files)
+            flush(path)
+        flush(files)
         artifact = Artifact(
             recipe.key, recipe.domain, version, self.folder(recipe.key, recipe.domain) / f"v={version}", manifest
         )
@@ -432,7 +211,7 @@ class Store:
         with self.staging.lock():
             artifact = self._place(artifact, staging)
             (staging / "CURRENT").replace(artifact.path.parent / "CURRENT")
-            fsync(artifact.path.parent)
+            flush(artifact.path.parent)
         return artifact
 
     def _place(self, made: Artifact, staging: Path) -> Artifact:
@@ -442,7 +221,7 @@ class Store:
             there = self._read(made.key, made.domain, target)
         except StoreError:
             there = None
-        if there is None or not _whole(there):
+        if there is None or not is_whole(there):
             if os.path.lexists(target):
                 target.rename(staging / "broken")
             files.rename(target)
@@ -454,7 +233,7 @@ class Store:
         else:
             # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
             (files / MANIFEST).replace(target / MANIFEST)
-        fsync(target.parent)
+        flush(target.parent)
         return made
 
     def _with_recipe(self, recipe: Recipe) -> Artifact | None:
@@ -463,100 +242,14 @@ class Store:
                 artifact = self._read(recipe.key, recipe.domain, path)
             except StoreError:
                 continue  # damaged: if it is wanted, it is built again
-            if artifact.manifest.recipe == recipe.digest and _whole(artifact):
+            if artifact.manifest.recipe == recipe.digest and is_whole(artifact):
                 return artifact
         return None
-
-    def _without_links(self, artifact: Artifact) -> Artifact:
-        for name in artifact.manifest.files:
-            unlinked(self.root, artifact.path / name)
-        return artifact
-
-    def _read(self, key: str, domain: str, path: Path) -> Artifact:
-        version = path.name.removeprefix("v=")
-        unlinked(self.root, path / MANIFEST)
-        try:
-            text = regular(path / MANIFEST).read_text(encoding="utf-8")
-            return Artifact(key, domain, version, path, parse(text, key, domain, version))
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{path} has no readable manifest ({error}); {mend(domain)}, or delete that folder"
-            ) from error
 
     def _point(self, artifact: Artifact, staging: Path) -> None:
         """Move CURRENT, unless it stands there already."""
         folder = artifact.path.parent
-        if _pointed(folder) != artifact.version:
+        if not self._points_to(artifact):
             write_durably(staging / "CURRENT", artifact.version)
             (staging / "CURRENT").replace(folder / "CURRENT")
-            fsync(folder)
-
-
-def recipe(
-    key: str,
-    domain: str,
-    code_version: str,
-    inputs: Sequence[Artifact],
-    sources: Mapping[str, str],
-    parameters: Mapping[str, Any],
-) -> Recipe:
-    """The recipe of an artifact made from `inputs` as they stand."""
-    # Through JSON, so that what is compared is what the manifest stores.
-    plain = json.loads(json.dumps(parameters, sort_keys=True))
-    return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with regular(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe_file(path: Path) -> FileEntry:
-    """What a manifest says of a file."""
-    sha256, size = sha256_file(path), path.stat().st_size
-    if path.suffix != ".parquet":
-        return FileEntry(sha256=sha256, bytes=size)
-    with pq.ParquetFile(path) as table:
-        columns = {field.name: str(field.type) for field in table.schema_arrow}
-        return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write `text` and flush it to the disk before returning."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _pointed(folder: Path) -> str | None:
-    """What CURRENT says, unchecked; None if there is none."""
-    try:
-        return regular(folder / "CURRENT").read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(f"{folder / 'CURRENT'} cannot be read ({error.strerror}): delete it") from error
-
-
-def _named(path: Path, what: str) -> Version:
-    """The version that `<layer>/<noun>/domain=<domain>/<what>=<version>` speaks of, unchecked."""
-    layer, noun, domain, name = path.parts[-4:]
-    return f"{layer}/{noun}", domain.removeprefix("domain="), name.removeprefix(f"{what}=")
-
-
-def mend(domain: str) -> str:
-    """Which command builds a damaged artifact of a domain again."""
-    return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"
-
-
-def _whole(artifact: Artifact) -> bool:
-    """Whether every file the manifest names is there at its size, and nobody has found it unfit."""
-    if any((artifact.path.parent / f"{mark}={artifact.version}").exists() for mark in UNFIT):
-        return False
-    for name, entry in artifact.manifest.files.items():
-        path = artifact.path / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.bytes:
-            return False
-    return True
+            flush(folder)

@@ -180,12 +180,12 @@ class Session:
             raise DataError(self._refusal(error)) from error
 
     def _refusal(self, error: Exception) -> str:
-        said = f"DuckDB refuses the query: {error}"
-        if "disabled by configuration" in said:
-            return f"{said}\nA question reads the files in {self._root} and no others."
-        if "Out of Memory" in said:
-            return f"{said}\nA question may take {self._engine.memory} of memory and spill {SPILLED}: ask for less."
-        return said
+        message = f"DuckDB refuses the query: {error}"
+        if "disabled by configuration" in message:
+            return f"{message}\nA question reads the files in {self._root} and no others."
+        if "Out of Memory" in message:
+            return f"{message}\nA question may take {self._engine.memory} of memory and spill {SPILLED}: ask for less."
+        return message
 
     def _identity(self) -> tuple[int, int] | None:
         if not self.catalogue.is_file():

@@ -89,7 +89,7 @@ def _parse(name: str, sql: str) -> Example:
     question, *lines = sql.split("\n")
     parameters = {}
     for line in lines:
-        if not (stated := _PARAMETER.fullmatch(line)):
+        if not (declared := _PARAMETER.fullmatch(line)):
             break
-        parameters[stated["name"]] = Parameter(stated["name"], json.loads(stated["default"]), stated["meaning"])
+        parameters[declared["name"]] = Parameter(declared["name"], json.loads(declared["default"]), declared["meaning"])
     return Example(name, question.removeprefix("-- "), parameters, sql)

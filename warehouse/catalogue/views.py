@@ -12,8 +12,8 @@ from typing import Final
 import pyarrow as pa
 
 from warehouse.artifacts.environment import PACKAGES
-from warehouse.schema import column as _column
-from warehouse.schema import table as _table
+from warehouse.artifacts.schema import column as _column
+from warehouse.artifacts.schema import table as _table
 
 __all__ = ["CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Macro", "figure", "results"]
 
@@ -95,8 +95,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("sparsity", _double, "1 - interactions / (users * items)"),
         _column("mean_length", _double, "Interactions of a user, mean"),
         *(
-            _column(f"{name}_length", _double, f"Interactions of a user, {said}, interpolated")
-            for name, said in (("median", "median"), ("p90", "90th percentile"), ("p99", "99th percentile"))
+            _column(f"{name}_length", _double, f"Interactions of a user, {words}, interpolated")
+            for name, words in (("median", "median"), ("p90", "90th percentile"), ("p99", "99th percentile"))
         ),
         _column("longest", _int64, "Interactions of a user, most"),
         _column("gini", _double, "Gini coefficient of the items' interactions: 0 all bought alike, near 1 one has all"),
@@ -200,8 +200,8 @@ def results(metrics: Sequence[str]) -> pa.Schema:
         _column("items", _int64, "Items, all of them candidates"),
         _column("interactions", _int64, "Interactions"),
         *(
-            _column(figure(model, metric), _double, f"{metric}@10 of {said}; null where there is none", True)
-            for model, said in JUDGED.items()
+            _column(figure(model, metric), _double, f"{metric}@10 of {words}; null where there is none", True)
+            for model, words in JUDGED.items()
             for metric in metrics
         ),
         _column("scratch_epochs", _int32, "Epochs to the best weights from scratch", nullable=True),

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.artifacts.threads import map_in_order
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ParquetSink, rows_of
 from warehouse.tables import TABLES
-from warehouse.threads import in_turn
 
 __all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
 
@@ -169,7 +169,7 @@ class _Fingerprints:
     def _suspects(self, part: list[npt.NDArray[np.uint64]]) -> Lines:
         packed = np.concatenate([np.empty(0, np.uint64), *part])
         part.clear()
-        packed = packed[self._in_company(packed)]
+        packed = packed[self._occur_repeatedly(packed)]
         packed.sort()
         same = packed[1:] ^ packed[:-1] <= self._line
         suspect = np.zeros(len(packed), np.bool_)
@@ -177,21 +177,22 @@ class _Fingerprints:
         suspect[:-1] |= same
         return (packed[suspect] & self._line).view(np.int64)
 
-    def _in_company(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def _occur_repeatedly(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which share some of their bits with another: a sixth or so, and sorting all would be most of the work.
 
-        Each leaves its place in its bucket, and who finds another's there is not alone, nor is the other.
+        Each writes its place into its bucket. Who then reads another's place there shares the bucket, and so does that
+        other.
         """
         bits = min(len(packed).bit_length() + 2, 64 - self._PART_BITS - int(self._line).bit_length())
         buckets = packed << np.uint64(self._PART_BITS)
         buckets >>= np.uint64(64 - bits)
         places = np.arange(len(packed), dtype=np.int32)
-        left = np.empty(1 << bits, np.int32)
-        left[buckets.view(np.int64)] = places
-        found = left[buckets.view(np.int64)]
-        company: npt.NDArray[np.bool_] = found != places
-        company[found[company]] = True
-        return company
+        last = np.empty(1 << bits, np.int32)
+        last[buckets.view(np.int64)] = places
+        found = last[buckets.view(np.int64)]
+        shared: npt.NDArray[np.bool_] = found != places
+        shared[found[shared]] = True
+        return shared
 
 
 def _write(
@@ -206,7 +207,7 @@ def _write(
         ParquetSink(out / "interactions.parquet", TABLES["core/interactions/interactions"]) as interactions,
         ParquetSink(out / "rejected.parquet", TABLES["core/interactions/rejected"]) as rejected,
     ):
-        for kept, gone, accused in in_turn(pool, judge, range(footer.num_row_groups)):
+        for kept, gone, accused in map_in_order(pool, judge, range(footer.num_row_groups)):
             interactions.write(kept)
             rejected.write(gone)
             rows.append(accused)

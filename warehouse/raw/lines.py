@@ -4,7 +4,7 @@ What lives elsewhere: what a line means (`warehouse.raw.ratings`, `warehouse.raw
 """
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +15,11 @@ import pyarrow as pa
 from isal import igzip, igzip_lib
 
 from warehouse.artifacts.files import regular
+from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
 from warehouse.parquet import ParquetSink
 
-__all__ = ["Block", "Progress", "Quarantine", "blocks"]
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total): bytes of the raw file."""
+__all__ = ["Block", "Quarantine", "blocks"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _UTF8_BOM: Final = b"\xef\xbb\xbf"

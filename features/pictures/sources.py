@@ -1,0 +1,79 @@
+"""The bytes at one address of a picture: a file inside the image root, or what the web answered when it was asked."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from features.pictures.answers import recall
+from features.pictures.decode import MAX_BYTES, PictureError
+from features.pictures.download import Fetching
+
+__all__ = ["DEFAULT", "UnaskedError", "read_source"]
+
+DEFAULT: Final = Fetching()
+"""How the web is asked where nothing else is said."""
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class UnaskedError(LookupError):
+    """The cache knows no answer of an http(s) address yet."""
+
+
+def read_source(url: str, image_root: Path | None, cache: Path | None = None, fetching: Fetching = DEFAULT) -> bytes:
+    """Bytes at one address: a path relative to `image_root`, a file:// URL inside it, or what the web answered.
+
+    Raises:
+        PictureError: unreachable, refused, too_large, or what else became of a download.
+        LookupError: an http(s) address that was not asked yet.
+    """
+    scheme = _SCHEME.match(url)
+    match scheme and scheme[1].lower():
+        case None:
+            name = url
+        case "http" | "https":
+            return _read_answer(url, cache, fetching)
+        case "file":
+            address = urlsplit(url)
+            if address.netloc not in ("", "localhost"):
+                raise PictureError("refused", f"file on another host, {address.netloc}")
+            name = url2pathname(address.path)
+        case other:
+            raise PictureError("refused", f"unknown scheme {other}")
+    if image_root is None:
+        raise PictureError("unreachable", "no image_root is set")
+    return _read_inside(image_root, name, MAX_BYTES)
+
+
+def _read_answer(url: str, cache: Path | None, fetching: Fetching) -> bytes:
+    if not fetching.http:
+        raise PictureError("unreachable", "http fetching is off")
+    answer = recall(cache, url, fetching.private_addresses) if cache else None
+    if answer is None:
+        raise UnaskedError(url)
+    if answer.status != "ok":
+        raise PictureError(answer.status, answer.detail or "")
+    return answer.body
+
+
+def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
+    """Bytes of a regular file that lies inside `root` after every .. and symbolic link is followed."""
+    try:
+        root = root.resolve(strict=True)
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            raise PictureError("refused", "outside the image root")
+        # Without blocking, because opening a FIFO would wait for its other end.
+        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PictureError("unreachable", "not a regular file")
+            if status.st_size > max_bytes:
+                raise PictureError("too_large", f"{status.st_size:,} bytes, at most {max_bytes:,}")
+            return stream.read(status.st_size)  # nothing of a pseudo-file of size 0
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a loop of links
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PictureError("unreachable", reason) from error

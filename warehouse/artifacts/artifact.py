@@ -1,0 +1,105 @@
+"""What names an artifact, one version of it, and all that decides its bytes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.manifest import Manifest
+
+__all__ = ["ALL", "Artifact", "Recipe", "Version", "check_domain", "is_domain", "is_key", "mend", "recipe"]
+
+ALL: Final = "_all"
+"""The domain of an artifact that spans all domains."""
+Version = tuple[str, str, str]
+"""(key, domain, version)."""
+
+_DOMAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_KEY: Final = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+
+
+def check_domain(domain: str) -> str:
+    """Return `domain` if it is safe as a folder name and as text in SQL; raise `StoreError` otherwise."""
+    if not is_domain(domain):
+        raise StoreError(
+            f"{domain!r} is no domain name: a letter, then at most 63 letters, digits or underscores; "
+            "rename the raw files, or give the category a short name in domains.yaml"
+        )
+    return domain
+
+
+def is_domain(name: str) -> bool:
+    """Whether a text names a domain, or all of them."""
+    return name == ALL or bool(_DOMAIN.fullmatch(name))
+
+
+def is_key(name: str) -> bool:
+    """Whether a text reads layer/noun."""
+    return bool(_KEY.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One version of one artifact."""
+
+    key: str
+    domain: str
+    version: str
+    path: Path
+    manifest: Manifest
+
+    @property
+    def named(self) -> Version:
+        """(key, domain, version)."""
+        return self.key, self.domain, self.version
+
+    @property
+    def ref(self) -> str:
+        """`layer/noun@domain`, the name by which lineage speaks of it."""
+        return f"{self.key}@{self.domain}"
+
+    @property
+    def main(self) -> Path:
+        """The main table, named after the noun."""
+        return self.path / f"{self.key.split('/')[1]}.parquet"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides an artifact's bytes: code, inputs by version, raw sources by sha256, parameters."""
+
+    key: str
+    domain: str
+    code_version: str
+    inputs: Mapping[str, str]
+    sources: Mapping[str, str]
+    parameters: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the recipe's canonical JSON, 16 hex digits."""
+        parts = [self.key, self.domain, self.code_version, self.inputs, self.sources, self.parameters]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()[:16]
+
+
+def recipe(
+    key: str,
+    domain: str,
+    code_version: str,
+    inputs: Sequence[Artifact],
+    sources: Mapping[str, str],
+    parameters: Mapping[str, Any],
+) -> Recipe:
+    """The recipe of an artifact made from `inputs` as they stand."""
+    # Through JSON, so that what is compared is what the manifest stores.
+    plain = json.loads(json.dumps(parameters, sort_keys=True))
+    return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
+
+
+def mend(domain: str) -> str:
+    """Which command builds a damaged artifact of a domain again."""
+    return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"

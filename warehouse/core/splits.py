@@ -1,0 +1,76 @@
+"""Which interactions are for training, validation and testing, and the identity of such a split."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warehouse.core.kcore import Codes, Longs
+from warehouse.errors import DataError
+from warehouse.parquet import ROW_GROUP
+from warehouse.tables import SPLITS
+
+__all__ = ["GlobalTimeSplit", "Parts", "split_parts", "split_sha256"]
+
+Parts = npt.NDArray[np.int8]
+"""The part of each interaction, an index into SPLITS."""
+
+
+@dataclass(frozen=True)
+class GlobalTimeSplit:
+    """One border in time for all users, as in production: nothing is learned from what lies after it.
+
+    Interactions from `test_from` on are for testing, those from `validation_from` on and before that for validation,
+    the rest for training. Unix seconds.
+    """
+
+    validation_from: int
+    test_from: int
+
+    def __post_init__(self) -> None:
+        if not self.validation_from < self.test_from:
+            raise DataError("validation_from must lie before test_from: swap them, or move one")
+
+
+def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> Parts:
+    """Part of each interaction [E].
+
+    Args:
+        times: [E] Unix seconds, sorted by (user, time).
+        starts: U + 1 borders: user u has the interactions starts[u] to starts[u + 1].
+        split: None for leave-one-out.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    if split:
+        parts = (times >= split.validation_from).astype(np.int8) + (times >= split.test_from)
+        if not (parts == 0).any():
+            raise DataError("no interaction lies before validation_from: nothing to train on; set a later date")
+        return parts
+    parts = np.zeros(len(times), np.int8)
+    last = starts[1:] - 1
+    parts[last - 1], parts[last] = SPLITS.index("validation"), SPLITS.index("test")
+    return parts
+
+
+def split_sha256(user_ids: pa.Array, item_ids: pa.Array, users: Codes, items: Codes, times: Longs, parts: Parts) -> str:
+    """Who, what, when and in which part: one hash, shared by two data sets exactly if their splits are equal.
+
+    sha256 over, in this order: user ids and item ids, sorted, each ended by a line feed; then of every
+    interaction, sorted by (user, step), little-endian: the user's place among the ids (int32, from 0), all
+    of them, then the items' (int32), then the times (int64), then the parts (int8: 0 train, 1 validation, 2
+    test). Independent of file formats.
+    """
+    digest = hashlib.sha256()
+    for ids in (user_ids, item_ids):
+        for start in range(0, len(ids), ROW_GROUP):
+            some = ids[start : start + ROW_GROUP]
+            digest.update(pc.binary_join(pa.ListArray.from_arrays([0, len(some)], some), "\n")[0].as_buffer())
+            digest.update(b"\n")
+    for values, kind in ((users, "<i4"), (items, "<i4"), (times, "<i8"), (parts, "<i1")):
+        digest.update(np.ascontiguousarray(values, kind).data)
+    return digest.hexdigest()
