@@ -36,17 +36,7 @@ CACHE = "comparison"
 """Folder of the cache for finished and unfinished trainings."""
 LABELS = {
     "popularity": "popularity",
-    "item_knn": "item-kNN",
-    "gru4rec": "GRU4Rec",
-    "sasrec": "SASRec",
-    "sasrec_text": "SASRec, texts",
-    "bsarec": "BSARec",
-    "mamba4rec": "Mamba4Rec",
-    "mamba4rec_text": "Mamba4Rec, texts",
-    "tim4rec": "TiM4Rec",
-    "tim4rec_text": "TiM4Rec, texts",
-    "unisrec": "UniSRec, texts",
-    "unisrec_id": "UniSRec, texts and ID",
+    **{name: published.label for name, published in BASELINES.items()},
     "finetuned": "MMM4Rec, pre-trained",
     "finetuned_without_id": "MMM4Rec, pre-trained, without ID",
     "scratch": "MMM4Rec from scratch",

@@ -154,6 +154,8 @@ class ItemKNNConfig:
 class Published:
     """A baseline by its published settings: of the model, and of training where they differ from fine-tuning."""
 
+    label: str
+    """As people read it."""
     config: RecommenderConfig | ItemKNNConfig
     training: Mapping[str, object] = field(default_factory=dict)
 
@@ -165,17 +167,17 @@ def _adam(examples: int) -> Mapping[str, object]:
 
 ITEM_KNN: Final = "item_knn"
 BASELINES: Final[Mapping[str, Published]] = {
-    ITEM_KNN: Published(ItemKNNConfig()),
-    "gru4rec": Published(GRU4RecConfig(), _adam(2048)),
-    "sasrec": Published(SASRecConfig(), _adam(2048)),
-    "sasrec_text": Published(SASRecConfig(items="text"), _adam(2048)),
-    "bsarec": Published(BSARecConfig(), _adam(256)),
-    "mamba4rec": Published(Mamba4RecConfig(), _adam(2048)),
-    "mamba4rec_text": Published(Mamba4RecConfig(items="text"), _adam(2048)),
-    "tim4rec": Published(TiM4RecConfig(), _adam(2048)),
-    "tim4rec_text": Published(TiM4RecConfig(items="text"), _adam(2048)),
-    "unisrec": Published(UniSRecConfig(), _adam(2048)),
-    "unisrec_id": Published(UniSRecConfig(items="both"), _adam(2048)),
+    ITEM_KNN: Published("item-kNN", ItemKNNConfig()),
+    "gru4rec": Published("GRU4Rec", GRU4RecConfig(), _adam(2048)),
+    "sasrec": Published("SASRec", SASRecConfig(), _adam(2048)),
+    "sasrec_text": Published("SASRec, texts", SASRecConfig(items="text"), _adam(2048)),
+    "bsarec": Published("BSARec", BSARecConfig(), _adam(256)),
+    "mamba4rec": Published("Mamba4Rec", Mamba4RecConfig(), _adam(2048)),
+    "mamba4rec_text": Published("Mamba4Rec, texts", Mamba4RecConfig(items="text"), _adam(2048)),
+    "tim4rec": Published("TiM4Rec", TiM4RecConfig(), _adam(2048)),
+    "tim4rec_text": Published("TiM4Rec, texts", TiM4RecConfig(items="text"), _adam(2048)),
+    "unisrec": Published("UniSRec, texts", UniSRecConfig(), _adam(2048)),
+    "unisrec_id": Published("UniSRec, texts and ID", UniSRecConfig(items="both"), _adam(2048)),
 }
 """Every baseline that can be asked for, by name."""
 
