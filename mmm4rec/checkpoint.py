@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmm4rec.config import ModelConfig, RecommenderConfig, SSDForm
-from mmm4rec.data.domain import DomainData, Encoder
+from mmm4rec.data.domain import DomainData, EncoderRecord
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.model.recommender import Recommender
@@ -40,7 +40,7 @@ class FeatureKind:
     """What features of a modality a model was trained on."""
 
     width: int
-    encoder: Encoder | None = None
+    encoder: EncoderRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def load(path: Path) -> Checkpoint:
 
 def _feature_kind(description: Mapping[str, Any], modality: str) -> FeatureKind:
     said = description.get(f"{modality}_encoder")  # the first checkpoints did not name it
-    return FeatureKind(int(description[f"{modality}_width"]), Encoder(**said) if said else None)
+    return FeatureKind(int(description[f"{modality}_width"]), EncoderRecord(**said) if said else None)
 
 
 def _item_ids(file: Path, count: int) -> list[str]:

@@ -28,7 +28,7 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a model came about: a row of `reports/metrics/outcomes`. None where there was no training."""
 
     model: str
@@ -76,10 +76,10 @@ def build_metrics(
     rankings: dict[tuple[str, Split], Ranking] = {
         ("popularity", split): popularity.rank_labels(domain, split) for split in SPLITS
     }
-    outcomes = [Outcome("popularity", parameters=0)]
+    outcomes = [TrainingOutcome("popularity", parameters=0)]
     if knn is not None:
         rankings |= {(ITEM_KNN, split): ranking for split, ranking in count(ITEM_KNN, domain, knn).items()}
-        outcomes.append(Outcome(ITEM_KNN, parameters=0))
+        outcomes.append(TrainingOutcome(ITEM_KNN, parameters=0))
     curves: list[dict[str, object]] = []
     for done, (name, checkpoint) in enumerate(models.items(), start=1):
         model = load_model(checkpoint, domain)
@@ -97,7 +97,9 @@ def build_metrics(
     return summary({name: found.metrics() for (name, split), found in rankings.items() if split == "test"})
 
 
-def write_metrics(rankings: Mapping[tuple[str, Split], Ranking], outcomes: Sequence[Outcome], out: Path) -> None:
+def write_metrics(
+    rankings: Mapping[tuple[str, Split], Ranking], outcomes: Sequence[TrainingOutcome], out: Path
+) -> None:
     """Write `metrics`, `breakdown` and `outcomes.parquet` into `out`; rankings are keyed (model, split)."""
     metrics: list[dict[str, object]] = []
     breakdown: list[dict[str, object]] = []
@@ -123,7 +125,7 @@ def summary(test: Mapping[str, Metrics]) -> Any:
 
 def outcome(
     name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = CRITERION
-) -> Outcome:
+) -> TrainingOutcome:
     """What the model `name` cost, by the rows of its `history`; `metric` (as in the config) says which was best.
 
     95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
@@ -131,7 +133,7 @@ def outcome(
     best = next(row for row in history if row["epoch"] == best_epoch)
     near = first_near_best([row[column(metric)] for row in history])
     nearly: Mapping[str, Any] = {} if near is None else history[near]
-    return Outcome(
+    return TrainingOutcome(
         name,
         parameters=parameters,
         best_epoch=best_epoch,

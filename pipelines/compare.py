@@ -17,7 +17,7 @@ import yaml
 from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import trainings as comparison
 from mmm4rec.comparison.tables import write_comparison
-from mmm4rec.comparison.trainings import NAMES, OURS, Asked, Source
+from mmm4rec.comparison.trainings import NAMES, OURS, ComparisonRequest, Source
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.metrics import CRITERION, SHOWN_AT, figures
 from mmm4rec.registry import MODELS
@@ -83,7 +83,7 @@ def ask(
     ablations: bool = True,
     users: Sequence[float] = (1, 10, 100),
     epochs: int | None = None,
-) -> Asked:
+) -> ComparisonRequest:
     """What to compare, with the house's settings, once it is sure that it can be.
 
     Args:
@@ -109,7 +109,7 @@ def ask(
             )
         for key in DATA:
             data_folder.store.require(key, domain)
-    return Asked(
+    return ComparisonRequest(
         tuple(models) or tuple(name for name in NAMES if _is_asked(data_folder, name)),
         settings.model,
         _capped(settings.pretraining, epochs),
@@ -121,7 +121,7 @@ def ask(
     )
 
 
-def compare(data_folder: DataFolder, domain: str, asked: Asked, progress: Progress) -> Compared:
+def compare(data_folder: DataFolder, domain: str, asked: ComparisonRequest, progress: Progress) -> Compared:
     """Train what is asked for on a target domain, and publish the figures as reports/comparison.
 
     Raises:
@@ -151,7 +151,7 @@ def compare(data_folder: DataFolder, domain: str, asked: Asked, progress: Progre
     return Compared(artifact, {stem: _rows(artifact, stem) for stem in ("comparison", "tests", "curves", "costs")})
 
 
-def page(data_folder: DataFolder, asked: Asked, compared: Sequence[Compared]) -> str:
+def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[Compared]) -> str:
     """The comparisons as one HTML page, which opens without a server."""
     sections = []
     for one in compared:

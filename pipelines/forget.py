@@ -24,7 +24,7 @@ class Forgotten:
 
     versions: Sequence[str]
     pinned: Sequence[str]
-    outcomes: Sequence[runs.Outcome]
+    outcomes: Sequence[runs.StageResult]
 
 
 def check(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) -> None:

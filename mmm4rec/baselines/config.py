@@ -191,7 +191,7 @@ class BaselineSettings:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedBaselines:
     """The baselines asked for, with all their settings."""
 
     trained: dict[str, tuple[RecommenderConfig, TrainConfig]]
@@ -201,7 +201,7 @@ class Asked:
 
 def resolve(
     asked: Mapping[str, BaselineSettings], finetuning: TrainConfig, length: int, where: str = "baselines"
-) -> Asked:
+) -> RequestedBaselines:
     """What is asked for, over the published settings, over those of fine-tuning (training) and `length` (model).
 
     Raises:
@@ -224,4 +224,4 @@ def resolve(
             continue
         ours = read_config(TrainConfig, published.training, f"{where}.{name}", finetuning)
         trained[name] = config, read_config(TrainConfig, given.training, f"{where}.{name}.training", ours)
-    return Asked(trained, item_knn)
+    return RequestedBaselines(trained, item_knn)

@@ -82,7 +82,7 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonRequest:
     """What to compare, and with which settings.
 
     `models` are of NAMES; `users` are percentages of the users of a domain; `model`, `pretraining` and `finetuning`
@@ -161,7 +161,7 @@ class Finished:
     """A row an epoch, from the one before training on; columns of `curves`."""
 
 
-def planned(asked: Asked, can_transfer: bool) -> list[Run]:
+def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
     """The runs on a domain.
 
     Raises:
@@ -201,7 +201,7 @@ def planned(asked: Asked, can_transfer: bool) -> list[Run]:
 def compare(
     target: Source,
     sources: Sequence[Source],
-    asked: Asked,
+    asked: ComparisonRequest,
     cache: Path,
     *,
     code: Code = lambda config: "",

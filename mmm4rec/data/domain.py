@@ -15,7 +15,7 @@ from mmm4rec.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderRecord:
     """What made the vectors of a modality, as `encoder.json` beside them says."""
 
     model: str
@@ -37,7 +37,7 @@ class Features:
     """[N+1, D] float32; row 0 (padding) and rows of missing items are zero."""
     present: Tensor
     """[N+1] bool; false for padding and for items that lack this modality."""
-    encoder: Encoder | None = None
+    encoder: EncoderRecord | None = None
     """None where nothing says what made the vectors."""
 
     @property

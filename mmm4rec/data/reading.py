@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mmm4rec.data.domain import DomainData, Encoder, Features
+from mmm4rec.data.domain import DomainData, EncoderRecord, Features
 from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.tables import read_batches, read_table, stored_type
@@ -94,21 +94,21 @@ def _read_users(path: Path, item_count: int) -> dict[str, Any]:
     }
 
 
-def _read_encoder(path: Path) -> Encoder | None:
+def _read_encoder(path: Path) -> EncoderRecord | None:
     """What an `encoder.json` of the feature store says; None where there is none."""
     try:
         said = json.loads(regular(path).read_text(encoding="utf-8"))
         # Not the model's name, of which one model may have several, nor the precision, which is rounding.
         decisive = [said["weights_sha256"], said["preprocessing"]]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-        return Encoder(str(said["model"]), digest, ready=said["preprocessing"] == "unknown")
+        return EncoderRecord(str(said["model"]), digest, ready=said["preprocessing"] == "unknown")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: no encoder's identity ({error!r}); build the embeddings beside it again") from None
 
 
-def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encoder | None) -> Features:
+def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: EncoderRecord | None) -> Features:
     """The vectors of `item_ids`, in that order, behind a zero row for padding.
 
     Memory holds them once: each batch that is read goes straight to its rows.

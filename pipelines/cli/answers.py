@@ -17,7 +17,7 @@ from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:
     from pipelines.data_folder.folder import DataFolder
-    from pipelines.running.runs import Outcome
+    from pipelines.running.runs import StageResult
 
 __all__ = [
     "answer",
@@ -80,7 +80,7 @@ def fail(message: str) -> NoReturn:
     raise CommandError(message)
 
 
-def report_failures(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
+def report_failures(outcomes: Sequence["StageResult"]) -> list["StageResult"]:
     """Print the warnings of all runs and the errors of those that failed; return the latter."""
     for outcome in outcomes:
         for check, message in outcome.warnings.items():

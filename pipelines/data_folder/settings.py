@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from features.encoders import EncoderSettings, unread
 from features.pictures.download import Fetching
-from mmm4rec.baselines.config import Asked, BaselineSettings
+from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
 from pipelines.data_folder.raw_files import has_raw, pairs
@@ -121,7 +121,7 @@ class Settings:
         self.asked  # noqa: B018 - a baseline or setting that is none is said here, before anything runs
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> RequestedBaselines:
         """The baselines asked for, with the history length and the fine-tuning of all models."""
         return resolve_baselines(self.baselines, self.finetuning, self.model.length)
 

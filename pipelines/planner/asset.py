@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CheckError
 from pipelines.planner.columns import column_lineage
-from pipelines.planner.openlineage import told
+from pipelines.planner.openlineage import run_events
 from pipelines.planner.step import DECLARED, Job, Made, Nothing, Ref, Step, same_domain
 from warehouse.artifacts.store import ALL, Artifact, mend
 
@@ -104,9 +104,9 @@ def _asset(step: Step, kinds: Sequence[str], pool: Pool | None) -> dg.AssetsDefi
             if not step.applies(data_folder, domain):
                 yield _not_made(step, domain)
                 return
-            with told(data_folder, step.key, context.job_name, context.run_id) as tell:
+            with run_events(data_folder, step.key, context.job_name, context.run_id) as completed:
                 made = step.make(data_folder, domain)
-                tell(made.artifact)
+                completed(made.artifact)
         except Exception as error:
             if isinstance(error, CheckError):
                 yield _check_structure(step, error.counts, str(error))

@@ -25,7 +25,7 @@ from warehouse.artifacts.store import Artifact, Store
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
 
-__all__ = ["NAMESPACE", "switched_on", "told"]
+__all__ = ["NAMESPACE", "run_events", "switched_on"]
 
 NAMESPACE: Final = "mmm4rec"
 """Of the jobs; OPENLINEAGE_NAMESPACE names another."""
@@ -39,8 +39,8 @@ def switched_on() -> bool:
 
 
 @contextmanager
-def told(data_folder: DataFolder, key: str, job: str, run_id: str) -> Iterator[Callable[[Artifact], None]]:
-    """Tell of one build: that it began, and at the end what came of it. Call what it gives with the artifact.
+def run_events(data_folder: DataFolder, key: str, job: str, run_id: str) -> Iterator[Callable[[Artifact], None]]:
+    """Send the events of one build: that it began, and how it ended. Call what this yields with the artifact.
 
     Args:
         data_folder: the data folder.

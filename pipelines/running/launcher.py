@@ -73,7 +73,7 @@ def process_tag(folder: Path) -> Iterator[dict[str, str]]:
         path.unlink(missing_ok=True)
 
 
-def bury(instance: dg.DagsterInstance) -> None:
+def fail_dead_runs(instance: dg.DagsterInstance) -> None:
     """Say of runs whose process is dead that they failed, and take their pool slots from runs that have ended.
 
     Dagster's daemon does the same after a while; where none runs, the next run would wait for ever.

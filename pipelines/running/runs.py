@@ -21,7 +21,7 @@ from pipelines.planner.asset import DOMAINS, NOT_SHOWN
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref, Step, all_steps
 from pipelines.running.definitions import build_defs
-from pipelines.running.launcher import bury, cancel, process_tag
+from pipelines.running.launcher import cancel, fail_dead_runs, process_tag
 from pipelines.signals import Interrupted, aside
 from warehouse.artifacts.locks import held
 from warehouse.artifacts.staging import make_folder, unlinked
@@ -34,7 +34,7 @@ _OWN_ERROR = re.compile(r"^(warehouse|features|mmm4rec|pipelines)\.[\w.]*Error: 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageResult:
     """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
 
     `warnings` are the checks that failed without stopping anything, with what they found, and what is not shown.
@@ -63,11 +63,11 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
         opened = dg.DagsterInstance.get()
         making.unlink(missing_ok=True)
     with opened as instance:
-        bury(instance)
+        fail_dead_runs(instance)
         yield instance
 
 
-def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[Outcome]:
+def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
     job = build_defs(data_folder).resolve_implicit_global_asset_job_def()
     failed: set[Ref] = set()
@@ -77,7 +77,7 @@ def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.Dagst
             lost = sorted(failed & needed)
             if lost:
                 failed |= stage.refs
-                yield Outcome(stage, None, {}, waited_for=lost[0])
+                yield StageResult(stage, None, {}, waited_for=lost[0])
                 continue
             outcome = _run(data_folder, stage, instance, job, tags)
             failed |= {(key, stage.domain) for key in outcome.errors}
@@ -129,7 +129,7 @@ def survey(data_folder: DataFolder) -> list[dict[str, Any]]:
 
 def _run(
     data_folder: DataFolder, stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]
-) -> Outcome:
+) -> StageResult:
     if stage.partition:
         instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
     run_id = str(uuid.uuid4())
@@ -174,4 +174,4 @@ def _run(
         missing = event.materialization.metadata.get(NOT_SHOWN)
         if event.asset_key and missing:
             warnings[f"{'/'.join(event.asset_key.path)} {NOT_SHOWN}"] = str(missing.value)
-    return Outcome(stage, result.run_id, errors, warnings)
+    return StageResult(stage, result.run_id, errors, warnings)

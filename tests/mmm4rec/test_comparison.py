@@ -24,7 +24,7 @@ from mmm4rec.comparison.tables import (
     tables,
     write_comparison,
 )
-from mmm4rec.comparison.trainings import ABLATIONS, Asked, Finished, Run, Source, compare, planned
+from mmm4rec.comparison.trainings import ABLATIONS, ComparisonRequest, Finished, Run, Source, compare, planned
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError, ModelError
@@ -137,7 +137,7 @@ def test_a_modality_that_is_taken_away_is_missing_for_every_item(domain: DomainD
 
 
 @pytest.fixture
-def asked(small: Small, quick: Training) -> Callable[..., Asked]:
+def asked(small: Small, quick: Training) -> Callable[..., ComparisonRequest]:
     """A factory: two seeds of a few models at their smallest, with changes."""
     defaults = {
         "models": ("popularity", "item_knn", "gru4rec", "scratch", "finetuned"),
@@ -149,7 +149,7 @@ def asked(small: Small, quick: Training) -> Callable[..., Asked]:
         "ablations": False,
         "users": (50.0,),
     }
-    return lambda **changes: Asked(**{**defaults, **changes})
+    return lambda **changes: ComparisonRequest(**{**defaults, **changes})
 
 
 def finished(cache: Path) -> dict[Path, int]:
@@ -159,7 +159,7 @@ def finished(cache: Path) -> dict[Path, int]:
 
 @pytest.mark.long
 def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
-    make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
+    make_domain: Make, asked: Callable[..., ComparisonRequest], tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     domain, other = make_domain("Toys", users=60), make_domain("Mugs", seed=5)
@@ -238,7 +238,7 @@ def test_what_another_comparison_is_training_is_waited_for(tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_every_ablation_is_trained_beside_the_whole_model(
-    make_domain: Make, asked: Callable[..., Asked], tmp_path: Path
+    make_domain: Make, asked: Callable[..., ComparisonRequest], tmp_path: Path
 ) -> None:
     domain = make_domain("Toys")
     target = Source("Toys", lambda: domain, {})
@@ -252,7 +252,7 @@ def test_every_ablation_is_trained_beside_the_whole_model(
     assert len(set(losses.values())) == len(ABLATIONS) + 1
 
 
-def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Callable[..., Asked]) -> None:
+def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Callable[..., ComparisonRequest]) -> None:
     assert any(run.pretrained for run in planned(asked(), can_transfer=True))
     with pytest.raises(ConfigError, match="finetuned: nothing is pre-trained, since there is no source domain"):
         planned(asked(), can_transfer=False)
@@ -268,6 +268,6 @@ def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Call
         ({"users": (101.0,)}, "users: 101 is no percentage"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes: dict, message: str, asked: Callable[..., Asked]) -> None:
+def test_what_makes_no_sense_is_refused(changes: dict, message: str, asked: Callable[..., ComparisonRequest]) -> None:
     with pytest.raises(ConfigError, match=message):
         asked(**changes)

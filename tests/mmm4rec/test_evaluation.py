@@ -22,7 +22,7 @@ from mmm4rec.evaluation.recommending import recommend, write_recommendations
 from mmm4rec.evaluation.results import metrics_of_ranks
 from mmm4rec.metrics import figures
 from mmm4rec.model.mmm4rec import MMM4Rec
-from mmm4rec.reports import Outcome, write_metrics
+from mmm4rec.reports import TrainingOutcome, write_metrics
 
 
 def rank_by_sorting(scores: list[float], label: int) -> float:
@@ -262,7 +262,7 @@ def test_recommendations_do_not_depend_on_chunks(
 def test_reports_are_written(domain: DomainData, small: Callable[..., ModelConfig], tmp_path: Path) -> None:
     found = popularity.rank_labels(domain, "test")
     metrics = found.metrics()
-    write_metrics({("popularity", "test"): found}, [Outcome("popularity", 0)], tmp_path)
+    write_metrics({("popularity", "test"): found}, [TrainingOutcome("popularity", 0)], tmp_path)
     rows = pq.read_table(tmp_path / "metrics.parquet").to_pylist()
     assert len(rows) == len(list(figures()))
     assert {

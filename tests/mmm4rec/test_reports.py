@@ -12,7 +12,7 @@ import pytest
 from mmm4rec.config import PRETRAINING, ModelConfig, RecommendationConfig, TrainConfig, read_config
 from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError, ModelError
-from mmm4rec.reports import Outcome, best_on_validation, build_metrics, build_recommendations, outcome
+from mmm4rec.reports import TrainingOutcome, best_on_validation, build_metrics, build_recommendations, outcome
 from mmm4rec.tables import TABLES, write_table
 from mmm4rec.training.fit import fit, pretrain
 
@@ -27,7 +27,9 @@ def history(*values: float | None, metric: str = "ndcg_10") -> list[dict]:
 
 def test_the_way_to_nearly_the_best_is_counted() -> None:
     found = outcome("scratch", 7, history(0.0, 0.5, 0.949, 0.951, 1.0, 0.99), best_epoch=4)
-    assert found == Outcome("scratch", 7, 4, 5, 12, 40, epochs_to_95=3, optimiser_steps_to_95=9, examples_to_95=30)
+    assert found == TrainingOutcome(
+        "scratch", 7, 4, 5, 12, 40, epochs_to_95=3, optimiser_steps_to_95=9, examples_to_95=30
+    )
 
 
 def test_epochs_without_validation_reach_nothing() -> None:
@@ -90,7 +92,7 @@ def test_the_reports_of_a_domain(domain: DomainData, trained: dict[str, Path], t
         r for r in metrics if (r["model"], r["split"], r["metric"], r["k"]) == ("scratch", "validation", "NDCG", 10)
     )
     assert validation["value"] == kept["ndcg_10"]
-    assert {field.name for field in fields(Outcome)} == set(best)
+    assert {field.name for field in fields(TrainingOutcome)} == set(best)
 
 
 def test_seen_items_are_recommended_only_where_asked_for(

@@ -10,7 +10,7 @@ from mmm4rec import metrics, reports, tables
 from mmm4rec.baselines import popularity
 from mmm4rec.config import TrainConfig
 from mmm4rec.data.domain import DomainData, Features
-from mmm4rec.reports import Outcome, write_metrics
+from mmm4rec.reports import TrainingOutcome, write_metrics
 from pipelines.dictionary import dictionary
 from pipelines.planner.blocking import CHECKS
 from pipelines.reports.charts import training
@@ -48,7 +48,7 @@ def asked(folder: Path) -> dict[str, Any]:
     counts: dict[str, int] = {}
 
     def build(out: Path) -> dict[str, Any]:
-        write_metrics(rankings, [Outcome("popularity", 0)], out)
+        write_metrics(rankings, [TrainingOutcome("popularity", 0)], out)
         counts.update(CHECKS["reports/metrics"].count("reports/metrics", out, [], summary, {}))
         return summary
 

@@ -15,7 +15,7 @@ import pytest
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from pipelines.planner import openlineage
-from pipelines.planner.openlineage import told
+from pipelines.planner.openlineage import run_events
 from pipelines.running.definitions import build_defs
 from tests.warehouse.work import write_raw
 from tests.web import Serving
@@ -167,7 +167,7 @@ def test_settings_that_the_client_refuses_are_an_error(
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
     with (
         pytest.raises(SettingsError, match=r"the OpenLineage client refuses its settings: .*log_file_path"),
-        told(data_folder, "raw/metadata", "job", "run"),
+        run_events(data_folder, "raw/metadata", "job", "run"),
     ):
         pass
 
