@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import SettingsError
 from pipelines.planner.plan import plan
 from pipelines.planner.step import upstream_first
 from pipelines.running.runs import open_instance
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.disturb import moments
 from tests.warehouse.work import damage, leave, leftovers, overwrite, staged, versions, write_raw
-from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL
 
 pytestmark = pytest.mark.long
@@ -313,19 +313,19 @@ def test_a_category_does_not_take_the_name_of_another_domain(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", [*HOSTILE[:-1], "", "../x", "x" * 300, 5, None, True, 1.5, "a\0b"])
 def test_a_hostile_domain_name_in_the_settings_is_an_error(tmp_path: Path, name: Any) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump({"domains": {name: {}}}))
-    with pytest.raises(StoreError, match="no domain name"):
+    with pytest.raises(SettingsError, match="no domain name"):
         DataFolder(tmp_path).present()
 
 
 @pytest.mark.parametrize("category", ["../x", "a/b", "..\\x", "x" * 300, "é" * 150, "a\nb", "a\0b", "", 5, None, ["x"]])
 def test_a_category_that_leads_elsewhere_is_an_error(tmp_path: Path, category: Any) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump({"domains": {"Toys": {"category": category}}}))
-    with pytest.raises(StoreError, match="of Toys is no part of a file name"):
+    with pytest.raises(SettingsError, match="of Toys is no part of a file name"):
         DataFolder(tmp_path).present()
 
 
 @pytest.mark.parametrize("settings", [{"domains": ["Toys"]}, {"domains": {"Toys": 3}}, {"defaults": 3}])
 def test_settings_of_another_shape_are_an_error(tmp_path: Path, settings: dict[str, Any]) -> None:
     (tmp_path / "domains.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(StoreError, match="must be a mapping"):
+    with pytest.raises(SettingsError, match="must be a mapping"):
         DataFolder(tmp_path).present()
