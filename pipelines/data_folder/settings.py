@@ -22,6 +22,7 @@ from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
 from warehouse.core.interactions import Wanted
 from warehouse.core.splits import GlobalTimeSplit
+from warehouse.errors import DataError
 
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 _LONGEST_STEM = 200
@@ -80,7 +81,10 @@ class DomainSettings:
         test_from = _seconds("test_from", self.test_from)
         if validation_from is None or test_from is None:
             return None
-        return GlobalTimeSplit(validation_from, test_from)
+        try:
+            return GlobalTimeSplit(validation_from, test_from)
+        except DataError as error:
+            raise SettingsError(f"{self.category}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pytest
 
 from features.sample import DOMAINS
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import NOT_MADE, upstream_first
+from pipelines.planner.asset import NOT_MADE
+from pipelines.planner.step import upstream_first
 from tests.conftest import REPOSITORY, Cli, make_demo
 from tests.pages import breaches
 from warehouse.artifacts.files import sha256_file

@@ -99,11 +99,12 @@ from pipelines.planner import code_version
 from pipelines.assets import models
 from pipelines.planner.plan import plan
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import STEPS, upstream_first
+from pipelines.planner.step import all_steps, upstream_first
 import features.tables, mmm4rec.tables, warehouse.tables, pipelines.planner.step
 
 data, edits = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 domains = ["Mugs", "Toys"]
+STEPS = all_steps()
 
 def stale():
     code_version.forget()
