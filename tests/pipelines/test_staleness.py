@@ -95,6 +95,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
 
 SCRIPT = """
 import importlib, json, pathlib, sys
+sys.dont_write_bytecode = True  # Python takes a .pyc for that of a source of the same second and size
 from pipelines.planner import code_version
 from pipelines.assets import models
 from pipelines.planner.plan import plan
