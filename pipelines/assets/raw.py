@@ -1,6 +1,5 @@
 """Layer raw: the files of a category as typed tables, line for line, whatever their format."""
 
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,31 +9,31 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.asset import step
 from pipelines.planner.step import Apart, Job
 from warehouse.artifacts.store import Artifact
-from warehouse.raw.formats import Kind, format_of
+from warehouse.raw.formats import Kind, RawFormat, format_of
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """Where a raw file lies, and what reads a file of its format, as `module:function`.
+    """Where a raw file lies, and its format.
 
-    Its bytes are a source, and the code of its reader is part of the code version.
+    Its bytes are a source, and the code of its format's reader is part of the code version.
     """
 
     path: Apart[Path]
-    reader: Apart[str]
+    format: Apart[RawFormat]
 
 
 def _raw_file(kind: Kind) -> Callable[[DataFolder, str], RawFile]:
     def parameters(data_folder: DataFolder, domain: str) -> RawFile:
         path = data_folder.raw_file(domain, kind)
-        return RawFile(path, format_of(kind, path.name).reader)
+        return RawFile(path, format_of(kind, path.name))
 
     return parameters
 
 
 def _reader(kind: Kind) -> Callable[[DataFolder, str], list[str]]:
     """What reads a domain's raw file: of the formats, the one that is in use."""
-    return lambda data_folder, domain: [_raw_file(kind)(data_folder, domain).reader]
+    return lambda data_folder, domain: [_raw_file(kind)(data_folder, domain).format.reader]
 
 
 def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]]:
@@ -57,7 +56,7 @@ def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Map
 )
 def ratings(job: Job[RawFile]) -> Any:
     """Who rated what and when, one row a readable line; what cannot be read is in quarantine."""
-    return pkgutil.resolve_name(job.parameters.reader)(job.parameters.path, job.out, job.progress)
+    return job.parameters.format.read(job.parameters.path, job.out, job.progress)
 
 
 @step(
@@ -70,4 +69,4 @@ def ratings(job: Job[RawFile]) -> Any:
 )
 def metadata(job: Job[RawFile]) -> Any:
     """Products as the shop describes them, one row a readable line; what cannot be read is in quarantine."""
-    return pkgutil.resolve_name(job.parameters.reader)(job.parameters.path, job.out, job.progress)
+    return job.parameters.format.read(job.parameters.path, job.out, job.progress)
