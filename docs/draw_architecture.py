@@ -4,8 +4,8 @@ Within a room, what stands higher imports what stands lower. An arrow that follo
 """
 
 import ast
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
@@ -28,13 +28,12 @@ Edges = Mapping[str, set[str]]
 
 @dataclass(frozen=True)
 class Box:
-    """A package or module of a room, and where its upper left corner is."""
+    """A package or module of a room, and where its upper left corner is, once it is placed."""
 
     name: str
-    lines: int
     modules: int
-    left: float
-    top: float
+    left: float = 0
+    top: float = 0
 
     @property
     def title(self) -> str:
@@ -43,18 +42,13 @@ class Box:
 
     @property
     def note(self) -> str:
-        """How large it is."""
-        return f"{self.modules} modules, {self.lines:,} lines" if self.modules > 1 else f"{self.lines:,} lines"
+        """How large it is; no lines, as each edit would change the picture."""
+        return f"{self.modules} modules" if self.modules > 1 else "module"
 
     @property
     def width(self) -> float:
         """Pixels."""
-        return width_of(self.title, self.note)
-
-
-def width_of(title: str, note: str) -> float:
-    """Pixels that a box needs."""
-    return max(len(title) * LETTER, len(note) * LETTER * 0.8) + 18
+        return max(len(self.title) * LETTER, len(self.note) * LETTER * 0.8) + 18
 
 
 def imports() -> tuple[list[str], Edges]:
@@ -66,11 +60,10 @@ def imports() -> tuple[list[str], Edges]:
     return boxes, {box: graph.find_modules_directly_imported_by(box) & {*boxes} - {box} for box in boxes}
 
 
-def size(box: str) -> tuple[int, int]:
-    """Lines and modules of a box."""
-    path = ROOT.joinpath(*box.split("."))
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files), len(files)
+def measured(name: str) -> Box:
+    """The box of a package or module, not placed yet."""
+    path = ROOT.joinpath(*name.split("."))
+    return Box(name, sum(1 for _ in path.rglob("*.py")) if path.is_dir() else 1)
 
 
 def reduced(edges: Edges) -> Edges:
@@ -106,14 +99,17 @@ def levels(boxes: list[str], edges: Edges) -> list[list[str]]:
     return rows
 
 
-def rows_that_fit(rows: list[list[str]], width: float) -> Iterator[list[str]]:
-    """The same rows, broken where they are wider than a frame."""
+def width_of(row: Sequence[Box]) -> float:
+    """Pixels of boxes side by side."""
+    return sum(box.width for box in row) + GAP * (len(row) - 1)
+
+
+def rows_that_fit(rows: list[list[str]], width: float) -> Iterator[list[Box]]:
+    """The same rows, measured, and broken where they are wider than a frame."""
     for row in rows:
-        part: list[str] = []
-        for box in row:
-            lines, modules = size(box)
-            need = sum(Box(b, *size(b), 0, 0).width + GAP for b in part) + Box(box, lines, modules, 0, 0).width
-            if part and need > width - 2 * MARGIN:
+        part: list[Box] = []
+        for box in map(measured, row):
+            if part and width_of([*part, box]) > width - 2 * MARGIN:
                 yield part
                 part = []
             part.append(box)
@@ -127,11 +123,10 @@ def place(room: str, edges: Edges, boxes: list[str], left: float, top: float, wi
     placed = []
     y = top + HEAD
     for row in rows_that_fit(levels(own, inner), width):
-        used = sum(Box(box, *size(box), 0, 0).width for box in row) + GAP * (len(row) - 1)
-        x = left + (width - used) / 2
+        x = left + (width - width_of(row)) / 2
         for box in row:
-            placed.append(Box(box, *size(box), x, y))
-            x += placed[-1].width + GAP
+            placed.append(replace(box, left=x, top=y))
+            x += box.width + GAP
         y += LEVEL
     return placed, y - LEVEL + HIGH + MARGIN
 

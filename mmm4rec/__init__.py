@@ -1,4 +1,4 @@
-"""The model MMM4Rec (multi-modal Mamba for sequential recommendation), its training and its evaluation.
+"""Multi-modal Mamba for sequential recommendation: model, training, evaluation.
 
 Needs torch, numpy, pyarrow and safetensors; training also needs lightning-fabric and imports it when it
 starts. Only settings and errors are imported here; the rest by module:
