@@ -10,8 +10,14 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# Not what reads the settings as it is imported.
-_PRELOADED = ["pipelines.planner.plan", "lightning_fabric", "tests.forked"]
+# Besides what finds that nothing is stale: what runs, draws and trains.
+_PRELOADED = [
+    "pipelines.running.runs",
+    "pipelines.reports.exhibits",
+    "mmm4rec.training.fit",
+    "lightning_fabric",
+    "tests.forked",
+]
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:

@@ -87,10 +87,15 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new DuckDB file, open for writing; flushed and closed at the end."""
+    """A new DuckDB file, open for writing; flushed and closed at the end.
+
+    All is one transaction, as DuckDB flushes the file at the end of each: a catalogue takes a hundred statements.
+    """
     connection = _open(Engine(), path)
     try:
+        connection.begin()
         yield connection
+        connection.commit()
     finally:
         connection.close()
 
