@@ -3,19 +3,17 @@
 A download that is stopped, even by kill -9, goes on with the addresses that are missing.
 """
 
+import asyncio
 import hashlib
-import heapq
-import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urljoin, urlsplit
@@ -97,15 +95,11 @@ class _Task:
 
 @dataclass(eq=False)
 class _Host:
-    """A host's tasks. `queued`: it stands among those that may start, or is paused; `failures`: in a row.
-
-    `lost`: why it is not asked any more.
-    """
+    """A host's tasks, and how many work on them. `failures`: in a row; `lost`: why it is not asked any more."""
 
     name: str
     waiting: deque[_Task] = field(default_factory=deque)
-    active: int = 0
-    queued: bool = False
+    workers: int = 0
     paused_until: float = 0.0
     failures: int = 0
     lost: Answer | None = None
@@ -134,31 +128,27 @@ def _ignore(*_: object) -> None:
 class Downloads:
     """Fetches what the cache lacks. A context manager; what is known of a host holds for as long as it is open.
 
-    One thread (the caller's) decides what is asked next, `fetching.concurrency` others do it. A host's tasks wait in a
-    queue of its own, so a slow one holds up no other.
+    An event loop in the caller's thread decides what is asked next, `fetching.concurrency` other threads ask. A host's
+    tasks wait in a queue of its own, which `fetching.per_host` workers empty, so a slow host holds up no other.
     """
 
     def __init__(self, cache: Path, fetching: Fetching) -> None:
         self._cache = cache
         self._fetching = fetching
         self._hosts: dict[str, _Host] = {}
-        self._ready: deque[_Host] = deque()
-        self._later: list[tuple[float, int, _Host, _Task | None]] = []
-        self._order = itertools.count()
-        self._running: dict[Future[_Moved | _TemporaryFailure | None], tuple[_Task, _Host | None]] = {}
-        self._finished: SimpleQueue[Future[_Moved | _TemporaryFailure | None]] = SimpleQueue()
-        self._active = 0
+        self._slots = asyncio.Semaphore(fetching.concurrency)  # first come, first served: the hosts by turns
         self._web = open_web(fetching.concurrency, fetching.per_host)
 
     def __enter__(self) -> Self:
         sweep(self._cache)
-        self._pool = ThreadPoolExecutor(self._fetching.concurrency, "pictures")
+        self._runner = asyncio.Runner()
+        self._runner.get_loop().set_default_executor(ThreadPoolExecutor(self._fetching.concurrency, "pictures"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._runner.close()
         self._web.clear()
 
     def ask(
@@ -171,99 +161,74 @@ class Downloads:
 
         Args:
             addresses: of http or https; repeated ones are asked once.
-            seen: called with each body, in the thread that fetched it.
+            seen: called with each body, in another thread.
             progress: called with (done, total) addresses.
 
         Raises:
             FeatureError: the cache cannot be written. An address that cannot be had is an answer, never an error.
         """
         tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
-        self._seen = seen
-        for task in tasks:
-            self._queue(task)
-        done = 0
-        while done < len(tasks):
-            self._start()
-            try:
-                future = self._finished.get(
-                    timeout=max(0, self._later[0][0] - time.monotonic()) if self._later else None
-                )
-            except Empty:
-                continue
-            task, host = self._running.pop(future)
-            outcome = future.result()
-            if host:
-                host.active -= 1
-                self._active -= 1
-                self._wake(host)
-                self._after(task, host, outcome)
-            if outcome is None:
-                done += 1
-                progress(done, len(tasks))
+        self._seen, self._progress, self._done, self._total = seen, progress, 0, len(tasks)
+        try:
+            self._runner.run(self._ask(tasks))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
 
-    def _queue(self, task: _Task) -> None:
+    async def _ask(self, tasks: list[_Task]) -> None:
+        async with asyncio.TaskGroup() as self._group:
+            for task in tasks:
+                await self._queue(task)
+
+    async def _queue(self, task: _Task) -> None:
         """Let the task wait for its turn at its host."""
         try:
             name = parse_url(task.url).host
         except ValueError:
             name = None
         if not name:
-            self._settle(task, Answer("unreachable", "no valid address"))
+            await self._settle(task, Answer("unreachable", "no valid address"))
             return
         host = self._hosts.setdefault(name, _Host(name))
         host.waiting.append(task)
-        self._wake(host)
+        if host.workers < self._fetching.per_host:
+            host.workers += 1
+            self._group.create_task(self._work(host))
 
-    def _wake(self, host: _Host) -> None:
-        """Let the host be among those that may start, if it may."""
-        if host.waiting and not host.queued and host.active < self._fetching.per_host:
-            host.queued = True
-            self._ready.append(host)
+    async def _work(self, host: _Host) -> None:
+        """Ask what waits at a host, one after another."""
+        while host.waiting:
+            if (pause := host.paused_until - time.monotonic()) > 0 and not host.lost:
+                await asyncio.sleep(pause)
+                continue
+            async with self._slots:
+                if host.waiting and (host.lost or host.paused_until <= time.monotonic()):
+                    task = host.waiting.popleft()
+                    if host.lost:
+                        await self._settle(task, host.lost)
+                    else:
+                        await self._follow(task, host, await asyncio.to_thread(self._attempt, task))
+        host.workers -= 1
 
-    def _start(self) -> None:
-        """Start what may start now, the hosts by turns."""
-        now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            *_, host, task = heapq.heappop(self._later)
-            if task:
-                host.waiting.append(task)
-            else:
-                host.queued = False
-            self._wake(host)
-        while self._ready and self._active < self._fetching.concurrency:
-            host = self._ready.popleft()
-            if host.lost:
-                host.queued = False
-                while host.waiting:
-                    self._settle(host.waiting.popleft(), host.lost)
-            elif host.paused_until > now:
-                heapq.heappush(self._later, (host.paused_until, next(self._order), host, None))
-            else:
-                host.queued = False
-                host.active += 1
-                self._active += 1
-                task = host.waiting.popleft()
-                self._submit(task, host, self._pool.submit(self._attempt, task))
-                self._wake(host)
-
-    def _submit(self, task: _Task, host: _Host | None, future: Future[_Moved | _TemporaryFailure | None]) -> None:
-        self._running[future] = task, host
-        future.add_done_callback(self._finished.put)
-
-    def _settle(self, task: _Task, answer: Answer) -> None:
+    async def _settle(self, task: _Task, answer: Answer) -> None:
         """Remember an answer that no request gave."""
-        self._submit(task, None, self._pool.submit(self._keep, task, answer))
+        await asyncio.to_thread(self._keep, task, answer)
+        self._count()
 
-    def _after(self, task: _Task, host: _Host, outcome: _Moved | _TemporaryFailure | None) -> None:
+    def _count(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+    async def _follow(self, task: _Task, host: _Host, outcome: Answer | _Moved | _TemporaryFailure) -> None:
         """What follows from a request."""
         match outcome:
-            case None:
+            case Answer():
                 host.failures = 0
+                self._count()
             case _Moved(url):
                 host.failures = 0
                 task.url = url
                 task.redirects += 1
-                self._queue(task)
+                await self._queue(task)
             case _TemporaryFailure(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
@@ -271,25 +236,27 @@ class Downloads:
                     _log.warning(
                         "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
                     )
-                now = time.monotonic()
                 if after:
-                    host.paused_until = max(host.paused_until, now + after)
+                    host.paused_until = max(host.paused_until, time.monotonic() + after)
                 task.attempts += 1
                 if task.attempts >= self._fetching.attempts or task.left <= 0 or host.lost:
-                    self._settle(task, Answer(status, detail))
+                    await self._settle(task, Answer(status, detail))
                 else:
-                    due = now + max(after, _wait(task, self._fetching))
-                    heapq.heappush(self._later, (due, next(self._order), host, task))
+                    self._group.create_task(self._again(task, max(after, _wait(task, self._fetching))))
 
-    # What follows runs in the threads of the pool.
+    async def _again(self, task: _Task, after: float) -> None:
+        await asyncio.sleep(after)
+        await self._queue(task)
+
+    # What follows runs in the other threads.
 
     def _keep(self, task: _Task, answer: Answer) -> None:
         remember(self._cache, task.address, answer, self._fetching.private_addresses)
         if answer.status == "ok":
             self._seen(answer.body)
 
-    def _attempt(self, task: _Task) -> _Moved | _TemporaryFailure | None:
-        """Ask once; an answer that is final is remembered, and None."""
+    def _attempt(self, task: _Task) -> Answer | _Moved | _TemporaryFailure:
+        """Ask once; an answer that is final is remembered."""
         began = time.monotonic()
         limits.deadline = began + task.left
         limits.silence = self._fetching.timeout
@@ -301,10 +268,9 @@ class Downloads:
         except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
             outcome = self._broken_off(error, "no answer")
         task.left -= time.monotonic() - began
-        if not isinstance(outcome, Answer):
-            return outcome
-        self._keep(task, outcome)
-        return None
+        if isinstance(outcome, Answer):
+            self._keep(task, outcome)
+        return outcome
 
     def _broken_off(self, error: Exception, what: str) -> _TemporaryFailure:
         causes = list(_causes(error))
