@@ -1,4 +1,4 @@
-"""Pictures from http(s) addresses: each asked for once, politely, and its answer remembered.
+"""Pictures from http(s) addresses: each asked for once, politely, and its reply remembered.
 
 A download that is stopped, even by kill -9, goes on with the addresses that are missing.
 """
@@ -23,9 +23,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from features.errors import FeatureError
-from features.pictures.answers import Answer, is_web, remember, sweep
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
+from features.pictures.replies import Reply, is_web, remember, sweep
 from warehouse.artifacts.http import is_temporary, retry_after
 from warehouse.artifacts.progress import Progress
 
@@ -102,7 +102,7 @@ class _Host:
     workers: int = 0
     paused_until: float = 0.0
     failures: int = 0
-    lost: Answer | None = None
+    lost: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Downloads:
         seen: Callable[[bytes], object] = _ignore,
         progress: Progress = _ignore,
     ) -> None:
-        """Ask for each address once and remember the answers.
+        """Ask for each address once and remember the replies.
 
         Args:
             addresses: of http or https; repeated ones are asked once.
@@ -165,7 +165,7 @@ class Downloads:
             progress: called with (done, total) addresses.
 
         Raises:
-            FeatureError: the cache cannot be written. An address that cannot be had is an answer, never an error.
+            FeatureError: the cache cannot be written. An address that cannot be had is a reply, never an error.
         """
         tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
         self._seen, self._progress, self._done, self._total = seen, progress, 0, len(tasks)
@@ -186,7 +186,7 @@ class Downloads:
         except ValueError:
             name = None
         if not name:
-            await self._settle(task, Answer("unreachable", "no valid address"))
+            await self._settle(task, Reply("unreachable", "no valid address"))
             return
         host = self._hosts.setdefault(name, _Host(name))
         host.waiting.append(task)
@@ -209,19 +209,19 @@ class Downloads:
                         await self._follow(task, host, await asyncio.to_thread(self._attempt, task))
         host.workers -= 1
 
-    async def _settle(self, task: _Task, answer: Answer) -> None:
-        """Remember an answer that no request gave."""
-        await asyncio.to_thread(self._keep, task, answer)
+    async def _settle(self, task: _Task, reply: Reply) -> None:
+        """Remember a reply that no request gave."""
+        await asyncio.to_thread(self._keep, task, reply)
         self._count()
 
     def _count(self) -> None:
         self._done += 1
         self._progress(self._done, self._total)
 
-    async def _follow(self, task: _Task, host: _Host, outcome: Answer | _Moved | _TemporaryFailure) -> None:
+    async def _follow(self, task: _Task, host: _Host, outcome: Reply | _Moved | _TemporaryFailure) -> None:
         """What follows from a request."""
         match outcome:
-            case Answer():
+            case Reply():
                 host.failures = 0
                 self._count()
             case _Moved(url):
@@ -232,7 +232,7 @@ class Downloads:
             case _TemporaryFailure(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
-                    host.lost = Answer(status, f"its host failed {host.failures} times in a row, at last: {detail}")
+                    host.lost = Reply(status, f"its host failed {host.failures} times in a row, at last: {detail}")
                     _log.warning(
                         "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
                     )
@@ -240,7 +240,7 @@ class Downloads:
                     host.paused_until = max(host.paused_until, time.monotonic() + after)
                 task.attempts += 1
                 if task.attempts >= self._fetching.attempts or task.left <= 0 or host.lost:
-                    await self._settle(task, Answer(status, detail))
+                    await self._settle(task, Reply(status, detail))
                 else:
                     self._group.create_task(self._again(task, max(after, _wait(task, self._fetching))))
 
@@ -250,13 +250,13 @@ class Downloads:
 
     # What follows runs in the other threads.
 
-    def _keep(self, task: _Task, answer: Answer) -> None:
-        remember(self._cache, task.address, answer, self._fetching.private_addresses)
-        if answer.status == "ok":
-            self._seen(answer.body)
+    def _keep(self, task: _Task, reply: Reply) -> None:
+        remember(self._cache, task.address, reply, self._fetching.private_addresses)
+        if reply.status == "ok":
+            self._seen(reply.body)
 
-    def _attempt(self, task: _Task) -> Answer | _Moved | _TemporaryFailure:
-        """Ask once; an answer that is final is remembered."""
+    def _attempt(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
+        """Ask once; a reply that is final is remembered."""
         began = time.monotonic()
         limits.deadline = began + task.left
         limits.silence = self._fetching.timeout
@@ -264,11 +264,11 @@ class Downloads:
         try:
             outcome = self._request(task)
         except PictureError as error:
-            outcome = Answer(error.status, error.detail)
+            outcome = Reply(error.status, error.detail)
         except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
             outcome = self._broken_off(error, "no answer")
         task.left -= time.monotonic() - began
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, Reply):
             self._keep(task, outcome)
         return outcome
 
@@ -282,7 +282,7 @@ class Downloads:
         )
         return _TemporaryFailure("timeout", f"{limit} s")
 
-    def _request(self, task: _Task) -> Answer | _Moved | _TemporaryFailure:
+    def _request(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
         # Bytes as they are: what is compressed on the way could unpack to any size.
         headers = {"User-Agent": self._fetching.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"}
         patience = limits.patience()
@@ -302,35 +302,35 @@ class Downloads:
             if is_temporary(answer.status):
                 seconds = retry_after(answer.headers.get("Retry-After"), self._fetching.longest_wait)
                 return _TemporaryFailure("unreachable", refusal, seconds)
-            return Answer("not_found", refusal)
+            return Reply("not_found", refusal)
         finally:
             answer.close()
 
-    def _body(self, answer: BaseHTTPResponse) -> Answer | _TemporaryFailure:
+    def _body(self, answer: BaseHTTPResponse) -> Reply | _TemporaryFailure:
         """The whole body; of one that breaks off what came, if that is a picture all the same."""
         body = bytearray()
         try:
             while chunk := answer.read1(_CHUNK, decode_content=False):
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    return Answer("too_large", f"more than {MAX_BYTES:,} bytes")
+                    return Reply("too_large", f"more than {MAX_BYTES:,} bytes")
         except (HTTPError, HTTPException, OSError) as error:
             try:
                 measure(bytes(body))
             except PictureError:
                 return self._broken_off(error, f"the answer broke off after {len(body):,} bytes")
-        return Answer("ok", body=bytes(body))
+        return Reply("ok", body=bytes(body))
 
-    def _redirect(self, task: _Task, place: str) -> Answer | _Moved:
+    def _redirect(self, task: _Task, place: str) -> Reply | _Moved:
         if task.redirects >= self._fetching.max_redirects:
-            return Answer("unreachable", f"more than {self._fetching.max_redirects} redirects")
+            return Reply("unreachable", f"more than {self._fetching.max_redirects} redirects")
         try:
             # Bytes of UTF-8, which http.client takes for Latin-1.
             url = urljoin(task.url, place.encode("latin-1").decode("utf-8", "replace"))
         except ValueError:
-            return Answer("unreachable", "a redirect to no valid address")
+            return Reply("unreachable", "a redirect to no valid address")
         if not is_web(url):
-            return Answer("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
+            return Reply("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
         return _Moved(url)
 
 
