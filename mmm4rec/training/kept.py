@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -38,18 +37,24 @@ def keep(
     """The folder that `build(folder, folder for an unfinished training)` has filled, now or before.
 
     Another process may be at it: then this one waits, and takes what that one makes. Whatever is wrong with what was
-    kept is said on stderr, and it is built again. What was built now is removed at the end unless it is `lasting`.
+    kept is said on stderr, and it is built again. At the end it goes, unless it stood there before or is `lasting`.
+    The lock stays: others may wait at it.
     """
     digest = digest_of(decisive)
     place = cache / digest
     finished, made = place / "finished", place / "made"
-    with _locked(place):
-        known = finished.exists()
-        if known and (flaw := _flaw(finished, digest)):
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process trains in %s: waiting for what it makes", place)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        stood = finished.exists()
+        if stood and (flaw := _flaw(finished, digest)):
             print(f"{finished}: the kept training is not used, it is trained again: {flaw}", file=sys.stderr)
             shutil.rmtree(finished)
-            known = False
-        if not known:
+        if not finished.exists():
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             build(made, place / "unfinished")
@@ -58,26 +63,9 @@ def keep(
             made.rename(finished)
             shutil.rmtree(place / "unfinished", ignore_errors=True)
         yield finished
-        if not known and not lasting:
+        if not stood and not lasting:
             finished.rename(made)  # at once, so that a kill leaves nothing that looks damaged
-            shutil.rmtree(place)
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be. Who held it before may have removed the folder."""
-    while True:
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.warning("another process trains in %s: waiting for what it makes", place)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not os.fstat(lock.fileno()).st_nlink:
-                continue
-            yield
-            return
+            shutil.rmtree(made)
 
 
 def _flaw(folder: Path, digest: str) -> str | None:

@@ -102,11 +102,14 @@ def test_what_is_not_to_last_goes_after_its_use_unless_it_was_there(
     tmp_path: Path, build: Callable, built: list[Path]
 ) -> None:
     assert not kept(tmp_path, SEED, build, lasting=False).exists()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.glob("*/*")] == ["lock"]
     folder = kept(tmp_path, SEED, build)
     assert kept(tmp_path, SEED, build, lasting=False) == folder
     assert folder.exists()
     assert len(built) == 2
+    (folder / "ranks").unlink()
+    assert kept(tmp_path, SEED, build, lasting=False).exists(), "it was damaged, and is mended"
+    assert len(built) == 3
 
 
 def test_who_waits_for_what_then_goes_makes_it_anew(tmp_path: Path, build: Callable, built: list[Path]) -> None:
@@ -117,7 +120,7 @@ def test_who_waits_for_what_then_goes_makes_it_anew(tmp_path: Path, build: Calla
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(lambda _: kept(tmp_path, SEED, slow, lasting=False), range(4)))) == 1
     assert len(built) == 4
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.glob("*/*")] == ["lock"]
 
 
 def _tested(folder: Path) -> Path:
