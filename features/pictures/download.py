@@ -128,8 +128,9 @@ def _ignore(*_: object) -> None:
 class Downloads:
     """Fetches what the cache lacks. A context manager; what is known of a host holds for as long as it is open.
 
-    An event loop in the caller's thread decides what is asked next, `fetching.concurrency` other threads ask. A host's
-    tasks wait in a queue of its own, which `fetching.per_host` workers empty, so a slow host holds up no other.
+    An event loop in the caller's thread (so not within another one) decides what is asked next, `fetching.concurrency`
+    other threads ask. A host's tasks wait in a queue of its own, which `fetching.per_host` workers empty, so a slow
+    host holds up no other.
     """
 
     def __init__(self, cache: Path, fetching: Fetching) -> None:
