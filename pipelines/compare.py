@@ -17,23 +17,23 @@ import yaml
 from mmm4rec.baselines.config import BASELINES
 from mmm4rec.comparison import trainings as comparison
 from mmm4rec.comparison.tables import write_comparison
-from mmm4rec.comparison.trainings import NAMES, OURS, ComparisonRequest, Source
+from mmm4rec.comparison.trainings import NAMES, OURS, ComparisonRequest, Keeping, Source
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.metrics import CRITERION, SHOWN_AT, figures
 from mmm4rec.registry import MODELS
 from mmm4rec.tables import COMPARISON
-from pipelines.assets.models import DATA, is_given, is_target, load_artifacts
+from pipelines.assets.models import DATA, is_given, is_target, load_artifacts, training_code
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import CommandError
 from pipelines.planner.code_version import code_version
-from pipelines.planner.step import recorded
+from pipelines.planner.step import TRAINING, recorded
 from pipelines.reports.charts import convergence, shares, svg
 from pipelines.reports.report import templates
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import Artifact, recipe
 
 CACHE = "comparison"
-"""Folder of the cache for finished and unfinished trainings."""
+"""Folder of the cache for what came of trainings."""
 LABELS = {
     "popularity": "popularity",
     **{name: published.label for name, published in BASELINES.items()},
@@ -134,9 +134,9 @@ def compare(data_folder: DataFolder, domain: str, asked: ComparisonRequest, prog
 
         def build(out: Path) -> dict[str, Any]:
             target, *sources = (_source(inputs, name) for name in (domain, *names))
-            runs = comparison.compare(
-                target, sources, asked, data_folder.cache / CACHE, code=_code, given=given, progress=progress
-            )
+            cache = data_folder.cache
+            keeping = Keeping(cache / CACHE, cache / TRAINING, trains=training_code, tests=_code)
+            runs = comparison.compare(target, sources, asked, keeping, given=given, progress=progress)
             counts = {name: inputs[0].manifest.summary[name] for name in _COUNTS}
             return counts | asdict(write_comparison(runs, out))
 

@@ -72,7 +72,7 @@ def _recipes_to_build(data_folder: DataFolder) -> set[str]:
                     inputs = step.inputs(data_folder, domain)
                     found.add(step.recipe(data_folder, domain, inputs).digest)
                     if step.key == "models/baselines":
-                        found |= models.kept_baselines(data_folder, domain, inputs)
+                        found |= {one.digest for one in models.baseline_recipes(data_folder, inputs).values()}
                 except EXPECTED:
                     continue  # what it learns from must be built first, which may give another recipe
     return found

@@ -52,8 +52,8 @@ _UNSEEN = -100  # cross_entropy's mark for "do not count"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Arguments of a training run. `pictures` are drawn once and reused; texts are fresh at every step."""
+class TrainingSettings:
+    """Settings of a training. `pictures` are drawn once and reused; texts are fresh at every step."""
 
     seed: int = 0
     steps: int = 1200
@@ -125,7 +125,7 @@ def _labels(products: Sequence[Product], names: Sequence[str], named: Sequence[f
     )
 
 
-def _tokenizer(recipe: Recipe, rng: np.random.Generator) -> CLIPTokenizer:
+def _tokenizer(settings: TrainingSettings, rng: np.random.Generator) -> CLIPTokenizer:
     """CLIP's own kind of tokenizer, with a small vocabulary: all bytes, then merges learnt from texts.
 
     Every byte has its two forms (inside a word, at its end), so no text has an unknown token.
@@ -138,7 +138,7 @@ def _tokenizer(recipe: Recipe, rng: np.random.Generator) -> CLIPTokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
+        vocab_size=settings.vocabulary,
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         min_frequency=5,
@@ -153,12 +153,12 @@ def _tokenizer(recipe: Recipe, rng: np.random.Generator) -> CLIPTokenizer:
     )
 
 
-def _model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+def _model(settings: TrainingSettings, tokenizer: CLIPTokenizer) -> CLIPModel:
     tower = {
-        "hidden_size": recipe.width,
-        "intermediate_size": 4 * recipe.width,
+        "hidden_size": settings.width,
+        "intermediate_size": 4 * settings.width,
         "num_attention_heads": 4,
-        "projection_dim": recipe.width,
+        "projection_dim": settings.width,
     }
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -168,17 +168,17 @@ def _model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     text = {
         **tower,
         **special,
-        "num_hidden_layers": recipe.text_layers,
+        "num_hidden_layers": settings.text_layers,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": _CONTEXT,
     }
     vision = {
         **tower,
-        "num_hidden_layers": recipe.vision_layers,
+        "num_hidden_layers": settings.vision_layers,
         "image_size": SIZE,
-        "patch_size": recipe.patch,
+        "patch_size": settings.patch,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.width))
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.width))
 
 
 class _Student(nn.Module):
@@ -303,12 +303,12 @@ def _save(clip: CLIPModel, processor: CLIPProcessor, out: Path) -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def train(recipe: Recipe, out: Path, report: Callable[[str], None]) -> None:
-    """Train by `recipe`, write the folder `out` with its `recipe.json`, and `report` lines of progress."""
+def train(settings: TrainingSettings, out: Path, report: Callable[[str], None]) -> None:
+    """Train by `settings`, write the folder `out` with its `recipe.json`, and `report` lines of progress."""
     started = time.monotonic()
-    torch.manual_seed(recipe.seed)
-    rng = np.random.Generator(np.random.PCG64(recipe.seed))
-    tokenizer = _tokenizer(recipe, rng)
+    torch.manual_seed(settings.seed)
+    rng = np.random.Generator(np.random.PCG64(settings.seed))
+    tokenizer = _tokenizer(settings, rng)
     processor = CLIPProcessor(  # type: ignore[no-untyped-call]
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}),
         tokenizer=tokenizer,
@@ -316,38 +316,38 @@ def train(recipe: Recipe, out: Path, report: Callable[[str], None]) -> None:
     eye = _Eye(
         *(torch.tensor(values) for values in (CLIPImageProcessorPil.image_mean, CLIPImageProcessorPil.image_std))
     )
-    student = _Student(_model(recipe, tokenizer))
+    student = _Student(_model(settings, tokenizer))
 
-    held_out = draw_products(KINDS, recipe.held_out, rng)
+    held_out = draw_products(KINDS, settings.held_out, rng)
     kept_apart = {_signature(product) for product in held_out}
-    pool = [p for p in draw_products(KINDS, recipe.pictures, rng) if _signature(p) not in kept_apart]
+    pool = [p for p in draw_products(KINDS, settings.pictures, rng) if _signature(p) not in kept_apart]
     pictures = _draw(pool, rng)
     report(f"{len(pool)} pictures drawn in {time.monotonic() - started:.0f} s")
 
-    optimiser = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+        optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
     student.train()
-    for step in range(1, recipe.steps + 1):
-        rows = rng.choice(len(pool), recipe.batch, replace=False)
+    for step in range(1, settings.steps + 1):
+        rows = rng.choice(len(pool), settings.batch, replace=False)
         batch = [pool[int(row)] for row in rows]
         written = [_text(product, rng) for product in batch]
         seen = student.pictures(eye(pictures[rows]))
         read = _read(student, tokenizer, [text for text, _ in written])
         logits = student.clip.logit_scale.exp().clamp(max=100) * seen @ read.T
-        target = torch.arange(recipe.batch)
+        target = torch.arange(settings.batch)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         attributes = _attribute_loss(student.of_picture, seen, _labels(batch, IN_PICTURE, None))
         attributes += _attribute_loss(student.of_text, read, _labels(batch, IN_TEXT, [named for _, named in written]))
         optimiser.zero_grad()
-        torch.autograd.backward(contrast + recipe.attribute_weight * attributes)
+        torch.autograd.backward(contrast + settings.attribute_weight * attributes)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 or step == recipe.steps:
+        if step % 50 == 0 or step == settings.steps:
             report(
-                f"step {step} of {recipe.steps}: contrast {contrast.item():.3f}, "
+                f"step {step} of {settings.steps}: contrast {contrast.item():.3f}, "
                 f"attributes {attributes.item():.3f}, {time.monotonic() - started:.0f} s"
             )
 
@@ -355,7 +355,7 @@ def train(recipe: Recipe, out: Path, report: Callable[[str], None]) -> None:
     sha256 = _save(student.clip, processor, out)
     document = {
         "script": "python -m features.encoders.train_sample_clip",
-        "arguments": asdict(recipe),
+        "arguments": asdict(settings),
         "versions": _versions(),
         "weights_sha256": sha256,
         "parameters": sum(weight.numel() for weight in student.clip.parameters()),
@@ -378,18 +378,18 @@ def _versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Command line: every field of `Recipe` is an option."""
+    """Command line: every field of `TrainingSettings` is an option."""
     parser = argparse.ArgumentParser(description="Train the small CLIP of the sample catalogue.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, default: %(default)s")
-    for field in fields(Recipe):
+    for field in fields(TrainingSettings):
         option = f"--{field.name.replace('_', '-')}"
         parser.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
     arguments = vars(parser.parse_args())
     out, threads = arguments.pop("out"), arguments.pop("threads")
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    train(Recipe(**arguments), out, lambda line: print(line, flush=True))
+    train(TrainingSettings(**arguments), out, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
 from features.lookup.mapped import ItemTable, Rows, VectorTable, find_rows, open_table
-from features.lookup.views import VIEWS, Artifact, FeatureView, read_identity
+from features.lookup.views import VIEWS, BuiltVersion, FeatureView, read_identity
 from features.tables import SEQUENCE_ITEMS, read_table
 
 __all__ = ["Aligned", "DomainFeatures", "FeatureStore", "Histories", "Items", "Moment"]
@@ -91,11 +91,11 @@ class FeatureStore:
         histories: answers :meth:`histories`.
     """
 
-    def __init__(self, locate: Callable[[str, str], Artifact], cache: Path, histories: Histories) -> None:
+    def __init__(self, locate: Callable[[str, str], BuiltVersion], cache: Path, histories: Histories) -> None:
         self._locate = locate
         self._cache = cache
         self._histories = histories
-        self._artifacts: dict[tuple[str, str], Artifact] = {}
+        self._artifacts: dict[tuple[str, str], BuiltVersion] = {}
         self._tables: dict[tuple[str, str], ItemTable] = {}
 
     @overload
@@ -173,7 +173,7 @@ class FeatureStore:
         """
         return self._histories.histories(domain, users, as_of)
 
-    def _artifact(self, key: str, domain: str) -> Artifact:
+    def _artifact(self, key: str, domain: str) -> BuiltVersion:
         """The version that this store reads."""
         if (key, domain) not in self._artifacts:
             self._artifacts[key, domain] = self._locate(key, domain)

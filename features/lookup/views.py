@@ -17,10 +17,10 @@ from features.encoders import EncoderIdentity
 from features.errors import FeatureError
 from features.tables import TABLES
 
-__all__ = ["VIEWS", "Artifact", "FeatureView", "list_views", "read_identity"]
+__all__ = ["VIEWS", "BuiltVersion", "FeatureView", "list_views", "read_identity"]
 
 
-class Artifact(Protocol):
+class BuiltVersion(Protocol):
     """A version of what the pipeline has built: whoever keeps artifacts fits it by shape."""
 
     @property
@@ -60,11 +60,11 @@ class FeatureView:
         """Whether a row is a vector."""
         return "vector" in self.columns
 
-    def table(self, artifact: Artifact) -> Path:
+    def table(self, artifact: BuiltVersion) -> Path:
         """The table of the artifact that holds the rows."""
         return artifact.path / f"{self.key.split('/')[1]}.parquet"
 
-    def built(self, artifact: Artifact) -> "FeatureView":
+    def built(self, artifact: BuiltVersion) -> "FeatureView":
         """The view as an artifact has it, width and encoder filled in.
 
         Raises:
@@ -103,7 +103,7 @@ VIEWS: Final[dict[str, FeatureView]] = {
 """Every view by its name."""
 
 
-def list_views(current: Callable[[str, str], Artifact | None], domains: Sequence[str]) -> list[dict[str, Any]]:
+def list_views(current: Callable[[str, str], BuiltVersion | None], domains: Sequence[str]) -> list[dict[str, Any]]:
     """A row a view and domain where it is built; of a view that is built nowhere, one row without a domain.
 
     Columns: those of :class:`FeatureView`, and domain, version and rows (of the view's table).
@@ -122,7 +122,7 @@ def list_views(current: Callable[[str, str], Artifact | None], domains: Sequence
     return listed
 
 
-def _row(view: FeatureView, domain: str | None, artifact: Artifact | None) -> dict[str, Any]:
+def _row(view: FeatureView, domain: str | None, artifact: BuiltVersion | None) -> dict[str, Any]:
     if artifact is None:
         return {**asdict(view), "domain": domain, "version": None, "rows": None}
     try:

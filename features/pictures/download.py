@@ -1,21 +1,19 @@
-"""Pictures from http(s) addresses: each asked for once, politely, and its answer remembered.
+"""Pictures from http(s) addresses: each asked for once, politely, and its reply remembered.
 
 A download that is stopped, even by kill -9, goes on with the addresses that are missing.
 """
 
+import asyncio
 import hashlib
-import heapq
-import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urljoin, urlsplit
@@ -25,9 +23,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from features.errors import FeatureError
-from features.pictures.answers import Answer, is_web, remember, sweep
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
+from features.pictures.replies import Reply, is_web, remember, sweep
 from warehouse.artifacts.http import is_temporary, retry_after
 from warehouse.artifacts.progress import Progress
 
@@ -97,18 +95,14 @@ class _Task:
 
 @dataclass(eq=False)
 class _Host:
-    """A host's tasks. `queued`: it stands among those that may start, or is paused; `failures`: in a row.
-
-    `lost`: why it is not asked any more.
-    """
+    """A host's tasks, and how many work on them. `failures`: in a row; `lost`: why it is not asked any more."""
 
     name: str
     waiting: deque[_Task] = field(default_factory=deque)
-    active: int = 0
-    queued: bool = False
+    workers: int = 0
     paused_until: float = 0.0
     failures: int = 0
-    lost: Answer | None = None
+    lost: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -134,31 +128,28 @@ def _ignore(*_: object) -> None:
 class Downloads:
     """Fetches what the cache lacks. A context manager; what is known of a host holds for as long as it is open.
 
-    One thread (the caller's) decides what is asked next, `fetching.concurrency` others do it. A host's tasks wait in a
-    queue of its own, so a slow one holds up no other.
+    An event loop in the caller's thread (so not within another one) decides what is asked next, `fetching.concurrency`
+    other threads ask. A host's tasks wait in a queue of its own, which `fetching.per_host` workers empty, so a slow
+    host holds up no other.
     """
 
     def __init__(self, cache: Path, fetching: Fetching) -> None:
         self._cache = cache
         self._fetching = fetching
         self._hosts: dict[str, _Host] = {}
-        self._ready: deque[_Host] = deque()
-        self._later: list[tuple[float, int, _Host, _Task | None]] = []
-        self._order = itertools.count()
-        self._running: dict[Future[_Moved | _TemporaryFailure | None], tuple[_Task, _Host | None]] = {}
-        self._finished: SimpleQueue[Future[_Moved | _TemporaryFailure | None]] = SimpleQueue()
-        self._active = 0
+        self._slots = asyncio.Semaphore(fetching.concurrency)  # first come, first served: the hosts by turns
         self._web = open_web(fetching.concurrency, fetching.per_host)
 
     def __enter__(self) -> Self:
         sweep(self._cache)
-        self._pool = ThreadPoolExecutor(self._fetching.concurrency, "pictures")
+        self._runner = asyncio.Runner()
+        self._runner.get_loop().set_default_executor(ThreadPoolExecutor(self._fetching.concurrency, "pictures"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._runner.close()
         self._web.clear()
 
     def ask(
@@ -167,129 +158,106 @@ class Downloads:
         seen: Callable[[bytes], object] = _ignore,
         progress: Progress = _ignore,
     ) -> None:
-        """Ask for each address once and remember the answers.
+        """Ask for each address once and remember the replies.
 
         Args:
             addresses: of http or https; repeated ones are asked once.
-            seen: called with each body, in the thread that fetched it.
+            seen: called with each body, in another thread.
             progress: called with (done, total) addresses.
 
         Raises:
-            FeatureError: the cache cannot be written. An address that cannot be had is an answer, never an error.
+            FeatureError: the cache cannot be written. An address that cannot be had is a reply, never an error.
         """
         tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
-        self._seen = seen
-        for task in tasks:
-            self._queue(task)
-        done = 0
-        while done < len(tasks):
-            self._start()
-            try:
-                future = self._finished.get(
-                    timeout=max(0, self._later[0][0] - time.monotonic()) if self._later else None
-                )
-            except Empty:
-                continue
-            task, host = self._running.pop(future)
-            outcome = future.result()
-            if host:
-                host.active -= 1
-                self._active -= 1
-                self._wake(host)
-                self._after(task, host, outcome)
-            if outcome is None:
-                done += 1
-                progress(done, len(tasks))
+        self._seen, self._progress, self._done, self._total = seen, progress, 0, len(tasks)
+        try:
+            self._runner.run(self._ask(tasks))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
 
-    def _queue(self, task: _Task) -> None:
+    async def _ask(self, tasks: list[_Task]) -> None:
+        async with asyncio.TaskGroup() as self._group:
+            for task in tasks:
+                await self._queue(task)
+
+    async def _queue(self, task: _Task) -> None:
         """Let the task wait for its turn at its host."""
         try:
             name = parse_url(task.url).host
         except ValueError:
             name = None
         if not name:
-            self._settle(task, Answer("unreachable", "no valid address"))
+            await self._settle(task, Reply("unreachable", "no valid address"))
             return
         host = self._hosts.setdefault(name, _Host(name))
         host.waiting.append(task)
-        self._wake(host)
+        if host.workers < self._fetching.per_host:
+            host.workers += 1
+            self._group.create_task(self._work(host))
 
-    def _wake(self, host: _Host) -> None:
-        """Let the host be among those that may start, if it may."""
-        if host.waiting and not host.queued and host.active < self._fetching.per_host:
-            host.queued = True
-            self._ready.append(host)
+    async def _work(self, host: _Host) -> None:
+        """Ask what waits at a host, one after another."""
+        while host.waiting:
+            if (pause := host.paused_until - time.monotonic()) > 0 and not host.lost:
+                await asyncio.sleep(pause)
+                continue
+            async with self._slots:
+                if host.waiting and (host.lost or host.paused_until <= time.monotonic()):
+                    task = host.waiting.popleft()
+                    if host.lost:
+                        await self._settle(task, host.lost)
+                    else:
+                        await self._follow(task, host, await asyncio.to_thread(self._attempt, task))
+        host.workers -= 1
 
-    def _start(self) -> None:
-        """Start what may start now, the hosts by turns."""
-        now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            *_, host, task = heapq.heappop(self._later)
-            if task:
-                host.waiting.append(task)
-            else:
-                host.queued = False
-            self._wake(host)
-        while self._ready and self._active < self._fetching.concurrency:
-            host = self._ready.popleft()
-            if host.lost:
-                host.queued = False
-                while host.waiting:
-                    self._settle(host.waiting.popleft(), host.lost)
-            elif host.paused_until > now:
-                heapq.heappush(self._later, (host.paused_until, next(self._order), host, None))
-            else:
-                host.queued = False
-                host.active += 1
-                self._active += 1
-                task = host.waiting.popleft()
-                self._submit(task, host, self._pool.submit(self._attempt, task))
-                self._wake(host)
+    async def _settle(self, task: _Task, reply: Reply) -> None:
+        """Remember a reply that no request gave."""
+        await asyncio.to_thread(self._keep, task, reply)
+        self._count()
 
-    def _submit(self, task: _Task, host: _Host | None, future: Future[_Moved | _TemporaryFailure | None]) -> None:
-        self._running[future] = task, host
-        future.add_done_callback(self._finished.put)
+    def _count(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
 
-    def _settle(self, task: _Task, answer: Answer) -> None:
-        """Remember an answer that no request gave."""
-        self._submit(task, None, self._pool.submit(self._keep, task, answer))
-
-    def _after(self, task: _Task, host: _Host, outcome: _Moved | _TemporaryFailure | None) -> None:
+    async def _follow(self, task: _Task, host: _Host, outcome: Reply | _Moved | _TemporaryFailure) -> None:
         """What follows from a request."""
         match outcome:
-            case None:
+            case Reply():
                 host.failures = 0
+                self._count()
             case _Moved(url):
                 host.failures = 0
                 task.url = url
                 task.redirects += 1
-                self._queue(task)
+                await self._queue(task)
             case _TemporaryFailure(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
-                    host.lost = Answer(status, f"its host failed {host.failures} times in a row, at last: {detail}")
+                    host.lost = Reply(status, f"its host failed {host.failures} times in a row, at last: {detail}")
                     _log.warning(
                         "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
                     )
-                now = time.monotonic()
                 if after:
-                    host.paused_until = max(host.paused_until, now + after)
+                    host.paused_until = max(host.paused_until, time.monotonic() + after)
                 task.attempts += 1
                 if task.attempts >= self._fetching.attempts or task.left <= 0 or host.lost:
-                    self._settle(task, Answer(status, detail))
+                    await self._settle(task, Reply(status, detail))
                 else:
-                    due = now + max(after, _wait(task, self._fetching))
-                    heapq.heappush(self._later, (due, next(self._order), host, task))
+                    self._group.create_task(self._again(task, max(after, _wait(task, self._fetching))))
 
-    # What follows runs in the threads of the pool.
+    async def _again(self, task: _Task, after: float) -> None:
+        await asyncio.sleep(after)
+        await self._queue(task)
 
-    def _keep(self, task: _Task, answer: Answer) -> None:
-        remember(self._cache, task.address, answer, self._fetching.private_addresses)
-        if answer.status == "ok":
-            self._seen(answer.body)
+    # What follows runs in the other threads.
 
-    def _attempt(self, task: _Task) -> _Moved | _TemporaryFailure | None:
-        """Ask once; an answer that is final is remembered, and None."""
+    def _keep(self, task: _Task, reply: Reply) -> None:
+        remember(self._cache, task.address, reply, self._fetching.private_addresses)
+        if reply.status == "ok":
+            self._seen(reply.body)
+
+    def _attempt(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
+        """Ask once; a reply that is final is remembered."""
         began = time.monotonic()
         limits.deadline = began + task.left
         limits.silence = self._fetching.timeout
@@ -297,14 +265,13 @@ class Downloads:
         try:
             outcome = self._request(task)
         except PictureError as error:
-            outcome = Answer(error.status, error.detail)
+            outcome = Reply(error.status, error.detail)
         except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
             outcome = self._broken_off(error, "no answer")
         task.left -= time.monotonic() - began
-        if not isinstance(outcome, Answer):
-            return outcome
-        self._keep(task, outcome)
-        return None
+        if isinstance(outcome, Reply):
+            self._keep(task, outcome)
+        return outcome
 
     def _broken_off(self, error: Exception, what: str) -> _TemporaryFailure:
         causes = list(_causes(error))
@@ -316,7 +283,7 @@ class Downloads:
         )
         return _TemporaryFailure("timeout", f"{limit} s")
 
-    def _request(self, task: _Task) -> Answer | _Moved | _TemporaryFailure:
+    def _request(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
         # Bytes as they are: what is compressed on the way could unpack to any size.
         headers = {"User-Agent": self._fetching.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"}
         patience = limits.patience()
@@ -336,35 +303,35 @@ class Downloads:
             if is_temporary(answer.status):
                 seconds = retry_after(answer.headers.get("Retry-After"), self._fetching.longest_wait)
                 return _TemporaryFailure("unreachable", refusal, seconds)
-            return Answer("not_found", refusal)
+            return Reply("not_found", refusal)
         finally:
             answer.close()
 
-    def _body(self, answer: BaseHTTPResponse) -> Answer | _TemporaryFailure:
+    def _body(self, answer: BaseHTTPResponse) -> Reply | _TemporaryFailure:
         """The whole body; of one that breaks off what came, if that is a picture all the same."""
         body = bytearray()
         try:
             while chunk := answer.read1(_CHUNK, decode_content=False):
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    return Answer("too_large", f"more than {MAX_BYTES:,} bytes")
+                    return Reply("too_large", f"more than {MAX_BYTES:,} bytes")
         except (HTTPError, HTTPException, OSError) as error:
             try:
                 measure(bytes(body))
             except PictureError:
                 return self._broken_off(error, f"the answer broke off after {len(body):,} bytes")
-        return Answer("ok", body=bytes(body))
+        return Reply("ok", body=bytes(body))
 
-    def _redirect(self, task: _Task, place: str) -> Answer | _Moved:
+    def _redirect(self, task: _Task, place: str) -> Reply | _Moved:
         if task.redirects >= self._fetching.max_redirects:
-            return Answer("unreachable", f"more than {self._fetching.max_redirects} redirects")
+            return Reply("unreachable", f"more than {self._fetching.max_redirects} redirects")
         try:
             # Bytes of UTF-8, which http.client takes for Latin-1.
             url = urljoin(task.url, place.encode("latin-1").decode("utf-8", "replace"))
         except ValueError:
-            return Answer("unreachable", "a redirect to no valid address")
+            return Reply("unreachable", "a redirect to no valid address")
         if not is_web(url):
-            return Answer("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
+            return Reply("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
         return _Moved(url)
 
 

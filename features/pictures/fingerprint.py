@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.pictures import answers
-from features.pictures.answers import is_web
+from features.pictures import replies
 from features.pictures.decode import PictureError
 from features.pictures.download import Fetching
+from features.pictures.replies import is_web
 from features.pictures.sources import DEFAULT, read_source
 from features.tables import read_catalogue
 
@@ -35,11 +35,11 @@ def image_fingerprint(
     digest = hashlib.sha256()
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     urls = [url for urls in catalogue["image_urls"].to_pylist() for url in urls or []]
-    forgotten = answers.times_forgotten(cache) if cache and fetching.http else {}
+    forgotten = replies.times_forgotten(cache) if cache and fetching.http else {}
     hashes = _FileHashes(image_root, cache)
     for url in urls:
         if is_web(url):
-            times = forgotten.get(answers.key_of(url), 0) if forgotten else 0
+            times = forgotten.get(replies.key_of(url), 0) if forgotten else 0
             found = f"{times} {fetching.private_addresses}" if fetching.http else "off"
         else:
             found = hashes.of(url)
@@ -101,4 +101,4 @@ class _FileHashes:
             table = pa.table(list(map(list, zip(*rows, strict=True))), schema=self._SCHEMA)
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-            answers.write_whole(self._file, sink.getvalue())
+            replies.write_whole(self._file, sink.getvalue())

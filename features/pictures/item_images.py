@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from features.errors import FeatureError
-from features.pictures import answers
-from features.pictures.answers import is_web
+from features.pictures import replies
 from features.pictures.decode import THREADS, PictureError, measure
 from features.pictures.download import Downloads, Fetching
+from features.pictures.replies import is_web
 from features.pictures.shards import SHARD_BYTES, ShardWriter
 from features.pictures.sources import DEFAULT, UnaskedError, read_source
 from features.tables import ITEM_IMAGES, read_catalogue, write_table
@@ -70,7 +70,7 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
             return problem.status
         return "ok"
 
-    return answers.forget(cache, statuses, judge if _JUDGED & set(statuses) else None)
+    return replies.forget(cache, statuses, judge if _JUDGED & set(statuses) else None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Finder:
             except UnaskedError:
                 if not settled:
                     raise
-                problems.append((url, PictureError("unreachable", "its answer was forgotten or damaged meanwhile")))
+                problems.append((url, PictureError("unreachable", "its reply was forgotten or damaged meanwhile")))
         return _Found(None, b"", "", (0, 0), problems)
 
     def see(self, data: bytes) -> None:
@@ -189,7 +189,7 @@ def collect_images(
         sequence_items_parquet: the items of core/sequences.
         image_root: folder that paths start from; None: there is none.
         out: empty folder.
-        cache: what http(s) addresses answered, and what this call asks: see `answers`. None: only this call's.
+        cache: what became of http(s) addresses, and what this call asks: see `replies`. None: only this call's.
         fetching: how they are asked.
         shard_bytes: bound of a shard, bytes.
         progress: called with (done, total) downloads and items.
@@ -207,7 +207,7 @@ def collect_images(
             progress(done, downloads + len(ids))
 
     with ExitStack() as stack:
-        cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".answers-", dir=out)))
+        cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".replies-", dir=out)))
         finder = _Finder(image_root, cache, fetching)
         threads = stack.enter_context(ThreadPoolExecutor(THREADS))
         if fetching.http and (web := [urls for urls in addresses if any(map(is_web, urls))]):

@@ -8,9 +8,9 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from features.pictures.answers import recall
 from features.pictures.decode import MAX_BYTES, PictureError
 from features.pictures.download import Fetching
+from features.pictures.replies import recall
 
 __all__ = ["DEFAULT", "UnaskedError", "read_source"]
 
@@ -20,7 +20,7 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class UnaskedError(LookupError):
-    """The cache knows no answer of an http(s) address yet."""
+    """The cache knows no reply of an http(s) address yet."""
 
 
 def read_source(url: str, image_root: Path | None, cache: Path | None = None, fetching: Fetching = DEFAULT) -> bytes:
@@ -35,7 +35,7 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
         case None:
             name = url
         case "http" | "https":
-            return _read_answer(url, cache, fetching)
+            return _read_reply(url, cache, fetching)
         case "file":
             address = urlsplit(url)
             if address.netloc not in ("", "localhost"):
@@ -48,15 +48,15 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
     return _read_inside(image_root, name, MAX_BYTES)
 
 
-def _read_answer(url: str, cache: Path | None, fetching: Fetching) -> bytes:
+def _read_reply(url: str, cache: Path | None, fetching: Fetching) -> bytes:
     if not fetching.http:
         raise PictureError("unreachable", "http fetching is off")
-    answer = recall(cache, url, fetching.private_addresses) if cache else None
-    if answer is None:
+    reply = recall(cache, url, fetching.private_addresses) if cache else None
+    if reply is None:
         raise UnaskedError(url)
-    if answer.status != "ok":
-        raise PictureError(answer.status, answer.detail or "")
-    return answer.body
+    if reply.status != "ok":
+        raise PictureError(reply.status, reply.detail or "")
+    return reply.body
 
 
 def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:

@@ -49,7 +49,7 @@ class AblatedMMM4Rec(MMM4Rec):
         if config.mixer == "attention":
             for module in list(self.modules()):
                 if isinstance(module, (TimeAwareSSD, CrossSSD)):
-                    module.add_module("state_space", Attention(config, ssd_form))
+                    module.add_module("state_space", AttentionMixer(config, ssd_form))
         self._initialise()  # with what is new
         for mixing in [module for module in self.modules() if isinstance(module, FourierMixing)]:
             if not config.text_filter:
@@ -77,7 +77,7 @@ class SeparateBranches(nn.Module):
         return torch.cat([out_text, out_image]), None if D is None else torch.cat([next_text, next_image])
 
 
-class Attention(StateSpace):
+class AttentionMixer(StateSpace):
     """Causal softmax attention in the place of the SSD: C asks, B answers, delta * x is what is read, with the same
     skip. What decays with time, A, is gone; the steps delta stay, and with them the gaps."""
 

@@ -4,20 +4,21 @@ All models of a domain have the same users, items, features, budget and evaluati
 validation**; the test labels are ranked once for each finished training. What came out says
 `mmm4rec.comparison.tables`.
 
-A training is kept (`mmm4rec.training.kept`) under a digest of all that decides it (versions of the data and the code,
-config, seed, initial weights), so a comparison that was stopped goes on, and another one trains only what is new. Of a
-model that was tested, the ranks and the curve are kept, not the weights.
+What came of a training is kept (`mmm4rec.training.kept`) under a digest of all that decides it (versions of the data
+and the code, config, seed, initial weights), so a comparison that was stopped goes on, and another one trains only what
+is new. Of a model that was tested, the ranks and the curve are kept, not the weights; where a run has kept the weights
+of the same training (`mmm4rec.training.once`), these are tested, and nothing is trained.
 
 A model that learns from a share of the users (`subsets`) is validated on it alone, and tested on all users of the
 domain: the same ones for every share.
 
-No files here but the kept trainings.
+No files here but what is kept.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,7 +31,6 @@ import pyarrow.parquet as pq
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, ItemKNNConfig, resolve
 from mmm4rec.checkpoint import load_model
-from mmm4rec.comparison import memory
 from mmm4rec.comparison.ablations import AblationConfig
 from mmm4rec.comparison.subsets import Modality, share_of_users, without
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig, nearest
@@ -40,8 +40,9 @@ from mmm4rec.evaluation.ranking import rank_labels
 from mmm4rec.registry import config_as_dict
 from mmm4rec.reports import SPLITS
 from mmm4rec.tables import COMPARISON, TABLES
-from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
+from mmm4rec.training.fit import pretrain
 from mmm4rec.training.kept import keep
+from mmm4rec.training.once import TrainingRecipe, train_once
 
 Progress = Callable[[int, int], None]
 Code = Callable[[RecommenderConfig], str]
@@ -126,6 +127,20 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """Where a comparison keeps what it is made of, and what else decides it; all may be deleted at any time."""
+
+    results: Path
+    """Folder for what came of trainings, and for pre-trained models."""
+    trainings: Path
+    """Folder of `train_once`, which holds the trainings of runs, too."""
+    trains: Code = lambda config: ""
+    """The version of the code that trains a model."""
+    tests: Code = lambda config: ""
+    """The version of the code that prepares a comparison's data, trains a model and tests it."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One training of a comparison; a model that is counted has neither seed nor training."""
 
@@ -202,9 +217,8 @@ def compare(
     target: Source,
     sources: Sequence[Source],
     asked: ComparisonRequest,
-    cache: Path,
+    keeping: Keeping,
     *,
-    code: Code = lambda config: "",
     given: tuple[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> list[Finished]:
@@ -214,8 +228,7 @@ def compare(
         target: the domain to compare on.
         sources: domains to pre-train on together.
         asked: what to compare.
-        cache: folder for the kept trainings; it may be deleted at any time.
-        code: the version of the code that trains and tests a model, which decides what is kept of it.
+        keeping: where what is finished is kept, and what is unfinished.
         given: a checkpoint and its sha256, in place of pre-training.
         progress: called with (done, total), in thousandths of a training.
 
@@ -237,25 +250,25 @@ def compare(
 
     starts: dict[int, tuple[Path, str]] = dict.fromkeys(seeds, given) if given else {}
     for seed in () if given else seeds:
-        starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), code, cache, shown)
+        starts[seed] = _pretrained(sources, asked.model, replace(asked.pretraining, seed=seed), keeping, shown)
         done += 1000
         shown(0, 1)
     found = []
     for run in runs:
         start = starts[run.seed] if run.pretrained and run.seed is not None else None
-        found.append(_finished(target, domain, run, start, code, cache, shown))
+        found.append(_finished(target, domain, run, start, keeping, shown))
         done += 1000
         shown(0, 1)
     return found
 
 
 def _pretrained(
-    sources: Sequence[Source], model: ModelConfig, training: TrainConfig, code: Code, cache: Path, progress: Progress
+    sources: Sequence[Source], model: ModelConfig, training: TrainConfig, keeping: Keeping, progress: Progress
 ) -> tuple[Path, str]:
     """The pre-trained checkpoint and its sha256."""
     decisive = {
         "data": {source.name: dict(source.versions) for source in sources},
-        "code": code(model),
+        "code": keeping.tests(model),
         "model": config_as_dict(model),
         "training": asdict(training),
     }
@@ -271,8 +284,8 @@ def _pretrained(
             progress=progress,
         )
 
-    folder = keep(cache, decisive, build)
-    return folder, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    with keep(keeping.results, decisive, build) as folder:
+        return folder, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _finished(
@@ -280,61 +293,53 @@ def _finished(
     domain: DomainData,
     run: Run,
     start: tuple[Path, str] | None,
-    code: Code,
-    cache: Path,
+    keeping: Keeping,
     progress: Progress,
 ) -> Finished:
     config, training = run.config, run.training
     if training is None or not isinstance(config, RecommenderConfig):
         return _counted(domain, run)
-    decisive = {
-        "data": {target.name: dict(target.versions)},
-        "code": code(config),
-        "model": config_as_dict(config),
-        "training": asdict(training),
-        "init": start and start[1],
-        "users": run.percent,
-        "lacks": run.lacks,
-    }
+    share = run.percent if run.percent < 100 else None
+    special = {"init": start and start[1], "users": share, "lacks": run.lacks}
+    more = {name: value for name, value in special.items() if value is not None}  # none: as a run trains it
+    code = keeping.tests(config) if more else keeping.trains(config)
+    recipe = TrainingRecipe(config, training, target.versions, code, more)
 
-    def build(made: Path, unfinished: Path) -> None:
-        seconds = _Seconds(unfinished / "seconds.json")
+    def test(made: Path, _: Path) -> None:
         whole = without(domain, run.lacks)
         learnt = share_of_users(whole, run.percent)
-        memory.forget_peak()
-        summary = fit(
-            learnt,
-            config,
-            training,
-            made,
-            init=start and start[0],
-            state=unfinished / "state",
-            keep_state=True,
-            on_epoch=seconds,
-            progress=progress,
-        )
-        peak = memory.peak_bytes(summary.device)
-        test = rank_labels(load_model(made, whole, training.ssd_form), whole, "test")
-        pq.write_table(pa.table({"rank": test.ranks.numpy()}), made / "ranks.parquet")
-        record = {
-            "cost": _cost(summary, peak),
-            "validation": summary.validation,
-            "lists": test.of_lists(),
-            "seconds": seconds.by_epoch,
-        }
+        init = start and start[0]
+        once = train_once(keeping.trainings, recipe, learnt, init=init, lasting=False, progress=progress)
+        trained = weights.enter_context(once)
+        ranking = rank_labels(load_model(trained, whole, training.ssd_form), whole, "test")
+        pq.write_table(pa.table({"rank": ranking.ranks.numpy()}), made / "ranks.parquet")
+        record = _record(trained) | {"lists": ranking.of_lists()}
         (made / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        for weights in ("model.safetensors", "items.parquet"):
-            (made / weights).unlink(missing_ok=True)
 
-    folder = keep(cache, decisive, build)
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    # Weights go when what came of them is kept, and not before.
+    results = keep(keeping.results, {"training": recipe.decisive, "code": keeping.tests(config)}, test)
+    with ExitStack() as weights, results as folder:
+        ranks = pq.ParquetFile(folder / "ranks.parquet").read()["rank"].to_numpy()
+        return Finished(run, ranks, **json.loads((folder / "run.json").read_text(encoding="utf-8")))
+
+
+def _record(trained: Path) -> dict[str, Any]:
+    """The fields of `Finished` that a training gives."""
+    summary, measured = (
+        json.loads((trained / f"{name}.json").read_text(encoding="utf-8")) for name in ("summary", "measured")
+    )
+    cost = [field.name for field in TABLES[f"{COMPARISON}/costs"]]
     curve = [
         {name: row[name] for name in ("epoch", "optimiser_steps", "examples", "loss", "ndcg_10")}
-        | {"seconds": record["seconds"].get(str(row["epoch"]))}
-        for row in pq.ParquetFile(folder / "history.parquet").read().to_pylist()
+        | {"seconds": measured["seconds"].get(str(row["epoch"]))}
+        for row in pq.ParquetFile(trained / "history.parquet").read().to_pylist()
     ]
-    ranks = pq.ParquetFile(folder / "ranks.parquet").read()["rank"].to_numpy()
-    return Finished(run, ranks, record["lists"], record["validation"], record["cost"], curve)
+    known = summary | {"peak_bytes": measured["peak_bytes"]}
+    return {
+        "validation": summary["validation"],
+        "cost": {name: known[name] for name in cost if name in known},
+        "curve": curve,
+    }
 
 
 def _counted(domain: DomainData, run: Run) -> Finished:
@@ -345,25 +350,3 @@ def _counted(domain: DomainData, run: Run) -> Finished:
     else:
         validation, test = (popularity.rank_labels(domain, split) for split in SPLITS)
     return Finished(run, test.ranks.numpy(), test.of_lists(), validation.metrics().values, {}, [])
-
-
-class _Seconds:
-    """Wall-clock time by epoch, which `history` has not; on disk, since a training may take several runs."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.by_epoch: dict[str, float] = {}
-        with suppress(OSError, ValueError):  # without it, only times of epochs that are done are unknown
-            self.by_epoch = dict(json.loads(file.read_text(encoding="utf-8")))
-
-    def __call__(self, epoch: Epoch) -> None:
-        self.by_epoch[str(epoch.epoch)] = epoch.seconds
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        written = self.file.with_suffix(".new")
-        written.write_text(json.dumps(self.by_epoch), encoding="utf-8")
-        written.replace(self.file)
-
-
-def _cost(summary: TrainSummary, peak: int | None) -> dict[str, Any]:
-    names = [field.name for field in TABLES[f"{COMPARISON}/costs"] if hasattr(summary, field.name)]
-    return {name: getattr(summary, name) for name in names} | {"peak_bytes": peak}

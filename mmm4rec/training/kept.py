@@ -1,11 +1,11 @@
-"""Finished trainings on disk, each under a digest of all that decides it, so that none is done twice.
+"""Results of long work on disk, each under a digest of all that decides it, so that none is made twice.
 
     <cache>/<digest>/finished/     its files, and beside them in kept.json the sha256 of each
     <cache>/<digest>/unfinished/   the state of a training that was stopped
-    <cache>/<digest>/lock          held by the process that trains
+    <cache>/<digest>/lock          held by the process that trains, or uses what it finds
 
-What is kept is verified whenever it is used: what is damaged is trained again. Nothing here is removed but what is
-damaged or replaced.
+What is kept is verified whenever it is used: what is damaged is trained again. What a training keeps is in
+`mmm4rec.training.once`.
 """
 
 import fcntl
@@ -14,7 +14,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["digest_of", "keep"]
@@ -29,11 +30,15 @@ def digest_of(decisive: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def keep(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], None]) -> Path:
+@contextmanager
+def keep(
+    cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], object], *, lasting: bool = True
+) -> Iterator[Path]:
     """The folder that `build(folder, folder for an unfinished training)` has filled, now or before.
 
     Another process may be at it: then this one waits, and takes what that one makes. Whatever is wrong with what was
-    kept is said on stderr, and it is built again.
+    kept is said on stderr, and it is built again. At the end it goes, unless it stood there before or is `lasting`.
+    The lock stays: others may wait at it.
     """
     digest = digest_of(decisive)
     place = cache / digest
@@ -45,20 +50,22 @@ def keep(cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Pat
         except BlockingIOError:
             _log.warning("another process trains in %s: waiting for what it makes", place)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if finished.exists():
-            flaw = _flaw(finished, digest)
-            if flaw is None:
-                return finished
+        stood = finished.exists()
+        if stood and (flaw := _flaw(finished, digest)):
             print(f"{finished}: the kept training is not used, it is trained again: {flaw}", file=sys.stderr)
             shutil.rmtree(finished)
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        build(made, place / "unfinished")
-        record = {"digest": digest, "files": _hashes(made)}
-        (made / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        made.rename(finished)
-        shutil.rmtree(place / "unfinished", ignore_errors=True)
-    return finished
+        if not finished.exists():
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            build(made, place / "unfinished")
+            record = {"digest": digest, "files": _hashes(made)}
+            (made / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            made.rename(finished)
+            shutil.rmtree(place / "unfinished", ignore_errors=True)
+        yield finished
+        if not stood and not lasting:
+            finished.rename(made)  # at once, so that a kill leaves nothing that looks damaged
+            shutil.rmtree(made)
 
 
 def _flaw(folder: Path, digest: str) -> str | None:

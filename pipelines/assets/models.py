@@ -20,6 +20,7 @@ from warehouse.artifacts.store import ALL, Artifact
 
 if TYPE_CHECKING:
     from mmm4rec.data.domain import DomainData
+    from mmm4rec.training.once import TrainingRecipe
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
 """What a model learns from."""
@@ -191,7 +192,7 @@ def finetuned(job: Job[Training]) -> Any:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class BaselineTraining:
     """One of the models beside MMM4Rec, and the version of the code that trains it: by these a training is kept."""
 
     model: RecommenderConfig
@@ -203,12 +204,12 @@ class Baseline:
 class Baselines:
     """The models asked for beside MMM4Rec, by name."""
 
-    asked: dict[str, Baseline]
+    asked: dict[str, BaselineTraining]
 
 
 def _baselines(data_folder: DataFolder, domain: str) -> Baselines:
     asked = data_folder.settings.asked.trained
-    return Baselines({name: Baseline(model, how, training_code(model)) for name, (model, how) in asked.items()})
+    return Baselines({name: BaselineTraining(model, how, training_code(model)) for name, (model, how) in asked.items()})
 
 
 def baseline_models(data_folder: DataFolder, domain: str) -> list[str]:
@@ -216,17 +217,20 @@ def baseline_models(data_folder: DataFolder, domain: str) -> list[str]:
     return sorted({MODELS[model.kind] for model, _ in data_folder.settings.asked.trained.values()})
 
 
-def kept_baselines(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> set[str]:
-    """The folders of the cache that hold what is trained, or to be trained, of the baselines asked for."""
-    from mmm4rec.baselines.fitting import kept_name
+def baseline_recipes(data_folder: DataFolder, inputs: Sequence[Artifact]) -> "dict[str, TrainingRecipe]":
+    """The trainings of the baselines asked for, by name."""
+    from mmm4rec.training.once import TrainingRecipe
 
-    asked = data_folder.settings.asked.trained.values()
-    return {kept_name(model, training, versions(inputs), training_code(model)) for model, training in asked}
+    asked = data_folder.settings.asked.trained
+    return {
+        name: TrainingRecipe(model, training, versions(inputs), training_code(model))
+        for name, (model, training) in asked.items()
+    }
 
 
 def training_code(model: RecommenderConfig) -> str:
     """The version of the code by which a model is trained: a change of another model is none of this one."""
-    return code_version("mmm4rec.training.fit:fit", MODELS[model.kind])
+    return code_version("mmm4rec.training.fit:fit", "pipelines.assets.models:load_artifacts", MODELS[model.kind])
 
 
 @step(
@@ -242,15 +246,14 @@ def training_code(model: RecommenderConfig) -> str:
 def baselines(job: Job[Baselines]) -> Any:
     """The models that the settings ask for beside MMM4Rec, each trained on the domain alone."""
     from mmm4rec.baselines.fitting import fit_all
+    from mmm4rec.training.once import TrainingRecipe
 
-    asked = job.parameters.asked
+    data = versions(job.inputs)
     return fit_all(
         domain_data(job, job.domain),
-        {name: (of.model, of.training) for name, of in asked.items()},
+        {name: TrainingRecipe(of.model, of.training, data, of.code) for name, of in job.parameters.asked.items()},
         job.out,
-        state=job.cache / TRAINING,
-        data_versions=versions(job.inputs),
-        codes={name: of.code for name, of in asked.items()},
+        cache=job.cache / TRAINING,
         logs=job.logs,
         progress=job.progress,
     )

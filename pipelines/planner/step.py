@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin, get_type_hints
 
 from features.tables import TABLES as FEATURE_TABLES
@@ -222,17 +223,20 @@ class Step:
         return counts
 
 
-LAYERS = ("raw", "core", "features", "models", "reports", "warehouse")
-"""The modules of `pipelines.assets` that declare steps."""
+_LAYERS = ("raw", "core", "features", "models", "reports", "warehouse")
 
 DECLARED: dict[str, Step] = {}
 """The steps that the modules imported so far have declared, by key."""
 
 
+def declaring() -> list[ModuleType]:
+    """The modules of `pipelines.assets` that declare steps. Whoever asks first imports them."""
+    return [importlib.import_module(f"pipelines.assets.{layer}") for layer in _LAYERS]
+
+
 def all_steps() -> Mapping[str, Step]:
-    """Every step by its key. Whoever asks first imports the modules that declare them."""
-    for layer in LAYERS:
-        importlib.import_module(f"pipelines.assets.{layer}")
+    """Every step by its key."""
+    declaring()
     return DECLARED
 
 

@@ -74,14 +74,14 @@ class Occasion:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Requested:
     """The runs of an occasion that can begin now, and in words why the rest of what is stale is left."""
 
     runs: list[dg.RunRequest]
     left: list[str]
 
 
-def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterInstance) -> Answer:
+def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterInstance) -> Requested:
     """The runs of an occasion that can begin now; those that began are known by their tags."""
     tried: set[Ref] = set()
     busy: set[Ref] = set()
@@ -110,7 +110,7 @@ def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterIn
             more = f" and {len(again) - 1} more" if len(again) > 1 else ""
             left.append(f"stale, but tried already: {again[0]}{more} of {stage.name}")
     asked = [_request(data_folder, stage, occasion) for stage in ready(data_folder, stages, tried | lost, busy)]
-    return Answer(asked, list(dict.fromkeys(left)))
+    return Requested(asked, list(dict.fromkeys(left)))
 
 
 def _refs(run: dg.DagsterRun) -> set[Ref]:

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from pipelines.assets import checks, core, features, models, raw, reports
-from pipelines.assets import warehouse as catalogue
+from pipelines.assets import checks
 from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.step import declaring
 from pipelines.running import automation
 
 _PRELOADED = [
@@ -23,7 +23,7 @@ def build_defs(data_folder: DataFolder) -> dg.Definitions:
     """
     settings = data_folder.settings.automation
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([raw, core, features, models, reports, catalogue]),
+        assets=dg.load_assets_from_modules(declaring()),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         # Opened anew for each run and each tick, as its settings may have changed.
         resources={"data_folder": dg.ResourceDefinition(lambda _: DataFolder(data_folder.path))},

@@ -19,11 +19,11 @@ from PIL import Image
 
 from features.errors import FeatureError
 from features.pictures import connections
-from features.pictures.answers import key_of, recall
 from features.pictures.decode import MAX_BYTES, THREADS, PictureError
 from features.pictures.download import Downloads, Fetching
 from features.pictures.fingerprint import image_fingerprint
 from features.pictures.item_images import STATUSES, collect_images, forget
+from features.pictures.replies import key_of, recall
 from features.pictures.shards import read_shards
 from features.pictures.sources import read_source
 from tests.features.conftest import png

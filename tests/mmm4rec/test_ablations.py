@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmm4rec.comparison.ablations import AblatedMMM4Rec, AblationConfig, Attention
+from mmm4rec.comparison.ablations import AblatedMMM4Rec, AblationConfig, AttentionMixer
 from mmm4rec.config import ModelConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Batch
@@ -82,7 +82,7 @@ def test_with_nothing_taken_it_is_the_whole_model(domain: DomainData) -> None:
 def test_attention_is_a_softmax_over_the_past() -> None:
     torch.manual_seed(1)
     config = ModelConfig(**{**SMALL, "groups": 1})
-    block = Attention(config, "auto").double()
+    block = AttentionMixer(config, "auto").double()
     torch.nn.init.normal_(block.skip)
     x, z = torch.randn(2, 5, config.inner_width).double(), torch.randn(2, 5, config.inner_width).double()
     B, C = torch.randn(2, 5, config.state).double(), torch.randn(2, 5, config.state).double()

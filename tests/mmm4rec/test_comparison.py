@@ -24,7 +24,7 @@ from mmm4rec.comparison.tables import (
     tables,
     write_comparison,
 )
-from mmm4rec.comparison.trainings import ABLATIONS, ComparisonRequest, Finished, Run, Source, compare, planned
+from mmm4rec.comparison.trainings import ABLATIONS, ComparisonRequest, Finished, Keeping, Run, Source, compare, planned
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ConfigError, ModelError
@@ -152,16 +152,20 @@ def asked(small: Small, quick: Training) -> Callable[..., ComparisonRequest]:
     return lambda **changes: ComparisonRequest(**{**defaults, **changes})
 
 
-def finished(cache: Path) -> dict[Path, int]:
-    """The kept trainings, and when their figures were written."""
-    return {path: path.stat().st_mtime_ns for path in cache.glob("*/finished/model.json")}
+def finished(keeping: Keeping) -> dict[Path, int]:
+    """What is kept, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in keeping.results.glob("*/finished/kept.json")}
+
+
+def keeping_in(folder: Path) -> Keeping:
+    return Keeping(folder / "results", folder / "trainings")
 
 
 @pytest.mark.long
 def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     make_domain: Make, asked: Callable[..., ComparisonRequest], tmp_path: Path
 ) -> None:
-    cache = tmp_path / "cache"
+    cache = keeping_in(tmp_path)
     domain, other = make_domain("Toys", users=60), make_domain("Mugs", seed=5)
     target = Source("Toys", lambda: domain, {"core/sequences": "1"})
     sources = [Source("Mugs", lambda: other, {"core/sequences": "1"})]
@@ -200,8 +204,9 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     assert {len(one.ranks) for one in runs} == {len(domain.examples("test", 6))}
     seen = {one.run.key: one.curve[-1]["examples"] for one in runs if one.curve}
     assert seen["models", "scratch", 50.0] < seen["models", "scratch", 100.0]
-    assert not list(cache.glob("*/unfinished"))
-    assert len(list(cache.glob("*/finished/model.safetensors"))) == 3, "of pre-training alone, weights are kept"
+    assert not list(cache.results.glob("*/unfinished"))
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 3, "of pre-training alone, weights are kept"
+    assert {path.name for path in cache.trainings.glob("*/*")} == {"lock"}
 
     rows = tables(found)
     (tmp_path / "figures").mkdir()
@@ -230,8 +235,12 @@ def test_what_another_comparison_is_training_is_waited_for(tmp_path: Path) -> No
         time.sleep(0.1)
         (made / "ranks").touch()
 
+    def kept(_: int) -> Path:
+        with keep(tmp_path, {"seed": 1}, build) as folder:
+            return folder
+
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: keep(tmp_path, {"seed": 1}, build), range(4)))
+        folders = set(pool.map(kept, range(4)))
     assert len(built) == len(folders) == 1
     assert (folders.pop() / "ranks").exists()
 
@@ -243,7 +252,7 @@ def test_every_ablation_is_trained_beside_the_whole_model(
     domain = make_domain("Toys")
     target = Source("Toys", lambda: domain, {})
     given = asked(models=("popularity",), ablations=True, seeds=1)
-    found = compare(target, [], given, tmp_path)
+    found = compare(target, [], given, keeping_in(tmp_path))
     rows = tables(found)
     assert {row["model"] for row in rows["tests"] if row["question"] == "ablation"} == set(ABLATIONS)
     assert {row["against"] for row in rows["tests"] if row["question"] == "ablation"} == {"scratch"}

@@ -30,8 +30,9 @@ BUILT = (
     "features/item_images",
     "features/text_embeddings",
     "features/image_embeddings",
+    "models/baselines",
 )
-"""What models learn from, and what that is made from."""
+"""What models learn from, what that is made from, and models that a comparison trains, too."""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 ARGUMENTS = ("--seeds", "1", "--models", "popularity,sasrec,scratch,finetuned", "--users", "50,100", "--epochs", "1")
 
@@ -134,6 +135,13 @@ def test_again_it_trains_nothing_and_writes_the_same(shop: Cli, compared: Page) 
     assert said["domains"].keys() == {"Toys"}
     assert set(said["domains"]["Toys"]) == {"comparison", "tests", "curves", "costs"}
     assert {row["model"] for row in said["domains"]["Toys"]["comparison"]} >= {"popularity", "sasrec", "finetuned"}
+
+
+def test_what_a_run_has_trained_is_tested_and_not_trained_again(shop: Cli, compared: Page) -> None:
+    (summary,) = (shop.data / "cache" / "training").glob("*/finished/summary.json")  # nothing but sasrec's weights
+    costs = json.loads(shop("sql", "FROM reports.comparison_costs WHERE model = 'sasrec'", "--json").stdout)
+    assert [row["seconds"] for row in costs] == [json.loads(summary.read_text())["seconds"]]
+    assert costs[0]["peak_bytes"] > 2**20
 
 
 def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared: Page) -> None:

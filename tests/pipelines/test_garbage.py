@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assets import core, raw  # noqa: F401 - declare their steps
-from pipelines.assets.models import DATA, kept_baselines
+from pipelines.assets.models import DATA, baseline_recipes
 from pipelines.data_folder.folder import DataFolder
 from pipelines.garbage import collect
 from pipelines.planner.step import Job, all_steps
@@ -91,7 +91,7 @@ def test_a_kept_training_stays_while_it_is_asked_for_or_at_work(tmp_path: Path) 
         made = recipe(key, "Toys", "code", [], {}, {})
         data_folder.store.publish(made, lambda out: ((out / "file").touch(), {})[1])
     inputs = [data_folder.store.require(key, "Toys") for key in DATA]
-    (asked,) = kept_baselines(data_folder, "Toys", inputs)
+    asked = baseline_recipes(data_folder, inputs)["sasrec"].digest
     folders = {name: data_folder.cache / "training" / name for name in (asked, "a" * 32, "b" * 32)}
     for folder in folders.values():
         folder.mkdir(parents=True)

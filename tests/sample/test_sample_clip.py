@@ -122,15 +122,15 @@ def test_the_training_script_writes_such_a_folder(tmp_path):
     # Imported here, because every worker imports every file of tests, and these take seconds.
     from sentence_transformers import SentenceTransformer
 
-    from features.encoders.train_sample_clip import Recipe, train
+    from features.encoders.train_sample_clip import TrainingSettings, train
 
     lines: list[str] = []
-    train(Recipe(steps=2, batch=16, pictures=64, held_out=20), tmp_path, lines.append)
+    train(TrainingSettings(steps=2, batch=16, pictures=64, held_out=20), tmp_path, lines.append)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.iterdir()}
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     shipped = json.loads((FOLDER / "recipe.json").read_text())
     assert recipe.keys() == shipped.keys()
     assert recipe["parameters"] == shipped["parameters"]
-    assert shipped["arguments"] == asdict(Recipe()), "the shipped weights are those of the default recipe"
+    assert shipped["arguments"] == asdict(TrainingSettings()), "the shipped weights are those of the default settings"
     assert SentenceTransformer(str(tmp_path), device="cpu").encode(["mug"]).shape == (1, 128)
     assert lines[-2].startswith("step 2 of 2")

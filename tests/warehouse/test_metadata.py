@@ -16,12 +16,12 @@ from warehouse.core.items import build_items, clean
 from warehouse.errors import DataError
 from warehouse.raw import lines as raw
 from warehouse.raw import records
-from warehouse.raw.metadata import _DECODER, Product, ingest_metadata, read_line
+from warehouse.raw.metadata import _DECODER, MetadataLine, ingest_metadata, read_line
 
 Stage = Callable[[], Path]
 
 
-def product(line: bytes) -> Product:
+def product(line: bytes) -> MetadataLine:
     """The product of a line that holds one."""
     read = read_line(line)
     assert not isinstance(read, str), read
@@ -40,7 +40,7 @@ def test_fields_of_any_shape_are_read() -> None:
         "image": "http://d",
         "price": ".a-box-inner{background-color:#fff}",
     }
-    assert product(json.dumps(messy).encode()) == Product(
+    assert product(json.dumps(messy).encode()) == MetadataLine(
         "B001",
         "A title",
         "",
@@ -48,7 +48,7 @@ def test_fields_of_any_shape_are_read() -> None:
         ["Home", "Mugs", "Cups"],
         ["http://c", "http://a", "http://b", "http://d"],
     )
-    assert product(b'{"asin": "1"}') == Product("1", "", "", [], [], [])
+    assert product(b'{"asin": "1"}') == MetadataLine("1", "", "", [], [], [])
     assert product(b'{"asin": "1", "title": 1984}').title == "1984"
     assert product(rb'{"asin": "1", "title": "\ud83d\ude00 \ud83d"}').title == "\U0001f600 \ufffd"
 
@@ -73,7 +73,7 @@ def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
 
 def test_an_old_line_is_a_python_literal() -> None:
     line = b"""{'asin': 'B001', 'title': "It's", 'description': None, 'imUrl': 'http://a', 'price': 4.5}"""
-    assert read_line(line) == (Product("B001", "It's", "", [], [], ["http://a"]), True)
+    assert read_line(line) == (MetadataLine("B001", "It's", "", [], [], ["http://a"]), True)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class MetadataSummary:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-class Product(NamedTuple):
+class MetadataLine(NamedTuple):
     """One line of a metadata file."""
 
     item_id: str
@@ -122,7 +122,7 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
         )
 
 
-def read_line(line: bytes) -> tuple[Product, bool] | str:
+def read_line(line: bytes) -> tuple[MetadataLine, bool] | str:
     """One line as a product, and whether it was a Python literal; or the reason why it is none."""
     read = read_record(line)
     if isinstance(read, str):
@@ -136,7 +136,7 @@ def read_line(line: bytes) -> tuple[Product, bool] | str:
     if len(item_id.encode()) > LONGEST_ID:
         return "asin is too long"
     pictures = (record.get(name) for name in ("imageURLHighRes", "imageURL", "image", "imUrl"))
-    return Product(
+    return MetadataLine(
         item_id,
         " ".join(_texts(record.get("title"))),
         " ".join(_texts(record.get("brand"))),

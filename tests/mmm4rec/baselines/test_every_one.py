@@ -24,7 +24,9 @@ from mmm4rec.evaluation.recommending import recommend
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.registry import MODELS, config_as_dict, config_from_dict, make
 from mmm4rec.reports import build_metrics
+from mmm4rec.training import once
 from mmm4rec.training.fit import TrainSummary, fit
+from mmm4rec.training.once import TrainingRecipe
 
 NAMES = [name for name in BASELINES if name != ITEM_KNN]
 Small = Callable[..., Any]
@@ -215,8 +217,12 @@ def test_several_are_trained_into_one_folder_and_measured(
 ) -> None:
     """A run that was stopped between two keeps what is finished, as it does when another is asked for; the metrics have
     a row of each."""
-    asked = {name: (small_one(name), quick(epochs=1)) for name in ("gru4rec", "sasrec_text", "mamba4rec")}
-    out, state = tmp_path / "out", tmp_path / "state"
+
+    def recipe(name: str, data: str = "1", code: str = "1") -> TrainingRecipe:
+        return TrainingRecipe(small_one(name), quick(epochs=1), {"core/sequences@Toys": data}, code)
+
+    asked = {name: recipe(name) for name in ("gru4rec", "sasrec_text", "mamba4rec")}
+    out, cache = tmp_path / "out", tmp_path / "cache"
     out.mkdir()
 
     def stop(done: int, total: int) -> None:
@@ -225,22 +231,21 @@ def test_several_are_trained_into_one_folder_and_measured(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_all(domain, asked, out, state=state, progress=stop)
+        fit_all(domain, asked, out, cache=cache, progress=stop)
     seen: list[int] = []
-    real = fit_all.__globals__["fit"]
-    monkeypatch.setitem(fit_all.__globals__, "fit", lambda *given, **more: (seen.append(1), real(*given, **more))[1])
-    summary = fit_all(domain, asked, out, state=state)
+    real = once.fit
+    monkeypatch.setattr(once, "fit", lambda *given, **more: (seen.append(1), real(*given, **more))[1])
+    summary = fit_all(domain, asked, out, cache=cache)
     assert len(seen) == 2
-    assert fit_all(domain, asked, out, state=state) == summary, "killed before it was published, nothing is lost"
+    assert fit_all(domain, asked, out, cache=cache) == summary, "killed before it was published, nothing is lost"
     assert len(seen) == 2
     (tmp_path / "more").mkdir()
-    more = {"sasrec": (small_one("sasrec"), quick(epochs=1)), **asked}
-    assert fit_all(domain, more, tmp_path / "more", state=state).models.items() >= summary.models.items()
+    more = {"sasrec": recipe("sasrec"), **asked}
+    assert fit_all(domain, more, tmp_path / "more", cache=cache).models.items() >= summary.models.items()
     assert len(seen) == 3, "one more is trained, and nothing again"
     (tmp_path / "other").mkdir()
-    first = dict([next(iter(asked.items()))])
-    for given in ({"data_versions": {"core/sequences@Toys": "2"}}, {"codes": dict.fromkeys(first, "2")}):
-        fit_all(domain, first, tmp_path / "other", state=state, **given)
+    for other in (recipe("gru4rec", data="2"), recipe("gru4rec", code="2")):
+        fit_all(domain, {"gru4rec": other}, tmp_path / "other", cache=cache)
     assert len(seen) == 5, "other data, other code"
     assert list(summary.models) == list(asked)
     files = {

@@ -1,4 +1,4 @@
-"""What http(s) addresses answered, remembered in a folder that every version of the pictures shares.
+"""What became of http(s) addresses, remembered in a folder that every version of the pictures shares.
 
     <cache>/<2 hex>/<sha256 of the address>   a line of JSON: url, status, detail, private, bytes, sha256; then the body
     <cache>/forgotten.json                    how often an address was forgotten, by the sha256 of the address
@@ -29,7 +29,7 @@ _LOGIN: Final = re.compile(r"(?<=://)[^/?#]*@")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What became of an address: status `ok` and a body, or a status of `item_images.STATUSES` and why."""
 
     status: str
@@ -47,41 +47,41 @@ def key_of(address: str) -> str:
     return hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def recall(cache: Path, address: str, private: bool = False) -> Answer | None:
-    """The answer remembered; None if there is none, or its file is damaged.
+def recall(cache: Path, address: str, private: bool = False) -> Reply | None:
+    """The reply remembered; None if there is none, or its file is damaged.
 
     Nor is there one if the address was refused, and private addresses, not allowed then, are allowed now.
     """
     try:
         with _place(cache, key_of(address)).open("rb") as file:
             facts = json.loads(file.readline())
-            answer = Answer(facts["status"], facts["detail"], file.read())
-            whole = hashlib.sha256(answer.body).hexdigest() == facts["sha256"]
-            outdated = answer.status == "refused" and private and not facts["private"]
-            return answer if whole and not outdated else None
+            reply = Reply(facts["status"], facts["detail"], file.read())
+            whole = hashlib.sha256(reply.body).hexdigest() == facts["sha256"]
+            outdated = reply.status == "refused" and private and not facts["private"]
+            return reply if whole and not outdated else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def remember(cache: Path, address: str, answer: Answer, private: bool = False) -> None:
-    """Keep the answer of an address; `private`: asked with private addresses allowed.
+def remember(cache: Path, address: str, reply: Reply, private: bool = False) -> None:
+    """Keep the reply of an address; `private`: asked with private addresses allowed.
 
     Raises:
         FeatureError: the cache cannot be written.
     """
     facts = {
         "url": _LOGIN.sub("", address),
-        "status": answer.status,
-        "detail": answer.detail,
+        "status": reply.status,
+        "detail": reply.detail,
         "private": private,
-        "bytes": len(answer.body),
-        "sha256": hashlib.sha256(answer.body).hexdigest(),
+        "bytes": len(reply.body),
+        "sha256": hashlib.sha256(reply.body).hexdigest(),
     }
-    write_whole(_place(cache, key_of(address)), json.dumps(facts).encode() + b"\n", answer.body)
+    write_whole(_place(cache, key_of(address)), json.dumps(facts).encode() + b"\n", reply.body)
 
 
 def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
-    """Let every address whose answer has one of these statuses be asked again; return how many there are.
+    """Let every address whose reply has one of these statuses be asked again; return how many there are.
 
     `judge` says the status of a body, where one came; None: bodies are kept.
 

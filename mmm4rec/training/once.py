@@ -1,0 +1,102 @@
+"""A training that is done once: whoever asks for the same one again, a run or a comparison, gets its files.
+
+The files are those of `fit`, `summary.json` (fields of `TrainSummary`), and `measured.json`: `seconds` by epoch and
+`peak_bytes`. How they are kept: `mmm4rec.training.kept`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmm4rec.config import RecommenderConfig, TrainConfig
+from mmm4rec.data.domain import DomainData
+from mmm4rec.registry import config_as_dict
+from mmm4rec.training import memory
+from mmm4rec.training.fit import Epoch, fit
+from mmm4rec.training.kept import digest_of, keep
+
+__all__ = ["TrainingRecipe", "train_once"]
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """All that decides a training on one domain."""
+
+    model: RecommenderConfig
+    training: TrainConfig
+    data: Mapping[str, str]
+    """Versions of what is learnt from."""
+    code: str
+    """Version of the code that trains."""
+    more: Mapping[str, object] = field(default_factory=dict)
+    """What else decides it: initial weights, a part of the data; empty for a whole domain from scratch."""
+
+    @property
+    def decisive(self) -> dict[str, object]:
+        """The same as JSON."""
+        model, training = config_as_dict(self.model), asdict(self.training)
+        return {"model": model, "training": training, "data": dict(self.data), "code": self.code, **self.more}
+
+    @property
+    def digest(self) -> str:
+        """The name of the folder that the training is kept in."""
+        return digest_of(self.decisive)
+
+
+def train_once(
+    cache: Path,
+    recipe: TrainingRecipe,
+    domain: DomainData,
+    *,
+    init: Path | None = None,
+    lasting: bool = True,
+    logs: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AbstractContextManager[Path]:
+    """The folder of the finished training on `domain`; arguments and errors are those of `fit` and `keep`."""
+
+    def build(made: Path, unfinished: Path) -> None:
+        seconds = _Seconds(unfinished / "seconds.json")
+        memory.forget_peak()
+        summary = fit(
+            domain,
+            recipe.model,
+            recipe.training,
+            made,
+            init=init,
+            data_versions=recipe.data,
+            state=unfinished / "state",
+            keep_state=True,
+            logs=logs,
+            on_epoch=seconds,
+            progress=progress,
+        )
+        measured = {"peak_bytes": memory.peak_bytes(summary.device), "seconds": seconds.by_epoch}
+        _write(made / "summary.json", asdict(summary))
+        _write(made / "measured.json", measured)
+
+    return keep(cache, recipe.decisive, build, lasting=lasting)
+
+
+class _Seconds:
+    """Wall-clock time by epoch, which `history` has not; on disk, since a training may take several runs."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.by_epoch: dict[str, float] = {}
+        with suppress(OSError, ValueError):  # without it, only times of epochs that are done are unknown
+            self.by_epoch = dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def __call__(self, epoch: Epoch) -> None:
+        self.by_epoch[str(epoch.epoch)] = epoch.seconds
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        written = self.file.with_suffix(".new")
+        _write(written, self.by_epoch)
+        written.replace(self.file)
+
+
+def _write(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
