@@ -5,7 +5,7 @@ import dagster as dg
 from pipelines.assets import checks, core, features, models, raw, reports
 from pipelines.assets import warehouse as catalogue
 from pipelines.data_folder.folder import DataFolder
-from pipelines.running import automation
+from pipelines.running import automation, jobs
 
 _PRELOADED = [
     "pipelines.definitions",
@@ -16,12 +16,9 @@ _PRELOADED = [
 
 
 def build_defs(data_folder: DataFolder) -> dg.Definitions:
-    """All that Dagster builds, checks and starts over a data folder.
-
-    Raises:
-        SettingsError: the settings of what goes on by itself cannot be used.
-    """
-    settings = data_folder.settings.automation
+    """All that Dagster builds, checks and starts over a data folder, whatever its settings say: runs and ticks say what
+    is wrong with them."""
+    settings = automation.switched_on(data_folder)
     return dg.Definitions(
         assets=dg.load_assets_from_modules([raw, core, features, models, reports, catalogue]),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
@@ -32,7 +29,7 @@ def build_defs(data_folder: DataFolder) -> dg.Definitions:
         executor=dg.multiprocess_executor.configured(
             {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
         ),
-        jobs=[automation.housekeeping],
+        jobs=[*jobs.asset_jobs(), jobs.everything, jobs.housekeeping],
         sensors=automation.sensors(settings),
         schedules=automation.schedules(settings),
     )

@@ -20,8 +20,11 @@ from pipelines.planner import event_log
 from pipelines.planner.asset import DOMAINS, NOT_SHOWN
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref, Step, all_steps
+from pipelines.running.automation import check_times
 from pipelines.running.definitions import build_defs
-from pipelines.running.launcher import cancel, fail_dead_runs, process_tag
+from pipelines.running.in_process import run_here
+from pipelines.running.jobs import job_of
+from pipelines.running.launcher import cancel, fail_dead_runs, process_tag, running_folder
 from pipelines.signals import Interrupted, aside
 from warehouse.artifacts.locks import held
 from warehouse.artifacts.staging import make_folder, unlinked
@@ -69,9 +72,10 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
-    job = build_defs(data_folder).resolve_implicit_global_asset_job_def()
+    check_times(data_folder.settings.automation)
+    jobs = build_defs(data_folder).get_repository_def()
     failed: set[Ref] = set()
-    with process_tag(Path(instance.storage_directory()) / "running") as tags:
+    with process_tag(running_folder(instance)) as tags:
         for stage in stages:
             needed = {r for s in stage.steps if not s.collects for r in s.refs(data_folder, stage.domain)} - stage.refs
             lost = sorted(failed & needed)
@@ -79,7 +83,7 @@ def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.Dagst
                 failed |= stage.refs
                 yield StageResult(stage, None, {}, waited_for=lost[0])
                 continue
-            outcome = _run(data_folder, stage, instance, job, tags)
+            outcome = _run(data_folder, stage, instance, jobs.get_job(job_of(stage)), tags)
             failed |= {(key, stage.domain) for key in outcome.errors}
             yield outcome
 
@@ -134,18 +138,7 @@ def _run(
         instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
     run_id = str(uuid.uuid4())
     try:
-        result = aside(
-            lambda: job.execute_in_process(
-                run_id=run_id,
-                instance=instance,
-                partition_key=stage.partition,
-                asset_selection=stage.asset_keys(data_folder),
-                tags=tags,
-                raise_on_error=False,
-                # The event log keeps everything; the terminal belongs to the progress bars.
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-        )
+        result = aside(lambda: run_here(job, instance, run_id, stage.asset_keys(data_folder), stage.partition, tags))
     except (Interrupted, KeyboardInterrupt) as signal:
         cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
         raise
