@@ -26,9 +26,8 @@ def ui(
 
     check_port(port)
     data_folder = open_data_folder(data)
-    from pipelines.planner.asset import DOMAINS
-
     from pipelines.errors import EXPECTED
+    from pipelines.planner.asset import DOMAINS
 
     # Its databases are made before others can meet there, and every domain is there to be chosen.
     with dagster_instance(data_folder) as instance:
