@@ -56,7 +56,7 @@ def open_data_folder(data: Path | None) -> "DataFolder":
 
 
 def _dagster_home() -> Path:
-    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, or the copy of it in a wheel."""
+    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, or its copy in a wheel."""
     if asked := os.environ.get(HOME_VARIABLE):
         folder = Path(asked).expanduser().absolute()
         if not (folder / "dagster.yaml").is_file():
