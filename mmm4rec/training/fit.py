@@ -76,7 +76,7 @@ def fit(
         keep_state: leave the state at the end, for a caller who still has to put the files in their place: killed
             before that, it would lose the training.
         logs: folder for the files of `train_config.loggers`.
-        on_epoch: called after every epoch (and before the first) of this run.
+        on_epoch: called after every epoch (and before the first) of this run, which the logger `mmm4rec` says too.
         progress: called with (optimiser steps done, those at the epoch cap).
 
     Raises:
@@ -92,7 +92,6 @@ def fit(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
         known, ssd, logs,
     )  # fmt: skip
-
     log = EpochLog(model_config, train_config, domain.name)
 
     def send(kind: str, value: Any) -> None:

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from pipelines.assets import checks, core, features, models, raw, reports
-from pipelines.assets import warehouse as catalogue
+from pipelines.assets import checks
 from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.asset import asset_of
+from pipelines.planner.step import all_steps
 from pipelines.running import automation, jobs
 
 _PRELOADED = [
@@ -20,7 +21,7 @@ def build_defs(data_folder: DataFolder) -> dg.Definitions:
     is wrong with them."""
     settings = automation.switched_on(data_folder)
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([raw, core, features, models, reports, catalogue]),
+        assets=[asset_of(step) for step in all_steps().values()],
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         # Opened anew for each run and each tick, as its settings may have changed.
         resources={"data_folder": dg.ResourceDefinition(lambda _: DataFolder(data_folder.path))},

@@ -11,7 +11,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import EXPECTED
 from pipelines.garbage import collect
 from pipelines.lineage import verify
-from pipelines.planner.asset import DOMAINS
+from pipelines.planner.asset import DOMAINS, asset_key
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import all_steps
 from pipelines.running.occasions import Occasion
@@ -30,7 +30,7 @@ def asset_jobs() -> list[Any]:
     """What is made for each domain, and what is made once."""
     keys: dict[bool, list[dg.AssetKey]] = {True: [], False: []}
     for key, step in all_steps().items():
-        keys[step.per_domain].append(dg.AssetKey(key.split("/")))
+        keys[step.per_domain].append(asset_key(key))
     return [
         dg.define_asset_job(
             ONE_DOMAIN,

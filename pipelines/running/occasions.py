@@ -19,6 +19,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.asset import asset_key
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref
 from warehouse.artifacts.store import ALL
@@ -126,7 +127,7 @@ def _request(data_folder: DataFolder, stage: Stage, occasion: Occasion) -> dg.Ru
     return dg.RunRequest(
         run_key=f"{occasion.name} {digest_of(sorted(stage.refs))}",
         partition_key=stage.partition,
-        asset_selection=stage.asset_keys(data_folder),
+        asset_selection=[asset_key(key) for key in stage.asset_keys(data_folder)],
         tags=occasion.tags,
     )
 

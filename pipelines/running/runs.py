@@ -6,19 +6,17 @@ One Dagster run a stage, over the same instance and assets as the UI, so both le
 import re
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import event_log
-from pipelines.planner.asset import DOMAINS, NOT_SHOWN
-from pipelines.planner.plan import Stage, plan
+from pipelines.planner.asset import DOMAINS, NOT_SHOWN, asset_key
+from pipelines.planner.plan import Stage
 from pipelines.planner.step import Ref, Step, all_steps
 from pipelines.running.automation import check_times
 from pipelines.running.definitions import build_defs
@@ -107,30 +105,6 @@ def unrecorded(
     return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 
 
-def survey(data_folder: DataFolder) -> list[dict[str, Any]]:
-    """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
-    rows = []
-    present = data_folder.present()
-    stale = Counter(dict.fromkeys(present, 0))
-    for stage in plan(data_folder, present):
-        stale[stage.domain] += len(stage.steps)
-    for name, domain in sorted(data_folder.settings.domains.items()):
-        built = data_folder.store.whole("core/sequences", name)
-        counts = built.manifest.summary if built else {}
-        known = domain.published
-        rows.append(
-            {
-                "domain": name,
-                "role": domain.role,
-                "raw files": "yes" if name in present else "missing",
-                **{count: counts.get(count) for count in ("users", "items", "interactions")},
-                "published": f"{known.users} / {known.items} / {known.interactions}" if known else None,
-                "stale assets": stale.get(name),
-            }
-        )
-    return rows
-
-
 def _run(
     data_folder: DataFolder, stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]
 ) -> StageResult:
@@ -138,7 +112,8 @@ def _run(
         instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
     run_id = str(uuid.uuid4())
     try:
-        result = aside(lambda: run_here(job, instance, run_id, stage.asset_keys(data_folder), stage.partition, tags))
+        assets = [asset_key(key) for key in stage.asset_keys(data_folder)]
+        result = aside(lambda: run_here(job, instance, run_id, assets, stage.partition, tags))
     except (Interrupted, KeyboardInterrupt) as signal:
         cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
         raise
