@@ -66,7 +66,7 @@ def asset_of(step: Step) -> dg.AssetsDefinition:
         domain = context.partition_key if step.per_domain else ALL
         try:
             if not step.applies(data_folder, domain):
-                yield _not_made(step, domain)
+                yield _not_made(step, domain, context.log)
                 return
             with run_events(data_folder, step.key, context.job_name, context.run_id) as completed:
                 made = step.make(data_folder, domain)
@@ -105,18 +105,23 @@ def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogM
     )
 
 
-def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
-    """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
+def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.MaterializeResult[Any]:
+    """What Dagster is told where a step is not for a domain, so that what is downstream can go on.
+
+    Dagster knows made and missing, and shows this as made: so the page, the checks and the log say that it is not.
+    """
     reason = (
         f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
         "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
         "gives the roles"
     )
+    log.info("%s", reason)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(NOT_MADE),
         metadata={"built": False, "reason": reason},
         check_results=[
-            dg.AssetCheckResult(passed=True, check_name=name, description="there are none") for name in _blocking(step)
+            dg.AssetCheckResult(passed=True, check_name=name, description=f"nothing to check: {reason}")
+            for name in _blocking(step)
         ],
     )
 
