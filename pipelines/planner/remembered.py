@@ -40,7 +40,7 @@ class Remembered:
         if sys.dont_write_bytecode:
             return
         with suppress(OSError):
-            self._file.parent.mkdir(exist_ok=True)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._file, self._file.with_suffix(f".{os.getpid()}")) as file:
                 file.write(json.dumps({"state": self._state, "versions": self._known}).encode())
 
