@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-
 CUTOFFS: Final = (10, 20, 50)
 """The k of the metrics."""
 SHOWN_AT: Final = 10
@@ -70,7 +68,11 @@ class ListMetric(Metric):
 
 
 def _log2(numbers: Any) -> Any:
-    return numbers.log2() if hasattr(numbers, "log2") else np.log2(numbers)
+    if hasattr(numbers, "log2"):
+        return numbers.log2()
+    import numpy as np  # not with the module: every command imports the settings, which name metrics
+
+    return np.log2(numbers)
 
 
 METRICS: Final[tuple[Metric, ...]] = (

@@ -1,11 +1,18 @@
-"""Progress: how far a long build is, as a bar in a terminal or as lines in Dagster's log."""
+"""Progress: how far a long build is, as lines in Dagster's event log and, for a command, as a bar in its terminal.
+
+dagster.yaml makes what the logger `mmm4rec` says during a step events of its run, so every line costs a write to
+Dagster's database: `_Lines` keeps their number small. What the rooms themselves log (an epoch of a training, a host
+that does not answer) is their business.
+"""
 
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,10 +25,17 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from mmm4rec.printable import duration
 from pipelines.signals import Interrupted
 from pipelines.terminal import Terminal
 from warehouse.artifacts.progress import Progress
 
+_FIRST = 10.0
+"""Seconds until the first line; what takes less needs none."""
+_SHARE = 50
+"""Two lines lie a fiftieth of the time so far apart, and `_FIRST` at least: 50 in eight minutes, 300 in a day."""
+
+_log = logging.getLogger("mmm4rec")
 _bars: Bars | None = None
 
 
@@ -35,7 +49,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bars() -> Iterator[None]:
-    """Within it, `show` draws bars on the terminal instead of logging."""
+    """Within it, `show` draws bars on the terminal, and warnings of a step are printed above them."""
     global _bars
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<44}", markup=False), BarColumn(24), MofNCompleteColumn(),
@@ -46,25 +60,34 @@ def bars() -> Iterator[None]:
         os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal,
         Bars(*columns, console=Terminal(file=terminal)) as _bars,
     ):
+        printing = _Warnings(_bars.console)
+        _log.addHandler(printing)
         try:
             yield
         except Interrupted as error:
             _bars.console.print(f"ended by {error}; what is finished is kept")
             raise
         finally:
+            _log.removeHandler(printing)
             _bars = None
 
 
 @contextmanager
 def show(what: str) -> Iterator[Progress]:
     """Show the progress of one build, named `what`."""
+    lines = _Lines(what)
     if _bars is None:
-        yield _logged(what)
+        yield lines
         return
     shown = _bars
     task = shown.add_task(what, total=None)
+
+    def progress(done: int, total: int) -> None:
+        shown.update(task, completed=done, total=total)
+        lines(done, total)
+
     try:
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        yield progress
     finally:
         done = next(known for known in shown.tasks if known.id == task)
         shown.remove_task(task)
@@ -73,16 +96,33 @@ def show(what: str) -> Iterator[Progress]:
             shown.console.print(f"{what:<40} {done.elapsed:6.1f} s", markup=False, highlight=False)
 
 
-def _logged(what: str) -> Progress:
-    """A line at every tenth of the way."""
-    log = logging.getLogger("mmm4rec")
-    last = -1
+class _Warnings(logging.Handler):
+    """Prints warnings above the bars: where Dagster listens too, Python's own way to the terminal is closed."""
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(total, 1)
-        if tenth != last:
-            last = tenth
-            log.info("%s: %d of %d", what, done, total)
+    def __init__(self, terminal: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
 
-    return progress
+    def emit(self, record: logging.LogRecord) -> None:
+        self._terminal.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """A line now and then in the log: how many of how many, how many a second, and the time left."""
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._clock = what, clock
+        self._begun = self._said = clock()
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self._clock()
+        if self._first is None:
+            self._first = done, now  # what an earlier process has done is no measure of the pace of this one
+        if now - self._said < max(_FIRST, (now - self._begun) / _SHARE):
+            return
+        self._said = now
+        before, since = self._first
+        pace = (done - before) / (now - since) if now > since else 0.0
+        left = f", {pace:,.3g} a second, {duration((total - done) / pace)} left" if pace else ""
+        _log.info("%s: %s of %s (%d%%)%s", self._what, f"{done:,}", f"{total:,}", 100 * done // max(total, 1), left)

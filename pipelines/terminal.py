@@ -45,6 +45,12 @@ class _Visible(logging.Formatter):
         return visible(super().format(record))
 
 
+def _write_out(record: logging.LogRecord) -> bool:
+    """A filter that lets all pass, with control characters written out: servers of Dagster print what is logged."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
 def escaped(value: object) -> str:
     """A value from outside as it may stand in a line with markup."""
     return escape(visible(str(value)))
@@ -53,6 +59,7 @@ def escaped(value: object) -> str:
 out = Terminal()
 err = Terminal(stderr=True)
 
+logging.getLogger("mmm4rec").addFilter(_write_out)
 # What is logged where nobody has set up logging goes to stderr too.
 if logging.lastResort:
     logging.lastResort.setFormatter(_Visible())

@@ -33,6 +33,7 @@ from mmm4rec.model.compat import rules
 from mmm4rec.model.kernels import Choice
 from mmm4rec.model.ssd import choose
 from mmm4rec.registry import config_as_dict, model_of
+from mmm4rec.training.log import EpochLog
 from mmm4rec.training.one_process import LAST_GOOD, Arguments
 from mmm4rec.training.processes import make_fabric, train_here, train_in_new_processes
 from mmm4rec.training.record import Epoch, TrainSummary, write_record
@@ -75,7 +76,7 @@ def fit(
         keep_state: leave the state at the end, for a caller who still has to put the files in their place: killed
             before that, it would lose the training.
         logs: folder for the files of `train_config.loggers`.
-        on_epoch: called after every epoch (and before the first) of this run.
+        on_epoch: called after every epoch (and before the first) of this run, which the logger `mmm4rec` says too.
         progress: called with (optimiser steps done, those at the epoch cap).
 
     Raises:
@@ -91,10 +92,13 @@ def fit(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
         known, ssd, logs,
     )  # fmt: skip
+    log = EpochLog(model_config, train_config, domain.name)
 
     def send(kind: str, value: Any) -> None:
-        if kind == "epoch" and on_epoch:
-            on_epoch(value)
+        if kind == "epoch":
+            log(value)
+            if on_epoch:
+                on_epoch(value)
         elif kind == "progress" and progress:
             progress(*value)
 

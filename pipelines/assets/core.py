@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.asset import step
-from pipelines.planner.step import Job, Nothing
+from pipelines.planner.step import Job, Nothing, step
 from warehouse.core.interactions import Wanted, build_interactions
 from warehouse.core.items import build_items
 from warehouse.core.sequences import build_sequences

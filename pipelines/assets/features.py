@@ -12,8 +12,7 @@ from features.pictures.fingerprint import image_fingerprint
 from features.pictures.item_images import collect_images
 from features.vectors.embeddings import embed_images, embed_texts
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.asset import step
-from pipelines.planner.step import Apart, Job, Nothing
+from pipelines.planner.step import Apart, Job, Nothing, step
 from warehouse.artifacts.store import Artifact
 
 _ITEMS = ("core/items", "core/sequences")

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
 from mmm4rec.registry import MODELS
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.asset import step
 from pipelines.planner.code_version import code_version
-from pipelines.planner.step import TRAINING, Apart, Job, Ref, same_domain
+from pipelines.planner.step import TRAINING, Apart, Job, Ref, same_domain, step
 from warehouse.artifacts.store import ALL, Artifact
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.asset import step
-from pipelines.planner.step import Apart, Job
+from pipelines.planner.step import Apart, Job, step
 from warehouse.artifacts.store import Artifact
 from warehouse.raw.formats import Kind, RawFormat, format_of
 

@@ -18,8 +18,7 @@ from pipelines.assets.models import (
     our_model,
 )
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.asset import step
-from pipelines.planner.step import Job, Ref, same_domain
+from pipelines.planner.step import Job, Ref, same_domain, step
 from warehouse.artifacts.store import ALL
 
 

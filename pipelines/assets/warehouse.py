@@ -11,8 +11,7 @@ from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
-from pipelines.planner.asset import step
-from pipelines.planner.step import DECLARED, Apart, Job, Ref
+from pipelines.planner.step import DECLARED, Apart, Job, Ref, step
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES

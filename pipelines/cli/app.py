@@ -6,12 +6,13 @@ by signal n. Imports that take seconds (Dagster, torch, matplotlib) happen insid
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
 from pipelines import signals
 from pipelines.cli import ask, build, models, ui, versions
-from pipelines.cli.answers import print_error
+from pipelines.cli.answers import print_error, print_text
 
 __all__ = ["app", "main"]
 
@@ -25,6 +26,34 @@ app = typer.Typer(
 )
 for module in (build, ask, versions, models, ui):
     app.add_typer(module.commands)
+
+
+def _print_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from warehouse.artifacts.environment import watch
+
+    try:
+        said = f"mmm4rec {version('mmm4rec')}"
+    except PackageNotFoundError:  # a checkout that is not installed
+        said = "mmm4rec"
+    code = watch()()
+    if code.git_commit:
+        said += f", commit {code.git_commit[:12]}{'' if code.git_clean else ' with changes'}"
+    print_text(said)
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit."),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

@@ -94,16 +94,16 @@ def _fetched_how(file: "Fetched") -> str:
 @commands.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
 def run(
     domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all with raw files.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this asset (layer/noun); repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this asset (layer/noun), and what it lacks; repeatable.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is stale and build nothing.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Build what is stale: of the domains named, what they need, and what spans all domains."""
     data_folder = open_data_folder(data)
-    from pipelines import progress
     from pipelines.planner.plan import plan
-    from pipelines.running import runs
 
     warn_of_left_out(data_folder)
     asked = domains or data_folder.present()
@@ -114,6 +114,9 @@ def run(
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         answer(as_json, planned, ["domain", "stale"], ((p["domain"], ", ".join(p["assets"])) for p in planned))
         return
+    from pipelines import progress
+    from pipelines.running import runs
+
     data_folder.store.sweep()
     with dagster_instance(data_folder) as instance, progress.bars():
         stages = runs.unrecorded(data_folder, stages, instance, asked, only or []) + stages
@@ -140,7 +143,7 @@ def run(
 def list_domains(data: Data = None, as_json: Json = False) -> None:
     """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
     data_folder = open_data_folder(data)
-    from pipelines.running.runs import survey
+    from pipelines.survey import survey
 
     rows = survey(data_folder)
     answer(as_json, rows, list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))

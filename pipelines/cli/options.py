@@ -45,9 +45,8 @@ def open_data_folder(data: Path | None) -> "DataFolder":
 
     found = DataFolder.find(data)
     os.environ[DATA_VARIABLE] = str(found.path)
-    instance = found.path / ".dagster"
-    os.environ["MMM4REC_DAGSTER"] = str(instance)
-    home, exported = _dagster_home(instance), os.environ.get("DAGSTER_HOME")
+    os.environ["MMM4REC_DAGSTER"] = str(found.path / ".dagster")
+    home, exported = _dagster_home(), os.environ.get("DAGSTER_HOME")
     if exported and Path(exported).resolve() != home.resolve():
         print_warning(
             f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
@@ -56,16 +55,15 @@ def open_data_folder(data: Path | None) -> "DataFolder":
     return found
 
 
-def _dagster_home(instance: Path) -> Path:
-    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, else Dagster's defaults."""
+def _dagster_home() -> Path:
+    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, or its copy in a wheel."""
     if asked := os.environ.get(HOME_VARIABLE):
         folder = Path(asked).expanduser().absolute()
         if not (folder / "dagster.yaml").is_file():
             fail(f"{HOME_VARIABLE}={asked}: there is no dagster.yaml; copy the shipped one there, and change the copy")
         return folder
-    checkout = Path(__file__).parents[2]
-    # Installed without the checkout there is no dagster.yaml: then Dagster keeps its defaults, below the data folder.
-    return checkout if (checkout / "dagster.yaml").is_file() else instance
+    package = Path(__file__).parents[1]
+    return package.parent if (package.parent / "dagster.yaml").is_file() else package / "dagster_home"
 
 
 def dagster_instance(data_folder: "DataFolder") -> "AbstractContextManager[DagsterInstance]":

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.answers import print_warning
 from pipelines.cli.options import Data, dagster_instance, open_data_folder
 
 __all__ = ["commands"]
@@ -25,9 +26,13 @@ def ui(
 
     check_port(port)
     data_folder = open_data_folder(data)
+    from pipelines.errors import EXPECTED
     from pipelines.planner.asset import DOMAINS
 
     # Its databases are made before others can meet there, and every domain is there to be chosen.
     with dagster_instance(data_folder) as instance:
-        instance.add_dynamic_partitions(str(DOMAINS.name), data_folder.present())
+        try:
+            instance.add_dynamic_partitions(str(DOMAINS.name), data_folder.present())
+        except EXPECTED as error:  # no reason to show nothing: its pages say the same until it is mended
+            print_warning(str(error))
     replace_this_process(port, allow_host or [])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data_folder.raw_files import find_raw, has_raw, names, pairs, passed_over
-from pipelines.data_folder.settings import Settings, overlay, resolve, unfit
+from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, overlay, resolve, unfit
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
 from warehouse.artifacts.hashes import Hashes
@@ -56,6 +56,11 @@ class DataFolder:
     def settings(self) -> Settings:
         """The settings as the files say now, with domains found in the raw folder."""
         return resolve(*self._written, self.path)
+
+    @property
+    def automation(self) -> AutomationSettings:
+        """What is to go on by itself, also where something else in the settings cannot be used."""
+        return automation_of(*self._written)
 
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -173,6 +173,12 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
 
 
+def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> AutomationSettings:
+    """The section `automation` alone, of the shipped settings overlaid with the user's."""
+    section = _mapping(overlay(shipped, given).get("automation"), "automation")
+    return read_config(AutomationSettings, section, where="domains.yaml: automation")
+
+
 def _check_encoders(
     modality: Literal["text", "image"], given: Mapping[str, Any], defaults: Mapping[str, Any], named: Mapping[str, Any]
 ) -> None:

@@ -1,9 +1,9 @@
-"""Steps as Dagster assets: `@step` declares a step, and its asset builds it, checks it and shows it in the UI."""
+"""Steps as Dagster assets: an asset builds its step, checks it and shows it in the UI."""
 
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -13,7 +13,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CheckError
 from pipelines.planner.columns import column_lineage
 from pipelines.planner.openlineage import run_events
-from pipelines.planner.step import DECLARED, Job, Made, Nothing, Ref, Step, same_domain
+from pipelines.planner.step import Made, Step
 from warehouse.artifacts.store import ALL, Artifact, mend
 
 # Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
@@ -28,51 +28,15 @@ NOT_MADE = "not-made"
 RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 """For what may pass: a network that failed, and a worker that was killed."""
 
-Pool = Literal["gpu", "downloads", "catalogue"]
-"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
 _FILES = "files_match_manifest"
 
-P = TypeVar("P")
+
+def asset_key(key: str) -> dg.AssetKey:
+    """Dagster's form of a key such as core/items."""
+    return dg.AssetKey(key.split("/"))
 
 
-def step(
-    key: str,
-    room: str,
-    *,
-    upstream: Sequence[str] = (),
-    refs: Callable[[DataFolder, str], Sequence[Ref]] | None = None,
-    sources: Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]] = lambda *_: {},
-    parameters: Callable[[DataFolder, str], P] = lambda *_: Nothing(),  # type: ignore[assignment]
-    implementations: Callable[[DataFolder, str], Sequence[str]] = lambda *_: (),
-    applies: Callable[[DataFolder, str], bool] = lambda data_folder, domain: True,
-    per_domain: bool = True,
-    collects: bool = False,
-    exposed: str | None = None,
-    identity: Literal["content", "recipe"] = "content",
-    kinds: Sequence[str] = (),
-    pool: Pool | None = None,
-) -> Callable[[Callable[[Job[P]], Any]], dg.AssetsDefinition]:
-    """Declare a step and its Dagster asset; the decorated function builds it and returns its summary.
-
-    `room` is the package whose work it is, `upstream` are the keys it reads; `refs` says of which domains, where that
-    is not simply the same one; `implementations` names, as `module:name`, what the settings choose from registries;
-    `applies` says for which domains the step is made at all. A step that `collects` reads whatever is current of its
-    inputs, so a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands
-    at the top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
-    """
-
-    def declare(build: Callable[[Job[P]], Any]) -> dg.AssetsDefinition:
-        code = f"{build.__module__}:{build.__name__}"
-        DECLARED[key] = Step(
-            key, room, code, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
-            tuple(upstream), per_domain, collects, exposed, identity,
-        )  # fmt: skip
-        return _asset(DECLARED[key], kinds, pool)
-
-    return declare
-
-
-def _asset(step: Step, kinds: Sequence[str], pool: Pool | None) -> dg.AssetsDefinition:
+def asset_of(step: Step) -> dg.AssetsDefinition:
     """The Dagster asset of a step."""
     layer, noun = step.key.split("/")
     partitions = DOMAINS if step.per_domain else None
@@ -80,14 +44,14 @@ def _asset(step: Step, kinds: Sequence[str], pool: Pool | None) -> dg.AssetsDefi
     @dg.asset(
         key=[layer, noun],
         group_name=layer,
-        deps=[dg.AssetKey(other.split("/")) for other in step.upstream],
+        deps=[asset_key(other) for other in step.upstream],
         partitions_def=partitions,
         code_version=step.code_version,
-        kinds=set(kinds),
+        kinds=set(step.kinds),
         description=(step.build.__doc__ or "").strip(),
         owners=[f"team:{step.room}"],
         op_tags={"layer": layer},
-        pool=pool,
+        pool=step.pool,
         retry_policy=RETRIES,
         check_specs=[
             dg.AssetCheckSpec(
@@ -102,7 +66,7 @@ def _asset(step: Step, kinds: Sequence[str], pool: Pool | None) -> dg.AssetsDefi
         domain = context.partition_key if step.per_domain else ALL
         try:
             if not step.applies(data_folder, domain):
-                yield _not_made(step, domain)
+                yield _not_made(step, domain, context.log)
                 return
             with run_events(data_folder, step.key, context.job_name, context.run_id) as completed:
                 made = step.make(data_folder, domain)
@@ -141,18 +105,23 @@ def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogM
     )
 
 
-def _not_made(step: Step, domain: str) -> dg.MaterializeResult[Any]:
-    """What Dagster is told where a step is not for a domain, so that what is downstream can go on."""
+def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.MaterializeResult[Any]:
+    """What Dagster is told where a step is not for a domain, so that what is downstream can go on.
+
+    Dagster knows made and missing, and shows this as made: so the page, the checks and the log say that it is not.
+    """
     reason = (
         f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
         "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
         "gives the roles"
     )
+    log.info("%s", reason)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(NOT_MADE),
         metadata={"built": False, "reason": reason},
         check_results=[
-            dg.AssetCheckResult(passed=True, check_name=name, description="there are none") for name in _blocking(step)
+            dg.AssetCheckResult(passed=True, check_name=name, description=f"nothing to check: {reason}")
+            for name in _blocking(step)
         ],
     )
 

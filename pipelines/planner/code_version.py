@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pipelines.planner.remembered import Remembered
+
 ROOMS = ("warehouse", "features", "mmm4rec", "pipelines")
 
 Symbol = tuple[str, str]
@@ -43,10 +45,20 @@ def code_version(*names: str) -> str:
     Raises:
         ValueError: there is no such module of the house, or it binds no such name.
     """
+    asked = " ".join(names)
+    if known := _remembered().get(asked):
+        return known
     digest = hashlib.sha256()
     for symbol in sorted(_reached(names)):
         digest.update(f"{':'.join(symbol)}\n{_text_of(symbol)}\n".encode())
-    return digest.hexdigest()[:16]
+    version = digest.hexdigest()[:16]
+    _remembered().put(asked, version)
+    return version
+
+
+@cache
+def _remembered() -> Remembered:
+    return Remembered([_room(room) for room in ROOMS])
 
 
 def reached(*names: str) -> set[str]:
@@ -63,7 +75,7 @@ def normalised_sql(text: str) -> str:
 
 def forget() -> None:
     """Read the sources again when next asked, as they may have changed."""
-    for function in (code_version, _uses, _text_of, _module, _named_files, _room, _path):
+    for function in (code_version, _remembered, _uses, _text_of, _module, _named_files, _room, _path):
         function.cache_clear()
 
 

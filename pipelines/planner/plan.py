@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import dagster as dg
-
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import EXPECTED, CommandError
 from pipelines.planner.step import Ref, Step, all_steps, upstream_first
@@ -33,20 +31,21 @@ class Stage:
         """Dagster's partition, of a domain."""
         return None if self.domain == ALL else self.domain
 
-    def asset_keys(self, data_folder: DataFolder) -> list[dg.AssetKey]:
-        """Dagster's keys of the steps, and of those that would follow but are not for this domain: it is told so."""
+    def asset_keys(self, data_folder: DataFolder) -> list[str]:
+        """The keys of the steps, and of those that would follow but are not for this domain: Dagster is told so."""
         built = {step.key for step in self.steps}
         following = (step for step in all_steps().values() if step.per_domain and built & set(step.upstream))
         left_out = [step for step in following if self.partition and not step.applies(data_folder, self.partition)]
-        return [dg.AssetKey(step.key.split("/")) for step in (*self.steps, *left_out)]
+        return [step.key for step in (*self.steps, *left_out)]
 
 
 def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
     """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
 
-    `only` restricts it to these asset keys. A step is stale if an input is, if its recipe is not the one its current
-    version was built by, or if that version is damaged or not the one shown at the top of the data folder. Nothing
-    stale: an empty list. A domain without raw files is an error.
+    `only` restricts it to these asset keys, and to what they need that is not there; what is there they take as it is.
+    A step is stale if an input is, if its recipe is not the one its current version was built by, or if that version is
+    damaged or not the one shown at the top of the data folder. Nothing stale: an empty list. A domain without raw files
+    is an error.
     """
     unknown = sorted(set(only) - set(all_steps()))
     if unknown:
@@ -73,11 +72,13 @@ def _wanted(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str]
     steps = {step.key: step for step in upstream_first()}
     chosen = [step for step in steps.values() if not only or step.key in only]
     wanted = {(step.key, domain) for step in chosen for domain in step.domains(data_folder, domains)}
-    pending = [] if only else list(wanted)
+    pending = list(wanted)
     while pending:
         key, domain = pending.pop()
         if not steps[key].collects:
             new = set(steps[key].refs(data_folder, domain)) - wanted
+            if only:
+                new = {ref for ref in new if data_folder.store.whole(*ref) is None}
             wanted |= new
             pending.extend(new)
     order = {key: position for position, key in enumerate(steps)}

@@ -2,7 +2,8 @@
 
 A step names its inputs, sources, parameters and the one function that builds it. From that follow its recipe (so
 that `mmm4rec run` can tell what is stale without running anything), its code version, its data version and its
-lineage. `pipelines.planner.asset` declares steps and gives each its form as a Dagster asset.
+lineage. The modules of `pipelines.assets` declare steps with `@step`; `pipelines.planner.asset` makes assets of
+them.
 
 The parameters are one frozen dataclass, which is computed once, hashed, and handed to the build. The build gets no way
 to the settings, so nothing that it reads can be missing from its recipe.
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin, get_type_hints
 
 from features.tables import TABLES as FEATURE_TABLES
@@ -50,6 +50,9 @@ class Nothing:
 
 
 P = TypeVar("P")
+
+Pool = Literal["gpu", "downloads", "catalogue"]
+"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ class Step:
     collects: bool
     exposed: str | None
     identity: Literal["content", "recipe"]
+    kinds: tuple[str, ...]
+    """What Dagster's UI shows as the tools of the asset."""
+    pool: Pool | None
 
     @property
     def check(self) -> Check | None:
@@ -229,14 +235,52 @@ DECLARED: dict[str, Step] = {}
 """The steps that the modules imported so far have declared, by key."""
 
 
-def declaring() -> list[ModuleType]:
-    """The modules of `pipelines.assets` that declare steps. Whoever asks first imports them."""
-    return [importlib.import_module(f"pipelines.assets.{layer}") for layer in _LAYERS]
+def same_domain(*keys: str) -> Callable[[DataFolder, str], Sequence[Ref]]:
+    """Inputs of the same domain."""
+    return lambda data_folder, domain: [(key, domain) for key in keys]
+
+
+def step(
+    key: str,
+    room: str,
+    *,
+    upstream: Sequence[str] = (),
+    refs: Callable[[DataFolder, str], Sequence[Ref]] | None = None,
+    sources: Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]] = lambda *_: {},
+    parameters: Callable[[DataFolder, str], P] = lambda *_: Nothing(),  # type: ignore[assignment]
+    implementations: Callable[[DataFolder, str], Sequence[str]] = lambda *_: (),
+    applies: Callable[[DataFolder, str], bool] = lambda data_folder, domain: True,
+    per_domain: bool = True,
+    collects: bool = False,
+    exposed: str | None = None,
+    identity: Literal["content", "recipe"] = "content",
+    kinds: Sequence[str] = (),
+    pool: Pool | None = None,
+) -> Callable[[Callable[[Job[P]], Any]], Step]:
+    """Declare a step; the decorated function builds it and returns its summary.
+
+    `room` is the package whose work it is, `upstream` are the keys it reads; `refs` says of which domains, where that
+    is not simply the same one; `implementations` names, as `module:name`, what the settings choose from registries;
+    `applies` says for which domains the step is made at all. A step that `collects` reads whatever is current of its
+    inputs, so a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands
+    at the top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
+    """
+
+    def declare(build: Callable[[Job[P]], Any]) -> Step:
+        code = f"{build.__module__}:{build.__name__}"
+        DECLARED[key] = Step(
+            key, room, code, build, refs or same_domain(*upstream), sources, parameters, implementations, applies,
+            tuple(upstream), per_domain, collects, exposed, identity, tuple(kinds), pool,
+        )  # fmt: skip
+        return DECLARED[key]
+
+    return declare
 
 
 def all_steps() -> Mapping[str, Step]:
     """Every step by its key."""
-    declaring()
+    for layer in _LAYERS:
+        importlib.import_module(f"pipelines.assets.{layer}")
     return DECLARED
 
 
@@ -252,8 +296,3 @@ def recorded(parameters: Any) -> dict[str, Any]:
     hints = get_type_hints(type(parameters), include_extras=True)
     values = dataclasses.asdict(parameters)
     return {name: value for name, value in values.items() if get_origin(hints[name]) is not Annotated}
-
-
-def same_domain(*keys: str) -> Callable[[DataFolder, str], Sequence[Ref]]:
-    """Inputs of the same domain."""
-    return lambda data_folder, domain: [(key, domain) for key in keys]

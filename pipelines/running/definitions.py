@@ -4,8 +4,9 @@ import dagster as dg
 
 from pipelines.assets import checks
 from pipelines.data_folder.folder import DataFolder
-from pipelines.planner.step import declaring
-from pipelines.running import automation
+from pipelines.planner.asset import asset_of
+from pipelines.planner.step import all_steps
+from pipelines.running import automation, jobs
 
 _PRELOADED = [
     "pipelines.definitions",
@@ -16,14 +17,11 @@ _PRELOADED = [
 
 
 def build_defs(data_folder: DataFolder) -> dg.Definitions:
-    """All that Dagster builds, checks and starts over a data folder.
-
-    Raises:
-        SettingsError: the settings of what goes on by itself cannot be used.
-    """
-    settings = data_folder.settings.automation
+    """All that Dagster builds, checks and starts over a data folder, whatever its settings say: runs and ticks say what
+    is wrong with them."""
+    settings = automation.switched_on(data_folder)
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(declaring()),
+        assets=[asset_of(step) for step in all_steps().values()],
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         # Opened anew for each run and each tick, as its settings may have changed.
         resources={"data_folder": dg.ResourceDefinition(lambda _: DataFolder(data_folder.path))},
@@ -32,7 +30,7 @@ def build_defs(data_folder: DataFolder) -> dg.Definitions:
         executor=dg.multiprocess_executor.configured(
             {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
         ),
-        jobs=[automation.housekeeping],
+        jobs=[*jobs.asset_jobs(), jobs.everything, jobs.housekeeping],
         sensors=automation.sensors(settings),
         schedules=automation.schedules(settings),
     )

@@ -1,10 +1,12 @@
 """Run launcher: Dagster's own, which also knows whether the process of a run is still alive.
 
 With it run monitoring finds runs that were killed with everything around them. A run of `mmm4rec run` has no server to
-ask: its process holds the lock on a file that the run's tag names, and the system takes locks from the dead.
+ask: its process holds the lock on a file beside Dagster's databases that the run's tag names, and the system takes
+locks from the dead.
 """
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from dagster._serdes import deserialize_value
 from warehouse.artifacts.locks import held, is_held
 
 PROCESS_TAG = "mmm4rec/process"
+"""Process id and a random part: short, as the UI shows it beside every run."""
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -40,13 +43,18 @@ class RunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the process of a run that has started is alive."""
-        if is_alive(run):
+        if is_alive(run, running_folder(self._instance)):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, "the run's process is gone")
 
 
-def is_alive(run: dg.DagsterRun) -> bool:
-    """Whether the process of a run that has not ended is alive."""
+def running_folder(instance: dg.DagsterInstance) -> Path:
+    """The folder of the files that processes of `mmm4rec run` hold."""
+    return Path(instance.storage_directory()) / "running"
+
+
+def is_alive(run: dg.DagsterRun, running: Path) -> bool:
+    """Whether the process of a run that has not ended is alive; `running` is the `running_folder`."""
     if GRPC_INFO_TAG in run.tags:
         server = json.loads(run.tags[GRPC_INFO_TAG])
         client = DagsterGrpcClient(server.get("port"), server.get("socket"), server.get("host") or "localhost")
@@ -57,7 +65,7 @@ def is_alive(run: dg.DagsterRun) -> bool:
             return "timed out" in str(error)
         return deserialize_value(answer, CanCancelExecutionResult).can_cancel
     if PROCESS_TAG in run.tags:
-        return is_held(Path(run.tags[PROCESS_TAG]))
+        return is_held(running / run.tags[PROCESS_TAG])
     return True
 
 
@@ -65,10 +73,10 @@ def is_alive(run: dg.DagsterRun) -> bool:
 def process_tag(folder: Path) -> Iterator[dict[str, str]]:
     """The tag by which `is_alive` knows this process, for runs that end before the context does."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / uuid.uuid4().hex
+    path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         with held(path):
-            yield {PROCESS_TAG: str(path)}
+            yield {PROCESS_TAG: path.name}
     finally:
         path.unlink(missing_ok=True)
 
@@ -80,9 +88,10 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> None:
     """
     events = instance.event_log_storage
     holding = events.get_concurrency_run_ids()
+    running = running_folder(instance)
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         # A server's run that holds nothing up is its daemon's business.
-        if (PROCESS_TAG in run.tags or run.run_id in holding) and not is_alive(run):
+        if (PROCESS_TAG in run.tags or run.run_id in holding) and not is_alive(run, running):
             instance.report_run_failed(run, "the run's process is gone")
     for run_id in holding:
         ended = instance.get_run_by_id(run_id)

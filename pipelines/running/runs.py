@@ -6,22 +6,23 @@ One Dagster run a stage, over the same instance and assets as the UI, so both le
 import re
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import event_log
-from pipelines.planner.asset import DOMAINS, NOT_SHOWN
-from pipelines.planner.plan import Stage, plan
+from pipelines.planner.asset import DOMAINS, NOT_SHOWN, asset_key
+from pipelines.planner.plan import Stage
 from pipelines.planner.step import Ref, Step, all_steps
+from pipelines.running.automation import check_times
 from pipelines.running.definitions import build_defs
-from pipelines.running.launcher import cancel, fail_dead_runs, process_tag
+from pipelines.running.in_process import run_here
+from pipelines.running.jobs import job_of
+from pipelines.running.launcher import cancel, fail_dead_runs, process_tag, running_folder
 from pipelines.signals import Interrupted, aside
 from warehouse.artifacts.locks import held
 from warehouse.artifacts.staging import make_folder, unlinked
@@ -69,9 +70,10 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
     """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
-    job = build_defs(data_folder).resolve_implicit_global_asset_job_def()
+    check_times(data_folder.settings.automation)
+    jobs = build_defs(data_folder).get_repository_def()
     failed: set[Ref] = set()
-    with process_tag(Path(instance.storage_directory()) / "running") as tags:
+    with process_tag(running_folder(instance)) as tags:
         for stage in stages:
             needed = {r for s in stage.steps if not s.collects for r in s.refs(data_folder, stage.domain)} - stage.refs
             lost = sorted(failed & needed)
@@ -79,7 +81,7 @@ def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.Dagst
                 failed |= stage.refs
                 yield StageResult(stage, None, {}, waited_for=lost[0])
                 continue
-            outcome = _run(data_folder, stage, instance, job, tags)
+            outcome = _run(data_folder, stage, instance, jobs.get_job(job_of(stage)), tags)
             failed |= {(key, stage.domain) for key in outcome.errors}
             yield outcome
 
@@ -103,30 +105,6 @@ def unrecorded(
     return [Stage(domain, tuple(steps)) for domain, steps in sorted(behind.items())]
 
 
-def survey(data_folder: DataFolder) -> list[dict[str, Any]]:
-    """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
-    rows = []
-    present = data_folder.present()
-    stale = Counter(dict.fromkeys(present, 0))
-    for stage in plan(data_folder, present):
-        stale[stage.domain] += len(stage.steps)
-    for name, domain in sorted(data_folder.settings.domains.items()):
-        built = data_folder.store.whole("core/sequences", name)
-        counts = built.manifest.summary if built else {}
-        known = domain.published
-        rows.append(
-            {
-                "domain": name,
-                "role": domain.role,
-                "raw files": "yes" if name in present else "missing",
-                **{count: counts.get(count) for count in ("users", "items", "interactions")},
-                "published": f"{known.users} / {known.items} / {known.interactions}" if known else None,
-                "stale assets": stale.get(name),
-            }
-        )
-    return rows
-
-
 def _run(
     data_folder: DataFolder, stage: Stage, instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]
 ) -> StageResult:
@@ -134,18 +112,8 @@ def _run(
         instance.add_dynamic_partitions(str(DOMAINS.name), [stage.partition])
     run_id = str(uuid.uuid4())
     try:
-        result = aside(
-            lambda: job.execute_in_process(
-                run_id=run_id,
-                instance=instance,
-                partition_key=stage.partition,
-                asset_selection=stage.asset_keys(data_folder),
-                tags=tags,
-                raise_on_error=False,
-                # The event log keeps everything; the terminal belongs to the progress bars.
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-        )
+        assets = [asset_key(key) for key in stage.asset_keys(data_folder)]
+        result = aside(lambda: run_here(job, instance, run_id, assets, stage.partition, tags))
     except (Interrupted, KeyboardInterrupt) as signal:
         cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
         raise

@@ -1,6 +1,8 @@
 """Training, checkpoints and transfer."""
 
 import json
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.training.fit import Epoch, TrainSummary, fit, pretrain
+from mmm4rec.training.log import EpochLog
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
@@ -35,6 +38,31 @@ def train(tmp_path: Path, small: Config, quick: Training) -> Callable[..., tuple
         return out, fit(domain, small(**(model or {})), quick(**(training or {})), out, **options)
 
     return run
+
+
+def test_epochs_are_logged_and_of_very_many_only_some(
+    domain: DomainData, train, small: Config, quick: Training, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mmm4rec")
+    train(domain, training={"epochs": 2})
+    number = r"\d+\.\d+"
+    for line, wanted in zip(
+        caplog.messages,
+        (
+            f"epoch 0 of 2: validation NDCG@10 {number}",
+            rf"epoch 1 of 2: loss {number}, validation NDCG@10 {number}, at most \d+ s left",
+            f"epoch 2 of 2: loss {number}, validation NDCG@10 {number}",
+        ),
+        strict=True,
+    ):
+        assert re.fullmatch(f"MMM4Rec on {domain.name}: {wanted}", line), line
+    caplog.clear()
+    log = EpochLog(small(), quick(epochs=5010), "toys")
+    for number in range(5011):
+        log(Epoch(number, number, number, 1.0 if number else None, None, 60.0 * number))
+    assert caplog.messages[1] == "MMM4Rec on toys: epoch 51 of 5010: loss 1.0000, at most 3.4 days left"
+    assert caplog.messages[-1] == "MMM4Rec on toys: epoch 5010 of 5010: loss 1.0000"
+    assert len(caplog.messages) <= 101
 
 
 def test_it_learns_and_beats_popularity(make_domain: Callable[..., DomainData], train) -> None:

@@ -49,6 +49,7 @@ class Served:
 
     data: Path
     environment: dict[str, str] = field(default_factory=dict)
+    command: Path = REPOSITORY / ".venv/bin/mmm4rec"
 
     def __enter__(self) -> Self:
         with socket.socket() as free:
@@ -59,7 +60,7 @@ class Served:
         # With the settings that a test chooses, and everything in a group of its own, so that it can end together.
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [REPOSITORY / ".venv/bin/mmm4rec", "ui", "--port", str(self.port), "--data", self.data],
+                [self.command, "ui", "--port", str(self.port), "--data", self.data],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -12,20 +12,20 @@ import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
-from pipelines.errors import SettingsError
 from pipelines.planner.asset import DOMAINS
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import all_steps
-from pipelines.running import automation
-from pipelines.running.automation import ready
+from pipelines.running import automation, occasions
 from pipelines.running.definitions import build_defs
+from pipelines.running.occasions import ready
 from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.work import leave, overwrite, write_raw
 from warehouse.artifacts import reader as store
 from warehouse.artifacts.store import ALL
 
 STEPS = all_steps()
-AT_REST = automation._at_rest
+NOW = automation.datetime.fromisoformat("2026-01-04T03:00:00+00:00")
+AT_REST = occasions._at_rest
 
 DOWN_TO = {"raw/ratings", "models/scratch", "reports/recommendations"}
 
@@ -78,10 +78,28 @@ class Daemon:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         ).success
 
-    def housekeeping(self) -> dg.ExecuteInProcessResult:
-        """What the schedule of housekeeping starts."""
-        job = build_defs(self.data_folder).resolve_job_def("housekeeping")
-        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+    def start(self, job: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+        """A job, as the UI or a schedule starts it."""
+        if partition:
+            self.instance.add_dynamic_partitions("domain", [partition])
+        found = build_defs(self.data_folder).resolve_job_def(job)
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        return found.execute_in_process(
+            instance=self.instance, raise_on_error=False, partition_key=partition, run_config=quiet
+        )
+
+    def failure(self, job: str) -> str:
+        """What a job fails with."""
+        run = self.start(job, "Toys" if job == "one_domain" else None)
+        assert not run.success
+        return "\n".join(event.step_failure_data.error.message for event in run.get_step_failure_events())
+
+    def skipped(self, schedule: str) -> str:
+        """Why a schedule asks for nothing."""
+        definition = build_defs(self.data_folder).resolve_schedule_def(schedule)
+        opened = {"data_folder": DataFolder(self.data_folder.path)}
+        context = dg.build_schedule_context(self.instance, scheduled_execution_time=NOW, resources=opened)
+        return str(definition.evaluate_tick(context).skip_message)
 
     def finish(self) -> list[str | None]:
         """Go on until nothing more is asked for; the partitions of the runs, in order."""
@@ -98,7 +116,7 @@ class Daemon:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     monkeypatch.setenv("MMM4REC_DATA", str(folder))
-    monkeypatch.setattr(automation, "_at_rest", lambda *_: True)  # the files of a test have just been written
+    monkeypatch.setattr(occasions, "_at_rest", lambda *_: True)  # the files of a test have just been written
     return folder
 
 
@@ -250,7 +268,7 @@ def test_what_goes_back_to_what_it_was_is_built_again(data: Path, daemon: Daemon
 
     def tried() -> None:
         (request,) = _taken(daemon)
-        names.add(request.tags[automation.OCCASION_TAG])
+        names.add(request.tags[occasions.OCCASION_TAG])
         _ended(daemon, request)
         assert _taken(daemon) == []
 
@@ -315,7 +333,7 @@ def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) ->
         assert "meta_Toys.json.gz is cut or damaged" in daemon.said
     assert "Toys" not in {request.partition_key for request in daemon.week("2026-11-22")}
     assert "Toys" not in {request.partition_key for request in daemon.tick(automation.next_stages)}
-    answer = automation.requests(DataFolder(data), automation.Occasion("Toys itself", ("Toys",)), daemon.instance)
+    answer = occasions.requests(DataFolder(data), occasions.Occasion("Toys itself", ("Toys",)), daemon.instance)
     assert "Toys" not in {request.partition_key for request in answer.runs}
     assert any(line.startswith(reason) for line in answer.left)
     # What the cache holds may be deleted at any time: then the file is looked at again.
@@ -397,7 +415,7 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
     assert request.partition_key == "Mugs"
     assert daemon.perform(request)
     assert [request.partition_key for request in daemon.tick(automation.next_stages)] == [None], "Toys is new"
-    monkeypatch.setattr(automation, "_at_rest", AT_REST)
+    monkeypatch.setattr(occasions, "_at_rest", AT_REST)
     assert "Toys" in [request.partition_key for request in daemon.tick(automation.raw_files)]
     for file in (data / "raw_files").glob("*Toys*"):
         file.chmod(0o644)  # just now, however long the run has taken
@@ -407,11 +425,11 @@ def test_what_is_on_its_way_is_left_to_its_own_occasion(
 def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Daemon) -> None:
     write_shop(data, "Toys", sources=("Mugs",))
     STEPS["raw/ratings"].publish(DataFolder(data), "Toys")
-    mine = automation.Occasion("mine", ("Mugs",))
-    asked = automation.requests(DataFolder(data), mine, daemon.instance).runs
+    mine = occasions.Occasion("mine", ("Mugs",))
+    asked = occasions.requests(DataFolder(data), mine, daemon.instance).runs
     assert {request.partition_key for request in asked} == {"Mugs", "Toys"}
     (of_toys,) = (request for request in asked if request.partition_key == "Toys")
-    other = automation.Occasion("other", ("Toys",))
+    other = occasions.Occasion("other", ("Toys",))
     run = dg.DagsterRun(
         "__ASSET_JOB",
         status=dg.DagsterRunStatus.STARTED,
@@ -419,10 +437,10 @@ def test_what_another_occasion_builds_is_not_built_twice(data: Path, daemon: Dae
         tags={**other.tags, "dagster/partition": "Toys"},
     )
     daemon.instance.add_run(run)
-    (request,) = automation.requests(DataFolder(data), mine, daemon.instance).runs
+    (request,) = occasions.requests(DataFolder(data), mine, daemon.instance).runs
     assert request.partition_key == "Mugs"
     # Another file is another reason, whatever is being built.
-    (again,) = automation.requests(DataFolder(data), automation.Occasion("again", ("Toys",)), daemon.instance).runs
+    (again,) = occasions.requests(DataFolder(data), occasions.Occasion("again", ("Toys",)), daemon.instance).runs
     assert again.partition_key == "Toys"
 
 
@@ -448,11 +466,11 @@ def test_the_weekly_run_of_housekeeping_finds_damage(data: Path, daemon: Daemon)
     data_folder = DataFolder(data)
     STEPS["raw/ratings"].publish(data_folder, "Toys")
     killed = leave(data)
-    assert daemon.housekeeping().success
+    assert daemon.start("housekeeping").success
     assert not killed.exists()
     table = data_folder.store.require("raw/ratings", "Toys").main
     overwrite(table, bytes(table.stat().st_size))
-    failed = daemon.housekeeping()
+    failed = daemon.start("housekeeping")
     assert not failed.success
     (event,) = failed.filter_events(lambda event: event.is_step_failure)
     assert f"{table} has the sha256" in event.step_failure_data.user_failure_data.description
@@ -526,9 +544,52 @@ def test_nothing_is_on_that_nobody_switched_on(data: Path) -> None:
         "rebuild RUNNING 0 1 1 * *",
         "housekeeping RUNNING 0 5 * * 0",
     ]
-    write_settings(data, automation={"rebuild": "weekly"})
-    with pytest.raises(SettingsError, match="automation: rebuild: 'weekly' is no cron expression"):
-        _switches(data)
-    write_settings(data, automation={"interval": 0})
-    with pytest.raises(SettingsError, match="interval: 0 is no number of seconds"):
-        _switches(data)
+    write_settings(data, automation={"enabled": True}, domains={"Toys": {"colour": "red"}})
+    assert "raw_files RUNNING 30" in _switches(data), "that setting can be used"
+
+
+BROKEN = {
+    "no YAML": ("domains: [", "is not YAML"),
+    "an unknown setting": (
+        "domains: {Toys: {colour: red}}",
+        "unknown setting 'colour'",
+    ),
+    "no time": ("automation: {rebuild: weekly}", "automation: rebuild: 'weekly' is no cron expression"),
+    "no interval": ("automation: {interval: 0}", "interval: 0 is no number of seconds"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN.values(), ids=BROKEN)
+def test_settings_that_cannot_be_used_stop_no_tick_and_no_loading(
+    data: Path, daemon: Daemon, text: str, said: str
+) -> None:
+    write_shop(data, "Toys")
+    good = (data / "domains.yaml").read_text()
+    assert daemon.tick(automation.raw_files) == []
+    (data / "domains.yaml").write_text(text)
+    daemon.data_folder = DataFolder(data)
+    for sensor in (automation.raw_files, automation.next_stages):
+        assert daemon.tick(sensor) == []
+        assert said in daemon.said, sensor
+    for schedule in ("rebuild", "housekeeping"):
+        assert said in daemon.skipped(schedule), schedule
+    # A time of a schedule stops no run.
+    for job in () if "weekly" in text else ("everything", "housekeeping", "one_domain"):
+        failure = daemon.failure(job)
+        assert said in failure, job
+        assert "Traceback" not in failure
+    (data / "domains.yaml").write_text(good)
+    assert daemon.tick(automation.next_stages) == []
+    assert daemon.said == "nothing that was waited for has ended"
+    (request,) = daemon.tick(automation.raw_files)
+    assert request.partition_key == "Toys"
+
+
+def test_everything_is_built_by_one_click(data: Path, daemon: Daemon) -> None:
+    write_shop(data, "Toys", sources=("Mugs",))
+    assert daemon.start("everything").success
+    (mugs, toys) = daemon.tick(automation.next_stages)
+    assert [mugs.partition_key, toys.partition_key] == ["Mugs", "Toys"]
+    assert {"core/sequences", "features/item_text"} < _assets(mugs)
+    assert daemon.start("everything").success
+    assert daemon.tick(automation.next_stages) != [], "a second click tries again"

@@ -1,6 +1,7 @@
 """Code versions move with the code that a function runs, and stand still when only words or other code change."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.planner import code_version as subject
+from pipelines.planner.remembered import Remembered
 from pipelines.planner.step import all_steps
 
 STEPS = all_steps()
@@ -201,3 +203,26 @@ def test_every_step_reaches_what_it_is_known_to_run() -> None:
     assert "warehouse.raw.ratings:write_ratings" in subject.reached("warehouse.raw.reviews:ingest_reviews")
     for key, names in known.items():
         assert set(names) <= subject.reached(STEPS[key].code), key
+
+
+def test_versions_are_remembered_until_a_source_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    room = tmp_path / "room"
+    room.mkdir()
+    source = room / "build.py"
+    source.write_text("a = 1\n")
+    Remembered([room]).put("room.build:a", "0123")
+    assert Remembered([room]).get("room.build:a") == "0123"
+    assert Remembered([room]).get("room.build:b") is None
+    times = source.stat()
+    source.write_text("a = 2\n")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy with its times kept
+    assert Remembered([room]).get("room.build:a") is None
+    (kept,) = (tmp_path / "cache").rglob("code_versions.json")
+    kept.write_text("[no JSON")
+    assert Remembered([room]).get("room.build:a") is None
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    kept.unlink()
+    Remembered([room]).put("room.build:a", "4567")
+    assert not kept.exists()

@@ -44,6 +44,10 @@ def test_ours_is_used_in_silence(
     assert capsys.readouterr().err == ""
 
 
+def test_the_package_has_no_other_settings_than_the_checkout() -> None:
+    assert (REPOSITORY / "pipelines/dagster_home/dagster.yaml").resolve() == REPOSITORY / "dagster.yaml"
+
+
 def test_one_that_is_named_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(HOME_VARIABLE, "mine")

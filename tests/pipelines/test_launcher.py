@@ -19,13 +19,14 @@ from tests.pipelines.small import LONG, write_settings, write_shop
 
 def test_who_is_alive(tmp_path: Path) -> None:
     with process_tag(tmp_path) as tags:
-        assert is_alive(dg.DagsterRun("job", tags=tags))
-    assert not is_alive(dg.DagsterRun("job", tags=tags))
+        assert is_alive(dg.DagsterRun("job", tags=tags), tmp_path)
+    assert not is_alive(dg.DagsterRun("job", tags=tags), tmp_path)
+    assert all(len(value) <= 20 for value in tags.values()), "to be read beside every run"
     assert list(tmp_path.iterdir()) == []
     left = tmp_path / "left"  # by a process that was killed
     left.touch()
-    assert not is_alive(dg.DagsterRun("job", tags=dict.fromkeys(tags, str(left))))
-    assert is_alive(dg.DagsterRun("job")), "nobody knows"
+    assert not is_alive(dg.DagsterRun("job", tags=dict.fromkeys(tags, "left")), tmp_path)
+    assert is_alive(dg.DagsterRun("job"), tmp_path), "nobody knows"
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ from features.errors import FeatureError
 from pipelines.data_folder.folder import DataFolder
 from pipelines.lineage import verify
 from pipelines.planner import asset as assets
+from pipelines.planner import step as steps
 from pipelines.planner.blocking import CHECKS, CheckError
 from pipelines.planner.plan import plan
 from pipelines.planner.step import Job, all_steps
@@ -63,9 +64,22 @@ def _losing_a_row(job: Job) -> Any:
 
 
 def _stale(data_folder: DataFolder) -> list[str]:
-    return [
-        step.key for stage in plan(data_folder, ["Toys"], ["raw/ratings", "core/interactions"]) for step in stage.steps
-    ]
+    asked = ["raw/ratings", "core/interactions"]
+    return [key for key in _planned(data_folder, *asked) if key in asked]
+
+
+def _planned(data_folder: DataFolder, *only: str) -> list[str]:
+    return [step.key for stage in plan(data_folder, ["Toys"], only) for step in stage.steps]
+
+
+def test_only_an_asset_is_built_with_what_it_lacks_and_takes_what_is_there(data_folder: DataFolder) -> None:
+    assert _planned(data_folder, "core/items") == ["raw/metadata", "core/items"]
+    for key in ("raw/metadata", "core/items"):
+        STEPS[key].publish(data_folder, "Toys")
+    assert _planned(data_folder, "core/items") == []
+    write_raw(data_folder.raw_folder, "Toys", 1)
+    assert _planned(data_folder, "core/items") == []
+    assert _planned(data_folder, "core/items", "raw/metadata") == ["raw/metadata", "core/items"]
 
 
 def test_what_fails_its_check_is_not_published(data_folder: DataFolder) -> None:
@@ -146,7 +160,7 @@ def test_only_what_may_pass_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Any, tries: int
 ) -> None:
     monkeypatch.setattr(assets, "RETRIES", dg.RetryPolicy(max_retries=assets.RETRIES.max_retries))
-    monkeypatch.setattr(assets, "DECLARED", {})
+    monkeypatch.setattr(steps, "DECLARED", {})
     tried = []
 
     def build(job: Job) -> Any:
@@ -155,7 +169,7 @@ def test_only_what_may_pass_is_tried_again(
 
     # Code versions are of the house's functions.
     build.__module__, build.__name__ = RATINGS.code.split(":")
-    asset = assets.step("raw/flaky", "warehouse", per_domain=False)(build)
+    asset = assets.asset_of(steps.step("raw/flaky", "warehouse", per_domain=False)(build))
     result = dg.materialize([asset], resources={"data_folder": DataFolder(tmp_path)}, raise_on_error=False)
     assert not result.success
     assert len(tried) == tries

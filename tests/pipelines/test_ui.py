@@ -224,6 +224,15 @@ def test_the_graph_reads_from_raw_to_warehouse(page: Page, served: Served) -> No
 
 
 @needs_chromium
+def test_the_home_page_has_the_runs_of_the_command_line(page: Page, served: Served, pictures: Path) -> None:
+    page.goto(f"http://127.0.0.1:{served.port}")
+    for job in ("one_domain", "all_domains"):
+        expect(page.get_by_role("link", name=job)).to_be_visible()
+    expect(page.get_by_text("No runs", exact=False)).to_have_count(0)
+    page.screenshot(path=pictures / "home.png")
+
+
+@needs_chromium
 @pytest.mark.skipif("MMM4REC_SCREENSHOTS" not in os.environ, reason="MMM4REC_SCREENSHOTS names no folder for pictures")
 def test_the_readme_has_pictures(page: Page, served: Served, data: Path, pictures: Path) -> None:
     """To be read where they are shown some 1,000 pixels wide: the graph from top to bottom, the report's beginning."""

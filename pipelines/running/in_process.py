@@ -1,0 +1,46 @@
+"""A run of a job in this process that Dagster's UI lists as one of its own.
+
+`execute_in_process` makes runs without an origin: no page knows which job they belong to, and the overview leaves them
+out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+LOCATION = "pipelines.definitions"
+"""The code location of `mmm4rec ui`."""
+_REPOSITORY = "__repository__"
+"""What Dagster calls the definitions of a module."""
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""The event log keeps everything; the terminal belongs to the progress bars."""
+
+
+def run_here(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    run_id: str,
+    assets: Sequence[dg.AssetKey],
+    partition: str | None,
+    tags: Mapping[str, str],
+) -> dg.JobExecutionResult:
+    """Materialise some of a job's assets, step after step; an error of a step is in the result."""
+    part = job.as_ephemeral_job(resource_defs={}, input_values={}, asset_selection=assets)
+    if partition:
+        tags = {**tags, **job.get_tags_for_partition_key(partition, selected_asset_keys=assets)}
+    run = instance.create_run_for_job(
+        part,
+        run_id=run_id,
+        # Whoever started it sees how it ended: Dagster's daemon does not try it again.
+        tags={**tags, MAX_RETRIES_TAG: "0"},
+        run_config=_QUIET,
+        asset_selection=frozenset(assets),
+        remote_job_origin=RemoteJobOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), _REPOSITORY), job.name
+        ),
+    )
+    return execute_run(InMemoryJob(part), run, instance)

@@ -1,0 +1,93 @@
+"""The jobs that the UI lists: one domain, what spans domains, everything that is stale, and housekeeping.
+
+`mmm4rec run` runs its stages as the first two. What asks for runs by itself is elsewhere (`automation`).
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import EXPECTED
+from pipelines.garbage import collect
+from pipelines.lineage import verify
+from pipelines.planner.asset import DOMAINS, asset_key
+from pipelines.planner.plan import Stage, plan
+from pipelines.planner.step import all_steps
+from pipelines.running.occasions import Occasion
+from warehouse.artifacts.store import ALL
+
+ONE_DOMAIN = "one_domain"
+ALL_DOMAINS = "all_domains"
+
+
+def job_of(stage: Stage) -> str:
+    """The name of the job that a stage of a plan is a run of."""
+    return ONE_DOMAIN if stage.partition else ALL_DOMAINS
+
+
+def asset_jobs() -> list[Any]:
+    """What is made for each domain, and what is made once."""
+    keys: dict[bool, list[dg.AssetKey]] = {True: [], False: []}
+    for key, step in all_steps().items():
+        keys[step.per_domain].append(asset_key(key))
+    return [
+        dg.define_asset_job(
+            ONE_DOMAIN,
+            dg.AssetSelection.assets(*keys[True]),
+            partitions_def=DOMAINS,
+            description="All that is made of one domain, from raw files to recommendations. A target domain is "
+            "fine-tuned from the pre-trained model as it is now.",
+        ),
+        dg.define_asset_job(
+            ALL_DOMAINS,
+            dg.AssetSelection.assets(*keys[False]),
+            description="What is made of all domains together: the pre-trained model, the catalogue and the report.",
+        ),
+    ]
+
+
+@dg.op
+def open_occasion(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
+    """Says what is stale, and tags its run so that the sensor `next_stages` asks for all runs that this takes."""
+    try:
+        stages = plan(data_folder, data_folder.present())
+    except EXPECTED as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    for stage in stages:
+        context.log.info("stale of %s: %s", stage.name, ", ".join(step.key for step in stage.steps))
+    if stages:
+        context.instance.add_run_tags(context.run_id, Occasion(f"everything {context.run_id[:8]}", (ALL,)).tags)
+        context.log.info("the sensor next_stages asks for these runs, one after the other")
+    else:
+        context.log.info("everything is up to date")
+
+
+@dg.job(
+    description="Builds all that is stale, of all domains: it says what that is, and the sensor next_stages asks for "
+    "the runs.",
+    executor_def=dg.in_process_executor,
+)
+def everything() -> None:
+    """One run of `open_occasion`."""
+    open_occasion()
+
+
+@dg.op
+def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
+    """Removes what nobody needs, and hashes every file of every current version; what is damaged is stale then."""
+    try:
+        data_folder.settings  # noqa: B018 - what is needed is not known where these cannot be used
+        gone = collect(data_folder)
+        problems = [problem for found in verify(data_folder).values() for problem in found]
+    except EXPECTED as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    context.log.info("removed %s leftovers of %s bytes", len(gone), sum(leftover.bytes for leftover in gone))
+    if problems:
+        raise dg.Failure("\n".join(problems), metadata={"problems": len(problems)}, allow_retries=False)
+
+
+@dg.job(description="Collects garbage and verifies hashes.", executor_def=dg.in_process_executor)
+def housekeeping() -> None:
+    """One run of `clear_and_verify`."""
+    clear_and_verify()

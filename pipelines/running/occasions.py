@@ -1,0 +1,192 @@
+"""Occasions: why something is built by itself, and which runs of it can begin.
+
+An occasion is a set of domains to bring up to date. The plan (`plan`) says what is stale. Within an occasion each asset
+of each domain is tried once, so what fails waits for another change or another week, and nothing loops. A raw file that
+was refused is built by no occasion until it changes. Who opens occasions is elsewhere (`automation`, `jobs`).
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
+
+from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.asset import asset_key
+from pipelines.planner.plan import Stage, plan
+from pipelines.planner.step import Ref
+from warehouse.artifacts.store import ALL
+from warehouse.raw.formats import KINDS
+
+OCCASION_TAG = "mmm4rec/occasion"
+DOMAINS_TAG = "mmm4rec/domains"
+AUTOMATIC_TAG = "mmm4rec/automatic"
+
+REFUSED = "refused.json"
+"""In the cache: why the raw files of a domain are not taken, beside the look of those files."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Why something is built: a name that is its own, and the domains that changed, or ALL."""
+
+    name: str
+    changed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: dg.DagsterRun) -> Self:
+        """The occasion that a run was asked for."""
+        return cls(run.tags[OCCASION_TAG], tuple(run.tags[DOMAINS_TAG].split(",")))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """How its runs are known."""
+        return {AUTOMATIC_TAG: "true", OCCASION_TAG: self.name, DOMAINS_TAG: ",".join(self.changed)}
+
+
+@dataclass(frozen=True)
+class Requested:
+    """The runs of an occasion that can begin now, and in words why the rest of what is stale is left."""
+
+    runs: list[dg.RunRequest]
+    left: list[str]
+
+
+def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterInstance) -> Requested:
+    """The runs of an occasion that can begin now; those that began are known by their tags."""
+    tried: set[Ref] = set()
+    busy: set[Ref] = set()
+    runs = instance.get_runs(dg.RunsFilter(tags={OCCASION_TAG: occasion.name}))
+    retried = {run.parent_run_id for run in runs}
+    for run in runs:
+        if run.run_id in retried:
+            continue
+        ended = run.is_finished and not (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true")
+        (tried if ended else busy).update(_refs(run))
+    # What another occasion builds of a domain that this one is not about need not be built twice.
+    automatic = dg.RunsFilter(tags={AUTOMATIC_TAG: "true"}, statuses=NOT_FINISHED_STATUSES)
+    for run in instance.get_runs(automatic):
+        if PARTITION_NAME_TAG in run.tags and run.tags[PARTITION_NAME_TAG] not in occasion.changed:
+            busy |= _refs(run)
+    stages = plan(data_folder, _affected(data_folder, occasion.changed))
+    refused = refused_files(data_folder)
+    lost: set[Ref] = set()
+    left = [not_taken(stage.domain, refused) for stage in stages if stage.domain in refused]
+    for stage in stages:
+        # Of others than the changed ones: what is new, or is being copied, has an occasion to come.
+        foreign = stage.partition and stage.domain not in occasion.changed
+        if stage.domain in refused or (foreign and not _concerns(data_folder, occasion, stage.domain)):
+            lost |= stage.refs
+        elif again := [step.key for step in stage.steps if (step.key, stage.domain) in tried]:
+            more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+            left.append(f"stale, but tried already: {again[0]}{more} of {stage.name}")
+    asked = [_request(data_folder, stage, occasion) for stage in ready(data_folder, stages, tried | lost, busy)]
+    return Requested(asked, list(dict.fromkeys(left)))
+
+
+def _refs(run: dg.DagsterRun) -> set[Ref]:
+    """What a run was asked for."""
+    domain = run.tags.get(PARTITION_NAME_TAG, ALL)
+    return {("/".join(key.path), domain) for key in run.asset_selection or ()}
+
+
+def ready(data_folder: DataFolder, stages: Sequence[Stage], tried: set[Ref], busy: set[Ref]) -> list[Stage]:
+    """Of the stages of a plan, what can be built now.
+
+    What was tried and is stale still is lost, with all that needs it. What needs something that is being built, or is
+    to be, comes later; a step that collects comes last, lost ones or not.
+    """
+    lost: set[Ref] = set()
+    coming: set[Ref] = set()
+    found = []
+    for stage in stages:
+        steps = []
+        for step in stage.steps:
+            ref = (step.key, stage.domain)
+            needed = set() if step.collects else set(step.refs(data_folder, stage.domain))
+            if ref in busy or needed & coming or (step.collects and coming):
+                coming.add(ref)
+            elif ref in tried or needed & lost:
+                lost.add(ref)
+            else:
+                steps.append(step)
+        if steps:
+            found.append(Stage(stage.domain, tuple(steps)))
+            coming |= found[-1].refs
+    return found
+
+
+def _request(data_folder: DataFolder, stage: Stage, occasion: Occasion) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{occasion.name} {digest_of(sorted(stage.refs))}",
+        partition_key=stage.partition,
+        asset_selection=[asset_key(key) for key in stage.asset_keys(data_folder)],
+        tags=occasion.tags,
+    )
+
+
+def _affected(data_folder: DataFolder, changed: Sequence[str]) -> list[str]:
+    """The domains at hand that depend on the changed ones: themselves, and on a source every target."""
+    present = {name: data_folder.settings.domains[name].role for name in data_folder.present()}
+    shared = any(present.get(domain) == "source" for domain in changed)
+    return [
+        name for name, role in present.items() if ALL in changed or name in changed or (shared and role == "target")
+    ]
+
+
+def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
+    """Whether an occasion may build a domain that has not changed."""
+    known = ALL in occasion.changed or data_folder.store.is_published("raw/ratings", domain)
+    return known and _at_rest(data_folder, domain)
+
+
+def _at_rest(data_folder: DataFolder, domain: str) -> bool:
+    """Whether nobody has touched the raw files for as long as two ticks lie apart, so that no copying goes on.
+
+    Whoever copies a file cannot set this time back.
+    """
+    rest = data_folder.settings.automation.interval
+    return all(time.time() - path.stat().st_ctime >= rest for path in raw_files_of(data_folder, domain))
+
+
+def raw_files_of(data_folder: DataFolder, domain: str) -> list[Path]:
+    """The raw files of a domain at hand."""
+    return [data_folder.raw_file(domain, kind) for kind in KINDS]
+
+
+def appearance(data_folder: DataFolder, domain: str) -> str:
+    """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings.
+
+    The change time too, since it alone tells another file of the same size whose time was kept.
+    """
+    shown = []
+    for path in raw_files_of(data_folder, domain):
+        status = path.stat()
+        shown.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return digest_of([shown, asdict(data_folder.settings.domain(domain))])
+
+
+def refused_files(data_folder: DataFolder) -> dict[str, str]:
+    """Why raw files are not taken, by domain, of those that have not changed since that was found."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        known = json.loads((data_folder.cache / REFUSED).read_text(encoding="utf-8"))
+        present = data_folder.present()
+        return {d: str(why) for d, (look, why) in known.items() if d in present and look == appearance(data_folder, d)}
+    return {}
+
+
+def not_taken(domain: str, refused: Mapping[str, str]) -> str:
+    """Which raw files are not taken, and why."""
+    return f"{domain} is not taken: {refused[domain]}"
+
+
+def digest_of(value: Any) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
