@@ -48,6 +48,9 @@ __all__ = [
     "write_parquet",
 ]
 
+OLDEST: Final = "1.2.0"
+"""The oldest DuckDB that reads the catalogue."""
+
 SPILLED: Final = "10GB"
 """What questions may spill to disk, all of one session together."""
 
@@ -87,9 +90,11 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new DuckDB file, open for writing; flushed and closed at the end."""
-    connection = _open(Engine(), path)
+    """A new DuckDB file that `OLDEST` and newer can read, open for writing; flushed and closed at the end."""
+    connection = _open(Engine(), temp_directory="")
     try:
+        connection.execute(f"ATTACH {literal(str(path.absolute()))} AS warehouse (STORAGE_VERSION 'v{OLDEST}')")
+        connection.execute("USE warehouse")
         yield connection
     finally:
         connection.close()
