@@ -44,7 +44,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, materialise: Callable[..., A
         # One copy, one user outside the core, and a line that is none.
         ratings.write_text("\n".join([*lines, lines[0], f"{domain}0,stranger,5.0,1", "broken"]))
         products = [
-            {"asin": f"{domain}{item}", "title": f"{domain} {item}", "imageURL": ["u"] * item} for item in range(3)
+            {"asin": f"{domain}{item}", "title": f"{domain} {item}", "imageURL": ["u"] * item, "price": price}
+            for item, price in enumerate(("$0", "$1", "{}"))
         ]
         metadata.write_text("\n".join([*map(json.dumps, [*products, {"asin": f"{domain}0"}]), "{cut"]))
         materialise(store, domain, ratings, metadata, 3)
@@ -167,7 +168,8 @@ def test_every_line_is_kept_or_counted(catalogue: Path) -> None:
     """Raw lines = what is kept + what was rejected, step by step, nothing in between."""
     kept = {row["domain"]: row for row in query(catalogue, "FROM domains").to_pylist()}
     for domain, row in kept.items():
-        rejected = query(catalogue, "FROM rejected WHERE domain = $domain", {"domain": domain}).to_pylist()
+        asked = "FROM rejected WHERE domain = $domain AND what = 'row'"
+        rejected = query(catalogue, asked, {"domain": domain}).to_pylist()
         steps = {(step["key"], step["reason"]): step["rows"] for step in rejected}
         of_ratings = sum(n for (key, _), n in steps.items() if key not in ("raw/metadata", "core/items"))
         of_metadata = sum(n for (key, _), n in steps.items() if key in ("raw/metadata", "core/items"))
@@ -176,6 +178,13 @@ def test_every_line_is_kept_or_counted(catalogue: Path) -> None:
         assert steps["core/interactions", "exact_duplicate"] == 1
         assert steps["core/sequences", "not_in_sequences"] == 1
         assert steps["core/items", "duplicate_asin"] == 1
+
+
+def test_a_price_that_cannot_be_read_is_counted_and_its_row_kept(catalogue: Path) -> None:
+    prices = query(catalogue, "SELECT * EXCLUDE (domain) FROM rejected WHERE what = 'price' AND domain = 'Mugs'")
+    assert prices.to_pylist() == [{"key": "core/items", "what": "price", "reason": "no_amount", "rows": 1}]
+    items = query(catalogue, "SELECT price_raw, price_lowest FROM core.items WHERE domain = 'Mugs' ORDER BY item_id")
+    assert [tuple(row.values()) for row in items.to_pylist()] == [("$0", 0.0), ("$1", 1.0), ("{}", None)]
 
 
 def test_coverage_of_the_items(catalogue: Path) -> None:
@@ -187,6 +196,7 @@ def test_coverage_of_the_items(catalogue: Path) -> None:
         "text": 3,
         "categories": 0,
         "picture_address": 2,
+        "price": 2,
     }
     assert {row["items"] for row in answer} == {3}
 

@@ -101,6 +101,8 @@ def _rejected(stored: Sequence[str]) -> Iterator[str]:
             yield fill("rejected_rows", {"key": key, "rejected": qualified(view)})
     if "core.sequences" in stored:
         yield load_sql("rejected_by_core")
+    if "core.items" in stored:
+        yield load_sql("rejected_prices")
 
 
 def _coverage(stored: Sequence[str]) -> Iterator[str]:

@@ -138,7 +138,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column(
             "what",
             _string,
-            "title, brand, description, text (title or description), categories, picture_address: in the metadata; "
+            "title, brand, description, text (title or description), categories, picture_address, price: in the "
+            "metadata; "
             "picture: read and kept; text_vector, picture_vector: encoded",
         ),
         _column("items", _int64, "Items"),
@@ -163,15 +164,17 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
     "main/rejected": _table(
         "All that was left out between raw file and sequences, counted. Rating lines = interactions in sequences + "
         "the rows of raw/ratings, core/interactions and core/sequences here; lines of metadata = items that have "
-        "metadata + the rows of raw/metadata and core/items. Key: (domain, key, reason)",
+        "metadata + the rows of raw/metadata and core/items; of both, where what is row. Key: (domain, key, what, "
+        "reason)",
         _name,
         _column("key", _string, "Step that left it out: layer/noun of the artifact"),
+        _column("what", _string, "row: a line or a row; price: a price that could not be read, whose row is kept"),
         _column(
             "reason",
             _string,
             "Why; not_in_sequences: outside the k-core, or before what a sequence cut at the longest length keeps",
         ),
-        _column("rows", _int64, "Lines or rows"),
+        _column("rows", _int64, "Lines or rows; of prices, items"),
     ),
 }
 """Tables and views that exist only in the analysts' catalogue, but for `results`."""
