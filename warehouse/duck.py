@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.types as kinds
 
 from warehouse.artifacts.staging import Staging
 from warehouse.artifacts.threads import available_cores
@@ -43,6 +44,7 @@ __all__ = [
     "load_sql",
     "pattern",
     "spilling",
+    "sql_type",
     "stream",
     "table",
     "write_parquet",
@@ -251,3 +253,19 @@ def fill(name: str, fragments: Mapping[str, str]) -> str:
 def qualified(name: str) -> str:
     """``schema.view`` as it may stand in SQL, whatever words the two are."""
     return ".".join(map(identifier, name.split(".")))
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a declared type."""
+    if kinds.is_list(kind) or kinds.is_fixed_size_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    names = {
+        pa.string(): "VARCHAR",
+        pa.bool_(): "BOOLEAN",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float32(): "FLOAT",
+        pa.float64(): "DOUBLE",
+        pa.timestamp("us"): "TIMESTAMP",
+    }
+    return names[kind]

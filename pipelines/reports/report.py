@@ -120,7 +120,6 @@ def _shelves(
         for item in items:
             content = found.get(item["item_id"])
             item["picture"] = content and _data_uri(content)
-            item["title"] = item["title"] or item["item_id"]
     return rows
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmm4rec.metrics import shown
+from pipelines.planner.columns import columns
 from tests.conftest import REPOSITORY
 from tests.test_tables import MADE, PRODUCED
 from tests.warehouse.work import publish_domain, write_raw
@@ -61,10 +62,16 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for key, schema in PRODUCED.items():
                 if key.startswith(f"{artifact}/"):
                     pq.write_table(schema.empty_table(), out / f"{key.rpartition('/')[2]}.parquet")
-            return {"model": "scratch"}
+            return {"model": "scratch", "encoded": 1, "reused": 0}
 
         store.publish(Recipe(artifact, "Empty", "code", {}, {}, {}), build)
-    build_catalogue(store.all_current(), folder / "warehouse.duckdb", metrics=[metric.label for metric in shown()])
+    build_catalogue(
+        store.all_current(),
+        folder / "warehouse.duckdb",
+        metrics=[metric.label for metric in shown()],
+        periods=store.periods(),
+        columns=columns,
+    )
     return folder / "warehouse.duckdb"
 
 

@@ -23,7 +23,7 @@ listed AS (
     UNION ALL
     FROM recommended
 )
-SELECT what, number, rated_at::DATE AS day, item_id, coalesce(nullif(title, ''), item_id) AS title
+SELECT what, number, rated_at::DATE AS day, item_id, coalesce(display_title, item_id) AS title
 FROM listed
 LEFT JOIN core.items USING (domain, item_id)
 ORDER BY what, number

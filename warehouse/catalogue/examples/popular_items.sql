@@ -4,7 +4,7 @@
 SELECT
     row_number() OVER (ORDER BY interactions DESC, item_id) AS rank,
     item_id,
-    coalesce(nullif(title, ''), item_id) AS title,
+    coalesce(display_title, item_id) AS title,
     brand,
     interactions
 FROM core.sequences_items

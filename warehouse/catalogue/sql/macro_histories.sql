@@ -4,7 +4,8 @@ SELECT
     histories.user_id,
     list_transform(histories.history, lambda rated: rated.item_id) AS item_ids,
     list_transform(histories.history, lambda rated: rated.time) AS times,
-    list_transform(histories.history, lambda rated: rated.rating) AS ratings
+    list_transform(histories.history, lambda rated: rated.rating) AS ratings,
+    list_transform(histories.history, lambda rated: make_timestamp(rated.time * 1000000)) AS rated_at
 FROM (
     SELECT
         interactions.user_id,
