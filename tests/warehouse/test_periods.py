@@ -99,7 +99,7 @@ def test_what_changed_is_one_question(tmp_path: Path) -> None:
         ("Pots", 3, True),
     ]
     asked = example("what_changed")
-    rows = query(tmp_path / "w.duckdb", asked.sql, asked.bind({"key": "core/notes"})).to_pylist()
+    rows = query(tmp_path / "w.duckdb", asked.sql, asked.bind({"key": "core/notes"}, lambda sql, known: [])).to_pylist()
     assert [tuple(row[name] for name in ("domain", "figure", "before", "now", "difference")) for row in rows] == [
         ("Mugs", "ndcg_10.scratch", 0.2, 0.4, 0.2),
         ("Mugs", "rows", 2, 4, 2),

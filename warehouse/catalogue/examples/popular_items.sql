@@ -1,5 +1,5 @@
 -- Which items of a domain are the most popular ones?
--- $domain = null: the domain; the first one
+-- $domain = (SELECT min(domain) FROM domains): the domain; the first one
 -- $top = 10: how many
 SELECT
     row_number() OVER (ORDER BY interactions DESC, item_id) AS rank,
@@ -9,6 +9,6 @@ SELECT
     interactions
 FROM core.sequences_items
 LEFT JOIN core.items USING (domain, item_id)
-WHERE domain = coalesce($domain, (SELECT min(domain) FROM domains))
+WHERE domain = $domain
 ORDER BY rank
 LIMIT $top
