@@ -108,9 +108,11 @@ def report(job: Job[ReportOf]) -> Any:
     from pipelines.reports.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
+    catalogue = job.input("warehouse/catalogue")
     return build_report(
-        job.input("warehouse/catalogue").path / CATALOGUE,
+        catalogue.path / CATALOGUE,
         job.parameters.data,
         lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
         job.out / REPORT,
+        catalogue.manifest.created,
     )

@@ -19,7 +19,13 @@ before AS (
     FROM figures
     WHERE age = 2
 )
-SELECT domain, since, figure, before.value AS before, figures.value AS now, figures.value - before.value AS difference
+SELECT
+    domain,
+    date_trunc('second', since) AS since,
+    figure,
+    before.value AS before,
+    figures.value AS now,
+    figures.value - before.value AS difference
 FROM figures
 LEFT JOIN before USING (domain, figure)
 WHERE age = 1 AND figures.value IS DISTINCT FROM before.value
