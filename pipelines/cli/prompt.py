@@ -129,12 +129,17 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def chosen(session: Session, example: Example, given: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Any]:
-    """The parameters of an example; says which values it takes where none were given and the data decide."""
+def chosen(
+    session: Session, example: Example, given: Mapping[str, str], say: Callable[[str], None], option: str = "--param "
+) -> dict[str, Any]:
+    """The parameters of an example; says which values it takes where none were given and the data decide.
+
+    `option` is what stands before a parameter where it is typed.
+    """
     bound = example.bind(given, lambda sql, known: session.ask(sql, known).to_pylist())
     for name, parameter in example.parameters.items():
         if name not in given and parameter.query:
-            say(f"{name} = {bound[name]} ({parameter.meaning}); --param {name}=... takes another")
+            say(f"{name} = {bound[name]} ({parameter.meaning}); {option}{name}=... takes another")
     return bound
 
 
@@ -267,7 +272,7 @@ class Prompt:
 
     def _example(self, name: str, *given: str) -> None:
         found: Example = example(name)
-        bound = chosen(self._session, found, parameters(list(given)), self._say)
+        bound = chosen(self._session, found, parameters(list(given)), self._say, option="")
         self._say(found.sql.rstrip())
         self._answer(found.sql, bound)
 
