@@ -9,12 +9,13 @@ QUIETLY := --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
+OLDEST_DUCKDB := .duckdb-oldest
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 # One worker more than cores, as long tests wait for servers and daemons; short ones do not.
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 ONE_MORE := $(shell expr $(WORKERS) + 1)
 
-.PHONY: help setup demo ui test test-all soak openclip recbole screenshots check format docs lock clean
+.PHONY: help setup demo ui test test-all soak openclip recbole olddb screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -65,6 +66,10 @@ recbole: setup ## hold GRU4Rec and SASRec against RecBole's, in an environment l
 		werkzeug==3.1.9 absl-py==2.5.1 psutil==7.2.2 plotly==7.1.0)
 	$(RECBOLE)/bin/python -m pytest tests/benchmarks/test_recbole.py
 
+olddb: setup ## open the catalogue with the oldest DuckDB that is promised, in a folder of its own
+	$(PIP) install $(QUIETLY) --no-deps --upgrade --target $(OLDEST_DUCKDB) duckdb==1.2.0
+	$(BIN)/python -m pytest tests/warehouse/test_oldest.py
+
 screenshots: setup ## take the README's pictures of the UI, over the demo's data
 	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" tests/pipelines/test_ui.py
 
@@ -86,4 +91,4 @@ lock: ## take the versions installed now as constraints
 	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
-	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(DATA)
+	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(OLDEST_DUCKDB) $(DATA)

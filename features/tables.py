@@ -71,7 +71,7 @@ ITEM_TEXT = pa.schema(
 ITEM_IMAGES = pa.schema(
     [
         _column("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
-        _column("status", pa.string(), "ok, or why there is no picture: see features.pictures.item_images.STATUSES."),
+        _column("status", pa.string(), "ok, or why there is no picture; `mmm4rec pictures` says what each means."),
         _column("url", pa.string(), "Address of the picture used; else the first address tried.", True),
         _column("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
         _column("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.types as kinds
 
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown as shown_metrics
@@ -16,9 +15,11 @@ from mmm4rec.tables import TABLES as MODEL_TABLES
 from warehouse.catalogue.build import view_name
 from warehouse.catalogue.questions import examples
 from warehouse.catalogue.views import CATALOGUE, MACROS, PARTITION, Macro, results
+from warehouse.catalogue.views import shown as shown_columns
+from warehouse.duck import sql_type
 from warehouse.tables import TABLES as CORE_TABLES
 
-__all__ = ["dictionary", "sql_type"]
+__all__ = ["dictionary"]
 
 _LAYERS: Final = {
     "raw": "The raw files as tables, line by line, unchanged.",
@@ -47,24 +48,11 @@ def dictionary() -> str:
     return "\n".join([_HEAD, *_tables(), *_macros(), *_examples()])
 
 
-def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of a declared type."""
-    if kinds.is_list(kind) or kinds.is_fixed_size_list(kind):
-        return f"{sql_type(kind.value_type)}[]"
-    names = {
-        pa.string(): "VARCHAR",
-        pa.bool_(): "BOOLEAN",
-        pa.int32(): "INTEGER",
-        pa.int64(): "BIGINT",
-        pa.float32(): "FLOAT",
-        pa.float64(): "DOUBLE",
-        pa.timestamp("us"): "TIMESTAMP",
-    }
-    return names[kind]
-
-
 def _tables() -> Iterator[str]:
-    shown = {view_name(key): (key, schema) for key, schema in (CORE_TABLES | FEATURE_TABLES | MODEL_TABLES).items()}
+    shown = {
+        view_name(key): (key, shown_columns(key, schema))
+        for key, schema in (CORE_TABLES | FEATURE_TABLES | MODEL_TABLES).items()
+    }
     made = CATALOGUE | {"main/results": results([metric.label for metric in shown_metrics()])}
     shown |= {(key.split("/")[0], key.split("/")[1]): ("", schema) for key, schema in made.items()}
     for layer, meaning in _LAYERS.items():

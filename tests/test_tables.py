@@ -1,5 +1,7 @@
 """One room writes a table, another reads it: their declarations agree."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -34,3 +36,15 @@ def test_every_table_and_column_says_what_it_is() -> None:
         assert (schema.metadata or {}).get(b"comment"), key
         for field in schema:
             assert (field.metadata or {}).get(b"comment"), (key, field.name)
+
+
+def test_what_analysts_read_names_no_python() -> None:
+    """Analysts know SQL and commands: no module, no class, no name of a constant."""
+    code = re.compile(
+        r"\b(mmm4rec|pipelines)\.\w|\b(features|warehouse)(\.\w+){2}|\b[A-Z]+_[A-Z]+\b|STATUSES|None\b|\w\(\)"
+    )
+    declared = PRODUCED | MADE | {name: macro.columns for name, macro in MACROS.items()}
+    comments = [schema.metadata[b"comment"] for schema in declared.values()]
+    comments += [field.metadata[b"comment"] for schema in declared.values() for field in schema]
+    comments += [macro.comment.encode() for macro in MACROS.values()]
+    assert [comment for comment in comments if code.search(comment.decode())] == []

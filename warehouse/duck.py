@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.types as kinds
 
 from warehouse.artifacts.staging import Staging
 from warehouse.artifacts.threads import available_cores
@@ -43,10 +44,14 @@ __all__ = [
     "load_sql",
     "pattern",
     "spilling",
+    "sql_type",
     "stream",
     "table",
     "write_parquet",
 ]
+
+OLDEST: Final = "1.2.0"
+"""The oldest DuckDB that reads the catalogue."""
 
 SPILLED: Final = "10GB"
 """What questions may spill to disk, all of one session together."""
@@ -87,12 +92,14 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new DuckDB file, open for writing; flushed and closed at the end.
+    """A new DuckDB file that `OLDEST` and newer can read, open for writing; flushed and closed at the end.
 
     All is one transaction, as DuckDB flushes the file at the end of each: a catalogue takes a hundred statements.
     """
-    connection = _open(Engine(), path)
+    connection = _open(Engine(), temp_directory="")
     try:
+        connection.execute(f"ATTACH {literal(str(path.absolute()))} AS warehouse (STORAGE_VERSION 'v{OLDEST}')")
+        connection.execute("USE warehouse")
         connection.begin()
         yield connection
         connection.commit()
@@ -251,3 +258,19 @@ def fill(name: str, fragments: Mapping[str, str]) -> str:
 def qualified(name: str) -> str:
     """``schema.view`` as it may stand in SQL, whatever words the two are."""
     return ".".join(map(identifier, name.split(".")))
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a declared type."""
+    if kinds.is_list(kind) or kinds.is_fixed_size_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    names = {
+        pa.string(): "VARCHAR",
+        pa.bool_(): "BOOLEAN",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float32(): "FLOAT",
+        pa.float64(): "DOUBLE",
+        pa.timestamp("us"): "TIMESTAMP",
+    }
+    return names[kind]

@@ -17,7 +17,7 @@ SPLITS: Final = ("train", "validation", "test")
 """The parts of a user's sequence, in the order of time."""
 
 
-_string, _int32, _int64, _float = pa.string(), pa.int32(), pa.int64(), pa.float32()
+_string, _int32, _int64, _float, _double = pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64()
 _strings = pa.list_(pa.string())
 
 _line = _column("line", _int64, "Line of the raw file, from 1")
@@ -58,6 +58,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _column("description", _strings, "Fragments of the description as scraped, without empty ones"),
         _column("categories", _strings, "Path of categories, from general to special"),
         _column("image_urls", _strings, "Picture addresses, high resolution first; without empties and repeats"),
+        _column("price", _string, "Price as scraped, possibly a style sheet; empty if missing"),
     ),
     "raw/metadata/quarantine": _quarantine("metadata"),
     "core/items/items": _table(
@@ -70,6 +71,18 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _column("description_raw", _strings, "Fragments as scraped"),
         _column("categories", _strings, "Path of categories without tags and entities"),
         _column("image_urls", _strings, "Picture addresses, high resolution first"),
+        _column("price_raw", _string, "Price as scraped; empty if missing"),
+        _column("price_lowest", _double, "Price, or the lower end of a range; null if missing or unread", True),
+        _column("price_highest", _double, "Price, or the upper end of a range; null if missing or unread", True),
+        _column("price_currency", _string, "Its currency, ISO 4217; $ is USD; null where none is named", True),
+        _column(
+            "price_unread",
+            _string,
+            "Why the price could not be read; null if it was, or is missing. no_amount: no number, or far more than "
+            "one, as in a style sheet; negative; unclear_number: can be read in two ways or in none, such as 1.234; "
+            "unknown_currency: a word or sign beside the number; two_currencies: a range between two",
+            True,
+        ),
         _column("line", _int64, "Line of the metadata file that was kept"),
     ),
     "core/items/rejected": _table(

@@ -1,5 +1,7 @@
 """Layer warehouse: what people open. The analysts' catalogue over everything that is current, and the report."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from mmm4rec.tables import COMPARISON
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from pipelines.assets import core, features, models, raw, reports  # noqa: F401 - declares their steps
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
+from pipelines.planner.columns import columns
 from pipelines.planner.step import DECLARED, Apart, Job, Ref, step
+from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
@@ -24,13 +28,29 @@ _SHOWN = (*_EVERYTHING, COMPARISON)
 
 @dataclass(frozen=True)
 class CatalogueOf:
-    """Where the files are that the views name by absolute paths, and the metrics that have a column of their own.
+    """Where the files are that the views name by absolute paths, the metrics that have a column of their own, and which
+    version was current from when to when.
 
-    In a folder that was moved or copied it is another catalogue.
+    In a folder that was moved or copied it is another catalogue, and so it is where something was current meanwhile and
+    is no longer.
     """
 
     folder: str
     metrics: tuple[str, ...]
+    history: str
+    """Hash of the periods."""
+    periods: Apart[tuple[Period, ...]]
+
+
+def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
+    periods = tuple(period for period in data_folder.store.periods() if period.key in _SHOWN)
+    moves = [(period.key, period.domain, period.version, period.since, period.until) for period in periods]
+    return CatalogueOf(
+        str(data_folder.path.absolute()),
+        tuple(metric.label for metric in shown()),
+        hashlib.sha256(json.dumps(moves).encode()).hexdigest()[:16],
+        periods,
+    )
 
 
 @step(
@@ -38,9 +58,7 @@ class CatalogueOf:
     "warehouse",
     upstream=_EVERYTHING,
     refs=lambda data_folder, domain: [(a.key, a.domain) for a in data_folder.store.all_current() if a.key in _SHOWN],
-    parameters=lambda data_folder, domain: CatalogueOf(
-        str(data_folder.path.absolute()), tuple(metric.label for metric in shown())
-    ),
+    parameters=lambda data_folder, domain: _catalogue_of(data_folder),
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -55,6 +73,8 @@ def catalogue(job: Job[CatalogueOf]) -> Any:
         job.out / CATALOGUE,
         comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES},
         metrics=job.parameters.metrics,
+        periods=job.parameters.periods,
+        columns=columns,
     )
 
 
@@ -87,9 +107,11 @@ def report(job: Job[ReportOf]) -> Any:
     from pipelines.reports.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
+    catalogue = job.input("warehouse/catalogue")
     return build_report(
-        job.input("warehouse/catalogue").path / CATALOGUE,
+        catalogue.path / CATALOGUE,
         job.parameters.data,
         lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
         job.out / REPORT,
+        catalogue.manifest.created,
     )

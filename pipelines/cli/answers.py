@@ -24,6 +24,7 @@ __all__ = [
     "fail",
     "print_error",
     "print_json",
+    "print_note",
     "print_table",
     "print_text",
     "print_warning",
@@ -60,6 +61,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 def print_text(text: str) -> None:
     """A line on stdout, as it is."""
     out.print(escaped(text), highlight=False, soft_wrap=True)
+
+
+def print_note(text: str) -> None:
+    """A dim line on stderr, beside an answer."""
+    err.print(escaped(text), style="dim", highlight=False, soft_wrap=True)
 
 
 def print_warning(text: str, about: str | None = None) -> None:

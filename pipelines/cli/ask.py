@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.answers import answer, fail, print_error, print_table, print_text, warn_of_damaged
+from pipelines.cli.answers import (
+    answer,
+    fail,
+    print_error,
+    print_json,
+    print_note,
+    print_table,
+    print_text,
+    warn_of_damaged,
+)
 from pipelines.cli.options import Data, Json, catalogue_file, open_data_folder
 from pipelines.terminal import err, out
 
@@ -25,22 +34,40 @@ commands = typer.Typer()
 def recommend(
     domain: Annotated[str, typer.Argument(help="The domain.")],
     user: Annotated[str, typer.Option(help="A user id of the raw file.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many; the report keeps ten.")] = 10,
+    k: Annotated[int | None, typer.Option("-k", min=1, help="How many; else all that are kept.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Show what a user is recommended, with titles and scores."""
     data_folder = open_data_folder(data)
-    from warehouse.catalogue.query import query
+    from warehouse.catalogue.query import Session
 
     data_folder.settings.domain(domain)
-    statement = (Path(__file__).parent / "sql" / "recommendations.sql").read_text()
-    bound = {"domain": domain, "user": user, "k": k}
-    rows = query(catalogue_file(data_folder), statement, bound).to_pylist()
-    if not rows:
+    statement, about = (
+        (Path(__file__).parent / "sql" / f"{name}.sql").read_text() for name in ("recommendations", "recommended_to")
+    )
+    who = {"domain": domain, "user": user}
+    with Session(catalogue_file(data_folder)) as session:
+        (known,) = session.ask(about, who).to_pylist()
+        kept = known["kept"]
+        if kept is None:
+            fail(f"{domain} has no recommendations yet; `mmm4rec run {domain}` makes them")
+        if k is not None and k > kept:
+            fail(
+                f"{domain} keeps {kept} recommendations a user, so {k} cannot be shown; "
+                f"`recommendations: {{k: {k}}}` in domains.yaml and `mmm4rec run` keep more"
+            )
+        rows = session.ask(statement, who | {"k": k or kept}).to_pylist()
+    if not known["users"]:
         fail(f"{domain} has no recommendations for user {user!r}: not a user of its k-core")
+    if not rows and not as_json:
+        print_text(f"{user} has all {known['items']} items of {domain}: there is none left to recommend")
+        return
+    if as_json:
+        print_json(rows)
+        return
     shown = ((row["rank"], row["item_id"], row["title"], f"{row['score']:.3f}") for row in rows)
-    answer(as_json, rows, ["", "item", "title", "score"], shown)
+    print_table(["", "item", "title", "score"], shown, title=f"{domain}, ranked by {rows[0]['model']}")
 
 
 @commands.command(epilog="Examples: `mmm4rec features` · `mmm4rec features --domain Sample_Toys --json`")
@@ -115,7 +142,7 @@ def search(
 
 @commands.command(
     epilog='Examples: `mmm4rec sql "SELECT domain, users, items FROM domains"` · `mmm4rec sql < questions.sql` · '
-    "`mmm4rec sql --example popular_items --param top=5 --csv`"
+    "`mmm4rec sql --example popular_items --param top=5 --csv` · `mmm4rec sql 'FROM results' --out results.parquet`"
 )
 def sql(
     statement: Annotated[
@@ -125,6 +152,9 @@ def sql(
     examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
     param: Annotated[
         list[str] | None, typer.Option(help="Bind a $-name of the query; repeatable.", metavar="NAME=VALUE")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Write the answer to this .parquet file.", show_default=False)
     ] = None,
     data: Data = None,
     as_csv: Annotated[
@@ -141,11 +171,14 @@ def sql(
 ) -> None:
     """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt.
 
-    A table shows the first 1,000 rows; --csv and --json print all, however many.
+    A table shows the first 1,000 rows, with rounded numbers; --csv, --json and --out write all, as they are.
     """
     if sum((statement is not None, example is not None, examples)) > 1:
         raise typer.BadParameter("give one of a query, --example and --examples")
+    if to is not None and (as_csv or as_json or (statement is None and example is None)):
+        raise typer.BadParameter("--out is for one query or --example, without --csv and --json")
     from pipelines.cli import prompt
+    from pipelines.cli.parquet import check_target
     from warehouse.catalogue import questions
     from warehouse.catalogue.query import Session
 
@@ -154,29 +187,37 @@ def sql(
         _print_rows(prompt.example_table(), form)
         return
     given = prompt.parameters(param or [])
-    with Session(catalogue_file(open_data_folder(data))) as session:
+    data_folder = open_data_folder(data)
+    place = None if to is None else check_target(to, data_folder.path)
+    with Session(catalogue_file(data_folder)) as session:
         if example is not None:
             asked = questions.example(example)
-            _print_answer(session, asked.sql, asked.bind(given), form)
+            bound = prompt.chosen(session, asked, given, print_note)
+            _answer(session, asked.sql, bound, form, place)
         elif statement is not None:
-            _print_answer(session, statement, given, form)
+            _answer(session, statement, given, form, place)
         elif sys.stdin.isatty():
             prompt.Prompt(session, lambda table: _print_rows(table, form), print_text, print_error).run()
         else:
             for one in session.statements(sys.stdin.read()):
-                _print_answer(session, one, given, form)
+                _answer(session, one, given, form)
 
 
-def _print_answer(session: "Session", statement: str, bound: Mapping[str, Any], form: str) -> None:
-    """Ask, and print the answer: the first rows as a table, or all of them part by part."""
+def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: str, place: Path | None = None) -> None:
+    """Ask, and print the answer: the first rows as a table, or all of them part by part; or write them to `place`."""
     from pipelines.cli import prompt
+    from pipelines.cli.parquet import write_parquet
 
+    if place is not None:
+        rows = write_parquet(prompt.stream(session, statement, bound), place)
+        print_text(f"wrote {rows:,} rows to {place}")
+        return
     if form != "table":
         prompt.write(prompt.stream(session, statement, bound), form, sys.stdout)
         return
-    rows = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
-    _print_rows(rows.slice(0, prompt.TABLE), form)
-    if rows.num_rows > prompt.TABLE:
+    found = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
+    _print_rows(found.slice(0, prompt.TABLE), form)
+    if found.num_rows > prompt.TABLE:
         err.print(f"the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
 
 
@@ -185,6 +226,7 @@ def _print_rows(table: "pa.Table", form: str) -> None:
     from pipelines.cli import prompt
 
     if form == "table":
-        print_table(table.column_names, prompt.rows(table.to_batches()))
+        rows = (map(prompt.rounded, row) for row in prompt.rows(table.to_batches()))
+        print_table(table.column_names, map(tuple, rows))
     else:
         prompt.write(prompt.whole(table), form, sys.stdout)

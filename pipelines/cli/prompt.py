@@ -8,6 +8,7 @@ import csv
 import difflib
 import inspect
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from warehouse.catalogue.query import Answer, Session, ends
 from warehouse.catalogue.questions import Example, example, examples
 from warehouse.errors import DataError
 
-__all__ = ["Prompt", "ask", "example_table", "parameters", "rows", "stream", "whole", "write"]
+__all__ = ["Prompt", "ask", "chosen", "example_table", "parameters", "rounded", "rows", "stream", "whole", "write"]
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def stream(session: Session, sql: str, bound: Mapping[str, Any] | None = None) -
         while (batch := _aside(session, lambda: next(answer.batches, None))) is not None:
             yield batch
 
-    return Answer(answer.columns, batches())
+    return Answer(answer.schema, batches())
 
 
 def _aside(session: Session, question: Callable[[], T]) -> T:
@@ -80,7 +81,7 @@ def _aside(session: Session, question: Callable[[], T]) -> T:
 
 def whole(table: pa.Table) -> Answer:
     """A table in memory as an answer."""
-    return Answer(table.column_names, iter(table.to_batches()))
+    return Answer(table.schema, iter(table.to_batches()))
 
 
 def parameters(given: list[str]) -> dict[str, str]:
@@ -115,6 +116,31 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
     """The rows by place, since two columns of an answer may have one name."""
     for batch in batches:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def rounded(value: Any) -> Any:
+    """A number as people read it: to four places after the point, a small one to four digits; also within lists."""
+    if isinstance(value, float) and math.isfinite(value):
+        return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return value
+
+
+def chosen(
+    session: Session, example: Example, given: Mapping[str, str], say: Callable[[str], None], option: str = "--param "
+) -> dict[str, Any]:
+    """The parameters of an example; says which values it takes where none were given and the data decide.
+
+    `option` is what stands before a parameter where it is typed.
+    """
+    bound = example.bind(given, lambda sql, known: session.ask(sql, known).to_pylist())
+    for name, parameter in example.parameters.items():
+        if name not in given and parameter.query:
+            say(f"{name} = {bound[name]} ({parameter.meaning}); {option}{name}=... takes another")
+    return bound
 
 
 def write(answer: Answer, form: str, file: TextIO) -> None:
@@ -246,7 +272,7 @@ class Prompt:
 
     def _example(self, name: str, *given: str) -> None:
         found: Example = example(name)
-        bound = found.bind(parameters(list(given)))
+        bound = chosen(self._session, found, parameters(list(given)), self._say, option="")
         self._say(found.sql.rstrip())
         self._answer(found.sql, bound)
 

@@ -27,7 +27,8 @@ _DECLARED: Final[Mapping[str, tuple[str, Columns]]] = {
     "core/items": (
         "raw/metadata",
         _same("item_id", "title", "brand", "description", "categories", "image_urls", "line")
-        | {"title_raw": ("title",), "description_raw": ("description",)},
+        | {"title_raw": ("title",), "description_raw": ("description",)}
+        | dict.fromkeys(("price_raw", "price_lowest", "price_highest", "price_currency", "price_unread"), ("price",)),
     ),
     "core/interactions": ("raw/ratings", _same("user_id", "item_id", "rating", "time") | {"position": ("line",)}),
     "core/sequences": (

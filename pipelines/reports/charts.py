@@ -3,9 +3,12 @@
 Nothing is computed here but the mean of curves. The same rows give the same bytes.
 """
 
+import html
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import mean
 from typing import Any
 
@@ -175,21 +178,48 @@ def shares(title: str, rows: Sequence[Row]) -> Figure:
 
 @_styled
 def svg(figure: Figure, salt: str) -> str:
-    """The figure as an element to stand in a page; `salt` keeps the ids of several apart."""
+    """The figure as an element to stand in a page, in the page's own colours; `salt` keeps the ids of several apart.
+
+    Who cannot see it is told what it shows.
+    """
     text = io.StringIO()
     # Fixed ids and no date: the same curves are the same bytes.
-    with mpl.rc_context({"svg.hashsalt": salt}):
+    with mpl.rc_context({"svg.hashsalt": salt}), _quietly():
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    drawn = text.getvalue()[text.getvalue().index("<svg") :]
+    # Letters have no colour of their own and take that of the whole; black and white are the page's.
+    drawn = drawn.replace("#000000", "currentColor").replace("#ffffff", "none")
+    about = html.escape(_described(figure))
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{about}" fill="currentColor" ', 1)
 
 
 @_styled
 def png(figure: Figure) -> bytes:
     """The figure as a small picture."""
     drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    with _quietly():
+        figure.savefig(drawn, format="png", dpi=110)
     Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, "PNG", optimize=True)
     return small.getvalue()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what matplotlib says while it draws: titles in scripts that its font lacks are no news to anybody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _described(figure: Figure) -> str:
+    """What a chart shows, in words: of each panel its title, axes and lines."""
+    parts = []
+    for axes in figure.axes:
+        title, across, up = axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+        labels = axes.get_legend_handles_labels()[1]
+        what = f"{up} by {across}" if up and across else up or across
+        parts.append(": ".join(filter(None, [title, what, ", ".join(labels)])))
+    return "; ".join(parts)
 
 
 def _panels(number: int, below: float = 0.0, width: float | None = None) -> tuple[Figure, Sequence[Axes]]:

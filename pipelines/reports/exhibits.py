@@ -189,7 +189,7 @@ def _shelves(subject: Subject) -> Any:
     found = find_pictures(pictures.path, sorted(ids)) if pictures else {}
 
     def shelf(items: list[dict[str, str]], name: str) -> str:
-        samples = [(item["title"] or item["item_id"], found.get(item["item_id"])) for item in items]
+        samples = [(item["title"], found.get(item["item_id"])) for item in items]
         return _image(contact_sheet(samples, _BOUGHT, _SMALL_TILE, _SHEET_BYTES // (2 * _USERS)), name)
 
     parts = [

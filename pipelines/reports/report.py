@@ -37,22 +37,34 @@ class Judged:
     figures: tuple[float, ...]
     best: tuple[bool, ...]
     """Whether no other model of the domain is better."""
+    errors: tuple[float | None, ...]
+    """Standard errors of the figures; None of a metric that has none, or where they are not asked for."""
     epochs: int | None
     """Epochs to its best weights, where it was trained for this domain."""
     recommends: bool
 
 
 def build_report(
-    catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]], out: Path
+    catalogue: Path,
+    root: Path,
+    pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]],
+    out: Path,
+    built: str,
 ) -> Report:
-    """Write the page to `out`. `root` is the data folder that the catalogue shows.
+    """Write the page to `out`. `root` is the data folder that the catalogue shows, `built` when that was published.
 
+    The page says that time and not its own, so that it is the same page whenever it is written anew.
     `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
     the template escapes them.
     """
     results = results_table(catalogue, root)
     shelves = _shelves(catalogue, root, pictures)
-    out.write_text(page(results, _curves(catalogue, root), shelves), encoding="utf-8")
+    errors = {
+        (row["domain"], row["model"], row["metric"]): row["standard_error"]
+        for row in _ask(catalogue, root, "report_errors")
+    }
+    text = page(results, _curves(catalogue, root), shelves, errors, _ask(catalogue, root, "report_data"), built)
+    out.write_text(text, encoding="utf-8")
     return Report(domains=len(results), users_shown=len(shelves))
 
 
@@ -61,13 +73,37 @@ def templates() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
 
 
-def page(results: Sequence[Mapping[str, Any]], curves: Sequence[str], shelves: Sequence[Mapping[str, Any]]) -> str:
-    """The report over rows of `results_table`, charts as SVG, and shelves."""
-    judgements = [(row, judged(row)) for row in results]
+def page(
+    results: Sequence[Mapping[str, Any]],
+    curves: Sequence[str],
+    shelves: Sequence[Mapping[str, Any]],
+    errors: Mapping[tuple[str, str, str], float] | None = None,
+    data: Sequence[Mapping[str, Any]] = (),
+    built: str = "",
+) -> str:
+    """The report over rows of `results_table`, charts as SVG, and shelves.
+
+    Args:
+        results: the rows.
+        curves: the charts.
+        shelves: users with what they bought and are recommended.
+        errors: standard errors by domain, model and metric.
+        data: rows of ``sql/report_data.sql``.
+        built: when the catalogue was published, ISO 8601 in UTC.
+    """
+    judgements = [(row, judged(row, errors or {})) for row in results]
     return (
         templates()
         .get_template("report.html")
-        .render(results=judgements, metrics=shown(), titles=titles(), curves=curves, shelves=shelves)
+        .render(
+            results=judgements,
+            metrics=shown(),
+            titles=titles(),
+            curves=curves,
+            shelves=shelves,
+            data=data,
+            built=built[:16].replace("T", " "),
+        )
     )
 
 
@@ -86,8 +122,8 @@ def titles() -> list[str]:
     return [metric.title(SHOWN_AT) for metric in shown()]
 
 
-def judged(row: Mapping[str, Any]) -> list[Judged]:
-    """The models in a row of `results_table` that the domain has."""
+def judged(row: Mapping[str, Any], errors: Mapping[tuple[str, str, str], float] | None = None) -> list[Judged]:
+    """The models in a row of `results_table` that the domain has, with `errors` by domain, model and metric."""
     columns = {model: [figure(model, metric.label) for metric in shown()] for model in JUDGED}
     of = {model: tuple(row[name] for name in names) for model, names in columns.items() if row[names[0]] is not None}
     best = [
@@ -100,6 +136,7 @@ def judged(row: Mapping[str, Any]) -> list[Judged]:
             _LABELS.get(model, model),
             figures,
             tuple(value == most for value, most in zip(figures, best, strict=True)),
+            tuple((errors or {}).get((row["domain"], model, metric.label)) for metric in shown()),
             row.get(f"{model}_epochs"),
             model == row["recommends"],
         )
@@ -111,25 +148,29 @@ def _shelves(
     catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
 ) -> list[dict[str, Any]]:
     """Some users of each domain with titles and pictures of what they bought and are recommended."""
-    sql = (_HERE / "sql" / "report_shelves.sql").read_text()
     bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}
-    rows: list[dict[str, Any]] = query(catalogue, sql, bound, root=root).to_pylist()
+    rows = _ask(catalogue, root, "report_shelves", bound)
     for domain in {row["domain"] for row in rows}:
         items = [item for r in rows if r["domain"] == domain for item in (*r["bought"], *r["next"])]
         found = pictures(domain, sorted({item["item_id"] for item in items}))
         for item in items:
             content = found.get(item["item_id"])
             item["picture"] = content and _data_uri(content)
-            item["title"] = item["title"] or item["item_id"]
     return rows
 
 
 def _curves(catalogue: Path, root: Path) -> list[str]:
     """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
-    sql = (_HERE / "sql" / "report_curves.sql").read_text()
-    rows: list[dict[str, Any]] = query(catalogue, sql, root=root).to_pylist()
+    rows = _ask(catalogue, root, "report_curves")
     domains = sorted({row["domain"] for row in rows})
     return [svg(learning_curves(name, [row for row in rows if row["domain"] == name]), name) for name in domains]
+
+
+def _ask(catalogue: Path, root: Path, name: str, bound: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The rows of ``sql/<name>.sql``."""
+    sql = (_HERE / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = query(catalogue, sql, bound, root=root).to_pylist()
+    return rows
 
 
 def _data_uri(content: bytes) -> str:

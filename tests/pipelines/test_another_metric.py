@@ -67,7 +67,7 @@ def test_it_stands_in_the_view_and_on_the_page(found: dict[str, Any]) -> None:
     assert found["results"]["popularity_half"] == found["values"]["half_10"]
     assert found["results"]["popularity_once"] == 0.25
     assert found["results"]["finetuned_half"] is None
-    assert "<th>Half@10</th>" in found["page"]
+    assert '<th scope="col">Half@10</th>' in found["page"]
     assert f"{found['values']['half_10']:.4f}" in found["page"]
 
 

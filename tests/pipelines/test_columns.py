@@ -44,7 +44,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     # Whole days, as in the Amazon files: without equal times no position would matter.
     ratings.write_text("\n".join(f"{item},{user},{stars},{int(time) // 400}" for item, user, stars, time in lines))
     metadata = folder / "raw" / "meta_Toys.json"
-    more = ', "brand": "Brand", "description": ["one", "two"], "categories": ["a"], "imageURLHighRes": ["http://x/1"]}'
+    more = ', "brand": "Brand", "description": ["one", "two"], "categories": ["a"], "imageURLHighRes": ["http://x/1"]'
+    more += ', "price": "$9"}'
     metadata.write_text("\n".join(line[:-1] + more for line in metadata.read_text().splitlines()))
     publish_domain(folder / "data", folder / "raw", "Toys")
     return Store(folder / "data")

@@ -120,6 +120,20 @@ def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
     assert moved.domains() == ["Mugs", "Toys"]
 
 
+def test_going_back_to_old_raw_files_is_a_change_that_the_catalogue_shows(shop: Shop) -> None:
+    """All versions are there already; what was current in between is to be seen all the same."""
+    file = shop.data / "raw_files" / "Mugs.csv"
+    before = file.read_text()
+    for text in (before.split("\n", 1)[1], before):
+        file.write_text(text)
+        shop.run()
+        assert shop.stale() == []
+    asked = "SELECT rows, until IS NULL AS current FROM lineage.versions WHERE key = 'raw/ratings' AND domain = 'Mugs'"
+    rows = [tuple(row.values()) for row in query(shop.data_folder.catalogue, asked).to_pylist()]
+    whole = before.count("\n")
+    assert rows == [(whole, False), (whole - 1, False), (whole, True)]
+
+
 @pytest.mark.long
 def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> None:
     for version in shop.data.glob("warehouse/catalogue/domain=_all/v=*"):

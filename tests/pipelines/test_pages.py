@@ -1,13 +1,20 @@
-"""The pages that open without a server: closed to other servers and to scripts, whatever titles say."""
+"""The pages that open without a server: closed to other servers and to scripts, whatever titles say; for every eye."""
 
+import re
+import warnings
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import jinja2
 import pytest
 
+from pipelines.data_folder.folder import DataFolder
 from pipelines.reports import report
-from pipelines.reports.charts import learning_curves, svg
+from pipelines.reports.charts import learning_curves, png, ratings, svg
+from tests.conftest import Cli
 from tests.pages import breaches
+from warehouse.artifacts.store import ALL
 
 EVIL = '<script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(1)>" onerror="x'
 
@@ -40,3 +47,84 @@ def test_every_template_escapes_by_itself() -> None:
     environment = report.templates()
     assert isinstance(environment, jinja2.Environment)
     assert environment.from_string("{{ text }}").render(text="<b>") == "&lt;b&gt;"
+
+
+POINTS: Sequence[dict[str, object]] = [{"model": "scratch", "epoch": epoch, "ndcg_10": epoch / 10} for epoch in (1, 2)]
+
+
+def test_a_chart_takes_the_colours_of_its_page_and_says_what_it_shows() -> None:
+    chart = svg(learning_curves(EVIL, POINTS), "Toys")
+    assert not re.search("#000000|#ffffff", chart)
+    assert "stroke: currentColor" in chart
+    opening = chart[: chart.index(">", chart.index("aria-label")) + 1]
+    assert 'role="img"' in opening
+    assert 'fill="currentColor"' in opening
+    assert "validation NDCG@10 by epoch: from scratch" in re.sub(r"\s+", " ", opening)
+    assert "&lt;script&gt;" in opening
+    assert breaches(report.page([], [chart], [])) == []
+
+
+def test_what_matplotlib_says_reaches_nobody() -> None:
+    """A title in a script that its font lacks, and years of ratings on one day."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = learning_curves("おもちゃ \U0001f9f8", POINTS)
+        assert svg(figure, "Toys")
+        assert png(figure)
+        assert png(ratings([{"month": date(1970, 1, 1), "ratings": 1, "mean_stars": 5.0}]))
+
+
+def _row(domain: str) -> dict[str, object]:
+    figures = {
+        report.figure(model, metric.label): 0.5 for model in ("popularity", "scratch") for metric in report.shown()
+    }
+    absent = {
+        report.figure(model, metric.label): None for model in ("pretrained", "finetuned") for metric in report.shown()
+    }
+    counts = {"users": 1000, "items": 5, "interactions": 7, "scratch_epochs": 2, "finetuned_epochs": None}
+    return {"domain": domain, "role": "target", "recommends": "scratch"} | figures | absent | counts
+
+
+def test_the_report_says_when_from_what_and_how_sure() -> None:
+    data = [
+        {
+            "domain": "Toys",
+            "ratings": 12345,
+            "first_day": date(2014, 1, 7),
+            "last_day": date(2018, 12, 24),
+            "files": [{"name": "Toys.csv", "sha256": "ab" * 32}],
+        }
+    ]
+    errors = {("Toys", "scratch", "NDCG"): 0.0123}
+    page = report.page([_row("Toys")], [], [], errors, data, "2026-11-27T13:26:05+00:00")
+    assert "built on 2026-11-27 13:26 UTC" in page
+    for told in ("12,345", "2014-01-07", "2018-12-24", "Toys.csv", "abababababab"):
+        assert told in page
+    assert page.count("± 0.0123") == 1
+    assert breaches(page) == []
+
+
+def test_the_report_of_a_run_has_the_time_of_its_catalogue(tiny: Cli) -> None:
+    page = (tiny.data / "report.html").read_text()
+    built = DataFolder(tiny.data).store.require("warehouse/catalogue", ALL).manifest.created
+    assert f"built on {built[:16].replace('T', ' ')} UTC" in page
+    assert page.count("±") > 10
+    assert "Sample_Toys.csv" in page
+
+
+@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+def test_every_heading_of_a_table_says_of_what(name: str) -> None:
+    text = (Path(report.__file__).parent / "templates" / name).read_text()
+    headings = re.findall(r"<th\b[^>]*>", text)
+    assert len(headings) > 10
+    assert [heading for heading in headings if "scope=" not in heading] == []
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", text, re.DOTALL)
+    assert bodies
+    assert all('scope="row"' in body for body in bodies)
+
+
+@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+def test_no_chart_lies_on_a_white_ground(name: str) -> None:
+    text = (Path(report.__file__).parent / "templates" / name).read_text()
+    assert "color-scheme: light dark" in text
+    assert "#fff" not in re.search(r"svg \{[^}]*\}", text)[0]  # type: ignore[index]

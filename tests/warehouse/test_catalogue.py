@@ -1,10 +1,12 @@
 """The analysts' catalogue: complete, commented, swapped under its readers."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pipelines.dictionary import sql_type
+from mmm4rec.tables import TABLES as MODEL_TABLES
+from pipelines.planner.columns import columns as made_from
 from tests.conftest import Cli
 from tests.test_tables import MADE, PRODUCED
 from tests.warehouse.work import ENVIRONMENT, manifest
@@ -26,7 +29,8 @@ from warehouse.artifacts.store import Artifact, Recipe, Store
 from warehouse.catalogue.build import build_catalogue, view_name
 from warehouse.catalogue.derived import sources
 from warehouse.catalogue.query import Session, query
-from warehouse.catalogue.views import MACROS
+from warehouse.catalogue.views import MACROS, shown
+from warehouse.duck import sql_type
 from warehouse.errors import DataError
 from warehouse.tables import TABLES
 
@@ -44,7 +48,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, materialise: Callable[..., A
         # One copy, one user outside the core, and a line that is none.
         ratings.write_text("\n".join([*lines, lines[0], f"{domain}0,stranger,5.0,1", "broken"]))
         products = [
-            {"asin": f"{domain}{item}", "title": f"{domain} {item}", "imageURL": ["u"] * item} for item in range(3)
+            {"asin": f"{domain}{item}", "title": f"{domain} {item}", "imageURL": ["u"] * item, "price": price}
+            for item, price in enumerate(("$0", "$1", "{}"))
         ]
         metadata.write_text("\n".join([*map(json.dumps, [*products, {"asin": f"{domain}0"}]), "{cut"]))
         materialise(store, domain, ratings, metadata, 3)
@@ -167,7 +172,8 @@ def test_every_line_is_kept_or_counted(catalogue: Path) -> None:
     """Raw lines = what is kept + what was rejected, step by step, nothing in between."""
     kept = {row["domain"]: row for row in query(catalogue, "FROM domains").to_pylist()}
     for domain, row in kept.items():
-        rejected = query(catalogue, "FROM rejected WHERE domain = $domain", {"domain": domain}).to_pylist()
+        asked = "FROM rejected WHERE domain = $domain AND what = 'row'"
+        rejected = query(catalogue, asked, {"domain": domain}).to_pylist()
         steps = {(step["key"], step["reason"]): step["rows"] for step in rejected}
         of_ratings = sum(n for (key, _), n in steps.items() if key not in ("raw/metadata", "core/items"))
         of_metadata = sum(n for (key, _), n in steps.items() if key in ("raw/metadata", "core/items"))
@@ -176,6 +182,108 @@ def test_every_line_is_kept_or_counted(catalogue: Path) -> None:
         assert steps["core/interactions", "exact_duplicate"] == 1
         assert steps["core/sequences", "not_in_sequences"] == 1
         assert steps["core/items", "duplicate_asin"] == 1
+
+
+def test_a_price_that_cannot_be_read_is_counted_and_its_row_kept(catalogue: Path) -> None:
+    prices = query(catalogue, "SELECT * EXCLUDE (domain) FROM rejected WHERE what = 'price' AND domain = 'Mugs'")
+    assert prices.to_pylist() == [{"key": "core/items", "what": "price", "reason": "no_amount", "rows": 1}]
+    items = query(catalogue, "SELECT price_raw, price_lowest FROM core.items WHERE domain = 'Mugs' ORDER BY item_id")
+    assert [tuple(row.values()) for row in items.to_pylist()] == [("$0", 0.0), ("$1", 1.0), ("{}", None)]
+
+
+def test_times_stand_as_timestamps_beside_their_seconds(catalogue: Path) -> None:
+    for view in ("raw.ratings", "core.interactions", "core.sequences_interactions"):
+        (row,) = query(catalogue, f"SELECT count(*) AS n FROM {view} WHERE epoch(rated_at) = time").to_pylist()
+        assert row == query(catalogue, f"SELECT count(*) AS n FROM {view}").to_pylist()[0]
+    lists = "SELECT list_transform(rated_at, lambda moment: epoch(moment)) = times AS same FROM {}"
+    for source in ("core.sequences", "histories('Pots', 1000)"):
+        assert {*query(catalogue, lists.format(source))["same"].to_pylist()} == {True}
+    (row,) = query(catalogue, "SELECT min(created) AS first, max(created) AS last FROM lineage.artifacts").to_pylist()
+    assert timedelta() <= row["last"] - row["first"] < timedelta(hours=1)
+
+
+def test_an_item_without_a_title_is_shown_by_brand_and_id(tmp_path: Path) -> None:
+    schema = TABLES["core/items/items"]
+    rows = [("A", "A mug", "Acme"), ("B", "", "Acme"), ("C", "", "")]
+    blank = {field.name: [] if pa.types.is_list(field.type) else 0 if field.name == "line" else "" for field in schema}
+    blank |= dict.fromkeys(("price_lowest", "price_highest"))
+    items = [blank | {"item_id": item, "title": title, "brand": brand} for item, title, brand in rows]
+
+    def build(out: Path) -> dict[str, int]:
+        pq.write_table(pa.Table.from_pylist(items, schema), out / "items.parquet")
+        return {}
+
+    store = Store(tmp_path)
+    store.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), build)
+    build_catalogue(store.all_current(), tmp_path / "w.duckdb")
+    shown = query(tmp_path / "w.duckdb", "SELECT display_title FROM core.items ORDER BY item_id")
+    assert shown["display_title"].to_pylist() == ["A mug", "Acme B", "C"]
+
+
+def test_columns_that_are_newer_than_a_file_are_null(store: Store, tmp_path: Path) -> None:
+    """A store whose domains were not built again: what is new is empty, and all else is there."""
+    items = store.require("core/items", "Mugs")
+    table = pq.read_table(items.main).drop_columns(
+        [name for name in TABLES["core/items/items"].names if "price" in name]
+    )
+
+    def build(out: Path) -> dict[str, int]:
+        pq.write_table(table, out / "items.parquet")
+        return {}
+
+    old = Store(tmp_path)
+    old.publish(Recipe("core/items", "Mugs", "code", {}, {}, {}), build)
+    build_catalogue(old.all_current(), tmp_path / "w.duckdb")
+    rows = query(tmp_path / "w.duckdb", "SELECT price_raw, price_lowest, title FROM core.items ORDER BY item_id")
+    assert [tuple(row.values()) for row in rows.to_pylist()] == [(None, None, f"Mugs {n}") for n in range(3)]
+    assert not query(tmp_path / "w.duckdb", "FROM rejected WHERE what = 'price'").num_rows
+
+
+def test_a_list_of_recommendations_names_its_model(tmp_path: Path) -> None:
+    """As the manifest says, which may come from elsewhere."""
+    store = Store(tmp_path)
+    own = {
+        "user_id": ["U"],
+        "rank": pa.array([1], pa.int32()),
+        "item_id": ["A"],
+        "score": pa.array([1.0], pa.float32()),
+    }
+    for domain in ("Mugs", "Pots"):
+
+        def build(out: Path, domain: str = domain) -> dict[str, Any]:
+            pq.write_table(pa.table(own), out / "recommendations.parquet")
+            return {"model": "it's" if domain == "Mugs" else 5}
+
+        store.publish(Recipe("reports/recommendations", domain, "code", {}, {}, {}), build)
+    build_catalogue(store.all_current(), tmp_path / "w.duckdb", MODEL_TABLES)
+    asked = "SELECT domain, model, rank FROM reports.recommendations ORDER BY domain"
+    assert [tuple(row.values()) for row in query(tmp_path / "w.duckdb", asked).to_pylist()] == [
+        ("Mugs", "it's", 1),
+        ("Pots", None, 1),
+    ]
+
+
+def test_a_catalogue_says_whether_it_lies_in_its_folder(catalogue: Path, store: Store, tmp_path: Path) -> None:
+    """Copied alone or with all else, it names the folder whose rows it shows, whatever opens it."""
+    shutil.copytree(store.root, tmp_path / "copy")
+    for file, here in ((catalogue, True), (tmp_path / "copy" / "warehouse.duckdb", False)):
+        with duckdb.connect(file, read_only=True) as opened:
+            (place,) = opened.sql("FROM lineage.place").fetchall()
+        assert place == (str(store.root), str(file), here)
+
+
+def test_column_lineage_is_a_table(store: Store, tmp_path: Path) -> None:
+    build_catalogue(store.all_current(), tmp_path / "w.duckdb", columns=made_from)
+    asked = (
+        "SELECT input_key, input_column FROM lineage.columns WHERE domain = 'Mugs' AND key = $key AND \"column\" = $of"
+    )
+    for key, of, expected in (
+        ("core/items", "price_lowest", [("raw/metadata", "price")]),
+        ("core/sequences", "ratings", [("core/interactions", name) for name in ("rating", "time", "position")]),
+        ("raw/ratings", "time", []),
+    ):
+        rows = query(tmp_path / "w.duckdb", asked, {"key": key, "of": of}).to_pylist()
+        assert [tuple(row.values()) for row in rows] == expected
 
 
 def test_coverage_of_the_items(catalogue: Path) -> None:
@@ -187,6 +295,7 @@ def test_coverage_of_the_items(catalogue: Path) -> None:
         "text": 3,
         "categories": 0,
         "picture_address": 2,
+        "price": 2,
     }
     assert {row["items"] for row in answer} == {3}
 
@@ -210,7 +319,7 @@ def _all_commented(catalogue: Path) -> None:
 def test_the_catalogue_is_what_is_declared(tiny: Cli) -> None:
     """Columns and types of all views, tables and macros, as in the declarations that the data dictionary shows."""
     catalogue = tiny.data / "warehouse.duckdb"
-    declared = {".".join(view_name(key)): schema for key, schema in PRODUCED.items()}
+    declared = {".".join(view_name(key)): shown(key, schema) for key, schema in PRODUCED.items()}
     declared |= {key.replace("/", "."): schema for key, schema in MADE.items()}
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in query(catalogue, "FROM duckdb_columns() WHERE NOT internal ORDER BY column_index").to_pylist():

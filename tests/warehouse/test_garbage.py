@@ -168,7 +168,7 @@ def test_a_damaged_version_that_nothing_needs_goes_with_its_mark(store: Store) -
     overwrite(old.path / "manifest.json", "{")
     store.mark(old.named, "damaged")
     assert _collected(store) == [named(old.named)]
-    assert sorted(path.name for path in new.path.parent.iterdir()) == ["CURRENT", new.path.name]
+    assert sorted(path.name for path in new.path.parent.iterdir()) == ["CURRENT", "HISTORY", new.path.name]
 
 
 # While others work

@@ -47,6 +47,7 @@ def test_fields_of_any_shape_are_read() -> None:
         ["one text"],
         ["Home", "Mugs", "Cups"],
         ["http://c", "http://a", "http://b", "http://d"],
+        ".a-box-inner{background-color:#fff}",
     )
     assert product(b'{"asin": "1"}') == MetadataLine("1", "", "", [], [], [])
     assert product(b'{"asin": "1", "title": 1984}').title == "1984"
@@ -62,6 +63,8 @@ def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
         b'{"asin": "B4", "categories": ["a", "b", "a", ""], "category": [], "description": "one", "imUrl": " "}',
         b'{"asin": "B5", "title": "\\u2003a", "category": ["a", "\\u001f", "a"], "imageURL": null}',
         b'{"asin": "B6", "description": [], "category": null, "imageURL": []}',
+        b'{"asin": "B7", "price": "\\u2003$1 "}',
+        b'{"asin": "B8", "price": " "}',
     ]
     for content in [*lines, b"\n".join(lines)]:
         assert None not in next(records.decode(raw.Block(1, content), _DECODER)).records
@@ -73,7 +76,7 @@ def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
 
 def test_an_old_line_is_a_python_literal() -> None:
     line = b"""{'asin': 'B001', 'title': "It's", 'description': None, 'imUrl': 'http://a', 'price': 4.5}"""
-    assert read_line(line) == (MetadataLine("B001", "It's", "", [], [], ["http://a"]), True)
+    assert read_line(line) == (MetadataLine("B001", "It's", "", [], [], ["http://a"], "4.5"), True)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_hostile_text_takes_linear_time(payload: str) -> None:
     clean(payload)
 
 
-_KEYS = [b'"%s"' % name for name in b"asin title description category categories imageURL image x".split()]
+_KEYS = [b'"%s"' % name for name in b"asin title description category categories imageURL image price x".split()]
 _TEXTS = [
     b'"B1"',
     b'"  http://a "',

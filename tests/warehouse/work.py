@@ -242,7 +242,7 @@ def leftovers(store: Store, *shown: str) -> list[str]:
             version = parts[3].removeprefix("v=")
             manifest = parse((path / "manifest.json").read_text(), key, domain, version)
             wrong += store.verify(Artifact(key, domain, version, path, manifest))
-        elif not (len(parts) == 4 and parts[3] == "CURRENT") and len(parts) != 5:
+        elif not (len(parts) == 4 and parts[3] in ("CURRENT", "HISTORY")) and len(parts) != 5:
             wrong.append(f"{path} has no business there")
     return wrong
 

@@ -8,6 +8,7 @@ It imports nothing else of the house, and neither DuckDB nor torch, so that the 
     manifest     what a version says of itself, typed
     environment  what makes versions: packages, commit, device
     staging      folders of unfinished work, and the lock of a store
+    history      which version was current from when to when
     lineage      which version was made from which
     garbage      which versions nobody needs
     hashes       hashes of raw files, remembered

@@ -5,12 +5,15 @@ the root is followed. How versions come into it: `warehouse.artifacts.store`.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
+from warehouse.artifacts import history
 from warehouse.artifacts.artifact import ALL, Artifact, Version, check_domain, is_domain, is_key, mend
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.files import regular, sha256_file
+from warehouse.artifacts.history import HISTORY, Entry, Period
 from warehouse.artifacts.manifest import MANIFEST, VERSION, content_version, parse
 from warehouse.artifacts.staging import unlinked
 
@@ -116,6 +119,29 @@ class StoreReader:
                 if version is not None:
                     found[key, domain] = (key, domain, version)
         return found
+
+    def periods(self) -> list[Period]:
+        """Which version was current from when to when, of everything that ever was, sorted by key, domain and time."""
+        folders = {path.parent for name in (HISTORY, "CURRENT") for path in self._found(name)}
+        found = []
+        for folder in sorted(folders):
+            layer, noun, domain = folder.parts[-3:]
+            key, domain = f"{layer}/{noun}", domain.removeprefix("domain=")
+            if is_key(key) and is_domain(domain):
+                found += history.periods(key, domain, self._entries(key, domain))
+        return sorted(found, key=lambda period: (period.key, period.domain))
+
+    def _entries(self, key: str, domain: str) -> list[Entry]:
+        """The lines of HISTORY, with what is current last; a damaged version is left out unless a line names it."""
+        folder = self.folder(key, domain)
+        entries = history.read(folder)
+        # A store may be older than its HISTORY, and a kill may have left that behind.
+        with suppress(StoreError):
+            if not entries or entries[-1].version != _pointed(folder):
+                current = self.current(key, domain)
+                if current:
+                    return history.continued(entries, history.entry(current, current.manifest.created))
+        return entries
 
     def marked(self, mark: Mark) -> list[Version]:
         """The versions that bear a mark, sorted."""

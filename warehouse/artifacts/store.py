@@ -2,6 +2,7 @@
 
     <root>/<layer>/<noun>/domain=<domain>/v=<version>/       the artifact's files and manifest.json
     <root>/<layer>/<noun>/domain=<domain>/CURRENT            the version readers take
+    <root>/<layer>/<noun>/domain=<domain>/HISTORY            which it was from when to when: see `history`
     <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `garbage`
     <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
     <root>/<layer>/<noun>/domain=<domain>/refused=<version>  it has failed a check of its content
@@ -21,10 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from warehouse.artifacts import history
 from warehouse.artifacts.artifact import ALL, Artifact, Recipe, Version, check_domain, mend, recipe
 from warehouse.artifacts.durable import flush, write_durably
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.history import HISTORY
 from warehouse.artifacts.manifest import FORMAT, MANIFEST, Environment, Manifest, content_version, describe_file, parse
 from warehouse.artifacts.reader import UNFIT, Mark, StoreReader, is_whole
 from warehouse.artifacts.staging import Staging, is_full, make_folder
@@ -54,7 +57,9 @@ class Store(StoreReader):
             found = [version for (_, of), version in self.pointed().items() if of == domain]
             for number, version in enumerate(found):
                 folder = self.path(version).parent
+                self._write_history(version[0], domain, None, bin_)
                 (folder / "CURRENT").rename(bin_ / str(number))  # it need not be a file
+                (bin_ / HISTORY).replace(folder / HISTORY)
                 flush(folder)
         return found
 
@@ -209,10 +214,21 @@ class Store(StoreReader):
         # All that takes room is done before anything moves.
         write_durably(staging / "CURRENT", version)
         with self.staging.lock():
+            self._write_history(recipe.key, recipe.domain, artifact, staging)
             artifact = self._place(artifact, staging)
-            (staging / "CURRENT").replace(artifact.path.parent / "CURRENT")
-            flush(artifact.path.parent)
+            self._move(artifact, staging)
         return artifact
+
+    def _move(self, artifact: Artifact, staging: Path) -> None:
+        """Move CURRENT, and HISTORY after it; both are staged."""
+        for name in ("CURRENT", HISTORY):
+            (staging / name).replace(artifact.path.parent / name)
+        flush(artifact.path.parent)
+
+    def _write_history(self, key: str, domain: str, artifact: Artifact | None, staging: Path) -> None:
+        """Stage the HISTORY that holds once `artifact`, or nothing, is current; under the lock."""
+        entries = history.continued(self._entries(key, domain), history.entry(artifact, history.now()))
+        write_durably(staging / HISTORY, history.text(entries))
 
     def _place(self, made: Artifact, staging: Path) -> Artifact:
         """Move the staged files to where `made` says, or keep what is there if that is as good."""
@@ -248,8 +264,7 @@ class Store(StoreReader):
 
     def _point(self, artifact: Artifact, staging: Path) -> None:
         """Move CURRENT, unless it stands there already."""
-        folder = artifact.path.parent
         if not self._points_to(artifact):
             write_durably(staging / "CURRENT", artifact.version)
-            (staging / "CURRENT").replace(folder / "CURRENT")
-            flush(folder)
+            self._write_history(artifact.key, artifact.domain, artifact, staging)
+            self._move(artifact, staging)

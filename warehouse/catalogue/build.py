@@ -7,22 +7,21 @@ opening it, and swapped in. Whoever has the old one open keeps it, and views in 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import msgspec
 import pyarrow as pa
 
-from warehouse.artifacts.manifest import Environment
+from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL, Artifact, check_domain
 from warehouse.catalogue.derived import create_derived, create_macros, sources
-from warehouse.catalogue.views import CATALOGUE, MACROS, PARTITION, results
-from warehouse.duck import attach, create, execute, identifier, literal, pattern, qualified, table
+from warehouse.catalogue.lineage import Columns, lineage
+from warehouse.catalogue.views import ADDED, CATALOGUE, MACROS, PARTITION, results, shown
+from warehouse.duck import attach, create, execute, fill, identifier, literal, pattern, qualified, sql_type, table
 from warehouse.errors import DataError
 from warehouse.tables import TABLES
 
@@ -53,13 +52,15 @@ def build_catalogue(
     out_file: Path,
     comments: Mapping[str, pa.Schema] | None = None,
     metrics: Sequence[str] = (),
+    periods: Sequence[Period] = (),
+    columns: Callable[[Artifact], Columns] = lambda artifact: {},
 ) -> CatalogueSummary:
     """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
 
     A schema a layer; a view a table, over all domains, with the columns `domain` and `v` (see `view_name`). Then
-    ``lineage.artifacts``, ``environments``, ``inputs``, ``sources`` and ``files`` as tables, and the views and macros
-    that `views` declares, each once the views are there that it needs. All views are lazy: whoever asks pays, and a
-    build takes seconds whatever the data. A layer that has not been built has no views.
+    the tables of ``lineage``, and the views and macros that `views` declares, each once the views are there that it
+    needs. All views are lazy: whoever asks pays, and a build takes seconds whatever the data. A layer that has not been
+    built has no views.
 
     Args:
         artifacts: what the views shall show, usually `Store.all_current()`.
@@ -67,6 +68,8 @@ def build_catalogue(
         comments: declared tables of other packages, by ``layer/noun/file stem``; their schema and field metadata
             ``comment`` become comments in the catalogue.
         metrics: those of ``reports.metrics`` that ``main.results`` shows; without any, there is no such view.
+        periods: which version was current from when to when, for ``lineage.versions``.
+        columns: what the columns of an artifact's main table were made from, for ``lineage.columns``.
 
     Raises:
         DataError: a file's name cannot name a view, a file is missing, or domains disagree about a
@@ -78,11 +81,11 @@ def build_catalogue(
     views = _views(artifacts)
     try:
         with create(out_file) as connection:
-            for name, rows in _lineage(artifacts).items():
+            for name, rows in lineage(artifacts, periods, columns).items():
                 _create_table(connection, name, rows)
             for view in views:
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
-                execute(connection, "catalogue_view", fragments=_fragments(view))
+                execute(connection, "catalogue_view", fragments=_fragments(view, declared.get(view.key)))
             stored = [f"{view.schema}.{view.name}" for view in views]
             derived = create_derived(connection, stored, metrics)
             macros = create_macros(connection, stored)
@@ -128,7 +131,7 @@ def _views(artifacts: Sequence[Artifact]) -> list[_View]:
     return views
 
 
-def _fragments(view: _View) -> dict[str, str]:
+def _fragments(view: _View, declared: pa.Schema | None) -> dict[str, str]:
     """What stands in the view's statement: its name, its files, and of which domain and version each of them is."""
     return {
         "schema": identifier(view.schema),
@@ -136,40 +139,24 @@ def _fragments(view: _View) -> dict[str, str]:
         "paths": ", ".join(literal(pattern(path)) for path, _ in view.files),
         "domains": ", ".join(f"{literal(str(path))}: {literal(artifact.domain)}" for path, artifact in view.files),
         "versions": ", ".join(f"{literal(str(path))}: {literal(artifact.version)}" for path, artifact in view.files),
+        "more": _more(view, declared),
     }
 
 
-def _lineage(artifacts: Sequence[Artifact]) -> dict[str, list[dict[str, Any]]]:
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CATALOGUE if name.startswith("lineage/")}
-    for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
-        manifest = artifact.manifest
-        which = {"key": artifact.key, "domain": artifact.domain, "version": artifact.version}
-        rows["lineage/artifacts"].append(
-            which
-            | {name: getattr(manifest, name) for name in ("created", "recipe", "code_version")}
-            | {name: json.dumps(getattr(manifest, name), sort_keys=True) for name in ("parameters", "summary")}
-            | {"path": str(artifact.path.absolute())}
-        )
-        rows["lineage/environments"].append(_environment(manifest.environment) | which)
-        for read in manifest.made_from:
-            rows["lineage/inputs"].append(
-                which | {"input_key": read.key, "input_domain": read.domain, "input_version": read.version}
-            )
-        for source, sha256 in manifest.sources.items():
-            rows["lineage/sources"].append(which | {"source": source, "sha256": sha256})
-        for name, entry in manifest.files.items():
-            rows["lineage/files"].append(
-                which | {"name": name, "sha256": entry.sha256, "bytes": entry.bytes, "rows": entry.rows}
-            )
-    return rows
-
-
-def _environment(environment: Environment | None) -> dict[str, Any]:
-    """What is known of an environment, a column a package; a column that is left out is null."""
-    if environment is None:
-        return {}
-    packages = {name.replace("-", "_"): version for name, version in environment.packages.items()}
-    return packages | msgspec.structs.asdict(environment)
+def _more(view: _View, declared: pa.Schema | None) -> str:
+    """Columns that the view has besides those of its files: newer ones than the files, and one made of others."""
+    found = [artifact.manifest.files[path.name].columns for path, artifact in view.files]
+    known = [{*columns} for columns in found if columns]
+    if len(known) < len(found):
+        return ""
+    missing = [field for field in declared or () if field.name not in set().union(*known)]
+    parts = [f"NULL::{sql_type(field.type)} AS {identifier(field.name)}," for field in missing]
+    added = ADDED.get(view.key)
+    if added and not any(added.needs - columns or added.column.name in columns for columns in known):
+        models = ((path, artifact.manifest.summary.get("model")) for path, artifact in view.files)
+        named = (f"{literal(str(path))}: {literal(name) if isinstance(name, str) else 'NULL'}" for path, name in models)
+        parts.append(fill(added.sql, {"models": ", ".join(named)}))
+    return "\n".join(parts)
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str, Any]]) -> None:
@@ -190,7 +177,8 @@ def _comment(
     views = {(row["schema"], row["name"]) for row in table(connection, "catalogue_views").to_pylist()}
     for row in table(connection, "catalogue_columns").to_pylist():
         schema, name = row["schema"], row["name"]
-        declaration = declared.get(keys.get((schema, name), f"{schema}/{name}"))
+        key = keys.get((schema, name), f"{schema}/{name}")
+        declaration = shown(key, declared[key]) if key in declared else None
         quoted = f"{identifier(schema)}.{identifier(name)}"
         kind = "VIEW" if (schema, name) in views else "TABLE"
         for target, comment in _comments(declaration, row["columns"]):

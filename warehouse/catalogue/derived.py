@@ -40,7 +40,9 @@ _MACROS: Final = {
 def create_derived(
     connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
 ) -> list[str]:
-    """Make those views of `main` whose tables are among `stored`, ``schema.view`` each; returns their names.
+    """Make `lineage.place`, and those views of `main` whose tables are among `stored`, ``schema.view`` each.
+
+    Returns the names of all of them.
 
     `results` has the `metrics` for columns, and there is none without.
     """
@@ -61,7 +63,8 @@ def create_derived(
         if text := "UNION ALL\n".join(parts):
             execute(connection, name, fragments={"parts": text})
             made.append(name)
-    return [f"main.{name}" for name in made]
+    execute(connection, "place")
+    return [*(f"main.{name}" for name in made), "lineage.place"]
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) -> list[str]:
@@ -101,6 +104,8 @@ def _rejected(stored: Sequence[str]) -> Iterator[str]:
             yield fill("rejected_rows", {"key": key, "rejected": qualified(view)})
     if "core.sequences" in stored:
         yield load_sql("rejected_by_core")
+    if "core.items" in stored:
+        yield load_sql("rejected_prices")
 
 
 def _coverage(stored: Sequence[str]) -> Iterator[str]:

@@ -54,8 +54,13 @@ class Answer:
     Another question to the same session ends it.
     """
 
-    columns: list[str]
+    schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, in their order; two may have one name."""
+        return list(self.schema.names)
 
 
 class Session:
@@ -110,7 +115,7 @@ class Session:
             with self._in_words():
                 yield from reader
 
-        return Answer(list(reader.schema.names), batches())
+        return Answer(reader.schema, batches())
 
     def ask_named(self, name: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The answer to ``sql/<name>.sql``."""

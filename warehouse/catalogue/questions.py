@@ -1,17 +1,17 @@
 """The example queries of ``examples/``: what analysts ask, ready to run and to change.
 
 An example opens with comment lines: the question, then a line a parameter with its default as JSON, so that every one
-runs as it is::
+runs as it is. Where the data decide the default, a query in brackets stands there, which may use the parameters above::
 
     -- Which items are the most popular ones of a domain?
-    -- $domain = null: the domain; the first one
+    -- $domain = (SELECT min(domain) FROM domains): the domain; the first one
     -- $top = 10: how many
 """
 
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -20,16 +20,20 @@ from warehouse.errors import DataError
 
 __all__ = ["Example", "example", "examples"]
 
-_PARAMETER: Final = re.compile(r"-- \$(?P<name>\w+) = (?P<default>\S+): (?P<meaning>.+)")
+_PARAMETER: Final = re.compile(r"-- \$(?P<name>\w+) = (?P<default>\(SELECT .+\)|\S+): (?P<meaning>.+)")
+Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
+"""Asks the catalogue: a query and its parameters, to rows."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A $-name of an example. The default's type is the parameter's; null stands for text."""
+    """A $-name of an example. The default's type is the parameter's; null stands for text, and so does a query."""
 
     name: str
     default: str | int | float | None
     meaning: str
+    query: str | None = None
+    """What is asked for the default, where the data decide it."""
 
     def read(self, text: str) -> str | int | float:
         """A value as typed on the command line."""
@@ -49,8 +53,8 @@ class Example:
     parameters: Mapping[str, Parameter]
     sql: str
 
-    def bind(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """The value of every parameter: `given` as typed, else the default.
+    def bind(self, given: Mapping[str, str], ask: Ask) -> dict[str, Any]:
+        """The value of every parameter: `given` as typed, else the default, for which `ask` may be needed.
 
         Raises:
             DataError: a name is none of the example's, or a text is no number where one is due.
@@ -59,10 +63,13 @@ class Example:
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "none"
                 raise DataError(f"the example {self.name} has no parameter {name!r}; it has: {known}")
-        return {
-            name: parameter.read(given[name]) if name in given else parameter.default
-            for name, parameter in self.parameters.items()
-        }
+        bound: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            bound[name] = parameter.read(given[name]) if name in given else parameter.default
+            if name not in given and parameter.query:
+                used = {other: value for other, value in bound.items() if f"${other}" in parameter.query}
+                ((bound[name],),) = (row.values() for row in ask(parameter.query, used))
+        return bound
 
 
 def examples() -> list[Example]:
@@ -91,5 +98,7 @@ def _parse(name: str, sql: str) -> Example:
     for line in lines:
         if not (declared := _PARAMETER.fullmatch(line)):
             break
-        parameters[declared["name"]] = Parameter(declared["name"], json.loads(declared["default"]), declared["meaning"])
+        name_of, default, meaning = declared.group("name", "default", "meaning")
+        query = default if default.startswith("(") else None
+        parameters[name_of] = Parameter(name_of, None if query else json.loads(default), meaning, query)
     return Example(name, question.removeprefix("-- "), parameters, sql)

@@ -15,13 +15,55 @@ from warehouse.artifacts.environment import PACKAGES
 from warehouse.artifacts.schema import column as _column
 from warehouse.artifacts.schema import table as _table
 
-__all__ = ["CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Macro", "figure", "results"]
+__all__ = ["ADDED", "CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Added", "Macro", "figure", "results", "shown"]
 
 PARTITION: Final = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
 """Columns that every view of a table of the store has besides the table's own."""
 
 
 _string, _int32, _int64, _double = pa.string(), pa.int32(), pa.int64(), pa.float64()
+_moment = pa.timestamp("us")
+
+
+@dataclass(frozen=True)
+class Added:
+    """A column that a view of a table of the store has besides the table's own."""
+
+    column: pa.Field
+    sql: str
+    """Its statement, in full, as the code version looks for names of files."""
+    needs: frozenset[str]
+    """Columns of the table that it is made from."""
+
+
+_rated_at = Added(_column("rated_at", _moment, "time as a TIMESTAMP in UTC"), "added_rated_at", frozenset({"time"}))
+_model = _column(
+    "model", _string, "Model that ranked the items: of those judged, the best on validation", nullable=True
+)
+
+ADDED: Final[Mapping[str, Added]] = {
+    "raw/ratings/ratings": _rated_at,
+    "core/interactions/interactions": _rated_at,
+    "core/sequences/interactions": _rated_at,
+    "core/sequences/sequences": Added(
+        _column("rated_at", pa.list_(_moment), "times as TIMESTAMPs in UTC"),
+        "added_rated_at_list",
+        frozenset({"times"}),
+    ),
+    "core/items/items": Added(
+        _column("display_title", _string, "The title; where there is none, the brand and the item's id, or the id"),
+        "added_display_title",
+        frozenset({"title", "brand", "item_id"}),
+    ),
+    "reports/recommendations/recommendations": Added(_model, "added_model", frozenset({"rank"})),
+}
+"""By ``layer/noun/file stem``."""
+
+
+def shown(key: str, table: pa.Schema) -> pa.Schema:
+    """What the view of a table of the store shows of a domain."""
+    return table.append(ADDED[key].column) if key in ADDED else table
+
 
 _key = _column("key", _string, "layer/noun of the artifact")
 _domain = _column("domain", _string, "Domain; _all where an artifact spans all of them")
@@ -35,11 +77,31 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _domain,
         _version,
         _column("path", _string, "Absolute path of its folder"),
-        _column("created", _string, "When it was published, ISO 8601 UTC"),
+        _column("created", _moment, "When it was published, UTC; null where its manifest does not say", nullable=True),
         _column("recipe", _string, "Hash of code version, inputs, sources and parameters"),
         _column("code_version", _string, "Hash of the code that made it"),
         _column("parameters", _string, "Its settings, JSON"),
         _column("summary", _string, "Counts and figures of the build, JSON"),
+    ),
+    "lineage/versions": _table(
+        "Every version that was current, also those that are no longer there, with what it counted. An artifact whose "
+        "domain was forgotten has no version without an end. Key: (key, domain, since)",
+        _key,
+        _domain,
+        _column("version", _string, "Data version"),
+        _column("since", _moment, "When it became current, UTC"),
+        _column("until", _moment, "When another took its place, UTC; null of the current one", nullable=True),
+        _column("rows", _int64, "Rows of its main table; null where it has none", nullable=True),
+        _column("summary", _string, "Counts and figures of the build, JSON: of reports/metrics, metrics by model"),
+    ),
+    "lineage/columns": _table(
+        "Which column was made from which, of the main tables, where a value comes from values. What is counted, "
+        "ranked or learned from rows is not here. Key: (key, domain, column, input_key, input_column)",
+        _key,
+        _domain,
+        _column("column", _string, "Column of its main table"),
+        _column("input_key", _string, "layer/noun of the input, of the same domain"),
+        _column("input_column", _string, "Column of the input's main table"),
     ),
     "lineage/environments": _table(
         "What made every artifact that the views show. It decides nothing: no version and no recipe depends on it. All "
@@ -85,6 +147,14 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("sha256", _string, "Hash of its bytes"),
         _column("bytes", _int64, "Size"),
         _column("rows", _int64, "Rows, of a Parquet file", nullable=True),
+    ),
+    "lineage/place": _table(
+        "Whether this file lies in the data folder whose files its views read. If not, it was copied or moved, alone "
+        "or with its folder, and shows the rows of the folder named here: in a folder that was copied or moved, "
+        "`mmm4rec run` builds the catalogue anew",
+        _column("data_folder", _string, "Folder whose files the views read"),
+        _column("opened", _string, "The file that is open"),
+        _column("in_its_folder", pa.bool_(), "Whether it lies in that folder, as both paths are written"),
     ),
     "main/domains": _table(
         "Each domain in figures: after the k-core, then its raw files (main.rejected says why less). Key: domain",
@@ -138,7 +208,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column(
             "what",
             _string,
-            "title, brand, description, text (title or description), categories, picture_address: in the metadata; "
+            "title, brand, description, text (title or description), categories, picture_address, price: in the "
+            "metadata; "
             "picture: read and kept; text_vector, picture_vector: encoded",
         ),
         _column("items", _int64, "Items"),
@@ -163,15 +234,17 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
     "main/rejected": _table(
         "All that was left out between raw file and sequences, counted. Rating lines = interactions in sequences + "
         "the rows of raw/ratings, core/interactions and core/sequences here; lines of metadata = items that have "
-        "metadata + the rows of raw/metadata and core/items. Key: (domain, key, reason)",
+        "metadata + the rows of raw/metadata and core/items; of both, where what is row. Key: (domain, key, what, "
+        "reason)",
         _name,
         _column("key", _string, "Step that left it out: layer/noun of the artifact"),
+        _column("what", _string, "row: a line or a row; price: a price that could not be read, whose row is kept"),
         _column(
             "reason",
             _string,
             "Why; not_in_sequences: outside the k-core, or before what a sequence cut at the longest length keeps",
         ),
-        _column("rows", _int64, "Lines or rows"),
+        _column("rows", _int64, "Lines or rows; of prices, items"),
     ),
 }
 """Tables and views that exist only in the analysts' catalogue, but for `results`."""
@@ -252,7 +325,7 @@ MACROS: Final[dict[str, Macro]] = {
             _column("item_id", _string, "Item"),
             _column("rating", pa.float32(), "Stars"),
             _column("time", _int64, "When it was rated, Unix seconds UTC"),
-            _column("rated_at", pa.timestamp("us"), "The same as a TIMESTAMP in UTC"),
+            _column("rated_at", _moment, "The same as a TIMESTAMP in UTC"),
         ),
         frozenset({"core.interactions"}),
     ),
@@ -264,6 +337,7 @@ MACROS: Final[dict[str, Macro]] = {
             _column("item_ids", pa.list_(_string), "Items, oldest first"),
             _column("times", pa.list_(_int64), "Unix seconds UTC, beside item_ids"),
             _column("ratings", pa.list_(pa.float32()), "Stars, beside item_ids"),
+            _column("rated_at", pa.list_(_moment), "times as TIMESTAMPs in UTC"),
         ),
         frozenset({"core.interactions"}),
     ),

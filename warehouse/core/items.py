@@ -1,7 +1,8 @@
 """core/items: one row an item, its text cleaned.
 
 An item may have several metadata rows with different content. The one with the most filled fields is kept
-(of title, brand, description, categories and pictures, after cleaning); of equals, the first in the file.
+(of title, brand, description, categories and pictures, after cleaning); of equals, the first in the file. Its price
+counts for nothing there: it decides no sequence and no vector.
 """
 
 import html
@@ -9,11 +10,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse.core.prices import Price, read_price
 from warehouse.duck import Engine, connect, execute, pattern, table, write_parquet
 from warehouse.parquet import ParquetSink, rows_of
 from warehouse.tables import TABLES
@@ -39,6 +41,9 @@ class ItemsSummary:
     with_brand: int
     with_description: int
     with_image_url: int
+    with_price: int
+    unread_prices: dict[str, int]
+    """Items whose price could not be read, by reason."""
 
 
 def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> ItemsSummary:
@@ -53,8 +58,10 @@ def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> Item
         rejected = write_parquet(
             connection, "items_rejected", out / "rejected.parquet", TABLES["core/items/rejected"], parameters
         )
-        (counts,) = table(connection, "items_counts", {"items": pattern(out / "items.parquet")}).to_pylist()
-    return ItemsSummary(rows_of(metadata), items, rejected, **counts)
+        built = {"items": pattern(out / "items.parquet")}
+        (counts,) = table(connection, "items_counts", built).to_pylist()
+        unread = {row["reason"]: row["items"] for row in table(connection, "items_unread", built).to_pylist()}
+    return ItemsSummary(rows_of(metadata), items, rejected, **counts, unread_prices=unread)
 
 
 def clean(text: str) -> str:
@@ -88,7 +95,21 @@ def _cleaned(metadata: Path) -> Iterator[pa.RecordBatch]:
                 "description_raw": batch["description"],
                 "categories": [list(filter(None, map(clean, path))) for path in rows["categories"]],
                 "image_urls": batch["image_urls"],
+                "price_raw": batch["price"],
+                **_prices(rows["price"]),
                 "line": batch["line"],
             },
             schema=TABLES["core/items/items"],
         )
+
+
+def _prices(texts: list[str]) -> dict[str, list[Any]]:
+    """The columns of prices that were read, and of reasons why others were not."""
+    found = [read_price(text) for text in texts]
+    read = [price if isinstance(price, Price) else None for price in found]
+    return {
+        "price_lowest": [price and price.lowest for price in read],
+        "price_highest": [price and price.highest for price in read],
+        "price_currency": [price and price.currency for price in read],
+        "price_unread": [reason if isinstance(reason, str) else None for reason in found],
+    }

@@ -72,6 +72,7 @@ class MetadataLine(NamedTuple):
     description: list[str]
     categories: list[str]
     image_urls: list[str]
+    price: str = ""
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -87,6 +88,7 @@ class _Fields(msgspec.Struct, gc=False):
     imageURL: list[str] | None = None  # noqa: N815
     image: list[str] | None = None
     imUrl: str | None = None  # noqa: N815
+    price: str | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)
@@ -143,7 +145,13 @@ def read_line(line: bytes) -> tuple[MetadataLine, bool] | str:
         list(_texts(record.get("description"))),
         list(dict.fromkeys(_texts(record.get("category") or record.get("categories")))),
         list(dict.fromkeys(url.strip() for value in pictures for url in _texts(value))),
+        _price(record.get("price")),
     ), is_literal
+
+
+def _price(value: Any) -> str:
+    """A price as text; a number as it is written, also one that no price can be."""
+    return str(value) if type(value) in (int, float) else " ".join(_texts(value))
 
 
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
@@ -172,8 +180,10 @@ def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
                 quarantine.add(batch.first_line + place, reason, line)
                 batch.records[place] = None
             case product, is_literal:
-                item_id, title, brand, description, categories, image_urls = product
-                batch.records[place] = _Fields(item_id, title, brand, description, categories, None, image_urls)
+                item_id, title, brand, description, categories, image_urls, price = product
+                batch.records[place] = _Fields(
+                    item_id, title, brand, description, categories, None, image_urls, price=price
+                )
                 literals += is_literal
     return literals
 
@@ -200,6 +210,7 @@ def _table(batch: Batch[_Fields]) -> pa.RecordBatch:
             _lists([[row.description] if type(row.description) is str else row.description or () for row in rows]),
             _lists([dict.fromkeys(row.category or row.categories or ()) for row in rows]),
             image_urls,
+            pa.array([_text(row.price) for row in rows], pa.string()),
         ],
         schema=_TABLE,
     )

@@ -1,5 +1,5 @@
 -- What one user is recommended, best first.
-SELECT rank, item_id, coalesce(nullif(title, ''), item_id) AS title, score
+SELECT rank, item_id, display_title AS title, score, model
 FROM reports.recommendations
 JOIN core.items USING (domain, item_id)
 WHERE domain = $domain AND user_id = $user AND rank <= $k

@@ -8,7 +8,7 @@ WITH user_sample AS (
 bought AS (
     SELECT domain, user_id, list({item_id: item_id, title: title} ORDER BY step) AS items
     FROM (
-        SELECT i.domain, i.user_id, i.item_id, i.step, c.title
+        SELECT i.domain, i.user_id, i.item_id, i.step, c.display_title AS title
         FROM core.sequences_interactions i
         JOIN user_sample USING (domain, user_id)
         JOIN core.items c USING (domain, item_id)
@@ -17,7 +17,7 @@ bought AS (
     GROUP BY ALL
 ),
 recommended AS (
-    SELECT domain, user_id, list({item_id: item_id, title: title} ORDER BY rank) AS items
+    SELECT domain, user_id, list({item_id: item_id, title: display_title} ORDER BY rank) AS items
     FROM reports.recommendations
     JOIN user_sample USING (domain, user_id)
     JOIN core.items USING (domain, item_id)

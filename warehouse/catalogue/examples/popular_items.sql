@@ -1,14 +1,14 @@
 -- Which items of a domain are the most popular ones?
--- $domain = null: the domain; the first one
+-- $domain = (SELECT min(domain) FROM domains): the domain; the first one
 -- $top = 10: how many
 SELECT
     row_number() OVER (ORDER BY interactions DESC, item_id) AS rank,
     item_id,
-    coalesce(nullif(title, ''), item_id) AS title,
+    coalesce(display_title, item_id) AS title,
     brand,
     interactions
 FROM core.sequences_items
 LEFT JOIN core.items USING (domain, item_id)
-WHERE domain = coalesce($domain, (SELECT min(domain) FROM domains))
+WHERE domain = $domain
 ORDER BY rank
 LIMIT $top

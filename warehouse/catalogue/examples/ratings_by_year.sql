@@ -2,7 +2,7 @@
 -- $domain = null: one domain; all of them
 SELECT
     domain,
-    year(make_timestamp(time * 1000000)) AS year,
+    year(rated_at) AS year,
     count(*) AS ratings,
     avg(rating) AS mean_stars,
     avg((rating >= 4)::INTEGER) AS share_4_and_more

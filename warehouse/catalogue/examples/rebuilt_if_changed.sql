@@ -1,5 +1,5 @@
 -- What must be made anew if a raw file changes?
--- $source = null: the file's name, as in lineage.sources; the first one
+-- $source = (SELECT min(source) FROM lineage.sources WHERE key = 'raw/ratings'): name of the file; the first one
 SELECT depth, key, domain, version
-FROM lineage.impact(coalesce($source, (SELECT min(source) FROM lineage.sources WHERE key = 'raw/ratings')))
+FROM lineage.impact($source)
 ORDER BY depth, key, domain

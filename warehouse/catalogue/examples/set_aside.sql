@@ -1,13 +1,14 @@
--- What was set aside on the way from the raw files to the sequences, and why?
+-- What was set aside on the way from the raw files to the sequences, or could not be read, and why?
 -- $domain = null: one domain; all of them
 SELECT
     domain,
     CASE WHEN key IN ('raw/metadata', 'core/items') THEN 'metadata' ELSE 'ratings' END AS file,
     key AS step,
+    what,
     reason,
     rows,
     rows / CASE WHEN key IN ('raw/metadata', 'core/items') THEN metadata_lines ELSE rating_lines END AS share_of_lines
 FROM rejected
 JOIN domains USING (domain)
 WHERE domain = coalesce($domain, domain)
-ORDER BY domain, file DESC, rows DESC, reason
+ORDER BY domain, file DESC, what DESC, rows DESC, reason

@@ -27,8 +27,8 @@ curve AS (
         domain,
         share_of_items,
         share_of_interactions,
-        lag(share_of_items, 1, 0) OVER popularity AS items_before,
-        lag(share_of_interactions, 1, 0) OVER popularity AS interactions_before
+        coalesce(lag(share_of_items) OVER popularity, 0) AS items_before,
+        coalesce(lag(share_of_interactions) OVER popularity, 0) AS interactions_before
     FROM popularity_distribution
     WINDOW popularity AS (PARTITION BY domain ORDER BY interactions DESC)
 ),

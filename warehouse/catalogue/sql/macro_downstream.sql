@@ -9,13 +9,12 @@ WITH RECURSIVE ways AS (
     FROM ways
     JOIN lineage.inputs AS inputs ON inputs.input_key = ways.key AND inputs.input_domain = ways.domain
     WHERE ways.depth < (SELECT count(*) FROM lineage.artifacts)
-),
-descendants AS (
+)
+SELECT descendants.depth, descendants.key, descendants.domain, artifacts.version
+FROM (
     SELECT ways.key, ways.domain, max(ways.depth) AS depth
     FROM ways
     GROUP BY ALL
-)
-SELECT descendants.depth, descendants.key, descendants.domain, artifacts.version
-FROM descendants
+) AS descendants
 JOIN lineage.artifacts AS artifacts USING (key, domain)
 ORDER BY descendants.depth, descendants.key, descendants.domain

@@ -1,6 +1,12 @@
 -- Sorted once, as structs, then taken apart.
 CREATE MACRO main.histories(domain, as_of) AS TABLE
-WITH histories AS (
+SELECT
+    histories.user_id,
+    list_transform(histories.history, lambda rated: rated.item_id) AS item_ids,
+    list_transform(histories.history, lambda rated: rated.time) AS times,
+    list_transform(histories.history, lambda rated: rated.rating) AS ratings,
+    list_transform(histories.history, lambda rated: make_timestamp(rated.time * 1000000)) AS rated_at
+FROM (
     SELECT
         interactions.user_id,
         list(
@@ -15,11 +21,5 @@ WITH histories AS (
     FROM core.interactions AS interactions
     WHERE interactions.domain = domain AND interactions.time < unix_seconds(as_of)
     GROUP BY interactions.user_id
-)
-SELECT
-    histories.user_id,
-    list_transform(histories.history, lambda rated: rated.item_id) AS item_ids,
-    list_transform(histories.history, lambda rated: rated.time) AS times,
-    list_transform(histories.history, lambda rated: rated.rating) AS ratings
-FROM histories
+) AS histories
 ORDER BY histories.user_id

@@ -11,11 +11,6 @@ WITH RECURSIVE ways AS (
     FROM ways
     JOIN lineage.inputs AS inputs USING (key, domain, version)
     WHERE ways.depth < (SELECT count(*) FROM lineage.artifacts)
-),
-ancestors AS (
-    SELECT ways.key, ways.domain, ways.version, max(ways.depth) AS depth
-    FROM ways
-    GROUP BY ALL
 )
 SELECT
     ancestors.depth,
@@ -25,7 +20,11 @@ SELECT
     artifacts.key IS NOT NULL AS current,
     sources.source,
     sources.sha256
-FROM ancestors
+FROM (
+    SELECT ways.key, ways.domain, ways.version, max(ways.depth) AS depth
+    FROM ways
+    GROUP BY ALL
+) AS ancestors
 LEFT JOIN lineage.artifacts AS artifacts USING (key, domain, version)
 LEFT JOIN lineage.sources AS sources USING (key, domain, version)
 ORDER BY ancestors.depth, ancestors.key, ancestors.domain, sources.source

@@ -3,6 +3,7 @@
 SELECT
     domain,
     'core/sequences' AS key,
+    'row' AS what,
     'not_in_sequences' AS reason,
     sum(CASE key WHEN 'core/interactions' THEN rows ELSE -rows END)::BIGINT AS rows
 FROM lineage.files

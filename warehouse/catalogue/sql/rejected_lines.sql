@@ -1,4 +1,4 @@
 -- Lines that could not be read.
-SELECT domain, 'raw/' || file AS key, reason, count(*) AS rows
+SELECT domain, 'raw/' || file AS key, 'row' AS what, reason, count(*) AS rows
 FROM main.quarantine
 GROUP BY ALL

@@ -4,5 +4,6 @@ SELECT
     count(*) FILTER (title <> '') AS with_title,
     count(*) FILTER (brand <> '') AS with_brand,
     count(*) FILTER (description <> '') AS with_description,
-    count(*) FILTER (len(image_urls) > 0) AS with_image_url
+    count(*) FILTER (len(image_urls) > 0) AS with_image_url,
+    count(price_lowest) AS with_price
 FROM read_parquet($items, hive_partitioning = false)

@@ -1,0 +1,2 @@
+-- Of a whole file, as its manifest says.
+(MAP {$models})[parquet_file] AS model,
