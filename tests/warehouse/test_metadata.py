@@ -48,6 +48,8 @@ def test_fields_of_any_shape_are_read() -> None:
         ["Home", "Mugs", "Cups"],
         ["http://c", "http://a", "http://b", "http://d"],
     )
+    there = product(b'{"asin": "1", "imageURL": [" //host/a.jpg", "/b.jpg"], "image": "https://host/a.jpg"}')
+    assert there.image_urls == ["https://host/a.jpg", "/b.jpg"], "an address without a scheme is of the web"
     assert product(b'{"asin": "1"}') == Product("1", "", "", [], [], [])
     assert product(b'{"asin": "1", "title": 1984}').title == "1984"
     assert product(rb'{"asin": "1", "title": "\ud83d\ude00 \ud83d"}').title == "\U0001f600 \ufffd"
@@ -62,6 +64,7 @@ def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
         b'{"asin": "B4", "categories": ["a", "b", "a", ""], "category": [], "description": "one", "imUrl": " "}',
         b'{"asin": "B5", "title": "\\u2003a", "category": ["a", "\\u001f", "a"], "imageURL": null}',
         b'{"asin": "B6", "description": [], "category": null, "imageURL": []}',
+        b'{"asin": "B7", "imageURL": ["//host/a", "https://host/a", "/b"], "imageURLHighRes": ["//host/c"]}',
     ]
     for content in [*lines, b"\n".join(lines)]:
         assert None not in next(records.decode(raw.Block(1, content), _DECODER)).records
