@@ -80,7 +80,7 @@ def _rows(bench: Bench, mode: Compat, seeds: int, cache: Path, progress: Callabl
     model = replace(bench.model, compat=mode)
     asked = ComparisonRequest(tuple(OURS), model, bench.pretraining, bench.finetuning, {}, seeds, ablations=False)
     target, *sources = (Source(d.name, partial(_same, d), {}) for d in (bench.target, *bench.sources))
-    found = by_key(compare(target, sources, asked, cache, progress=progress))
+    found = by_key([one for one in compare(target, sources, asked, cache, progress=progress) if one.run.training])
     scratch = {ours: theirs for pair in PAIRS for ours, theirs in (pair, (pair[1], pair[1]))}
     rows = []
     for (_, name, _), trained in sorted(found.items()):

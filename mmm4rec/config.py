@@ -11,7 +11,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _INTEGER_BITS = 63
 """No size, seed or count needs more, and torch takes no more."""
+SMALLEST_STEP = 32
+"""Training examples of an optimiser step below which `TrainConfig.fitted` never goes."""
 _LONGEST_QUOTE = 300
 _QUOTE = reprlib.Repr()
 _QUOTE.maxstring = _QUOTE.maxother = 200
@@ -144,6 +146,9 @@ class TrainConfig:
     batch_size: int = 1024
     accumulate: int = 8
     """Batches whose gradients are summed for one optimiser step."""
+    least_steps: int = 0
+    """Optimiser steps that an epoch is to have at least: where the training examples are fewer, `batch_size` is halved
+    until it has them, as `fitted` says."""
     seed: int = 2020
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -168,12 +173,29 @@ class TrainConfig:
             )
         if self.patience is not None:
             positive(self, "patience")
-        if self.weight_decay < 0 or self.validate_every < 0 or self.seed < 0:
-            raise ConfigError("weight_decay, validate_every and seed must not be negative")
+        if min(self.weight_decay, self.validate_every, self.seed, self.least_steps) < 0:
+            raise ConfigError("weight_decay, validate_every, seed and least_steps must not be negative")
         if self.metric not in (known := criteria()):
             raise ConfigError(f"metric is {self.metric!r}{nearest(self.metric, known)}; known: {', '.join(known)}")
         if self.validate_every == 0 and self.keep == "best":
             raise ConfigError("keep is 'best' but validate_every is 0: validate, or set keep to 'last'")
+
+    @property
+    def examples_per_step(self) -> int:
+        """Training examples of one optimiser step."""
+        return self.batch_size * self.accumulate
+
+    def fitted(self, examples: int) -> Self:
+        """The same for so many training examples: `batch_size` is halved until an epoch has `least_steps` whole steps,
+        as long as a step keeps SMALLEST_STEP examples."""
+        size = self.batch_size
+        while (
+            examples < self.least_steps * size * self.accumulate
+            and size > 1
+            and size // 2 * self.accumulate >= SMALLEST_STEP
+        ):
+            size //= 2
+        return replace(self, batch_size=size)
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, object], where: str = "training") -> Self:

@@ -106,6 +106,13 @@ _RUN = [
 ]
 _SEED = _field("seed", pa.int64(), "of the training", nullable=True)
 
+_TO_END = _field(
+    "trained_to_end",
+    pa.bool_(),
+    "false: the epoch kept is the last allowed one, or there were fewer than 100 optimiser steps (in any seed): more "
+    "training may change the figure; true for a model that is counted",
+)
+
 COMPARISON = "reports/comparison"
 """Key of the tables of models side by side."""
 
@@ -188,6 +195,7 @@ TABLES: dict[str, pa.Schema] = {
             _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
             _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
             _field("users", pa.int64(), "users tested"),
+            _TO_END,
         ],
     ),
     "reports/comparison/tests": _table(
@@ -203,8 +211,18 @@ TABLES: dict[str, pa.Schema] = {
             _field("against", pa.string(), "the other"),
             _field("percent", pa.float64(), "of the domain's users that both learn from"),
             _field("difference", pa.float64(), "of their test NDCG@10; below 0, the other one is better"),
-            _field("p", pa.float64(), "two-sided, paired permutation test over users; for one comparison alone"),
-            _field("verdict", pa.string(), "better, worse, or no difference shown (p of 0.05 and more)"),
+            _field(
+                "p",
+                pa.float64(),
+                "two-sided, paired permutation test over users; for one comparison alone; null where one of the two "
+                "was not trained to its end",
+                nullable=True,
+            ),
+            _field(
+                "verdict",
+                pa.string(),
+                "better, worse, no difference shown (p of 0.05 and more), or not trained to its end (of either)",
+            ),
             _field("users", pa.int64(), "users tested"),
             _field("reached", pa.int32(), "transfer: seeds that reach 95% of the best validation from scratch", True),
             _field("steps_share", pa.float64(), "transfer: share of the steps from scratch that this takes", True),
@@ -240,6 +258,7 @@ TABLES: dict[str, pa.Schema] = {
             _field("peak_bytes", pa.int64(), "most memory held: tensors on a GPU, else the whole process", True),
             _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the weights tested", nullable=True),
             _field("device", pa.string(), "where it was trained"),
+            _TO_END,
         ],
     ),
     "reports/recommendations/recommendations": _table(

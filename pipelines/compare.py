@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from mmm4rec.baselines.config import BASELINES
+from mmm4rec.baselines.config import BASELINES, STEPS_AN_EPOCH
 from mmm4rec.comparison import trainings as comparison
 from mmm4rec.comparison.tables import write_comparison
-from mmm4rec.comparison.trainings import NAMES, OURS, ComparisonRequest, Keeping, Source
+from mmm4rec.comparison.trainings import ENOUGH_STEPS, NAMES, OURS, ComparisonRequest, Keeping, Source
 from mmm4rec.config import RecommenderConfig, TrainConfig
 from mmm4rec.metrics import CRITERION, SHOWN_AT, figures
 from mmm4rec.registry import MODELS
@@ -89,8 +89,9 @@ def ask(
     Args:
         data_folder: the data folder; its settings are those of the models and of training.
         domains: target domains.
-        models: of `trainings.NAMES`; none: popularity, MMM4Rec (pre-trained where there is something to start from),
-            and the baselines that the settings ask for (all, where they ask for none).
+        models: of `trainings.NAMES`, beside popularity and item-kNN, which are always there; none: MMM4Rec
+            (pre-trained where there is something to start from), and the baselines that the settings ask for (all,
+            where they ask for none).
         seeds: trainings of each model.
         ablations: whether to take parts from MMM4Rec from scratch, too.
         users: percentages of a domain's users to learn from, for MMM4Rec; all else learns from all.
@@ -170,7 +171,17 @@ def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[C
                 "sweep": _sweep(domain, rows["comparison"]),
             }
         )
-    return templates().get_template("comparison.html").render(sections=sections, asked=asked, metrics=_shown())
+    return (
+        templates()
+        .get_template("comparison.html")
+        .render(
+            sections=sections,
+            asked=asked,
+            metrics=_shown(),
+            enough_steps=ENOUGH_STEPS,
+            steps_an_epoch=STEPS_AN_EPOCH,
+        )
+    )
 
 
 def _shown() -> list[str]:
@@ -218,10 +229,12 @@ def _is_transfer(row: Row) -> bool:
 def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
     """A row a model of all users: figures by metric, and its paired test; the ablations with the whole model first."""
     tested = {row["model"]: row for row in mine["tests"] if row["question"] == ("best", "ablation")[part != "models"]}
+    untrained = {row["model"] for row in mine["costs"] if row["percent"] == 100 and not row["trained_to_end"]}
     found: dict[str, Row] = {}
     for row in mine["comparison"]:
         if row["percent"] == 100 and (row["part"] == part or row["model"] in {t["against"] for t in tested.values()}):
             of = found.setdefault(row["model"], {"label": LABELS[row["model"]], "test": tested.get(row["model"])})
+            of["untrained"] = row["model"] in untrained
             of[f"{row['metric']}@{row['k']}"] = row
             of["seeds"] = row["seeds"]
     if part != "models":
@@ -252,8 +265,9 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
         mine = [row for row in rows if row["model"] == model and row["percent"] == 100]
         same = ("parameters", "learning_rate", "batch", "device")
         of: Row = {"label": LABELS[model], **{name: mine[0][name] for name in same}}
-        for name in ("examples_per_second", "best_epoch", "optimiser_steps_to_best", "optimiser_steps_to_95",
-                     "seconds_to_95", "seconds", "peak_bytes"):  # fmt: skip
+        of["untrained"] = not all(row["trained_to_end"] for row in mine)
+        for name in ("examples_per_second", "best_epoch", "optimiser_steps", "optimiser_steps_to_best",
+                     "optimiser_steps_to_95", "seconds_to_95", "seconds", "peak_bytes"):  # fmt: skip
             values = [row[name] for row in mine if row[name] is not None]
             of[name] = statistics.mean(values) if values else None
         found.append(of)

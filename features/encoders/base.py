@@ -49,6 +49,10 @@ class TorchEncoder:
         """Vectors [n, width] of texts."""
         raise NotImplementedError
 
+    def _is_cut(self, texts: list[str]) -> Tensor:
+        """[n] bool, whether each text has more tokens than are read."""
+        raise NotImplementedError
+
     def _image_vectors(self, pixels: Tensor) -> Tensor:
         """Vectors [n, width] of pixels [n, 3, height, width], float32 on the device."""
         raise NotImplementedError
@@ -72,6 +76,12 @@ class TorchEncoder:
             with self._computing():
                 vectors[rows] = self._as_float32(self._text_vectors([texts[row] for row in rows]))
         return vectors
+
+    def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """[n] whether each text is longer than :meth:`encode_texts` reads."""
+        parts = [list(texts[start : start + self._batch]) for start in range(0, len(texts), self._batch)]
+        found = [self._is_cut(part).cpu().numpy() for part in parts]
+        return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
     def prepare_image(self, image: Image.Image) -> NDArray[np.float32]:
         """Pixels [3, height, width] of one RGB picture."""

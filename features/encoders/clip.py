@@ -58,6 +58,11 @@ class ClipEncoder(TorchEncoder):
         """As of the model's image processor."""
         return Preparation.of(self._images)
 
+    def _is_cut(self, texts: list[str]) -> Tensor:
+        # One more than is read, and no more: a text may be as long as a book.
+        tokens = self._tokenizer(texts, truncation=True, max_length=self._tokens + 1)
+        return torch.tensor([len(ids) > self._tokens for ids in tokens["input_ids"]])
+
     def _text_vectors(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(
             texts,

@@ -73,12 +73,24 @@ class OpenClipEncoder(TorchEncoder):
         )
 
     def _tokens(self, texts: list[str]) -> Tensor:
-        """Token ids [n, the model's own length]: cut at then filled up."""
+        """Token ids [n, the model's own length]: cut, then filled up."""
         length = self._model.context_length
         cut = min(self._cut, length)
         tokens: Tensor = self._tokenizer(texts, context_length=cut).to(self.device)
-        filler = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
-        return torch.nn.functional.pad(tokens, (0, length - cut), value=filler)
+        return torch.nn.functional.pad(tokens, (0, length - cut), value=self._filler)
+
+    @property
+    def _filler(self) -> int:
+        """The token that stands behind the end of a text."""
+        return getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
+
+    def _is_cut(self, texts: list[str]) -> Tensor:
+        # A tokenizer of open_clip tells no lengths, and its last token may be the filler: what is cut is so by one
+        # place less or more.
+        cut = min(self._cut, self._model.context_length)
+        read, longer = (self._tokenizer(texts, context_length=length) for length in (cut, cut + 1))
+        differs: Tensor = (longer[:, :cut] != read).any(dim=1) | (longer[:, cut] != self._filler)
+        return differs
 
     def _text_vectors(self, texts: list[str]) -> Tensor:
         vectors: Tensor = self._model.encode_text(self._tokens(texts), normalize=True)

@@ -130,6 +130,14 @@ class Encoder(Protocol):
         """
         ...
 
+    def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Of texts [n], whether each exceeds the token limit, so that its end has no part in its vector.
+
+        Raises:
+            FeatureError: the encoder cannot read text.
+        """
+        ...
+
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """Vectors [n, width] of RGB pictures: those of :meth:`encode_prepared` over their preparations.
 

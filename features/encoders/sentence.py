@@ -52,11 +52,10 @@ class SentenceTransformersEncoder(TorchEncoder):
         first: Any
         first, *others = self._model
         limit = self._model.max_seq_length
-        if isinstance(limit, int):
-            self._model.max_seq_length = limit = min(limit, tokens)
-            if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
-                settings = first.processing_kwargs
-                first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}
+        self._limit = min(limit, tokens) if isinstance(limit, int) else None
+        """Tokens that are read; None for a model that reads all."""
+        if self._limit is not None:
+            self._cut_at(self._limit)
         self._processor = getattr(first, "processor", None)
         modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
         width = self._model.get_embedding_dimension()
@@ -81,6 +80,24 @@ class SentenceTransformersEncoder(TorchEncoder):
     def _check(self, modality: Literal["text", "image"]) -> None:
         if not self._model.supports(modality):
             raise not_encodable(self.identity, modality, ", ".join(map(str, self._model.modalities)))
+
+    def _cut_at(self, limit: int) -> None:
+        first: Any = self._model[0]
+        self._model.max_seq_length = limit
+        if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
+            settings = first.processing_kwargs
+            first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}
+
+    def _is_cut(self, texts: list[str]) -> Tensor:
+        self._check("text")
+        if self._limit is None:
+            return torch.zeros(len(texts), dtype=torch.bool)
+        self._cut_at(self._limit + 1)  # one more than is read, and no more: a text may be as long as a book
+        try:
+            mask: Tensor = self._model.preprocess(texts)["attention_mask"]
+        finally:
+            self._cut_at(self._limit)
+        return mask.sum(dim=1) > self._limit
 
     def _text_vectors(self, texts: list[str]) -> Tensor:
         self._check("text")

@@ -11,17 +11,21 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from warehouse.artifacts.threads import available_cores
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-"""Formats decoded; never one that starts another program (EPS) or calls on the system (WMF)."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
+"""Formats decoded; never one that starts another program (EPS) or calls on the system (WMF). AVIF where Pillow was
+built with it, as its wheels are."""
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000
 """Largest picture decoded: 50 megapixels, 200 MB as Pillow holds RGB."""
 MAX_WEBP_PIXELS = MAX_PIXELS // 4
-"""WebP's decoder takes four times the memory: it holds every picture as an animation, with two canvases."""
+"""Of WebP and AVIF, whose decoders take four times the memory: WebP's holds every picture as an animation, with two
+canvases, AVIF's the planes that it makes pixels of."""
+MAX_UNENDED_PIXELS = MAX_PIXELS // 4
+"""Of a JPEG without its end marker, which is decoded twice to see that nothing else is missing."""
 MAX_SCANS = 100
 """Of a JPEG; some ten are usual. A scan of a few bytes costs a pass over all pixels."""
 MAX_TIFF_PARTS = 1 << 16
@@ -40,6 +44,10 @@ _ORDERS = {b"II": "<", b"MM": ">"}
 """Byte orders by the first bytes of a TIFF."""
 _TIFF_PARTS, _TIFF_TILE = (273, 324), (322, 323)
 """Tags of a TIFF: places of strips or of tiles; width and length of a tile."""
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""Markers of a JPEG: a scan follows; the picture ends. Neither is in the bytes of a scan."""
+_FILLINGS = (b"\x00", b"\x55", b"\xb7")
+"""Bytes that stand for different codes in every table of codes that is usual."""
 _BAND = 256
 """Rows converted at once: a conversion may go through three more pictures."""
 _TURNS = {
@@ -79,14 +87,30 @@ def _open(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow's parsers raise anything from OSError to struct.error
         raise PictureError("not_an_image", f"{type(error).__name__}, starts with {data[:16]!r}") from error
     width, height = picture.size
-    most = MAX_WEBP_PIXELS if picture.format == "WEBP" else MAX_PIXELS
+    most = MAX_WEBP_PIXELS if picture.format in ("WEBP", "AVIF") else MAX_PIXELS
     if width * height > most:
         raise PictureError("too_large", f"{width}x{height} pixels, at most {most:,}")
     if min(width, height) < MIN_SIDE:
         raise PictureError("too_small", f"{width}x{height} pixels, at least {MIN_SIDE} a side")
-    if picture.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+    if picture.format in ("JPEG", "MPO") and (scans := data.count(_SCAN)) > MAX_SCANS:
         raise PictureError("too_large", f"{scans:,} scans, at most {MAX_SCANS}")
+    unended = picture.format == "JPEG" and data.rfind(_END) < data.rfind(_SCAN)
+    if unended and width * height <= MAX_UNENDED_PIXELS and _lacks_end_only(data):
+        return Image.open(io.BytesIO(data + _END), formats=("JPEG",))
     return picture
+
+
+def _lacks_end_only(data: bytes) -> bool:
+    """Whether a JPEG without an end marker has all its pixels. What is missing would be made of whatever follows: the
+    picture would be another one for another filling."""
+    try:
+        pictures = (
+            np.asarray(Image.open(io.BytesIO(data + 250 * filling + _END), formats=("JPEG",))) for filling in _FILLINGS
+        )
+        first = next(pictures)
+        return all(np.array_equal(first, other) for other in pictures)
+    except Exception:  # as above
+        return False
 
 
 def _check_tiff(data: bytes) -> None:
@@ -187,7 +211,7 @@ def _broken(kind: str | None, error: Exception) -> PictureError:
 
 
 def format_of(data: bytes) -> str:
-    """File extension by content, lower case: jpeg, png, gif, webp, bmp, tiff."""
+    """File extension by content, lower case: jpeg, png, gif, webp, bmp, tiff, avif."""
     name = (_open(data).format or "").lower()
     return "jpeg" if name == "mpo" else name  # MPO: a JPEG with more pictures behind the first
 

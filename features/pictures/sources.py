@@ -17,6 +17,8 @@ __all__ = ["DEFAULT", "UnaskedError", "read_source"]
 DEFAULT: Final = Fetching()
 """How the web is asked where nothing else is said."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_INLINE: Final = re.compile(r"data:[^,]*,", re.IGNORECASE)
+"""How an address begins that is the picture itself."""
 
 
 class UnaskedError(LookupError):
@@ -30,6 +32,8 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
         PictureError: unreachable, refused, too_large, or what else became of a download.
         LookupError: an http(s) address that was not asked yet.
     """
+    if _INLINE.match(url):
+        raise PictureError("refused", "it is a picture itself (data:), which is not read: put it into a file")
     scheme = _SCHEME.match(url)
     match scheme and scheme[1].lower():
         case None:

@@ -21,7 +21,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,8 @@ class EmbeddingSummary:
     """Ready vectors."""
     missing: int
     """Items without this modality: zeros, present = false."""
+    cut: int
+    """Items whose text is longer than the encoder reads, so that its end has no part in the vector."""
     damaged: int
     """Parts of the cache that were damaged; what they held was encoded again."""
     encoder: dict[str, Any]
@@ -127,7 +129,13 @@ def embed_texts(
         return (encoder.encode_texts([texts[row] for row in batch]) for batch in batches)
 
     work = _Work("text", ids, digests, [row // SEGMENT for row in range(len(ids))], batch_size, chunk_size, share)
-    return _embed(work, encode, encoder, out, cache, storage, progress)
+    summary = _embed(work, encode, encoder, out, cache, storage, progress)
+    if out is None:
+        return summary
+    rows = work.distinct().tolist()
+    is_cut = encoder.is_cut([texts[row] for row in rows])
+    cut = {digests[row] for row, longer in zip(rows, is_cut, strict=True) if longer}
+    return replace(summary, cut=sum(digest in cut for digest in digests))
 
 
 def embed_images(
@@ -261,6 +269,7 @@ def _embed(
         reused=present - encoded,
         imported=0,
         missing=len(ids) - present,
+        cut=0,
         damaged=cache.damaged,
         encoder=asdict(identity),
     )
@@ -342,6 +351,7 @@ def _import(
         reused=0,
         imported=imported,
         missing=len(ids) - imported,
+        cut=0,
         damaged=0,
         encoder=asdict(ready.identity),
     )

@@ -160,9 +160,15 @@ class Published:
     training: Mapping[str, object] = field(default_factory=dict)
 
 
+STEPS_AN_EPOCH: Final = 16
+"""Least optimiser steps an epoch where nothing is said of batches: those of the smallest published domain (Scientific,
+34,101 training examples) at the largest published batch. So no batch of a published domain is another."""
+
+
 def _adam(examples: int) -> Mapping[str, object]:
     """Learning rate 0.001 and no weight decay, with so many examples a step in parts that devices can share."""
-    return {"learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": examples // 8, "accumulate": 8}
+    batches = {"batch_size": examples // 8, "accumulate": 8, "least_steps": STEPS_AN_EPOCH}
+    return {"learning_rate": 1e-3, "weight_decay": 0.0, **batches}
 
 
 ITEM_KNN: Final = "item_knn"
@@ -204,6 +210,8 @@ def resolve(
 ) -> RequestedBaselines:
     """What is asked for, over the published settings, over those of fine-tuning (training) and `length` (model).
 
+    Batches that are asked for are taken as they are; the published ones shrink with the data (STEPS_AN_EPOCH).
+
     Raises:
         ConfigError: an unknown baseline, or a setting that it does not have.
     """
@@ -222,6 +230,7 @@ def resolve(
                 raise ConfigError(f"{where}.{name}: it is counted, not trained; leave its training out")
             item_knn = config
             continue
-        ours = read_config(TrainConfig, published.training, f"{where}.{name}", finetuning)
+        as_asked = {"least_steps": 0} if {"batch_size", "accumulate"} & given.training.keys() else {}
+        ours = read_config(TrainConfig, {**published.training, **as_asked}, f"{where}.{name}", finetuning)
         trained[name] = config, read_config(TrainConfig, given.training, f"{where}.{name}.training", ours)
     return RequestedBaselines(trained, item_knn)

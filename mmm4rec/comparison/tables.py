@@ -1,7 +1,8 @@
 """What came out of a comparison, as tables: accuracy with errors, paired tests, curves and costs.
 
 **Which model is the best is decided on validation**; all else is of the test labels. Errors and tests are over users,
-each with the mean of their seeds; what is no mean over users has none.
+each with the mean of their seeds; what is no mean over users has none. Where one of two models was not trained to its
+end, their difference says nothing about them: no p is told.
 """
 
 import math
@@ -23,6 +24,8 @@ from mmm4rec.tables import COMPARISON, write_table
 PAIRS: Final = (("finetuned", FULL), ("finetuned_without_id", "scratch_without_id"))
 """A pre-trained model, and the same from scratch."""
 SIGNIFICANT: Final = 0.05
+UNTRAINED: Final = "not trained to its end"
+"""The verdict where one of two models was not, in any of its seeds."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
         whose = {name: getattr(one.run, name) for name in ("part", "model", "percent", "seed")}
         rows["curves"].extend(whose | row for row in one.curve)
         if training := one.run.training:
-            how = {"learning_rate": training.learning_rate, "batch": training.batch_size * training.accumulate}
+            how = {"learning_rate": training.learning_rate, "trained_to_end": one.trained_to_end}
             rows["costs"].append(whose | how | one.cost | {"validation_ndcg_10": one.validation.get("ndcg_10")})
     return rows
 
@@ -70,6 +73,11 @@ def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finish
     for finished in runs:
         found.setdefault(finished.run.key, []).append(finished)
     return found
+
+
+def trained_to_end(seeds: Sequence[Finished]) -> bool:
+    """Whether a model was trained to its end, in each of its seeds."""
+    return all(one.trained_to_end for one in seeds)
 
 
 def _of_users(seeds: Sequence[Finished], metric: str = "NDCG", k: int = 10) -> npt.NDArray[np.float64]:
@@ -108,6 +116,7 @@ def accuracy_rows(runs: Sequence[Finished]) -> Iterator[dict[str, object]]:
                 "seed_deviation": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
                 "seeds": len(seeds),
                 "users": len(seeds[0].ranks),
+                "trained_to_end": trained_to_end(seeds),
             }
 
 
@@ -135,7 +144,10 @@ def _tested(
     other: tuple[str, str, float],
 ) -> dict[str, object]:
     ours, theirs = _of_users(found[key]), _of_users(found[other])
-    difference, p = float((ours - theirs).mean()), paired_p(ours, theirs)
+    difference, p, verdict = float((ours - theirs).mean()), None, UNTRAINED
+    if trained_to_end(found[key]) and trained_to_end(found[other]):
+        p = paired_p(ours, theirs)
+        verdict = "no difference shown" if p >= SIGNIFICANT else "better" if difference > 0 else "worse"
     return {
         "question": question,
         "model": key[1],
@@ -143,7 +155,7 @@ def _tested(
         "percent": key[2],
         "difference": difference,
         "p": p,
-        "verdict": "no difference shown" if p >= SIGNIFICANT else "better" if difference > 0 else "worse",
+        "verdict": verdict,
         "users": len(ours),
         "reached": None,
         "steps_share": None,

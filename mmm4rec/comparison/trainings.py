@@ -1,8 +1,8 @@
 """Which trainings a comparison is made of, and their running.
 
-All models of a domain have the same users, items, features, budget and evaluation. **Which epoch is kept is decided on
-validation**; the test labels are ranked once for each finished training. What came out says
-`mmm4rec.comparison.tables`.
+All models of a domain have the same users, items, features, budget and evaluation. Popularity and item-kNN, which cost
+moments, are always there. **Which epoch is kept is decided on validation**; the test labels are ranked once for each
+finished training. What came out says `mmm4rec.comparison.tables`.
 
 What came of a training is kept (`mmm4rec.training.kept`) under a digest of all that decides it (versions of the data
 and the code, config, seed, initial weights), so a comparison that was stopped goes on, and another one trains only what
@@ -59,6 +59,10 @@ OURS: Final[Mapping[str, tuple[bool, bool]]] = {
 """MMM4Rec: whether it is pre-trained, and whether every item has a trainable vector."""
 NAMES: Final = (POPULARITY, *BASELINES, *OURS)
 """All models that can be compared."""
+COUNTED: Final = (POPULARITY, ITEM_KNN)
+"""Those that are counted, and not trained: what any training has to be worth more than."""
+ENOUGH_STEPS: Final = 100
+"""Optimiser steps below which a training says nothing about its model."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
 class ComparisonRequest:
     """What to compare, and with which settings.
 
-    `models` are of NAMES; `users` are percentages of the users of a domain; `model`, `pretraining` and `finetuning`
-    are MMM4Rec's; `baselines` is what differs from their published settings.
+    `models` are of NAMES, and COUNTED come by themselves; `users` are percentages of the users of a domain; `model`,
+    `pretraining` and `finetuning` are MMM4Rec's; `baselines` is what differs from their published settings.
     """
 
     models: tuple[str, ...]
@@ -175,6 +179,15 @@ class Finished:
     curve: list[dict[str, Any]]
     """A row an epoch, from the one before training on; columns of `curves`."""
 
+    @property
+    def trained_to_end(self) -> bool:
+        """Whether the model was given the time that it needs: more epochs made it no better than the one that is kept,
+        and it took ENOUGH_STEPS. A model that is counted needs none."""
+        training = self.run.training
+        return training is None or (
+            self.cost["best_epoch"] < training.epochs and self.cost["optimiser_steps"] >= ENOUGH_STEPS
+        )
+
 
 def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
     """The runs on a domain.
@@ -187,11 +200,10 @@ def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
             f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, since there is no source domain and no "
             "checkpoint to start from: leave them out, or give one"
         )
-    runs = [Run("models", POPULARITY)] if POPULARITY in asked.models else []
-    given = {name: asked.baselines.get(name, BaselineSettings()) for name in asked.models if name in BASELINES}
+    names = [name for name in BASELINES if name in asked.models or name in COUNTED]
+    given = {name: asked.baselines.get(name, BaselineSettings()) for name in names}
     baselines = resolve(given, asked.finetuning, asked.model.length)
-    if baselines.item_knn:
-        runs.append(Run("models", ITEM_KNN, config=baselines.item_knn))
+    runs = [Run("models", POPULARITY), Run("models", ITEM_KNN, config=baselines.item_knn)]
     for seed in range(asked.seeds):
 
         def seeded(training: TrainConfig, seed: int = seed) -> TrainConfig:
@@ -334,7 +346,7 @@ def _record(trained: Path) -> dict[str, Any]:
         | {"seconds": measured["seconds"].get(str(row["epoch"]))}
         for row in pq.ParquetFile(trained / "history.parquet").read().to_pylist()
     ]
-    known = summary | {"peak_bytes": measured["peak_bytes"]}
+    known = summary | {"batch": summary["examples_per_step"], "peak_bytes": measured["peak_bytes"]}
     return {
         "validation": summary["validation"],
         "cost": {name: known[name] for name in cost if name in known},

@@ -85,6 +85,8 @@ def fit(
             logger that is not there. Or a loss, score or weight that is not finite: the last good weights are
             then in the folder `last-good` of `state` (without one: of `out`), as a whole checkpoint.
     """
+    if train_config.least_steps:
+        train_config = train_config.fitted(len(domain.examples("training", model_config.length)))
     fabric = make_fabric(train_config, logs)
     ssd = _ssd_form(model_config, train_config, fabric.device)  # before anything is read or built: it may not run here
     known = None if state is None else identity(domain, model_config, train_config, init)

@@ -108,6 +108,7 @@ def _summary(plan: Arguments, loop: Loop, moved: Transfer | None) -> TrainSummar
     state, count, device = loop.state, loop.fabric.world_size, str(loop.fabric.device)
     return TrainSummary(
         **curve_summary(state.history, state.written_epoch, plan.train_config.metric),
+        examples_per_step=plan.train_config.examples_per_step,
         examples_per_epoch=len(loop.examples),
         parameters=sum(parameter.numel() for parameter in loop.model.parameters()),
         stopped=state.stopped,

@@ -52,6 +52,8 @@ class TrainSummary:
     epochs: int
     optimiser_steps: int
     optimiser_steps_to_best: int
+    examples_per_step: int
+    """Of the settings, or fewer where `TrainConfig.fitted` says so."""
     examples_per_epoch: int
     examples_to_best: int
     seconds_to_best: float

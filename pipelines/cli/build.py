@@ -11,6 +11,7 @@ from pipelines.cli.answers import (
     fail,
     print_error,
     print_json,
+    print_text,
     print_warning,
     report_failures,
     warn_of_damaged,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["commands"]
 
 commands = typer.Typer()
+
+_HOW_TO_BEGIN = "`mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`"
 
 
 @commands.command(epilog="Example: `mmm4rec sample --data data`")
@@ -108,7 +111,7 @@ def run(
     warn_of_left_out(data_folder)
     asked = domains or data_folder.present()
     if not asked:
-        fail(f"no raw files in {data_folder.raw_folder}: `mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`")
+        fail(f"no raw files in {data_folder.raw_folder}: {_HOW_TO_BEGIN}")
     stages = plan(data_folder, asked, only or [])
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
@@ -149,6 +152,8 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     answer(as_json, rows, list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
     if not as_json:
         out.print(f"raw files are read from {escaped(data_folder.raw_folder)}", style="dim", soft_wrap=True)
+        if not data_folder.present():
+            print_text(f"no category has both of its raw files there: {_HOW_TO_BEGIN}")
     warn_of_left_out(data_folder)
     warn_of_damaged(data_folder)
     for domain in data_folder.gone():

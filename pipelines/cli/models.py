@@ -74,7 +74,11 @@ def compare(
     domains: Annotated[list[str], typer.Argument(help="Target domains that are built.", metavar="DOMAIN...")],
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
     models: Annotated[
-        str | None, typer.Option(help="Names with commas; else MMM4Rec and the baselines of the settings, or all.")
+        str | None,
+        typer.Option(
+            help="Names with commas, beside popularity and item_knn; else MMM4Rec and the baselines of the "
+            "settings, or all."
+        ),
     ] = None,
     ablations: Annotated[bool, typer.Option(help="Also MMM4Rec from scratch without some of its parts.")] = True,
     users: Annotated[str, typer.Option(help="Percentages of users that MMM4Rec is to learn from.")] = "1,10,100",
@@ -111,7 +115,7 @@ def compare(
     else:
         for one in found:
             rows = _comparison_lines(one.rows["comparison"])
-            print_table(["part", "model", "% of users", "NDCG@10", "±"], rows, title=one.artifact.domain)
+            print_table(["part", "model", "% of users", "NDCG@10", "±", ""], rows, title=one.artifact.domain)
         print_text(f"page  {to}")
     if failures:
         raise typer.Exit(1)
@@ -119,10 +123,12 @@ def compare(
 
 def _comparison_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     """Lines of a table of one comparison: models before ablations, then the most users, then the best."""
+    from mmm4rec.comparison.tables import UNTRAINED
+
     for row in sorted(rows, key=lambda row: (row["part"] != "models", -row["percent"], -row["value"])):
         if (row["metric"], row["k"]) == ("NDCG", 10):
             figures = f"{row['percent']:g}", f"{row['value']:.4f}", f"{row['standard_error']:.4f}"
-            yield row["part"], row["model"], *figures
+            yield row["part"], row["model"], *figures, "" if row["trained_to_end"] else UNTRAINED
 
 
 def _split_at_commas(text: str | None) -> list[str]:

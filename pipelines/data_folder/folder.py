@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.data_folder.raw_files import find_raw, has_raw, names, pairs, passed_over
+from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, pairs, passed_over
 from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, overlay, resolve, unfit
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
@@ -23,6 +23,10 @@ from warehouse.raw.formats import Kind
 DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
+_NO_ADDRESS = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
+"""What SQLAlchemy's addresses of SQLite files mean something by, and what DuckDB takes for a slash."""
+_LONGEST = 440
+"""Bytes of a data folder's path: SQLite opens paths of up to 512, `.dagster/history/runs/<run>.db-journal` included."""
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
 
 
@@ -35,8 +39,16 @@ class DataFolder:
 
     @classmethod
     def find(cls, given: Path | None = None) -> "DataFolder":
-        """The one at `given`, else at MMM4REC_DATA, else at ./data."""
-        return cls((given or Path(os.environ.get(DATA_VARIABLE) or "data")).resolve())
+        """The one at `given`, else at MMM4REC_DATA, else at ./data.
+
+        Raises:
+            SettingsError: there is something else than a folder, or no folder of that name can be used.
+        """
+        path = _resolved(given or Path(os.environ.get(DATA_VARIABLE) or "data"))
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            raise SettingsError(f"{there} is no folder: name one with --data, or with {DATA_VARIABLE}")
+        return cls(path)
 
     @cached_property
     def cache(self) -> Path:
@@ -135,11 +147,15 @@ class DataFolder:
     def left_out(self) -> dict[str, str]:
         """Raw files that are not read, and pairs that make no domain (by their metadata): the reason by name."""
         named = {name: domain.category for name, domain in self.settings.domains.items()}
-        return passed_over(self.raw_folder) | {
-            path.name: reason
-            for path, category in pairs(self.raw_folder)
-            if category not in named.values() and (reason := unfit(category, named))
-        }
+        return (
+            passed_over(self.raw_folder)
+            | misplaced(self.raw_folder, self.path)
+            | {
+                path.name: reason
+                for path, category in pairs(self.raw_folder)
+                if category not in named.values() and (reason := unfit(category, named))
+            }
+        )
 
     def damaged(self) -> list[str]:
         """What is left out of catalogue and report, since it is damaged, each with what mends it."""
@@ -157,6 +173,30 @@ class DataFolder:
     def sources(self) -> list[str]:
         """The source domains with raw files at hand, sorted: what pre-training learns from."""
         return [name for name in self.present() if self.settings.domains[name].role == "source"]
+
+
+def _resolved(given: Path) -> Path:
+    """The whole path, once it is sure that a data folder can be there."""
+    try:
+        path = given.resolve()
+        path.exists()  # a name that is too long, or a folder that may not be looked into, is told now
+        length = len(str(path).encode())
+    except UnicodeEncodeError:
+        raise SettingsError(f"the data folder {str(given)!r} has a name that is not UTF-8: rename it") from None
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a loop of links"
+        raise SettingsError(f"the data folder {given} cannot be used: {reason}") from None
+    if _NO_ADDRESS.search(str(path)):
+        raise SettingsError(
+            f"the data folder {path} cannot be used: a ? in a path, a backslash, or a % before two hexadecimal digits "
+            "is something else to Dagster's SQLite files or to DuckDB: rename that folder"
+        )
+    if length > _LONGEST:
+        raise SettingsError(
+            f"the data folder {str(path)[:60]}... cannot be used: its path has {length} bytes, and beyond {_LONGEST} "
+            "SQLite, in which Dagster keeps its runs, opens no file below it: choose a shorter one"
+        )
+    return path
 
 
 def _without_links(root: Path, folder: Path) -> Path:

@@ -11,12 +11,12 @@ from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from warehouse.raw.formats import KINDS, Kind, category_in, formats
 
-__all__ = ["find_raw", "has_raw", "names", "pairs", "passed_over"]
+__all__ = ["find_raw", "has_raw", "misplaced", "names", "pairs", "passed_over"]
 
 _ALL_REVIEWS: Final = (
     "it is named as a file of all reviews is: bring the ratings, {0}.csv, or rename it {0}_5.json, with .gz if it is "
@@ -69,6 +69,26 @@ def passed_over(folder: Path) -> dict[str, str]:
         elif reason := _reason(name, there, [other for other in there if other not in read]):
             found[name] = reason
     return found
+
+
+def misplaced(folder: Path, data: Path) -> dict[str, str]:
+    """Raw files beside the raw folder, in `data`, or in folders of it that are called as the publisher's are: the
+    reason by path from the raw folder. Ratings, whose names say little, only where their metadata are known."""
+    origins = {PurePath(each.origin).parent.name for each in formats() if each.origin}
+    places = [place for place in (data, *(folder / origin for origin in sorted(origins))) if place != folder]
+    found = [
+        (kind, category, place / name)
+        for place in places
+        for name in _files(place)
+        for kind in _BY_LONGER_NAMES
+        if (category := _category(kind, name))
+    ]
+    described = {category for kind, category, _ in found if kind == "metadata"}
+    return {
+        os.path.relpath(path, folder): f"raw files are not looked for there: move it into {folder}"
+        for kind, category, path in found
+        if category in described or find_raw(folder, category, "metadata")
+    }
 
 
 def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:

@@ -199,6 +199,9 @@ class Constant:
     def encode_texts(self, texts):
         return np.array([[1, 2, self.wrong if text == "blue lamp" else 3] for text in texts], np.float32)
 
+    def is_cut(self, texts):
+        return np.array([len(text) > 8 for text in texts])
+
     def encode_images(self, images):
         raise FeatureError("only texts")
 
@@ -219,6 +222,15 @@ def test_a_vector_beyond_half_precision_is_an_error(domain, folder) -> None:
         embed_texts(text, Constant(1e5), out, storage="float16")
     assert not list(out.iterdir())
     assert embed_texts(text, Constant(1e5), out).encoded == 3
+
+
+def test_the_items_whose_text_is_cut_are_counted(domain, folder, tmp_path: Path) -> None:
+    text, _ = domain(ITEMS | {"f": ("blue lamp", None)})
+    first = embed_texts(text, Constant(3), folder("first"), cache=tmp_path)
+    again = embed_texts(text, Constant(3), folder("again"), cache=tmp_path)
+    assert (first.items, first.missing, first.cut) == (6, 2, 3), "two of the same text, and one more"
+    assert (again.encoded, again.cut) == (0, 3), "also where nothing is encoded"
+    assert embed_texts(text, Constant(3), None, cache=tmp_path).cut == 0, "counted where a table is written"
 
 
 class Drifted(Constant):

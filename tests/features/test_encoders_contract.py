@@ -186,6 +186,22 @@ def test_texts_are_cut_at_64_tokens(encoder: Encoder) -> None:
 
 
 @each_model
+def test_a_text_is_cut_where_what_follows_makes_no_difference(encoder: Encoder) -> None:
+    words = range(1, 80)
+    cut = encoder.is_cut(["red " * count for count in words])
+    assert cut.dtype == np.bool_
+    first = words[int(cut.argmax())]
+    assert not cut[: first - 1].any()
+    assert cut[first - 1 :].all()
+    whole, other, longer, beyond = encoder.encode_texts(
+        ["red " * (first - 1), "red " * (first - 2) + "blue", "red " * first, "red " * (first - 1) + "blue"]
+    )
+    assert not np.allclose(whole, other, atol=1e-5), "its last word is read"
+    assert np.allclose(longer, beyond, atol=1e-5), "its last word is not"
+    assert encoder.is_cut([]).tolist() == []
+
+
+@each_model
 def test_half_precision_is_near_and_another_identity(settings: EncoderSettings, encoder: Encoder) -> None:
     half = open_encoder(replace(settings, precision="bfloat16"))
     assert half.identity == replace(encoder.identity, precision="bfloat16")

@@ -89,6 +89,8 @@ GOOD = {
     "bilevel": (png(1, mode="1"), (255, 255, 255)),
     "tiff": (png("blue", format="TIFF"), (0, 0, 255)),
     "webp": (png("lime", format="WEBP", lossless=True), (0, 255, 0)),
+    "avif": (png("blue", format="AVIF", quality=100), (0, 0, 255)),
+    "jpeg without its end marker": (png("red", (200, 200), format="JPEG")[:-2], (254, 0, 0)),
 }
 BAD = {
     "html": (b"<html><body>404 not found</body></html>", "not_an_image"),
@@ -123,6 +125,20 @@ def test_measuring_finds_the_same_faults(name: str) -> None:
         with pytest.raises(PictureError) as problem:
             judge(data)
         assert problem.value.status == status
+
+
+@pytest.mark.parametrize("how", [{}, {"optimize": True}, {"progressive": True}, {"subsampling": 0, "quality": 100}])
+def test_a_jpeg_is_whole_without_its_end_marker_and_broken_without_more(how: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", **how)
+    data = buffer.getvalue()
+    assert np.array_equal(decode(data[:-2]), decode(data))
+    assert measure(data[:-2]) == (70, 60)
+    for missing in (30, 200, len(data) // 4):
+        for judge in (measure, decode):
+            with pytest.raises(PictureError, match="broken: JPEG: image file is truncated"):
+                judge(data[:-missing])
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -242,6 +258,7 @@ def test_every_item_gets_its_status(catalogue, folder) -> None:
         f"file:///{root}/%2e%2e/secret/x.png": "refused",
         "file://elsewhere/x.png": "refused",
         "http://example.com/x.jpg": "unreachable",
+        "data:image/png;base64,iVBORw0KGgo=": "refused",
         "pipe:touch pwned": "unreachable",
         "ftp://example.com/x.jpg": "refused",
     }.items():
@@ -264,6 +281,7 @@ def test_every_item_gets_its_status(catalogue, folder) -> None:
     assert {name: row["status"] for name, row in rows.items()} == wanted
     assert set(wanted.values()) <= set(STATUSES)
     assert rows["http://example.com/x.jpg"]["detail"].endswith("http fetching is off")
+    assert "it is a picture itself (data:)" in rows["data:image/png;base64,iVBORw0KGgo="]["detail"]
     assert rows["fallback"]["url"] == "webp.jpg"
     assert "html.jpg: not_an_image" in rows["fallback"]["detail"]
     assert "bomb.jpg: too_large" in rows["hopeless"]["detail"]

@@ -70,6 +70,9 @@ class Telltale:
     def encode_texts(self, texts: list[str]) -> Vectors:
         return self._encode([text.encode() for text in texts])
 
+    def is_cut(self, texts: list[str]) -> NDArray[np.bool_]:
+        return np.zeros(len(texts), np.bool_)
+
     def encode_images(self, images: list[Image.Image]) -> Vectors:
         return self.encode_prepared([self.preparation(image) for image in images])
 

@@ -104,6 +104,39 @@ def test_the_rows_by_hand() -> None:
     assert test["verdict"] == "no difference shown"
 
 
+def trained(model: str, ranks: list[float], best_epoch: int, steps: int, ndcg: float = 0.0, seed: int = 0) -> Finished:
+    """A training of at most 10 epochs that came out so."""
+    run = replace(of(model, ranks, seed).run, training=TrainConfig(epochs=10))
+    cost = {"best_epoch": best_epoch, "optimiser_steps": steps}
+    return Finished(run, np.array(ranks), of(model, ranks, seed).lists, {"ndcg_10": ndcg}, cost, [])
+
+
+@pytest.mark.parametrize(
+    ("best_epoch", "steps", "to_end"),
+    [(9, 100, True), (0, 100, True), (10, 5000, False), (9, 99, False)],
+)
+def test_a_model_that_was_not_trained_to_its_end_is_marked_and_gets_no_p(
+    best_epoch: int, steps: int, to_end: bool
+) -> None:
+    runs = [
+        trained("sasrec", [1] * 9, 5, 400, ndcg=0.3),
+        trained("scratch", [99] * 9, 5, 400),
+        trained("scratch", [99] * 9, best_epoch, steps, seed=1),
+        of("popularity", [99] * 9, seed=None),
+    ]
+    marks = {row["model"]: row["trained_to_end"] for row in accuracy_rows(runs)}
+    assert marks == {"sasrec": True, "scratch": to_end, "popularity": True}, "one seed of it is enough"
+    tests = {row["model"]: row for row in paired_rows(runs)}
+    assert tests["popularity"]["p"] == pytest.approx(2 / 2**9)
+    assert tests["scratch"]["p"] == (pytest.approx(2 / 2**9) if to_end else None)
+    assert tests["scratch"]["verdict"] == ("worse" if to_end else "not trained to its end")
+    assert tests["scratch"]["difference"] == pytest.approx(-1), "the figures stay"
+    assert [row["trained_to_end"] for row in tables(runs)["costs"]] == [True, True, to_end]
+    # Nor does anybody else, where the best is the one that was not.
+    best = trained("bsarec", [1] * 9, best_epoch, steps, ndcg=0.9)
+    assert all((row["p"] is None) is not to_end for row in paired_rows([best, *runs]) if row["model"] == "popularity")
+
+
 def test_the_best_is_chosen_on_validation_and_not_on_test() -> None:
     good_on_test, good_on_validation = of("sasrec", [1, 1, 1], ndcg=0.1), of("scratch", [50, 50, 50], ndcg=0.2)
     assert best_on_validation([good_on_test, good_on_validation])[1] == "scratch"
@@ -140,7 +173,7 @@ def test_a_modality_that_is_taken_away_is_missing_for_every_item(domain: DomainD
 def asked(small: Small, quick: Training) -> Callable[..., ComparisonRequest]:
     """A factory: two seeds of a few models at their smallest, with changes."""
     defaults = {
-        "models": ("popularity", "item_knn", "gru4rec", "scratch", "finetuned"),
+        "models": ("gru4rec", "scratch", "finetuned"),
         "model": small(),
         "pretraining": replace(PRETRAINING, epochs=1, batch_size=32, accumulate=1, device="cpu"),
         "finetuning": quick(),
@@ -202,6 +235,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(
     # A share learns from fewer users, and is tested on all.
     runs = found
     assert {len(one.ranks) for one in runs} == {len(domain.examples("test", 6))}
+    assert {one.run.model for one in runs if not one.curve} == {"popularity", "item_knn"}, "nobody named them"
     seen = {one.run.key: one.curve[-1]["examples"] for one in runs if one.curve}
     assert seen["models", "scratch", 50.0] < seen["models", "scratch", 100.0]
     assert not list(cache.results.glob("*/unfinished"))

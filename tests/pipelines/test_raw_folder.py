@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data_folder.raw_files import find_raw, names, pairs, passed_over
+from pipelines.data_folder.raw_files import find_raw, misplaced, names, pairs, passed_over
 
 
 def _fill(folder: Path, *files: str) -> Path:
@@ -87,3 +87,24 @@ def test_what_is_read_or_looks_like_no_raw_file_is_not_spoken_of(tmp_path: Path)
 
 def test_a_raw_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert passed_over(tmp_path / "nothing") == {}
+
+
+def test_raw_files_in_other_places_are_named_with_where_they_belong(tmp_path: Path) -> None:
+    raw = tmp_path / "raw_files"
+    for place in (raw, raw / "categoryFilesSmall", raw / "metaFiles2"):
+        place.mkdir()
+    _fill(tmp_path, "Mugs.csv", "meta_Mugs.json.gz", "notes.csv", "domains.yaml", "Games.csv")
+    _fill(raw, "Pots.csv", "meta_Pots.json", "meta_Games.json")
+    _fill(raw / "categoryFilesSmall", "Toys.csv", "notes.csv")
+    _fill(raw / "metaFiles2", "meta_Toys.json.gz")
+    found = misplaced(raw, tmp_path)
+    assert set(found) == {
+        "../Games.csv",
+        "../Mugs.csv",
+        "../meta_Mugs.json.gz",
+        "categoryFilesSmall/Toys.csv",
+        "metaFiles2/meta_Toys.json.gz",
+    }
+    assert all(reason.endswith(f"move it into {raw}") for reason in found.values())
+    assert misplaced(tmp_path, tmp_path) == {}, "a data folder may be its own raw folder"
+    assert misplaced(tmp_path / "nothing", tmp_path / "nowhere") == {}

@@ -49,6 +49,8 @@ def test_fields_of_any_shape_are_read() -> None:
         ["http://c", "http://a", "http://b", "http://d"],
         ".a-box-inner{background-color:#fff}",
     )
+    there = product(b'{"asin": "1", "imageURL": [" //host/a.jpg", "/b.jpg"], "image": "https://host/a.jpg"}')
+    assert there.image_urls == ["https://host/a.jpg", "/b.jpg"], "an address without a scheme is of the web"
     assert product(b'{"asin": "1"}') == MetadataLine("1", "", "", [], [], [])
     assert product(b'{"asin": "1", "title": 1984}').title == "1984"
     assert product(rb'{"asin": "1", "title": "\ud83d\ude00 \ud83d"}').title == "\U0001f600 \ufffd"
@@ -65,6 +67,7 @@ def test_the_fast_reader_shapes_the_fields_alike(stage: Stage) -> None:
         b'{"asin": "B6", "description": [], "category": null, "imageURL": []}',
         b'{"asin": "B7", "price": "\\u2003$1 "}',
         b'{"asin": "B8", "price": " "}',
+        b'{"asin": "B9", "imageURL": ["//host/a", "https://host/a", "/b"], "imageURLHighRes": ["//host/c"]}',
     ]
     for content in [*lines, b"\n".join(lines)]:
         assert None not in next(records.decode(raw.Block(1, content), _DECODER)).records

@@ -29,6 +29,8 @@ GOOD = b"B001,A1,5.0,1100000000"
         (b"\xff\xfe,A1,5.0,1100000000", "not UTF-8"),
         (b"B0\x0001,A1,5.0,1100000000", "control character"),
         (b"B001,A\r1,5.0,1100000000", "control character"),
+        (b"B001\tA1\t5.0\t1100000000", "tabs between the fields, not commas"),
+        (b"B001;A1;5.0;1100000000", "semicolons between the fields, not commas"),
         (b",A1,5.0,1100000000", "empty id"),
         (b"B001,,5.0,1100000000", "empty id"),
         (b"B" * 256 + b",A1,5.0,1100000000", "id is too long"),
@@ -81,7 +83,7 @@ def test_a_good_line_is_kept_as_it_is(stage: Stage, line: bytes, rating: Rating)
     assert read_line(line) == rating
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 def test_line_ends_byte_order_mark_and_gzip_change_nothing(
@@ -158,6 +160,8 @@ def test_many_blocks_and_scattered_dirt_add_up(stage: Stage, monkeypatch: pytest
         (gzip.compress(GOOD * 1000, mtime=0)[:40], "cut or damaged"),
         (gzip.compress(GOOD, mtime=0)[:-8] + b"\0" * 8, "cut or damaged"),
         (b"\x1f\x8b", "cut or damaged"),
+        (gzip.compress(GOOD, mtime=0) + b"\n", "bytes behind the end of its gzip stream"),
+        (2 * gzip.compress(GOOD, mtime=0) + b"<html>" * 99, "bytes behind the end of its gzip stream"),
         (b"not a rating\n" * 3, "none of its 3 lines is a rating"),
     ],
 )

@@ -4,8 +4,10 @@ What lives elsewhere: what a line means (`warehouse.raw.ratings`, `warehouse.raw
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, NamedTuple, Self, TypeVar, cast
@@ -31,7 +33,7 @@ class Block(NamedTuple):
     """Whole lines of a file: the number of the first, from 1, and the bytes with their line feeds.
 
     Every line ends in a line feed, except perhaps the last of the file. A carriage return before it is
-    removed.
+    removed; in a file whose lines end in carriage returns alone, these are line feeds here.
     """
 
     first_line: int
@@ -58,7 +60,7 @@ def blocks(source: Path, longest_line: int, progress: Progress | None = None) ->
         DataError: the file is missing, empty, not a regular file, or a gzip stream that is cut or damaged.
     """
     line = 1
-    for data, done, total in _ahead(_cut_at_lines(_chunks(source), longest_line)):
+    for data, done, total in _ahead(_cut_at_lines(_with_line_feeds(_chunks(source)), longest_line)):
         if line == 1:
             data = data.removeprefix(_UTF8_BOM)
         if b"\r" in data:
@@ -88,10 +90,38 @@ def _chunks(source: Path) -> Iterator[_Chunk]:
             while total and (data := stream.read(_BLOCK_BYTES)):
                 yield _Chunk(data, file.tell(), total)
         except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
+            if _has_more_behind(source):
+                raise DataError(
+                    f"{source} has bytes behind the end of its gzip stream that are no gzip: it is damaged, or "
+                    "something was added to it; download it again, or write what is before them with `gzip -dc`"
+                ) from error
             raise DataError(
                 f"{source} is cut or damaged: its gzip stream breaks off near byte {file.tell():,} "
                 f"of {total:,} ({error}); download it again"
             ) from error
+
+
+def _has_more_behind(source: Path) -> bool:
+    """Whether a file whose first bytes are those of gzip holds whole gzip streams, and then something else.
+
+    Python's reader can tell this from a stream that is cut, however few bytes follow.
+    """
+    with suppress(EOFError, zlib.error), gzip.open(source) as stream:
+        try:
+            while stream.read(_BLOCK_BYTES):
+                pass
+        except gzip.BadGzipFile as error:
+            return str(error).startswith("Not a gzipped file")
+    return False
+
+
+def _with_line_feeds(chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
+    """The same, with line feeds for carriage returns where only these end lines, as on old Macintoshes."""
+    alone = None
+    for chunk in chunks:
+        if alone is None:  # between two carriage returns that are each before a line feed, there is one
+            alone = chunk.data.count(b"\r") > 1 and b"\n" not in chunk.data
+        yield chunk._replace(data=chunk.data.replace(b"\r", b"\n")) if alone else chunk
 
 
 def _cut_at_lines(chunks: Iterator[_Chunk], longest_line: int) -> Iterator[_Chunk]:

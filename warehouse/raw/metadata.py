@@ -1,7 +1,8 @@
 """raw/metadata: the product file of a category, line by line, as a table.
 
 A line is a JSON object or, in older files, a Python literal; fields may be missing, empty, a string where a
-list is usual, or a list of lists. Text stays as scraped: cleaning is the business of `warehouse.core.items`.
+list is usual, or a list of lists. An address of a picture that leaves out the scheme, `//host/...`, gets https. Text
+stays as scraped: cleaning is the business of `warehouse.core.items`.
 
 `read_line` is the plain statement of what a product is. Most lines never meet it: they are decoded many at a time
 (`warehouse.raw.records`) into `_Fields`, the usual shapes of the fields we keep, and become columns at once.
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from warehouse.artifacts.progress import Progress
 from warehouse.parquet import ROW_GROUP, ParquetSink
@@ -144,7 +146,7 @@ def read_line(line: bytes) -> tuple[MetadataLine, bool] | str:
         " ".join(_texts(record.get("brand"))),
         list(_texts(record.get("description"))),
         list(dict.fromkeys(_texts(record.get("category") or record.get("categories")))),
-        list(dict.fromkeys(url.strip() for value in pictures for url in _texts(value))),
+        list(dict.fromkeys(_address(url) for value in pictures for url in _texts(value))),
         _price(record.get("price")),
     ), is_literal
 
@@ -164,6 +166,12 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
             yield from _texts(part, depth + 1)
     elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
         yield str(value)  # a title such as 1984; NaN and what no title can be are left out
+
+
+def _address(text: str) -> str:
+    """An address without blanks around it; of one that leaves it to the page, `//host/picture`, with the scheme."""
+    text = text.strip()
+    return f"https:{text}" if text.startswith("//") else text
 
 
 def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
@@ -199,8 +207,8 @@ def _table(batch: Batch[_Fields]) -> pa.RecordBatch:
         for row in rows
     ]
     image_urls = _lists([dict.fromkeys(urls) for urls in pictures])
-    if not _is_visible(image_urls.values).all():
-        image_urls = _lists([dict.fromkeys(map(str.strip, urls)) for urls in pictures])
+    if not _is_visible(image_urls.values).all() or pc.any(pc.starts_with(image_urls.values, "//")).as_py():
+        image_urls = _lists([dict.fromkeys(map(_address, urls)) for urls in pictures])
     return pa.RecordBatch.from_arrays(
         [
             pa.array(lines, pa.int64()),

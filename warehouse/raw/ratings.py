@@ -122,13 +122,15 @@ def read_line(line: bytes) -> Rating | str:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         return "not UTF-8"
+    if line.count(b"\t") == 3:
+        return "tabs between the fields, not commas"
     if any(code < 32 for code in line):
         return "control character"
     fields = text.split(",")
     if len(fields) != 4:
-        return "wrong number of fields"
+        return "semicolons between the fields, not commas" if text.count(";") == 3 else "wrong number of fields"
     item_id, user_id, rating, time = fields
-    return checked(item_id, user_id, _number(rating), _number(time))
+    return checked(item_id, user_id, number(rating), number(time))
 
 
 def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | str:
@@ -171,7 +173,8 @@ def checked_at_once(
     return pa.RecordBatch.from_arrays([lines, item_ids, user_ids, pa.array(rounded), pa.array(seconds)], schema=_TABLE)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A text as a number; NaN if it is none."""
     try:
         return float(text) if _NUMBER.fullmatch(text) else math.nan
     except ValueError:

@@ -1,11 +1,14 @@
 """raw/ratings from reviews: ``CATEGORY_5.json``, line by line, as the same table as the ratings-only file.
 
 A line is a JSON object or, in older files, a Python literal, with ``asin``, ``reviewerID``, ``overall`` (stars) and
-``unixReviewTime`` (seconds); text, votes and the rest are not read. What a rating is, `warehouse.raw.ratings` says for
+``unixReviewTime`` (seconds), or without that ``reviewTime`` (a day, such as ``09 1, 2016``); numbers may be texts. The
+review's text, votes and the rest are not read. What a rating is, `warehouse.raw.ratings` says for
 both files. The 5-core of these files is theirs, not ours: `warehouse.core.sequences` filters them like any other.
 """
 
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +24,7 @@ from warehouse.raw.ratings import (
     RatingsSummary,
     checked,
     checked_at_once,
+    number,
     read_line_by_line,
     write_ratings,
 )
@@ -39,6 +43,7 @@ class _Fields(msgspec.Struct, gc=False):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)
+_DAY: Final = re.compile(r"([0-9]{1,2}) ([0-9]{1,2}), ([0-9]{4})", re.ASCII)
 
 FORMAT: Final = RawFormat(
     name="reviews",
@@ -86,11 +91,27 @@ def read_line(line: bytes) -> Rating | str:
         return "asin or reviewerID is missing or not text"
     if any(ord(character) < 32 for character in item_id + user_id) or SURROGATE.search(item_id + user_id):
         return "control character"
-    return checked(item_id, user_id, _number(record.get("overall")), _number(record.get("unixReviewTime")))
+    seconds = record.get("unixReviewTime")
+    time = _day(record.get("reviewTime")) if seconds is None else _number(seconds)
+    return checked(item_id, user_id, _number(record.get("overall")), time)
+
+
+def _day(value: Any) -> float:
+    """Seconds at the beginning of a day in UTC, as `unixReviewTime` has them; NaN if it is none."""
+    found = _DAY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return float("nan")
+    month, day, year = map(int, found.groups())
+    try:
+        return datetime(year, month, day, tzinfo=UTC).timestamp()
+    except ValueError:
+        return float("nan")
 
 
 def _number(value: Any) -> float:
-    """A number as float; anything else, truth values and text among it, is NaN."""
+    """A number as float, also one that is written as a text; anything else, truth values among it, is NaN."""
+    if isinstance(value, str):
+        return number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return float("nan")
     try:

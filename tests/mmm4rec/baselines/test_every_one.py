@@ -15,7 +15,7 @@ from mmm4rec.baselines.config import BASELINES, ITEM_KNN, BaselineSettings, reso
 from mmm4rec.baselines.fitting import fit_all
 from mmm4rec.checkpoint import load, load_model
 from mmm4rec.comparison.ablations import AblationConfig
-from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
+from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.data.domain import DomainData, Features, merge_domains
 from mmm4rec.data.examples import Batch
 from mmm4rec.errors import ConfigError, ModelError
@@ -189,6 +189,43 @@ def test_settings_lie_over_those_of_the_paper_and_these_over_fine_tuning() -> No
     assert (training.epochs, training.learning_rate, training.weight_decay, training.batch_size) == (7, 1e-3, 0.1, 256)
     assert asked.item_knn is not None
     assert (asked.item_knn.neighbours, asked.item_knn.length) == (5, 9)
+
+
+SMALLEST_PUBLISHED = 34_101
+"""Training examples of Scientific: 59,427 interactions of 8,442 users, of which each has one to begin with, one for
+validation and one for the test."""
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch"),
+    [(10**7, 2048), (SMALLEST_PUBLISHED, 2048), (2048 * 16 - 1, 1024), (14_478, 512), (2_500, 128), (100, 32), (1, 32)],
+)
+def test_published_batches_shrink_with_the_data_and_stay_on_published_data(examples: int, batch: int) -> None:
+    asked = {name: BaselineSettings() for name in BASELINES}
+    for name, (_, training) in resolve(asked, FINETUNING, 20).trained.items():
+        published = 256 if name == "bsarec" else 2048
+        assert training.examples_per_step == published
+        assert training.fitted(examples).examples_per_step == min(published, batch)
+    assert FINETUNING.fitted(1) == FINETUNING, "MMM4Rec is trained as the settings say"
+
+
+@pytest.mark.parametrize(
+    ("training", "batch"),
+    [({"batch_size": 1024}, 8192), ({"accumulate": 2}, 512), ({"least_steps": 0}, 2048), ({"least_steps": 4}, 512)],
+)
+def test_batches_that_are_asked_for_are_taken_as_they_are(training: dict, batch: int) -> None:
+    ((_, found),) = resolve({"sasrec": BaselineSettings(training=training)}, FINETUNING, 20).trained.values()
+    assert found.fitted(3_000).examples_per_step == batch
+
+
+def test_a_training_says_how_many_examples_a_step_it_took(
+    domain: DomainData, small_one: Small, quick: Training, tmp_path: Path
+) -> None:
+    asked = quick(batch_size=256, accumulate=8, least_steps=16, epochs=1)
+    summary = fit(domain, small_one("sasrec"), asked, tmp_path)
+    assert summary.examples_per_step == 32
+    assert summary.optimiser_steps == -(-summary.examples_per_epoch // 32) > 1
+    assert json.loads((tmp_path / "model.json").read_text())["training"]["batch_size"] == 4
 
 
 @pytest.mark.parametrize(
