@@ -1,5 +1,6 @@
 """Installed from a wheel, away from the checkout: the same settings of Dagster, a run, and the UI."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,10 +44,13 @@ def mmm4rec(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command in an environment that has this wheel, and what it needs from here."""
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [*pip, "install", "--no-deps", "--no-index", "--no-compile", wheel]
+    subprocess.run(command, check=True, capture_output=True, env=alone)
+    # Only now, and without PYTHONPATH: where pip meets the project already, it installs nothing.
     purelib = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     (purelib / "needed.pth").write_text(sysconfig.get_path("purelib"))
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python"]
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--no-compile", wheel], check=True, capture_output=True)
     return folder / "bin/mmm4rec"
 
 
