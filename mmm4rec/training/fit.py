@@ -66,15 +66,13 @@ def fit(
     an epoch, epoch 0 before training) and `model.json` (config, data versions, transfer list, metrics).
 
     Args:
-        init: a checkpoint to start from; see `checkpoint.transfer` for what is taken. None starts from
-            scratch.
+        init: a checkpoint to start from; see `checkpoint.transfer` for what is taken. None starts from scratch.
         data_versions: versions of the inputs, kept in `model.json`.
         state: folder for the state of the unfinished training. A run that finds one there of the same config,
             data and code goes on from it and ends with the same weights as an unbroken run (on a CPU to the
             byte); it is removed at the end. None: an interrupted training is lost.
         state_seconds: seconds from one save of the state to the next; 0 saves after every optimiser step.
-        keep_state: leave the state at the end, for a caller who still has to put the files in their place: killed
-            before that, it would lose the training.
+        keep_state: leave the state at the end. A caller killed before it has put the files in place would lose it.
         logs: folder for the files of `train_config.loggers`.
         on_epoch: called after every epoch (and before the first) of this run, which the logger `mmm4rec` says too.
         progress: called with (optimiser steps done, those at the epoch cap).

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CheckError
-from pipelines.planner.columns import column_lineage
+from pipelines.planner.columns import columns
 from pipelines.planner.openlineage import run_events
 from pipelines.planner.step import Made, Step
 from warehouse.artifacts.store import ALL, Artifact, mend
@@ -100,7 +100,7 @@ def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogM
     missing = {NOT_SHOWN: dg.MetadataValue.json(failed)} if failed else {}
     return dg.MaterializeResult(
         data_version=version,
-        metadata=shown | missing | metadata(artifact, built) | column_lineage(artifact),
+        metadata=shown | missing | metadata(artifact, built) | _column_lineage(artifact),
         check_results=_check(step, made),
     )
 
@@ -196,3 +196,12 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
 def _column(field: pa.Field) -> dg.TableColumn:
     comment = (field.metadata or {}).get(b"comment", b"").decode()
     return dg.TableColumn(field.name, str(field.type), description=comment or None)
+
+
+def _column_lineage(artifact: Artifact) -> dict[str, dg.TableColumnLineage]:
+    """What each column was made from; nothing where nothing can be said."""
+    made = {
+        column: [dg.TableColumnDep(asset_key(key), name) for key, name in deps]
+        for column, deps in columns(artifact).items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(made)} if made else {}

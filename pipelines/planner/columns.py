@@ -1,4 +1,4 @@
-"""Column lineage: which columns a column's values were made from, as Dagster and OpenLineage show it.
+"""Column lineage: which columns a column's values were made from, as Dagster, OpenLineage and the catalogue show it.
 
 Declared for the main table of an artifact, and only where a value comes from values. What is counted, ranked or
 learned from rows is left out, and so is what decides which rows there are. The tests hold the declarations against
@@ -8,11 +8,9 @@ what happens: they change a column of an input, build, and see which columns hav
 from collections.abc import Mapping
 from typing import Final
 
-import dagster as dg
-
 from warehouse.artifacts.store import Artifact
 
-__all__ = ["column_lineage", "columns"]
+__all__ = ["columns"]
 
 Columns = Mapping[str, tuple[str, ...]]
 """Columns of the one input, by column of the table."""
@@ -57,15 +55,6 @@ def columns(artifact: Artifact) -> dict[str, list[tuple[str, str]]]:
     """(layer/noun, column) of what each column of the main table was made from; empty where nothing can be said."""
     source, made = _embedded(artifact) or _DECLARED.get(artifact.key, ("", {}))
     return {column: [(source, name) for name in names] for column, names in made.items()}
-
-
-def column_lineage(artifact: Artifact) -> dict[str, dg.TableColumnLineage]:
-    """The same as metadata of a materialisation; none where nothing can be said."""
-    made = {
-        column: [dg.TableColumnDep(dg.AssetKey(key.split("/")), name) for key, name in deps]
-        for column, deps in columns(artifact).items()
-    }
-    return {"dagster/column_lineage": dg.TableColumnLineage(made)} if made else {}
 
 
 def _embedded(artifact: Artifact) -> tuple[str, Columns] | None:
