@@ -18,8 +18,8 @@ from mmm4rec.model.mmm4rec import MMM4Rec
 from mmm4rec.published.exchange import export_checkpoint
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
+from pipelines.planner.plan import plan
 from pipelines.planner.step import all_steps
-from pipelines.running.runs import plan
 from tests.conftest import Cli
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.query import query

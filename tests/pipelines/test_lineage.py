@@ -16,10 +16,10 @@ from rich.console import Console
 from pipelines import lineage
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import event_log
+from pipelines.planner.plan import plan
 from pipelines.planner.step import all_steps
 from pipelines.running import runs
 from pipelines.running.definitions import build_defs
-from pipelines.running.runs import plan
 from tests.conftest import Cli
 from tests.warehouse.work import ENVIRONMENT, leftovers, make_old, manifest, overwrite, write_raw
 from warehouse.artifacts.files import sha256_file
