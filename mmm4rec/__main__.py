@@ -174,7 +174,7 @@ def _write_recommendations(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint, domain)
     table = recommend(model, domain, options.k, not options.include_seen, _bar("users"))
     options.out.mkdir(parents=True, exist_ok=True)
-    write_recommendations(table, options.out)
+    write_recommendations({Path(options.checkpoint).stem: table}, options.out)
     print(f"{table.num_rows} recommendations for {domain.user_count} users: {options.out / 'recommendations.parquet'}")
 
 

@@ -211,6 +211,8 @@ class RecommendationConfig:
     """How many items for every user."""
     exclude_seen: bool = True
     """Whether to leave out what the user already has; where things are bought again, set it to false."""
+    models: Literal["best", "all"] = "best"
+    """By the MMM4Rec that is best on validation, or lists of each."""
 
     def __post_init__(self) -> None:
         if self.k < 1:

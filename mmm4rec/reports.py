@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from mmm4rec.baselines import popularity
 from mmm4rec.baselines.config import ITEM_KNN, ItemKNNConfig
 from mmm4rec.checkpoint import load_model
+from mmm4rec.config import RecommendationConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Split
 from mmm4rec.errors import ModelError
@@ -48,6 +49,7 @@ class RecommendationsSummary:
     """How many recommendations for how many users, and by which model."""
 
     model: str
+    """The best one on validation."""
     validation: dict[str, float]
     """By model, what it was chosen by: the validation metric of the training. Empty where there is one model."""
     users: int
@@ -187,21 +189,24 @@ def build_recommendations(
     domain: DomainData,
     models: Mapping[str, Path],
     out: Path,
-    *,
-    k: int = 10,
-    exclude_seen: bool = True,
+    asked: RecommendationConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecommendationsSummary:
-    """Write the `k` best items for every user, from their whole history, by the model that is best on validation.
+    """Write the best items for every user, from their whole history, by the model that is best on validation, or by
+    each model with the best one first.
 
     Args:
-        models: checkpoint by name, its folder or its file; the test labels have no say in which is taken.
-        progress: called with (users done, users).
+        models: checkpoint by name, its folder or its file; the test labels have no say in which is the best.
+        progress: called with (users done, users), for each model.
 
     Raises:
         ModelError: as `best_on_validation`, where there is a choice; the checkpoint does not fit the domain.
     """
-    name, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
-    table = recommend(load_model(models[name], domain), domain, k, exclude_seen, progress)
-    write_recommendations(table, out)
-    return RecommendationsSummary(name, reached, users=domain.user_count, rows=table.num_rows)
+    best, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
+    others = sorted({*models} - {best}) if asked.models == "all" else []
+    lists = {
+        name: recommend(load_model(models[name], domain), domain, asked.k, asked.exclude_seen, progress)
+        for name in (best, *others)
+    }
+    write_recommendations(lists, out)
+    return RecommendationsSummary(best, reached, domain.user_count, sum(table.num_rows for table in lists.values()))

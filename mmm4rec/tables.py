@@ -262,8 +262,10 @@ TABLES: dict[str, pa.Schema] = {
         ],
     ),
     "reports/recommendations/recommendations": _table(
-        "The best items for every user. Key: (user_id, rank), sorted by user",
+        "The best items for every user, by one model or by several. Key: (model, user_id, rank), sorted by model, best "
+        "on validation first, then by user",
         [
+            _field("model", pa.string(), "model that ranked the items"),
             _field("user_id", pa.string(), "user"),
             _field("rank", pa.int32(), "1 is the best"),
             _field("item_id", pa.string(), "item recommended"),

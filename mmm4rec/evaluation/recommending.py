@@ -1,6 +1,6 @@
 """Recommendation: the best items for every user, from the whole history. No label is looked at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from mmm4rec.evaluation.ranking import DIVERGED, RANKED_TOGETHER, encode_users, 
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.tables import TABLES
 
+_LISTS = TABLES["reports/recommendations/recommendations"]
 RECOMMENDED_SCORES = 2**24
 """Scores held at a time when recommending: 64 MiB of float32."""
 
@@ -27,8 +28,8 @@ def recommend(
     exclude_seen: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> pa.Table:
-    """The k best items for every user, from the whole history (test item included), in the layout of
-    recommendations.
+    """The k best items for every user, from the whole history (test item included): the columns of
+    `reports/recommendations` but for the model.
 
     Equal scores are ordered by item. A user who has seen nearly everything gets fewer than k rows.
 
@@ -68,7 +69,7 @@ def recommend(
             "item_id": item_ids.take(pa.array((ranked[1] - 1).numpy())),
             "score": pa.array(torch.cat([values for _, _, values in found]).numpy(), pa.float32()),
         },
-        schema=TABLES["reports/recommendations/recommendations"],
+        schema=_LISTS.remove(_LISTS.get_field_index("model")),
     )
 
 
@@ -102,6 +103,9 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return row[kept], rank[kept], item[kept], value[kept]
 
 
-def write_recommendations(recommendations: pa.Table, out: Path) -> None:
-    """Write the table of `recommend` to `recommendations.parquet` in `out`."""
-    pq.write_table(recommendations, out / "recommendations.parquet", row_group_size=65_536)
+def write_recommendations(lists: Mapping[str, pa.Table], out: Path) -> None:
+    """Write the tables of `recommend`, by the name of their model, to `recommendations.parquet` in `out`."""
+    with pq.ParquetWriter(out / "recommendations.parquet", _LISTS) as writer:
+        for model, table in lists.items():
+            named = table.add_column(0, _LISTS.field("model"), pa.repeat(model, table.num_rows))
+            writer.write_table(named, row_group_size=65_536)

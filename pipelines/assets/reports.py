@@ -1,6 +1,6 @@
 """Layer reports: how good each model is, and what the best of a domain on validation recommends."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,13 @@ def metrics(job: Job[Beside]) -> Any:
 )
 def recommendations(job: Job[RecommendationConfig]) -> Any:
     """The items each user is most likely to want next, without those already bought unless the settings say so; by the
-    model that is best on validation."""
+    model that is best on validation, or by each."""
     from mmm4rec.reports import build_recommendations
 
     return build_recommendations(
         domain_data(job, job.domain),
         _checkpoints(job),
         job.out,
-        **asdict(job.parameters),
-        progress=job.progress,
+        job.parameters,
+        job.progress,
     )

@@ -35,6 +35,7 @@ def recommend(
     domain: Annotated[str, typer.Argument(help="The domain.")],
     user: Annotated[str, typer.Option(help="A user id of the raw file.")],
     k: Annotated[int | None, typer.Option("-k", min=1, help="How many; else all that are kept.")] = None,
+    model: Annotated[str | None, typer.Option(help="By this model; else by the best on validation.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +58,12 @@ def recommend(
                 f"{domain} keeps {kept} recommendations a user, so {k} cannot be shown; "
                 f"`recommendations: {{k: {k}}}` in domains.yaml and `mmm4rec run` keep more"
             )
-        rows = session.ask(statement, who | {"k": k or kept}).to_pylist()
+        if model is not None and model not in known["models"]:
+            fail(
+                f"{domain} has recommendations by {' and '.join(known['models'])}, not by {model}; "
+                "`recommendations: {models: all}` in domains.yaml and `mmm4rec run` make those of every model"
+            )
+        rows = session.ask(statement, who | {"k": k or kept, "model": model or known["best"]}).to_pylist()
     if not known["users"]:
         fail(f"{domain} has no recommendations for user {user!r}: not a user of its k-core")
     if not rows and not as_json:

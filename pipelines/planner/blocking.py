@@ -138,13 +138,13 @@ CHECKS: Mapping[str, Check] = {
     "reports/recommendations": Check(
         "everybody_served_and_nothing_twice",
         "check_recommendations",
-        "Every user gets as many items as asked for, ranked, each once, and none already had.",
+        "Every user gets as many items as asked for by each model, ranked, each once, and none already had.",
         {
             "recommendations": "reports/recommendations/recommendations",
             "interactions": "core/sequences/interactions",
             "items": "core/sequences/items",
         },
-        lambda summary, parameters: parameters,
+        lambda summary, parameters: {name: parameters[name] for name in ("k", "exclude_seen")},
     ),
 }
 """By the key of the step."""

@@ -90,7 +90,7 @@ GOOD = {
     "tiff": (png("blue", format="TIFF"), (0, 0, 255)),
     "webp": (png("lime", format="WEBP", lossless=True), (0, 255, 0)),
     "avif": (png("blue", format="AVIF", quality=100), (0, 0, 255)),
-    "jpeg without its end marker": (png("red", (200, 200), format="JPEG")[:-2], (254, 0, 0)),
+    "unended-jpeg": (png("red", (200, 200), format="JPEG")[:-2], (254, 0, 0)),
 }
 BAD = {
     "html": (b"<html><body>404 not found</body></html>", "not_an_image"),

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mmm4rec.checkpoint import load_model
-from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig
 from mmm4rec.data.domain import DomainData
 from mmm4rec.data.reading import load_domain
 from mmm4rec.errors import ConfigError, ModelError
@@ -113,7 +113,7 @@ def test_features_of_another_width(
         lambda: load_model(trained, wide),
         lambda: fit(wide, small(), quick(), out, init=trained),
         lambda: build_metrics(wide, {"scratch": trained}, out),
-        lambda: build_recommendations(wide, {"scratch": trained}, out),
+        lambda: build_recommendations(wide, {"scratch": trained}, out, RecommendationConfig()),
     ):
         with pytest.raises(ModelError, match=message):
             use()
@@ -152,7 +152,7 @@ def test_an_empty_validation_set(domain: DomainData, tmp_path: Path, small: Conf
     fit(nothing_held_out, small(), quick(epochs=1, validate_every=0, keep="last", patience=None), out)
     with pytest.raises(ModelError, match=r"no user to evaluate: .*give more interactions, or lower k of the k-core"):
         build_metrics(nothing_held_out, {"scratch": out}, tmp_path)
-    build_recommendations(nothing_held_out, {"scratch": out}, tmp_path)
+    build_recommendations(nothing_held_out, {"scratch": out}, tmp_path, RecommendationConfig())
 
 
 def header_too_long(file: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_corrupt_checkpoint(
     out.mkdir()
     for use in (
         lambda: load_model(trained, domain),
-        lambda: build_recommendations(domain, {"scratch": trained}, out),
+        lambda: build_recommendations(domain, {"scratch": trained}, out, RecommendationConfig()),
     ):
         with pytest.raises(ModelError, match=message) as caught:
             use()

@@ -280,7 +280,7 @@ def test_reports_are_written(domain: DomainData, small: Callable[..., ModelConfi
             metrics.users * metrics.value("HR@10")
         )
     assert pq.read_table(tmp_path / "outcomes.parquet").to_pylist()[0]["best_epoch"] is None
-    write_recommendations(recommend(MMM4Rec(small(), domain), domain, k=1), tmp_path)
+    write_recommendations({"scratch": recommend(MMM4Rec(small(), domain), domain, k=1)}, tmp_path)
     assert pq.read_table(tmp_path / "recommendations.parquet").num_rows <= domain.user_count
 
 

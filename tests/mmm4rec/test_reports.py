@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -106,7 +106,7 @@ def test_seen_items_are_recommended_only_where_asked_for(
     found = {}
     for exclude_seen in (True, False):
         summary = build_recommendations(
-            domain, {"scratch": trained["scratch"]}, tmp_path, **asdict(RecommendationConfig(3, exclude_seen))
+            domain, {"scratch": trained["scratch"]}, tmp_path, RecommendationConfig(3, exclude_seen)
         )
         rows = pq.read_table(tmp_path / "recommendations.parquet").to_pylist()
         assert (summary.rows, summary.users, summary.model) == (len(rows), domain.user_count, "scratch")
@@ -151,9 +151,21 @@ def test_the_best_recommends_and_is_named(domain: DomainData, trained: dict[str,
     record["validation"]["ndcg_10"] -= 0.01
     (worse / "model.json").write_text(json.dumps(record))
     (worse / "model.safetensors").write_bytes(b"never read")
-    summary = build_recommendations(domain, {"scratch": trained["scratch"], "finetuned": worse}, tmp_path, k=1)
+    models = {"scratch": trained["scratch"], "finetuned": worse}
+    summary = build_recommendations(domain, models, tmp_path, RecommendationConfig(1))
     assert summary.model == "scratch"
     assert set(summary.validation) == {"scratch", "finetuned"}
+    assert set(pq.read_table(tmp_path / "recommendations.parquet")["model"].to_pylist()) == {"scratch"}
+
+
+def test_all_models_recommend_where_asked_for(domain: DomainData, trained: dict[str, Path], tmp_path: Path) -> None:
+    models = {"copy": trained["scratch"], "scratch": trained["scratch"]}
+    summary = build_recommendations(domain, models, tmp_path, RecommendationConfig(3, models="all"))
+    rows = pq.read_table(tmp_path / "recommendations.parquet").to_pylist()
+    assert summary.rows == len(rows)
+    assert list(dict.fromkeys(row["model"] for row in rows)) == ["scratch", "copy"], "the best one first"
+    lists = [[{**row, "model": ""} for row in rows if row["model"] == name] for name in models]
+    assert lists[0] == lists[1] != []
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"{")])

@@ -23,12 +23,16 @@ KEPT = 3
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """U0 of Mugs is recommended three items, U1 none as after the last purchase there is none left; Pots has none."""
+    """U0 of Mugs is recommended three items by each of two models, U1 none, as none is left; Pots has none."""
     data = tmp_path_factory.mktemp("shop")
     for domain in ("Mugs", "Pots"):
         write_raw(data / "raw_files", domain, 0)
         publish_domain(data, data / "raw_files", domain)
-    listed = [{"user_id": "U0", "rank": n, "item_id": f"Mugs{n}", "score": 1 / n} for n in range(1, KEPT + 1)]
+    listed = [
+        {"model": model, "user_id": "U0", "rank": n, "item_id": f"Mugs{n + more}", "score": 1 / n}
+        for model, more in (("scratch", 0), ("finetuned", 1))
+        for n in range(1, KEPT + 1)
+    ]
 
     def build(out: Path) -> dict[str, Any]:
         schema = TABLES["reports/recommendations/recommendations"]
@@ -50,6 +54,14 @@ def test_recommendations_name_their_model(shop: Cli) -> None:
         (1, "Mugs1", "scratch"),
         (2, "Mugs2", "scratch"),
     ]
+
+
+def test_each_model_has_a_list_of_its_own(shop: Cli) -> None:
+    said = shop("recommend", "Mugs", "--user", "U0", "--model", "finetuned", "-k", "1").stdout
+    assert "Mugs, ranked by finetuned" in said
+    assert "Mugs2" in said
+    said = shop("recommend", "Mugs", "--user", "U0", "--model", "sasrec", code=1).stderr
+    assert "Mugs has recommendations by finetuned and scratch, not by sasrec" in said
 
 
 def test_more_than_are_kept_is_an_error_that_says_how_to_keep_more(shop: Cli) -> None:

@@ -50,9 +50,9 @@ VECTORS: Tables = {
 }
 RECOMMENDATIONS: Tables = {
     "recommendations": [
-        {"user_id": "u", "rank": 1, "item_id": "b", "score": 2.0},
-        {"user_id": "u", "rank": 2, "item_id": "c", "score": 1.0},
-        {"user_id": "v", "rank": 1, "item_id": "c", "score": 1.0},  # the last one left
+        {"model": model, "user_id": user, "rank": rank, "item_id": item, "score": 3.0 - rank}
+        for model in ("m", "n")
+        for user, rank, item in (("u", 1, "b"), ("u", 2, "c"), ("v", 1, "c"))  # the last one left for v
     ],
     "interactions": [{"user_id": user, "item_id": item} for user, item in ("ua", "va", "vb")],
     "items": [{"item_id": item} for item in "abc"],
@@ -174,9 +174,9 @@ def count(folder: Path, check: str, tables: Tables, changed: Tables, bound: Mapp
             RECOMMENDATIONS,
             {
                 "recommendations": [
-                    {"user_id": "u", "rank": 1, "item_id": "a", "score": 1.0},
-                    {"user_id": "u", "rank": 2, "item_id": "b", "score": 2.0},
-                    {"user_id": "w", "rank": 3, "item_id": "b", "score": 2.0},
+                    {"model": "m", "user_id": "u", "rank": 1, "item_id": "a", "score": 1.0},
+                    {"model": "m", "user_id": "u", "rank": 2, "item_id": "b", "score": 2.0},
+                    {"model": "m", "user_id": "w", "rank": 3, "item_id": "b", "score": 2.0},
                 ]
             },
             ASKED,
@@ -187,6 +187,17 @@ def count(folder: Path, check: str, tables: Tables, changed: Tables, bound: Mapp
                 "scores_that_rise": 1,
                 "items_already_had": 1,
             },
+        ),
+        (
+            "check_recommendations",
+            RECOMMENDATIONS,
+            {
+                "recommendations": [
+                    row for row in RECOMMENDATIONS["recommendations"] if row["model"] + row["user_id"] != "nv"
+                ]
+            },
+            ASKED,
+            {"users_with_too_few_or_many": 1},
         ),
     ],
 )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.planner.asset import NOT_SHOWN
+from pipelines.planner.plan import plan
 from pipelines.reports import exhibits as module
 from pipelines.reports.exhibits import exhibits
 from pipelines.running import runs
@@ -112,7 +113,7 @@ def test_a_picture_that_fails_fails_alone_and_is_said(
     monkeypatch.setenv(DATA_VARIABLE, str(cli.data))
     monkeypatch.setattr(module, "_EXHIBITS", {"raw/ratings": ((), {"plot": broken})})
     data_folder = DataFolder(cli.data)
-    stages = runs.plan(data_folder, ["Sample_Toys"], ["raw/ratings"])
+    stages = plan(data_folder, ["Sample_Toys"], ["raw/ratings"])
     with dg.DagsterInstance.ephemeral() as instance:
         (outcome,) = runs.execute(data_folder, stages, instance)
         record = instance.fetch_materializations(dg.AssetKey(["raw", "ratings"]), limit=1).records[0]

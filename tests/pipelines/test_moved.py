@@ -20,6 +20,7 @@ from pipelines.errors import SettingsError
 from pipelines.garbage import collect
 from pipelines.planner.plan import plan
 from pipelines.running import runs
+from pipelines.survey import survey
 from tests.conftest import REPOSITORY, Cli
 from tests.warehouse.work import write_raw
 from warehouse.artifacts.store import ALL
@@ -97,6 +98,7 @@ def _damage(shop: Shop, domain: str) -> None:
     (shop.data_folder.store.require("core/items", domain).path / "manifest.json").write_text("{")
 
 
+@pytest.mark.long
 def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
     shop: Shop, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +140,7 @@ def test_going_back_to_old_raw_files_is_a_change_that_the_catalogue_shows(shop: 
 def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> None:
     for version in shop.data.glob("warehouse/catalogue/domain=_all/v=*"):
         shutil.rmtree(version)
-    assert runs.survey(shop.data_folder)
+    assert survey(shop.data_folder)
     assert shop.stale() == [f"warehouse/catalogue@{ALL}"]
     shop.run()
     assert shop.data_folder.damaged() == []

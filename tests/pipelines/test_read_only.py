@@ -13,6 +13,7 @@ from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 from pipelines.garbage import collect
 from pipelines.planner.step import all_steps
 from pipelines.running import runs
+from pipelines.survey import survey
 from tests.pipelines.small import write_shop
 from tests.read_only import read_only
 from tests.warehouse.work import overwrite
@@ -47,7 +48,7 @@ def test_a_backup_that_is_read_only_can_be_looked_at(data: Path) -> None:
         assert [bool(problems) for problems in found.values()] == [True, False]
         assert data_folder.store.marked("damaged") == []
         assert collect(data_folder, dry_run=True) == []
-        (row,) = runs.survey(data_folder)
+        (row,) = survey(data_folder)
         assert row["domain"] == "Toys"
         assert Lineage.of(data_folder.store).current
         with pytest.raises(ReadOnlyError, match="cannot be written to"):

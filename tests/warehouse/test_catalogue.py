@@ -239,8 +239,7 @@ def test_columns_that_are_newer_than_a_file_are_null(store: Store, tmp_path: Pat
     assert not query(tmp_path / "w.duckdb", "FROM rejected WHERE what = 'price'").num_rows
 
 
-def test_a_list_of_recommendations_names_its_model(tmp_path: Path) -> None:
-    """As the manifest says, which may come from elsewhere."""
+def test_a_list_of_recommendations_names_its_model_but_for_one_from_before(tmp_path: Path) -> None:
     store = Store(tmp_path)
     own = {
         "user_id": ["U"],
@@ -251,8 +250,10 @@ def test_a_list_of_recommendations_names_its_model(tmp_path: Path) -> None:
     for domain in ("Mugs", "Pots"):
 
         def build(out: Path, domain: str = domain) -> dict[str, Any]:
-            pq.write_table(pa.table(own), out / "recommendations.parquet")
-            return {"model": "it's" if domain == "Mugs" else 5}
+            pq.write_table(
+                pa.table(own | ({"model": ["it's"]} if domain == "Mugs" else {})), out / "recommendations.parquet"
+            )
+            return {}
 
         store.publish(Recipe("reports/recommendations", domain, "code", {}, {}, {}), build)
     build_catalogue(store.all_current(), tmp_path / "w.duckdb", MODEL_TABLES)

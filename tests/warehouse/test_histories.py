@@ -61,6 +61,7 @@ TIMES = st.integers(0, 4).map(lambda day: day * DAY) | st.integers(0, 3)
 ROWS = st.lists(st.builds(Row, USERS.filter("nobody".__ne__), st.sampled_from("xyz"), TIMES), min_size=1, max_size=30)
 
 
+@pytest.mark.long
 @given(ROWS, st.lists(st.tuples(USERS, TIMES | st.integers(-1, 5 * DAY))), TIMES)
 @settings(max_examples=30, deadline=None)
 def test_a_history_is_what_was_before(

@@ -54,7 +54,8 @@ def test_a_folder_named_like_a_column_changes_no_table(folders: tuple[Path, Path
         shown = [f"{row['schema']}.{row['name']}" for row in one.ask_named("catalogue_views").to_pylist()]
         assert len(shown) > 12
         for view in shown:
-            assert one.ask(f"FROM {view} ORDER BY ALL") == other.ask(f"FROM {view} ORDER BY ALL"), view
+            same = one.ask(f"FROM {view} ORDER BY ALL") == other.ask(f"FROM {view} ORDER BY ALL")
+            assert same == (view != "lineage.place"), view  # which names the folder
         for question in (
             "FROM history('Toys', 'U1', '2030-01-01')",
             "SELECT count(*) FROM core.items WHERE domain = 'Mugs'",

@@ -21,7 +21,7 @@ from warehouse.artifacts.store import ALL, Artifact, check_domain
 from warehouse.catalogue.derived import create_derived, create_macros, sources
 from warehouse.catalogue.lineage import Columns, lineage
 from warehouse.catalogue.views import ADDED, CATALOGUE, MACROS, PARTITION, results, shown
-from warehouse.duck import attach, create, execute, fill, identifier, literal, pattern, qualified, sql_type, table
+from warehouse.duck import attach, create, execute, identifier, literal, load_sql, pattern, qualified, sql_type, table
 from warehouse.errors import DataError
 from warehouse.tables import TABLES
 
@@ -153,9 +153,7 @@ def _more(view: _View, declared: pa.Schema | None) -> str:
     parts = [f"NULL::{sql_type(field.type)} AS {identifier(field.name)}," for field in missing]
     added = ADDED.get(view.key)
     if added and not any(added.needs - columns or added.column.name in columns for columns in known):
-        models = ((path, artifact.manifest.summary.get("model")) for path, artifact in view.files)
-        named = (f"{literal(str(path))}: {literal(name) if isinstance(name, str) else 'NULL'}" for path, name in models)
-        parts.append(fill(added.sql, {"models": ", ".join(named)}))
+        parts.append(load_sql(added.sql))
     return "\n".join(parts)
 
 

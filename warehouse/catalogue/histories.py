@@ -18,6 +18,9 @@ __all__ = ["StoredHistories"]
 
 Moment = int | float | str | date
 
+_COLUMNS = MACROS["main/histories"].columns
+_COLUMNS = _COLUMNS.remove(_COLUMNS.get_field_index("rated_at"))
+
 
 class StoredHistories:
     """Histories of the users of a store's domains."""
@@ -29,8 +32,8 @@ class StoredHistories:
     def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
         """A row for each of `users`, in their order, repeats and all, with what they had rated strictly before.
 
-        Columns as the catalogue's histories has them: user_id, and the lists item_ids, times (Unix seconds UTC) and
-        ratings in the order of (time, position), empty where nothing was rated before the moment.
+        Columns of the catalogue's histories, but for its TIMESTAMPs: user_id, and the lists item_ids, times (Unix
+        seconds UTC) and ratings in the order of (time, position), empty where nothing was rated before the moment.
 
         Args:
             domain: a domain with core/interactions.
@@ -57,4 +60,4 @@ class StoredHistories:
                 found = table(connection, "histories_of_users", bound)
             except duckdb.DataError as error:
                 raise DataError(f"a moment is none: {error}; give Unix seconds, a date or a time") from error
-        return found.cast(MACROS["main/histories"].columns)
+        return found.cast(_COLUMNS)

@@ -37,9 +37,6 @@ class Added:
 
 
 _rated_at = Added(_column("rated_at", _moment, "time as a TIMESTAMP in UTC"), "added_rated_at", frozenset({"time"}))
-_model = _column(
-    "model", _string, "Model that ranked the items: of those judged, the best on validation", nullable=True
-)
 
 ADDED: Final[Mapping[str, Added]] = {
     "raw/ratings/ratings": _rated_at,
@@ -55,7 +52,6 @@ ADDED: Final[Mapping[str, Added]] = {
         "added_display_title",
         frozenset({"title", "brand", "item_id"}),
     ),
-    "reports/recommendations/recommendations": Added(_model, "added_model", frozenset({"rank"})),
 }
 """By ``layer/noun/file stem``."""
 

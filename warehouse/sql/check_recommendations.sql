@@ -1,16 +1,22 @@
--- Every user is recommended as many items as asked for (or as many as are left), each once, ranked by falling score, and
--- none that the user already has unless that is wanted.
+-- By every model every user is recommended as many items as asked for (or as many as are left), each once, ranked by
+-- falling score, and none that the user already has unless that is wanted.
 WITH recommendations AS (
-    SELECT *, lag(score) OVER (PARTITION BY user_id ORDER BY rank) AS score_before
+    SELECT *, lag(score) OVER (PARTITION BY model, user_id ORDER BY rank) AS score_before
     FROM read_parquet($recommendations, hive_partitioning = false)
+),
+models AS (
+    SELECT DISTINCT model
+    FROM recommendations
+    UNION ALL
+    SELECT 'none' WHERE NOT EXISTS (FROM recommendations)
 ),
 interactions AS (
     SELECT DISTINCT user_id, item_id FROM read_parquet($interactions, hive_partitioning = false)
 ),
 user_counts AS (
-    SELECT user_id, count(*) AS rows, count(DISTINCT item_id) AS items, max(rank) AS last_rank
+    SELECT model, user_id, count(*) AS rows, count(DISTINCT item_id) AS items, max(rank) AS last_rank
     FROM recommendations
-    GROUP BY user_id
+    GROUP BY model, user_id
 ),
 left_over AS (
     SELECT
@@ -24,7 +30,8 @@ SELECT
     (
         SELECT count(*)
         FROM left_over
-        LEFT JOIN user_counts USING (user_id)
+        CROSS JOIN models
+        LEFT JOIN user_counts USING (model, user_id)
         WHERE coalesce(user_counts.rows, 0) <> least(left_over.items, $k)
     ) AS users_with_too_few_or_many,
     (SELECT count(*) FROM user_counts ANTI JOIN left_over USING (user_id)) AS users_unknown,

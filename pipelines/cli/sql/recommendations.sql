@@ -1,6 +1,6 @@
--- What one user is recommended, best first.
+-- What one user is recommended by one model, best first.
 SELECT rank, item_id, display_title AS title, score, model
 FROM reports.recommendations
 JOIN core.items USING (domain, item_id)
-WHERE domain = $domain AND user_id = $user AND rank <= $k
+WHERE domain = $domain AND user_id = $user AND rank <= $k AND model = $model
 ORDER BY rank

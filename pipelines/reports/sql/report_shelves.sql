@@ -1,7 +1,16 @@
--- A few users of every domain: what they bought last and what they are recommended, oldest and best first.
-WITH user_sample AS (
-    SELECT domain, user_id
+-- A few users of every domain: what they bought last and what the best model recommends, oldest and best first.
+WITH best AS (
+    SELECT domain, json_extract_string(summary, '$.model') AS model
+    FROM lineage.artifacts
+    WHERE key = 'reports/recommendations'
+),
+lists AS (
     FROM reports.recommendations
+    SEMI JOIN best USING (domain, model)
+),
+user_sample AS (
+    SELECT domain, user_id
+    FROM lists
     WHERE rank = 1
     QUALIFY row_number() OVER (PARTITION BY domain ORDER BY md5(user_id)) <= $users
 ),
@@ -18,7 +27,7 @@ bought AS (
 ),
 recommended AS (
     SELECT domain, user_id, list({item_id: item_id, title: display_title} ORDER BY rank) AS items
-    FROM reports.recommendations
+    FROM lists
     JOIN user_sample USING (domain, user_id)
     JOIN core.items USING (domain, item_id)
     WHERE rank <= $recommended

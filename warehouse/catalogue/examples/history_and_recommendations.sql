@@ -2,6 +2,7 @@
 -- $domain = (SELECT min(domain) FROM reports.recommendations): the domain; the first with recommendations
 -- $user = (SELECT min(user_id) FROM reports.recommendations WHERE domain = $domain): the user; the first
 -- $as_of = "2100-01-01": purchases before this day
+-- $model = (SELECT json_extract_string(summary, '$.model') FROM lineage.artifacts WHERE key = 'reports/recommendations' AND domain = $domain): whose recommendations; those of the best model
 WITH bought AS (
     SELECT 'bought' AS what, row_number() OVER (ORDER BY time, position) AS number, item_id, rated_at
     FROM history($domain, $user, $as_of)
@@ -9,7 +10,7 @@ WITH bought AS (
 recommended AS (
     SELECT 'recommended' AS what, rank AS number, item_id, NULL AS rated_at
     FROM reports.recommendations
-    WHERE domain = $domain AND user_id = $user
+    WHERE domain = $domain AND user_id = $user AND model = $model
 ),
 items AS (
     SELECT item_id, display_title

@@ -1,6 +1,6 @@
 -- How much of the catalogue is never recommended to anybody, and is it what sold little?
 WITH recommended AS (
-    SELECT domain, item_id, count(*) AS users
+    SELECT domain, item_id, count(DISTINCT user_id) AS users
     FROM reports.recommendations
     GROUP BY ALL
 )
