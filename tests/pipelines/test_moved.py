@@ -27,6 +27,8 @@ from warehouse.artifacts.store import ALL
 from warehouse.catalogue.query import check_place, query
 from warehouse.errors import DataError
 
+pytestmark = pytest.mark.long  # tests/warehouse/test_places.py has a short form
+
 KEYS = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences", "warehouse/catalogue")
 FILES = "SELECT DISTINCT domain FROM core.items ORDER BY ALL"
 
@@ -98,7 +100,6 @@ def _damage(shop: Shop, domain: str) -> None:
     (shop.data_folder.store.require("core/items", domain).path / "manifest.json").write_text("{")
 
 
-@pytest.mark.long
 def test_a_copy_reads_its_own_files_once_it_was_run_and_so_does_a_moved_one(
     shop: Shop, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +137,6 @@ def test_going_back_to_old_raw_files_is_a_change_that_the_catalogue_shows(shop: 
     assert rows == [(whole, False), (whole - 1, False), (whole, True)]
 
 
-@pytest.mark.long
 def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> None:
     for version in shop.data.glob("warehouse/catalogue/domain=_all/v=*"):
         shutil.rmtree(version)
@@ -147,7 +147,6 @@ def test_a_catalogue_whose_versions_were_deleted_is_built_again(shop: Shop) -> N
     assert shop.domains() == ["Mugs", "Toys"]
 
 
-@pytest.mark.long
 def test_what_is_damaged_is_built_again(shop: Shop) -> None:
     _damage(shop, "Toys")
     shop.run()
@@ -155,7 +154,6 @@ def test_what_is_damaged_is_built_again(shop: Shop) -> None:
     assert shop.domains() == ["Mugs", "Toys"]
 
 
-@pytest.mark.long
 def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop: Shop) -> None:
     _damage(shop, "Toys")
     _delete_raw_files(shop, "Toys")
@@ -187,7 +185,6 @@ def test_damage_of_a_domain_that_is_gone_stops_nobody_until_it_is_forgotten(shop
         forget.check(shop.data_folder, "Toys", shop.instance)
 
 
-@pytest.mark.long
 def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> None:
     mugs = shop.data_folder.store.require("core/items", "Mugs").named
     shop.data_folder.store.mark(mugs, "pin")
@@ -206,7 +203,6 @@ def test_a_domain_with_raw_files_is_forgotten_until_the_next_run(shop: Shop) -> 
             forget.check(shop.data_folder, strange, shop.instance)
 
 
-@pytest.mark.long
 def test_the_commands_ask_before_they_forget_and_refuse_a_copy(original: Path, tmp_path: Path) -> None:
     cli = Cli(tmp_path / "data")
     shutil.copytree(original, cli.data)

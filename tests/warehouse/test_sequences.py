@@ -126,7 +126,8 @@ def one_by_one(rows: list[Row], k: int) -> list[Row]:
         rows.remove(weak)
 
 
-@pytest.mark.parametrize("bits", [64, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [64, 6])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     _rows,
