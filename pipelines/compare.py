@@ -7,10 +7,12 @@ from and how they are shown.
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -29,6 +31,7 @@ from pipelines.planner.code_version import code_version
 from pipelines.planner.step import TRAINING, recorded
 from pipelines.reports.charts import convergence, shares, svg
 from pipelines.reports.report import templates
+from warehouse.artifacts.lineage import Lineage
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import Artifact, recipe
 
@@ -155,6 +158,7 @@ def compare(data_folder: DataFolder, domain: str, asked: ComparisonRequest, prog
 def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[Compared]) -> str:
     """The comparisons as one HTML page, which opens without a server."""
     sections = []
+    lineage = Lineage.of(data_folder.store)
     for one in compared:
         domain, rows = one.artifact.domain, one.rows
         counts = tuple(one.artifact.manifest.summary[name] for name in _COUNTS)
@@ -162,6 +166,7 @@ def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[C
             {
                 "name": domain,
                 "counts": counts,
+                "origin": _origin(lineage, one.artifact),
                 "accuracy": _accuracy(rows, "models"),
                 "published": _published(data_folder, domain, counts),
                 "ablations": _accuracy(rows, "ablations"),
@@ -182,6 +187,17 @@ def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[C
             steps_an_epoch=STEPS_AN_EPOCH,
         )
     )
+
+
+def _origin(lineage: Lineage, artifact: Artifact) -> Row:
+    """When a comparison was made, from which raw files of its domain, and the first and last day of their ratings."""
+    made_from = [lineage.versions.get(version) for version in lineage.upstream([artifact.named])]
+    mine = [one for one in made_from if one and one.domain == artifact.domain]
+    times = [pq.ParquetFile(one.main).read(["time"])["time"] for one in mine if one.key == "core/interactions"]
+    bounds = [pc.min_max(column).as_py() for column in times if len(column)]
+    days = {name: datetime.fromtimestamp(bounds[0][name], UTC).date() for name in ("min", "max")} if bounds else {}
+    files = {name: sha for one in mine if one.key.startswith("raw/") for name, sha in one.manifest.sources.items()}
+    return {"made": artifact.manifest.created[:16].replace("T", " "), "days": days, "files": sorted(files.items())}
 
 
 def _shown() -> list[str]:

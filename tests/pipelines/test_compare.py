@@ -103,6 +103,19 @@ def test_the_page_opens_by_itself_and_shows_every_table(shop: Cli, compared: Pag
     assert all(len({len(row) for row in rows}) == 1 for rows in compared.tables.values())
 
 
+def test_the_page_says_when_it_was_compared_and_from_what(shop: Cli, compared: Page) -> None:
+    text = " ".join((shop.data / "comparison.html").read_text().split())
+    made = DataFolder(shop.data).store.require("reports/comparison", "Toys").manifest.created
+    assert f"Compared on {made[:10]} {made[11:16]} UTC." in text
+    days = "SELECT min(rated_at)::DATE::VARCHAR AS first, max(rated_at)::DATE::VARCHAR AS last FROM core.interactions"
+    (known,) = json.loads(shop("sql", f"{days} WHERE domain = 'Toys'", "--json").stdout)
+    assert f"Ratings from {known['first']} to {known['last']}." in text
+    sources = "SELECT source, sha256[:12] AS sha FROM lineage.sources WHERE key LIKE 'raw/%' AND domain = 'Toys'"
+    files = json.loads(shop("sql", sources, "--json").stdout)
+    assert len(files) == 2
+    assert all(f"{file['source']} ({file['sha']})" in text for file in files)
+
+
 def test_the_figures_of_the_page_are_those_of_the_tables(shop: Cli, compared: Page) -> None:
     rows = json.loads(shop("sql", "FROM reports.comparison", "--json").stdout)
     shown = {row[0]: row for row in compared.tables["accuracy"]}

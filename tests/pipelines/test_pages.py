@@ -149,7 +149,15 @@ def test_the_widest_table_of_costs_fits_a_screen_of_1280_pixels(tmp_path: Path) 
         for label in LABELS.values()
     ]  # fmt: skip
     published = [{"label": label, "steps_to_best": 123_456} for label in LABELS.values()]
-    section = {"name": "Toys", "counts": (1, 1, 1), "accuracy": [], "costs": costs, "published": published}
+    origin = {"made": "2026-01-01 00:00", "days": {}, "files": []}
+    section = {
+        "name": "Toys",
+        "counts": (1, 1, 1),
+        "origin": origin,
+        "accuracy": [],
+        "costs": costs,
+        "published": published,
+    }
     asked = {"seeds": 1, "finetuning": {"epochs": 1}, "pretrained": True}
     page = report.templates().get_template("comparison.html").render(sections=[section], asked=asked, metrics=[])
     (tmp_path / "comparison.html").write_text(page)
