@@ -17,7 +17,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -196,12 +196,16 @@ def noop_of(folder: Path, items: int) -> Callable[[int], None]:
 
 
 class Idle:
-    """An encoder that is never asked."""
+    """An encoder that is never asked for a vector."""
 
     device = "cpu"
 
     def __init__(self, identity: EncoderIdentity) -> None:
         self.identity = identity
+
+    def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """No text is."""
+        return np.zeros(len(texts), np.bool_)
 
 
 def open_random_clip(folder: Path, small: bool) -> Encoder:

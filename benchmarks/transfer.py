@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.measure import arguments, show
 from benchmarks.training import make_domain
 from mmm4rec.comparison.tables import PAIRS, accuracy_rows, by_key, speed
-from mmm4rec.comparison.trainings import OURS, ComparisonRequest, Source, compare
+from mmm4rec.comparison.trainings import OURS, ComparisonRequest, Keeping, Source, compare
 from mmm4rec.config import Compat, ModelConfig, TrainConfig
 from mmm4rec.data.domain import DomainData
 from pipelines.assets.models import DATA, load_artifacts
@@ -80,7 +80,8 @@ def _rows(bench: Bench, mode: Compat, seeds: int, cache: Path, progress: Callabl
     model = replace(bench.model, compat=mode)
     asked = ComparisonRequest(tuple(OURS), model, bench.pretraining, bench.finetuning, {}, seeds, ablations=False)
     target, *sources = (Source(d.name, partial(_same, d), {}) for d in (bench.target, *bench.sources))
-    found = by_key([one for one in compare(target, sources, asked, cache, progress=progress) if one.run.training])
+    keeping = Keeping(cache / "results", cache / "trainings")
+    found = by_key([one for one in compare(target, sources, asked, keeping, progress=progress) if one.run.training])
     scratch = {ours: theirs for pair in PAIRS for ours, theirs in (pair, (pair[1], pair[1]))}
     rows = []
     for (_, name, _), trained in sorted(found.items()):

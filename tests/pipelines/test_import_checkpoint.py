@@ -94,7 +94,9 @@ def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None
     assert transfer["left_out"]["layers.1.cross.query.weight"] == "the model has 1 of its 2 layers"
     assert [unchecked.split()[0] for unchecked in transfer["unchecked"]] == ["text", "image"]
     asked = example("model_lineage")
-    lineage = query(data_folder.catalogue, asked.sql, asked.bind({"domain": "Sample_Toys"})).to_pylist()
+    lineage = query(
+        data_folder.catalogue, asked.sql, asked.bind({"domain": "Sample_Toys"}, lambda sql, known: [])
+    ).to_pylist()
     assert {"published/model.safetensors", "Sample_Toys.csv"} <= {row["source"] for row in lineage}
     assert plan(DataFolder(cli.data), ["Sample_Toys"]) == []
 
