@@ -1,11 +1,11 @@
-"""Steps: what an artifact is made of, stated before it is built, and the building. Nothing here knows Dagster.
+"""Steps: the inputs of an artifact, declared before it is built, and its build. Nothing here depends on Dagster.
 
 A step names its inputs, sources, parameters and the one function that builds it. From that follow its recipe (so
 that `mmm4rec run` can tell what is stale without running anything), its code version, its data version and its
 lineage. The modules of `pipelines.assets` declare steps with `@step`; `pipelines.planner.asset` makes assets of
 them.
 
-The parameters are one frozen dataclass, which is computed once, hashed, and handed to the build. The build gets no way
+The parameters are one frozen dataclass, which is computed once, hashed and passed to the build. The build has no access
 to the settings, so nothing that it reads can be missing from its recipe.
 """
 
