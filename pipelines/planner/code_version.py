@@ -30,9 +30,9 @@ Symbol = tuple[str, str]
 """A module of the project, and a name that it binds; without a name, the code that runs at every import of it."""
 
 _COMMENTS = {"_field": 2, "_column": 2, "_table": 0}
-"""Functions by which the rooms declare columns and tables, and which of their arguments is a comment."""
+"""The functions that declare columns and tables, and which of their arguments is a comment."""
 _SCHEMAS = frozenset({"TABLES", "ACCEPTED"})
-"""Names that end the search, in the module `tables` of a room."""
+"""Names that end the search, in the module `tables` of a package."""
 
 
 @cache  # asked for every domain
@@ -177,7 +177,7 @@ def _statements(symbol: Symbol) -> list[_Statement]:
 
 
 def _lookup(module: str, name: str) -> Symbol | None:
-    """The symbol that a name of a module stands for, wherever it is bound; None for what is not of the house."""
+    """The symbol that a name of a module refers to, wherever it is bound; None if it is not part of the project."""
     known = _module(module)
     if name in known.bound:
         cut = name in _SCHEMAS and module.endswith(".tables")
@@ -364,7 +364,7 @@ def _room(package: str) -> Path:
 
 @cache
 def _path(module: str) -> Path | None:
-    """The file of a module of the house."""
+    """The file of a module of the project."""
     package, *rest = module.split(".")
     if package not in ROOMS:
         return None

@@ -211,7 +211,7 @@ class Store(StoreReader):
             recipe.key, recipe.domain, version, self.folder(recipe.key, recipe.domain) / f"v={version}", manifest
         )
         make_folder(artifact.path.parent)
-        # All that takes room is done before anything moves.
+        # Everything that needs space is done before anything moves.
         write_durably(staging / "CURRENT", version)
         with self.staging.lock():
             self._write_history(recipe.key, recipe.domain, artifact, staging)

@@ -178,7 +178,7 @@ class Session:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """DuckDB's errors as those of the house; Arrow hands on those that come with a part of an answer."""
+        """Turn DuckDB's errors into errors of the project. Arrow passes on those that come with a part of an answer."""
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
