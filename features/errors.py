@@ -2,4 +2,4 @@
 
 
 class FeatureError(ValueError):
-    """Something the feature store was given cannot be used; the message says what, why and what mends it."""
+    """The feature store cannot use an input. The message names the input, the reason and the fix."""

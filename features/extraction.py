@@ -1,12 +1,12 @@
-"""Embeddings from the command line: for a GPU node that has neither Dagster nor DuckDB, alone or as ranks of torchrun.
+"""Embeddings from the command line, for a GPU node without Dagster and DuckDB: one process or several torchrun ranks.
 
     python -m features.extraction image --items item_images --cache cache/vectors --model clip-ViT-B-32
     python -m torch.distributed.run --nproc-per-node 8 -m features.extraction image --items ... --cache ... --out ...
 
-`--items` is the folder of an artifact, features/item_text or features/item_images. Vectors go into `--cache`, which
-all ranks share; `mmm4rec run` over a data folder with these vectors in its cache/vectors encodes nothing again. With
-`--out` the table is written as well, by rank 0, once all ranks are done: the same bytes as one process writes. A run
-that was stopped goes on where it stood.
+`--items` is the folder of an artifact, features/item_text or features/item_images. Vectors go to `--cache`, which all
+ranks share. If a data folder has these vectors in its cache/vectors, `mmm4rec run` does not encode them again. With
+`--out`, rank 0 also writes the table when all ranks are done, with the same bytes as a single process. A run that was
+stopped continues where it stopped.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _EVERY = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, extract, and say what came of it; 1 if something given cannot be used."""
+    """Parse the arguments, extract, and print the result. Returns 1 if an input cannot be used."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mmm4rec").setLevel(logging.INFO)
@@ -71,18 +71,18 @@ def extract(
     workers: int | None = None,
     batch_size: int | None = None,
 ) -> EmbeddingSummary:
-    """This rank's share of the encoding; with `out`, rank 0 then waits for the others and writes the table there.
+    """Encode this rank's share. With `out`, rank 0 then waits for the others and writes the table there.
 
     Args:
-        modality: what is encoded.
+        modality: text or image.
         items: folder of item_text or item_images.
         settings: the encoder.
         cache: folder of the vector caches, the same for all ranks.
-        out: folder to be made; it must not be there, or be empty.
-        share: this rank, of how many. Ranks of more than one need the environment that torchrun gives them.
-        device: torch's name of one; auto takes the GPU of this local rank if there is one.
-        workers: processes that decode pictures; None chooses.
-        batch_size: contents handed to the encoder at once; None takes that of the modality and device.
+        out: folder to create; it must be missing or empty.
+        share: this rank and the number of ranks. Several ranks need the environment that torchrun sets.
+        device: torch's name of a device; auto uses the GPU of this local rank if there is one.
+        workers: number of processes that decode pictures; None chooses.
+        batch_size: contents per encoder call; None uses the default of the modality and device.
 
     Raises:
         FeatureError: see :func:`features.vectors.embeddings.embed_texts`; `out` is not empty.

@@ -1,4 +1,4 @@
-"""Item text: the sentences that an encoder reads for an item. Cutting to tokens is the encoder's job."""
+"""Item text: the sentences that an encoder reads for an item. The encoder does the tokenisation."""
 
 import hashlib
 import html
@@ -19,7 +19,7 @@ _TAG = re.compile(r"<[^<>]*>|<[a-zA-Z/!][^<>]*$")
 
 @dataclass(frozen=True)
 class ItemTextSummary:
-    """Items with and without text."""
+    """The numbers of items with and without text."""
 
     items: int
     present: int
@@ -29,7 +29,7 @@ class ItemTextSummary:
 
 
 def is_script(title: str | None) -> bool:
-    """Whether a title is the script of a page."""
+    """Whether a title is script code of a web page."""
     return title is not None and _SCRIPT in title
 
 
@@ -42,12 +42,12 @@ def _clean(text: str | None) -> str:
 def item_texts(
     title: str | None, title_raw: str | None, brand: str | None, description: str | None
 ) -> tuple[str, str] | None:
-    """Both texts of an item, or None for an item that says nothing.
+    """Both texts of an item, or None for an item without any text.
 
-    The published form is the template of the published recipe over the fields as they are, empty ones
-    included: ``Title: ... ; Brand: ... ; Description: ... ; ``. The clean form, for the default encoder,
-    is what a person would read: title, brand unless the title names it, and description, as sentences
-    without markup, so that a short query and a title of the same words meet. A title that is script is in neither.
+    The published form is the template of the published recipe over the unchanged fields, including empty ones:
+    ``Title: ... ; Brand: ... ; Description: ... ; ``. The clean form, for the default encoder, is what a person would
+    read: title, brand (unless the title names it) and description, as sentences without markup. So a short query
+    matches a title with the same words. Neither form contains a title that is script code.
     """
     if is_script(title) or is_script(title_raw):
         title = title_raw = None
@@ -64,7 +64,7 @@ def item_texts(
 
 
 def content_sha256(text: str) -> str:
-    """Sha256 of a text in UTF-8, in hexadecimal."""
+    """The sha256 of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

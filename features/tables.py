@@ -1,7 +1,7 @@
-"""Layouts of the tables that the feature store accepts and produces, and how it reads and writes them.
+"""The layouts of the tables that the feature store reads and writes, and the functions for that.
 
-A vector column is declared here without its width, which is the encoder's; in the files it is a
-fixed-size list (:func:`embedding_schema`).
+A vector column is declared here without its width, because the encoder decides it. In the files it is a fixed-size list
+(:func:`embedding_schema`).
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ Storage = Literal["float32", "float16"]
 
 
 def embedding_schema(width: int | None = None, storage: Storage = "float32") -> pa.Schema:
-    """Schema of text_embeddings and image_embeddings; key item_id, sorted by it bytewise.
+    """The schema of text_embeddings and image_embeddings. The key is item_id, and rows are sorted by its bytes.
 
     Args:
         width: length of every vector; None declares "any width".
@@ -130,9 +130,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def read_catalogue(items: Path, sequence_items: Path, columns: list[str]) -> pa.Table:
-    """Columns of core/items for exactly the items of core/sequences, sorted by item_id bytewise.
+    """Columns of core/items for exactly the items of core/sequences, sorted by the bytes of item_id.
 
-    An item that core/items does not know has nulls in every other column.
+    An item that is not in core/items has null in every other column.
     """
     kept = read_table(sequence_items, SEQUENCE_ITEMS)
     known = read_table(items, pa.schema([CORE_ITEMS.field(name) for name in ["item_id", *columns]]))
@@ -146,5 +146,5 @@ def read_catalogue(items: Path, sequence_items: Path, columns: list[str]) -> pa.
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
-    """Write a Parquet file whose bytes depend on nothing but the rows."""
+    """Write a Parquet file whose bytes depend only on the rows."""
     pq.write_table(table.cast(schema), path, row_group_size=ROW_GROUP, compression="zstd")

@@ -1,8 +1,8 @@
 """`python -m mmm4rec`: training, evaluation and recommendation from exported files, without the pipeline.
 
-`mmm4rec recommend`, of the pipeline, shows one user's recommendations; `write-recommendations`, here, writes those of
-all users into a file. Needs torch, numpy, pyarrow, safetensors, and lightning-fabric to train. Reads arguments and
-prints; everything else is in the modules it calls.
+The pipeline's `mmm4rec recommend` shows the recommendations of one user. `write-recommendations` in this module writes
+those of all users to a file. Needs torch, numpy, pyarrow, safetensors, and lightning-fabric for training. This module
+only reads arguments and prints; the modules that it calls do the work.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Settings come from --config FILE (JSON: {"model": {...}, "training": {...}}) and
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 for an error of data or training, 2 for one of settings or arguments."""
+    """Run one command. Exit code: 0 success, 1 an error of data or training, 2 an error of settings or arguments."""
     options = _parser().parse_args(_renamed(sys.argv[1:] if arguments is None else arguments))
     try:
         options.command(options)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _renamed(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with a command that is given by its former name under the one it has now."""
+    """The arguments, with a former command name replaced by the present one."""
     first, *others = arguments or [""]
     if first not in _FORMER:
         return [*arguments]
@@ -186,7 +186,7 @@ def _import(options: argparse.Namespace) -> None:
 def import_published(
     file: Path, out: Path, items: Path | None, config: Path | None, changes: Sequence[str]
 ) -> Exchange:
-    """`import_checkpoint` with settings as commands take them: the file `config`, and `changes` KEY=VALUE over it."""
+    """`import_checkpoint` with the settings of a command: the file `config`, overridden by `changes` (KEY=VALUE)."""
     settings = _settings(config, changes)
     if settings["training"]:
         raise ConfigError("training: a checkpoint has no settings of training; give those of model only")
@@ -198,7 +198,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{"model": ..., "training": ...} of --config and --set."""
+    """{"model": ..., "training": ...} from --config and --set."""
     found: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
     if config is not None:
         given = _read_json(config)
@@ -221,7 +221,7 @@ def _settings(config: Path | None, changes: Sequence[str]) -> dict[str, dict[str
 
 
 def _read_json(config: Path) -> Any:
-    """What a file of settings holds: strict JSON, with each key once and without NaN."""
+    """The contents of a settings file: strict JSON, without repeated keys and without NaN."""
     try:
         with regular(config).open(encoding="utf-8") as file:
             text = file.read(_LARGEST_CONFIG + 1)
@@ -237,7 +237,7 @@ def _read_json(config: Path) -> Any:
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which Python would keep the last of equal keys."""
+    """A JSON object, or an error for repeated keys, of which Python would silently keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -258,7 +258,7 @@ def _training(options: argparse.Namespace, base: TrainConfig) -> TrainConfig:
 
 
 def _fit_arguments(options: argparse.Namespace, training: TrainConfig) -> Mapping[str, Any]:
-    """Arguments of `fit` and `pretrain`."""
+    """The arguments of `fit` and `pretrain`."""
     state = options.state or options.out / "state"
     quiet = _is_secondary_process()
     return {
@@ -309,7 +309,7 @@ def _within(path: Path, stem: str) -> Path:
 
 
 def _report(summary: TrainSummary, out: Path) -> None:
-    """What a training did, for people; once, whatever the number of processes."""
+    """Print what a training did, once, whatever the number of processes."""
     if _is_secondary_process():
         return
     print(f"{out}: {summary.parameters:,} parameters, kept those of epoch {summary.best_epoch}; {summary.stopped}")
@@ -339,14 +339,14 @@ def _report_exchange(found: Exchange, to: Path) -> None:
 
 
 def exchange_lines(found: Exchange, to: Path) -> list[str]:
-    """What a checkpoint that came in or went out holds, for people."""
+    """Lines for people that describe an imported or exported checkpoint."""
     sizes = f"{found.parameters:,} parameters, {found.config.layers} layers, {found.items} items with own weights"
     left_out = (f"  left out: {visible(name)} ({reason})" for name, reason in found.left_out.items())
     return [f"{visible(str(to))}: {sizes}", *left_out]
 
 
 def _print_epochs(training: TrainConfig) -> Callable[[Epoch], None]:
-    """A line an epoch."""
+    """Print one line per epoch."""
 
     def say(epoch: Epoch) -> None:
         parts = [f"{epoch.optimiser_steps} steps", f"{epoch.seconds:.1f} s"]
@@ -360,7 +360,7 @@ def _print_epochs(training: TrainConfig) -> Callable[[Epoch], None]:
 
 
 def _bar(unit: str) -> Callable[[int, int], None] | None:
-    """A line that counts, where somebody looks on."""
+    """A progress line, if the output is a terminal."""
     if not sys.stderr.isatty():
         return None
     shown = 0.0
@@ -376,7 +376,7 @@ def _bar(unit: str) -> Callable[[int, int], None] | None:
 
 
 def _is_secondary_process() -> bool:
-    """Whether this is one of several processes (torchrun, strategy ddp), and not the first."""
+    """Whether this is one of several processes (torchrun, strategy ddp) but not the first."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
 

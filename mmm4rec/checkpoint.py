@@ -1,12 +1,12 @@
 """Checkpoints: weights as safetensors with everything needed to load them, and transfer to another domain.
 
-A checkpoint holds the trainable parameters, never the features. Its metadata (one JSON value, so that equal
-weights are equal bytes) holds the config with the kind of the model, the number of items, and the widths and
-encoders of the features; the item ids lie beside it in `items.parquet` where there are per-item weights. Loading is
-strict; what a transfer leaves out or starts afresh is listed, with the reason.
+A checkpoint holds the trainable parameters, never the features. Its metadata is one JSON value, so that equal weights
+give equal bytes. It holds the config with the kind of the model, the number of items, and the widths and encoders of
+the features. If there are per-item weights, the item ids are beside it in `items.parquet`. Loading is strict. A
+transfer lists what it leaves out or initialises anew, with the reason.
 
-A model understands the vectors of the encoders it was trained with and no others, so features of another one are an
-error. Where an encoder is not known (published checkpoints, processed folders, ready vectors), that is said.
+A model works only with vectors of the encoders it was trained with, so features of another encoder are an error. If
+the encoder is not known (published checkpoints, processed folders, ready vectors), a message says so.
 """
 
 import json
@@ -37,7 +37,7 @@ FORMAT = "mmm4rec 1"
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What features of a modality a model was trained on."""
+    """The features of one modality that a model was trained on."""
 
     width: int
     encoder: EncoderRecord | None = None
@@ -53,24 +53,24 @@ class Checkpoint:
     image: FeatureKind
     weights: dict[str, Tensor]
     item_ids: list[str] | None
-    """[N] owner of each row of the per-item weights (row 0 is padding); None where there are none."""
+    """[N] item of each row of the per-item weights (row 0 is padding); None if there are no per-item weights."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a fine-tuning took from a checkpoint, by parameter name."""
+    """What fine-tuning took from a checkpoint, by parameter name."""
 
     taken: list[str]
     left_out: dict[str, str]
-    """In the checkpoint only: name and reason."""
+    """Parameters only in the checkpoint: name and reason."""
     fresh: dict[str, str]
-    """In the model only, so they keep their initial values: name and reason."""
+    """Parameters only in the model, which keep their initial values: name and reason."""
     unchecked: list[str]
-    """What could not be compared: features whose encoder is not known."""
+    """Features that could not be compared, because their encoder is not known."""
 
 
 def save(model: Recommender, domain: DomainData, weights: Mapping[str, Tensor], out: Path) -> None:
-    """Write `model.safetensors`, and `items.parquet` where there are per-item weights, into `out`."""
+    """Write `model.safetensors` into `out`, and `items.parquet` if there are per-item weights."""
     text, image = (FeatureKind(features.width, features.encoder) for features in (domain.text, domain.image))
     write(model.config, weights, text, image, domain.item_ids, out)
 
@@ -83,7 +83,7 @@ def write(
     item_ids: Sequence[str],
     out: Path,
 ) -> None:
-    """As `save`, without a model; `item_ids` [N] may be empty where there are no per-item weights."""
+    """Like `save`, but without a model. `item_ids` [N] may be empty if there are no per-item weights."""
     kinds = {"text": text, "image": image}
     description = {
         "format": FORMAT,
@@ -100,10 +100,10 @@ def write(
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint: its folder, or the `model.safetensors` in it.
+    """Read a checkpoint from its folder, or from the `model.safetensors` in it.
 
     Raises:
-        ModelError: no such file, a corrupt one, one of another kind, or one without its `items.parquet`.
+        ModelError: the file is missing, corrupt or of another kind, or its `items.parquet` is missing.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     try:
@@ -159,14 +159,14 @@ def _item_ids(file: Path, count: int) -> list[str]:
 
 
 def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Recommender:
-    """The trained model over the catalogue of `domain`, in eval mode.
+    """The trained model for the items of `domain`, in eval mode.
 
-    A model without per-item weights serves any domain with features of its encoders; one with them only its own
-    items. An encoder that is not known is said on stderr.
+    A model without per-item weights works with any domain that has features of its encoders. A model with per-item
+    weights works only with its own items. An unknown encoder causes a message on stderr.
 
     Raises:
-        ModelError: as `load`; or features of other widths or encoders, other items, or tensors that do not fit the
-            config.
+        ModelError: as `load`; or the features have other widths or encoders, the items differ, or tensors do not fit
+            the config.
     """
     checkpoint = load(path)
     for unknown in _check_features(checkpoint, domain):
@@ -197,10 +197,10 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
 
 
 def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> Transfer:
-    """Start `model` from `checkpoint`: everything but per-item weights and layers that it does not have.
+    """Start `model` from `checkpoint`. Per-item weights, and layers that the model lacks, are not transferred.
 
     Raises:
-        ModelError: another model, L, features or sizes, fewer layers: whatever could not be taken over in full.
+        ModelError: the model, L, features or sizes differ, or there are fewer layers: the transfer would be incomplete.
     """
     ours, theirs = model.config, checkpoint.config
     if type(ours) is not type(theirs):
@@ -274,7 +274,7 @@ def _settings_that_differ(ours: RecommenderConfig, theirs: RecommenderConfig) ->
 
 
 def _check_features(checkpoint: Checkpoint, domain: DomainData) -> list[str]:
-    """What cannot be compared; features that the checkpoint was not trained for are an error."""
+    """The features that cannot be compared. Features that the checkpoint was not trained for are an error."""
     unchecked = []
     for name, there, here in (
         ("text", checkpoint.text, domain.text),

@@ -1,8 +1,8 @@
-"""Settings of the model and of its training, and the strict reader that fills them.
+"""The settings of the model and of its training, and the strict reader that fills them.
 
-The defaults are the published sizes and the published fine-tuning; `PRETRAINING` holds the published pre-
-training. Nothing here knows about files: `read_config` takes a mapping (parsed YAML, JSON) and serves any
-frozen dataclass.
+The defaults are the published sizes and the published fine-tuning settings. `PRETRAINING` holds the published
+pre-training settings. This module reads no files: `read_config` takes a mapping (parsed YAML or JSON) and works with
+any frozen dataclass.
 """
 
 import difflib
@@ -21,9 +21,9 @@ from mmm4rec.metrics import CRITERION, criteria
 T = TypeVar("T")
 
 _INTEGER_BITS = 63
-"""No size, seed or count needs more, and torch takes no more."""
+"""The most bits of an integer that torch accepts. No size, seed or count needs more."""
 SMALLEST_STEP = 32
-"""Training examples of an optimiser step below which `TrainConfig.fitted` never goes."""
+"""The smallest number of training examples per optimiser step that `TrainConfig.fitted` allows."""
 _LONGEST_QUOTE = 300
 _QUOTE = reprlib.Repr()
 _QUOTE.maxstring = _QUOTE.maxother = 200
@@ -38,7 +38,7 @@ ConvForm = Literal["auto", "plain", "torch", "fused"]
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """What the trainer, checkpoints and evaluation ask of the settings of any model (`mmm4rec.model.recommender`)."""
+    """The settings that the trainer, checkpoints and evaluation need from any model (`mmm4rec.model.recommender`)."""
 
     kind: ClassVar[str]
     """Name of the model in `mmm4rec.registry`."""
@@ -50,7 +50,7 @@ class RecommenderConfig:
 
     @property
     def item_weights(self) -> tuple[str, ...]:
-        """Names of the parameters with one row per item: they belong to the items of one domain."""
+        """Names of the parameters with one row per item. These belong to the items of one domain."""
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ class ModelConfig(RecommenderConfig):
     head_width: int = 64
     """Width P of one SSM head; there are `expand * hidden / head_width` heads."""
     groups: int | None = None
-    """B and C are shared by the heads of a group. None: one group per head, as published."""
+    """The heads of a group share B and C. None: one group per head, as published."""
     expand: int = 2
     conv_width: int = 4
     dropout_embedding: float = 0.4
@@ -77,7 +77,7 @@ class ModelConfig(RecommenderConfig):
     use_time: bool = True
     use_ffn: bool = True
     with_id: bool = True
-    """Whether every item has a trainable vector beside its frozen features."""
+    """Whether every item has a trainable vector in addition to its frozen features."""
     fusion: Fusion = "static"
     compat: Compat = "default"
     """`published` keeps the defects of the published implementation; see `mmm4rec.model.compat`."""
@@ -114,7 +114,7 @@ class ModelConfig(RecommenderConfig):
 
     @property
     def item_weights(self) -> tuple[str, ...]:
-        """Item vectors of both modalities, and weights of the fusion, where there are any."""
+        """The item vectors of both modalities and the fusion weights, if there are any."""
         vectors = ("text_item", "image_item") if self.with_id else ()
         return (*vectors, "fusion") if self.fusion == "dynamic_instance" else vectors
 
@@ -126,40 +126,40 @@ class ModelConfig(RecommenderConfig):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the published fine-tuning."""
+    """How to train. The defaults are the published fine-tuning settings."""
 
     epochs: int = 100
-    """Cap on the number of passes over the training examples."""
+    """The maximum number of passes over the training examples."""
     patience: int | None = 10
     """Stop after this many validations without a better `metric`. None: never."""
     metric: str = CRITERION
     """The validation metric that decides which weights are best, one of `mmm4rec.metrics.criteria`."""
     keep: Literal["best", "last"] = "best"
-    """Which weights to write: the best on `metric`, or those of the last epoch."""
+    """Which weights to write: the best ones on `metric`, or those of the last epoch."""
     validate_every: int = 1
     """Epochs from one validation to the next; 0 never validates (then `keep` must be `last`)."""
     loss: Literal["full", "in_batch"] = "full"
     """Cross-entropy over all items, or over the labels of the batch."""
     learning_rate: float = 1e-4
     weight_decay: float = 0.005
-    """L2 on every parameter."""
+    """L2 regularisation of every parameter."""
     batch_size: int = 1024
     accumulate: int = 8
     """Batches whose gradients are summed for one optimiser step."""
     least_steps: int = 0
-    """Optimiser steps that an epoch is to have at least: where the training examples are fewer, `batch_size` is halved
-    until it has them, as `fitted` says."""
+    """The minimum number of optimiser steps per epoch. If there are too few training examples, `batch_size` is halved
+    until an epoch has enough steps; see `fitted`."""
     seed: int = 2020
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     devices: int = 1
     """Devices (on a CPU: processes) among which the batches of an optimiser step are divided."""
     strategy: Literal["auto", "ddp_spawn", "ddp"] = "auto"
-    """How several devices come about: `ddp_spawn` starts the processes itself and works anywhere; `ddp` is for a
-    script that is run once per device (torchrun) or that may be run again for every device. `auto`: `ddp_spawn`
-    where there are several."""
+    """How to start processes for several devices. `ddp_spawn` starts them itself and works anywhere. `ddp` is for a
+    script that runs once per device (torchrun) or that may be run again for every device. `auto`: `ddp_spawn` if there
+    are several devices."""
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ()
-    """Where loss and validation metrics of every epoch are logged, besides `history`."""
+    """Where the loss and validation metrics of every epoch are logged, in addition to `history`."""
     ssd_form: SSDForm = "auto"
     """Overrides the choice of `mmm4rec.model.ssd.choose`."""
 
@@ -182,12 +182,12 @@ class TrainConfig:
 
     @property
     def examples_per_step(self) -> int:
-        """Training examples of one optimiser step."""
+        """The number of training examples per optimiser step."""
         return self.batch_size * self.accumulate
 
     def fitted(self, examples: int) -> Self:
-        """The same for so many training examples: `batch_size` is halved until an epoch has `least_steps` whole steps,
-        as long as a step keeps SMALLEST_STEP examples."""
+        """These settings for this number of training examples: `batch_size` is halved until an epoch has `least_steps`
+        whole steps, but never below SMALLEST_STEP examples per step."""
         size = self.batch_size
         while (
             examples < self.least_steps * size * self.accumulate
@@ -208,11 +208,11 @@ class RecommendationConfig:
     """What to recommend."""
 
     k: int = 10
-    """How many items for every user."""
+    """The number of items per user."""
     exclude_seen: bool = True
-    """Whether to leave out what the user already has; where things are bought again, set it to false."""
+    """Whether to leave out items that the user already has. Set it to false where people buy the same item again."""
     models: Literal["best", "all"] = "best"
-    """By the MMM4Rec that is best on validation, or lists of each."""
+    """Recommend with the MMM4Rec that is best on validation, or write the lists of every model."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -220,15 +220,15 @@ class RecommendationConfig:
 
 
 def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", base: T | None = None) -> T:
-    """Fill the dataclass `cls` from `mapping`, checking every key and every type.
+    """Fill the dataclass `cls` from `mapping`, and check every key and every type.
 
-    Understands int, float, bool, str, Path, Literal, unions, list, tuple[X, ...], dict[str, X] and nested
-    dataclasses. `where` prefixes the names in messages (`domains.Arts.model`). A key left out keeps the value
-    of `base`, else the field's default.
+    Supports int, float, bool, str, Path, Literal, unions, list, tuple[X, ...], dict[str, X] and nested dataclasses.
+    `where` is the prefix of the names in messages (`domains.Arts.model`). A missing key keeps the value of `base`,
+    otherwise the default of the field.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a missing key, a wrong type or a refused
-            value.
+        ConfigError: a key is unknown (the message names the nearest known one) or missing, a type is wrong, or a value
+            is refused.
     """
     if not is_dataclass(cls):
         raise TypeError(f"{cls!r} is not a dataclass")
@@ -256,7 +256,7 @@ def read_config(cls: type[T], mapping: Mapping[str, object], where: str = "", ba
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`, or a ConfigError that names `where`."""
+    """Convert `value` to `kind`, or raise a ConfigError that names `where`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or kind is object:
         return value
@@ -321,7 +321,7 @@ def _read_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean ...?)` with the word most like this one, or nothing."""
+    """` (did you mean ...?)` with the most similar known word, or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -333,7 +333,7 @@ def _name(kind: Any) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value as Python writes it, cut: it can be as large as its file."""
+    """The Python notation of a value, shortened because the value can be as large as its file."""
     text = _QUOTE.repr(value)
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
@@ -351,14 +351,14 @@ def _is_number(text: str) -> bool:
 
 
 def shares(config: object, *names: str) -> None:
-    """An error for the first of these settings that is no share."""
+    """Raise an error for the first of these settings that is not a share."""
     for name in names:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}: give a share of at least 0 and below 1")
 
 
 def positive(config: object, *names: str) -> None:
-    """An error for the first of these settings that is 0 or less."""
+    """Raise an error for the first of these settings that is 0 or less."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} is {getattr(config, name)}: it must be greater than 0")

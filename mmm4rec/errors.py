@@ -1,9 +1,9 @@
-"""The errors of this package. Every message names the thing, the cause and what mends it."""
+"""The errors of this package. Every message names the affected object, the cause and the fix."""
 
 
 class ModelError(ValueError):
-    """Data, a checkpoint or a setting that the model cannot work with."""
+    """The model cannot work with the data, a checkpoint or a setting."""
 
 
 class ConfigError(ModelError):
-    """A setting that is unknown, missing, of the wrong type or out of range."""
+    """A setting is unknown, missing, of the wrong type or out of range."""

@@ -1,4 +1,4 @@
-"""Opening files that strangers may have put there. As in `warehouse.artifacts.files`, which is not imported here."""
+"""Opening files that may come from strangers. Same as `warehouse.artifacts.files`, which is not imported here."""
 
 import errno
 import stat
@@ -9,12 +9,12 @@ __all__ = ["regular", "stored"]
 
 
 def regular(path: Path) -> Path:
-    """The same path, if it leads to a regular file, through links or not.
+    """Return the same path if it is a regular file or a link to one.
 
-    To open a FIFO, a socket or a device can wait for ever, and reading one need not end.
+    Opening a FIFO, a socket or a device can block forever, and reading it may never end.
 
     Raises:
-        OSError: it does not, or leads nowhere; `strerror` says which.
+        OSError: the path leads to something else or to nothing; `strerror` says which.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -22,12 +22,12 @@ def regular(path: Path) -> Path:
 
 
 def stored(path: Path) -> Path:
-    """The same path, if it is a regular file, and what `torch.save` writes: an archive of members that are not packed.
+    """Return the same path if it is a regular file in the format of `torch.save`: an archive without compression.
 
-    `torch.load` would unpack a member of gigabytes from megabytes of file before anyone can look at it.
+    `torch.load` would unpack gigabytes from a file of megabytes before anyone could check it.
 
     Raises:
-        OSError: as `regular`; or an archive with packed members, or with more than its bytes; or no archive.
+        OSError: as `regular`; or the file is not an archive, has compressed members, or claims more bytes than it has.
     """
     size = regular(path).stat().st_size
     try:

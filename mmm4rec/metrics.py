@@ -1,14 +1,14 @@
-"""The metrics of ranked lists, each declared once. Evaluation, tables, views, checks, reports and charts follow.
+"""The metrics of ranked lists, each declared once. Evaluation, tables, views, checks, reports and charts use them.
 
-To add one, add it to METRICS, then run `make docs`. There are two kinds:
+To add a metric, add it to METRICS, then run `make docs`. There are two kinds:
 
-**Of users.** The label of each user has a rank, the rank gains something, and the metric is the mean over users. So it
-has a standard error, and classes of users can be compared by it.
-**Of lists.** It says something of the lists of all users together, as coverage does. It is no mean over users: it has
-no standard error, it depends on how many users there are, and it is not broken down by classes of users.
+**Metrics of users.** The label of each user has a rank, the rank gives a gain, and the metric is the mean gain over
+users. Therefore it has a standard error, and it can compare classes of users.
+**Metrics of lists.** They describe the lists of all users together; coverage is an example. They are not means over
+users: they have no standard error, they depend on the number of users, and they have no breakdown by class of users.
 
-How ranks are counted says `mmm4rec.evaluation`; here is what is made of them. Nothing here imports torch: a gain is
-computed by whatever library its ranks come from.
+`mmm4rec.evaluation` computes ranks; this module computes metrics from them. Nothing here imports torch: the library
+that made the ranks also computes the gain.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,23 +18,23 @@ from typing import Any, Final
 CUTOFFS: Final = (10, 20, 50)
 """The k of the metrics."""
 SHOWN_AT: Final = 10
-"""The k of pages, of the view `results` and of summaries; `reports.metrics` has all of them."""
+"""The k that pages, the view `results` and summaries show. `reports.metrics` has every k."""
 CRITERION: Final = "NDCG@10"
-"""What decides where nobody says otherwise: which weights are kept, and which model is the best."""
+"""The default metric that decides which weights are kept and which model is the best."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What both kinds have. A value lies within [0, 1]."""
+    """The fields that both kinds share. A value lies within [0, 1]."""
 
     label: str
-    """As people write it, such as NDCG; in lower case it begins names of columns."""
+    """The name for people, such as NDCG. Column names start with it in lower case."""
     meaning: str
-    """In half a sentence, for comments on tables and columns."""
+    """A half sentence for the comments of tables and columns."""
     cutoffs: tuple[int, ...] = field(default=CUTOFFS, kw_only=True)
     larger_is_better: bool = field(default=True, kw_only=True)
     grows_with_k: bool = field(default=True, kw_only=True)
-    """Whether it cannot be smaller at a larger k; a check holds it to that."""
+    """Whether the value can only stay equal or grow with k. An asset check verifies it."""
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class UserMetric(Metric):
-    """A mean over users of what the rank of their label gains."""
+    """The mean over users of the gain that the rank of their label gives."""
 
     gain: Callable[[Any, int], Any]
     """(ranks, k) -> gains, elementwise; ranks are an array or a tensor of floats, 1 is the best, halves come from ties.
@@ -61,10 +61,10 @@ class UserMetric(Metric):
 
 @dataclass(frozen=True)
 class ListMetric(Metric):
-    """A property of the lists of all users together."""
+    """A metric of the lists of all users together."""
 
     value: Callable[[Any], float]
-    """(users) -> value; users [N] are a tensor of integers: in how many users' top k each item of the catalogue is."""
+    """(users) -> value; users [N] is an integer tensor: for each item, the number of users with it in their top k."""
 
 
 def _log2(numbers: Any) -> Any:
@@ -89,11 +89,11 @@ METRICS: Final[tuple[Metric, ...]] = (
         lambda users: int((users > 0).sum()) / len(users),
     ),
 )
-"""All of them, in the order in which they are shown."""
+"""All metrics, in the order in which they are shown."""
 
 
 def figures() -> Iterator[tuple[Metric, int]]:
-    """Every metric at each of its cut-offs."""
+    """Every metric, at each of its cut-offs."""
     return ((metric, k) for metric in METRICS for k in metric.cutoffs)
 
 
@@ -108,12 +108,12 @@ def of_lists() -> Iterator[ListMetric]:
 
 
 def shown() -> list[Metric]:
-    """The metrics that pages and views show, at SHOWN_AT."""
+    """The metrics that pages and views show at SHOWN_AT."""
     return [metric for metric in METRICS if SHOWN_AT in metric.cutoffs]
 
 
 def criteria() -> list[str]:
-    """The titles of what can decide which weights are kept: means over users of which more is better."""
+    """The titles of the metrics that can decide which weights are kept: means over users where higher is better."""
     return [metric.title(k) for metric in of_users() if metric.larger_is_better for k in metric.cutoffs]
 
 

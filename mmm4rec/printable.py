@@ -1,4 +1,4 @@
-"""Text and values fit to print: text that a terminal takes for nothing but text, and JSON that every reader takes."""
+"""Text and values that are safe to print: text without terminal control codes, and JSON that every reader accepts."""
 
 import math
 import re
@@ -11,7 +11,7 @@ _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u20
 
 
 def visible(text: str) -> str:
-    """`text` with its control characters written out (\\x1b, \\u202e), since a terminal would obey them."""
+    """`text` with its control characters written out (\\x1b, \\u202e), because a terminal would execute them."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` for JSON, which has no NaN and no infinity: they become None, also within dicts, lists and tuples."""
+    """`value` for JSON, which has no NaN and no infinity: they become None, also inside dicts, lists and tuples."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

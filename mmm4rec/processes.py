@@ -1,7 +1,7 @@
-"""Processes: how this one ends when a signal asks it to, and how those that it has started are ended.
+"""Processes: how this process ends on a signal, and how it ends the processes that it has started.
 
-A training survives `kill -9` at any moment, so a signal need not be raised as an exception: one raised in the middle of
-an import or of a library's own clean-up may be lost there.
+A training survives `kill -9` at any moment, so a signal does not have to raise an exception. An exception that is
+raised during an import or during a library's own clean-up could be lost there.
 """
 
 import os
@@ -17,11 +17,11 @@ from typing import Final, NoReturn
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a process to end."""
 GRACE: Final = 5.0
-"""Seconds from asking a process to end until it is killed."""
+"""Seconds between the request to end and killing the process."""
 
 
 def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
-    """Ask these processes to end (SIGTERM), and kill those that still live after `grace` seconds (None: `GRACE`)."""
+    """Send SIGTERM to these processes, and kill those that still run after `grace` seconds (None: `GRACE`)."""
     asked = list(processes)
     for process in asked:
         process.terminate()
@@ -34,15 +34,16 @@ def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
 
 
 def answered_signals() -> list[signal.Signals]:
-    """The signals of `ENDING`, without SIGHUP where whoever started this process had it ignored (nohup)."""
+    """The signals of `ENDING`, without SIGHUP if this process was started with SIGHUP ignored (nohup)."""
     return [each for each in ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def end_on_signals(first: Callable[[int], None] | None = None) -> None:
-    """From now on a signal of `ENDING` ends this process with exit code 128 + signal, and a second one ends it at once.
+    """From now on, a signal of `ENDING` ends this process with exit code 128 + signal. A second signal ends it at once.
 
-    Also where whoever started it had SIGINT or SIGTERM ignored, as a shell does for `command &` in a script; an ignored
-    SIGHUP (nohup) stays ignored. `first` is called with the first signal, in the main thread: `leave` if None.
+    This also holds if the process was started with SIGINT or SIGTERM ignored, as a shell does for `command &` in a
+    script. An ignored SIGHUP (nohup) stays ignored. The first signal calls `first` (default: `leave`) in the main
+    thread.
     """
     answered = answered_signals()
 
@@ -56,13 +57,13 @@ def end_on_signals(first: Callable[[int], None] | None = None) -> None:
 
 
 def default_signals() -> None:
-    """From now on the system ends this process at a signal of `ENDING`, also in a library that waits for others."""
+    """From now on, the system ends this process on a signal of `ENDING`, also while a library waits for others."""
     for each in ENDING:
         signal.signal(each, signal.SIG_DFL)
 
 
 def end_with_parent() -> None:
-    """From now on this process ends when the one that started it through `multiprocessing` is gone, however it went."""
+    """From now on, this process ends when the process that started it through `multiprocessing` ends in any way."""
     parent = parent_process()
 
     def wait() -> None:
@@ -74,7 +75,7 @@ def end_with_parent() -> None:
 
 
 def leave(number: int) -> NoReturn:
-    """End the processes that `multiprocessing` has started here, then this one, as the signal `number` asks."""
+    """End the processes that `multiprocessing` has started here, then this one, as the signal `number` requires."""
     try:
         end(active_children())
     finally:

@@ -1,7 +1,7 @@
-"""The models that the trainer takes: one for each type of config, under the name that its checkpoints say.
+"""The models that the trainer accepts: one for each type of config, under the name that its checkpoints contain.
 
-They are named as texts and loaded when they are made. So a change of one model concerns those who make that one, and
-knowing which there are loads no torch.
+The registry names models as texts and loads them only when they are created. So a change to one model affects only the
+users of that model, and listing the models does not load torch.
 """
 
 import pkgutil
@@ -29,9 +29,9 @@ MODELS: Final[Mapping[str, str]] = {
     "TiM4Rec": "mmm4rec.baselines.tim4rec:TiM4Rec",
     "UniSRec": "mmm4rec.baselines.unisrec:UniSRec",
 }
-"""Where each model is, as `module:class`, by the `kind` of its config."""
+"""The class of each model, as `module:class`, by the `kind` of its config."""
 COUNTED: Final[Mapping[str, str]] = {"item_knn": "mmm4rec.baselines.item_knn:rank"}
-"""Where what ranks without being trained is, as `module:function` of a domain and a config, by name."""
+"""Baselines that rank without training, by name: `module:function`, called with a domain and a config."""
 
 
 def model_of(config: RecommenderConfig) -> "type[Recommender]":
@@ -40,12 +40,12 @@ def model_of(config: RecommenderConfig) -> "type[Recommender]":
 
 
 def make(config: RecommenderConfig, domain: "DomainData", ssd_form: SSDForm = "auto") -> "Recommender":
-    """The model over the catalogue of `domain`, with initial weights."""
+    """The model for the items of `domain`, with initial weights."""
     return model_of(config)(config, domain, ssd_form)
 
 
 def config_as_dict(config: RecommenderConfig) -> dict[str, Any]:
-    """A config as JSON values, with the kind of its model; MMM4Rec's goes without saying, as it did when alone."""
+    """A config as JSON values, with the kind of its model. MMM4Rec's kind is left out, as in the first checkpoints."""
     return asdict(config) | ({} if config.kind == MMM4REC else {"kind": config.kind})
 
 
@@ -53,7 +53,7 @@ def config_from_dict(settings: Mapping[str, Any], where: str) -> RecommenderConf
     """The inverse of `config_as_dict`.
 
     Raises:
-        ModelError: an unknown kind, or as `read_config`.
+        ModelError: the kind is unknown; or as `read_config`.
     """
     settings = dict(settings)
     kind = settings.pop("kind", MMM4REC)
@@ -63,7 +63,7 @@ def config_from_dict(settings: Mapping[str, Any], where: str) -> RecommenderConf
 
 
 def count(name: str, domain: "DomainData", config: object) -> "dict[Split, Ranking]":
-    """How what is counted, and not trained, ranks the labels of validation and test."""
+    """The validation and test rankings of a baseline that counts and is not trained."""
     return cast("dict[Split, Ranking]", pkgutil.resolve_name(COUNTED[name])(domain, config))
 
 

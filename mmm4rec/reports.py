@@ -1,4 +1,4 @@
-"""Reports of trained models on a domain: what `reports/metrics` and `reports/recommendations` hold."""
+"""Reports on trained models for a domain: the contents of `reports/metrics` and `reports/recommendations`."""
 
 import json
 import math
@@ -30,7 +30,7 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """How a model came about: a row of `reports/metrics/outcomes`. None where there was no training."""
+    """How a model was trained: a row of `reports/metrics/outcomes`. Values are None if there was no training."""
 
     model: str
     parameters: int
@@ -39,19 +39,19 @@ class TrainingOutcome:
     optimiser_steps_to_best: int | None = None
     examples_to_best: int | None = None
     epochs_to_95: int | None = None
-    """Up to the first epoch that reaches 95% of the best validation; None where there was no validation."""
+    """Epochs until the first one that reaches 95% of the best validation; None if there was no validation."""
     optimiser_steps_to_95: int | None = None
     examples_to_95: int | None = None
 
 
 @dataclass(frozen=True)
 class RecommendationsSummary:
-    """How many recommendations for how many users, and by which model."""
+    """The number of recommendations and of users, and the model."""
 
     model: str
-    """The best one on validation."""
+    """The model that is best on validation."""
     validation: dict[str, float]
-    """By model, what it was chosen by: the validation metric of the training. Empty where there is one model."""
+    """The validation metric of each model, by which the best was chosen. Empty if there is only one model."""
     users: int
     rows: int
 
@@ -65,11 +65,11 @@ def build_metrics(
 ) -> Any:
     """Rank with popularity and every model; write `metrics`, `breakdown`, `outcomes` and `curves.parquet`.
 
-    Returns what `summary` makes of the test figures.
+    Returns the `summary` of the test figures.
 
     Args:
-        models: checkpoint by name, its folder or its file.
-        knn: rank with item-kNN too, by these settings.
+        models: checkpoint (folder or file) by model name.
+        knn: settings of item-kNN; with them, item-kNN ranks too.
         progress: called with (models done, models).
 
     Raises:
@@ -102,7 +102,7 @@ def build_metrics(
 def write_metrics(
     rankings: Mapping[tuple[str, Split], Ranking], outcomes: Sequence[TrainingOutcome], out: Path
 ) -> None:
-    """Write `metrics`, `breakdown` and `outcomes.parquet` into `out`; rankings are keyed (model, split)."""
+    """Write `metrics`, `breakdown` and `outcomes.parquet` into `out`. The keys of rankings are (model, split)."""
     metrics: list[dict[str, object]] = []
     breakdown: list[dict[str, object]] = []
     for (model, split), found in rankings.items():
@@ -117,8 +117,8 @@ def write_metrics(
 
 
 def summary(test: Mapping[str, Metrics]) -> Any:
-    """The test figures of models as a dataclass: for every metric that is shown a field {model: value}, such as
-    `ndcg_10`; and `users`."""
+    """The test figures of models as a dataclass: `users`, and for every shown metric a field {model: value}, such as
+    `ndcg_10`."""
     columns = [metric.column(SHOWN_AT) for metric in shown()]
     summarised = make_dataclass("MetricsSummary", [*((name, dict[str, float]) for name in columns), ("users", int)])
     figures = {name: {model: found.values[name] for model, found in test.items()} for name in columns}
@@ -128,9 +128,9 @@ def summary(test: Mapping[str, Metrics]) -> Any:
 def outcome(
     name: str, parameters: int, history: Sequence[Mapping[str, Any]], best_epoch: int, metric: str = CRITERION
 ) -> TrainingOutcome:
-    """What the model `name` cost, by the rows of its `history`; `metric` (as in the config) says which was best.
+    """The cost of the model `name`, from the rows of its `history`. `metric` (as in the config) decides the best epoch.
 
-    95% is of the best validation of all epochs, which is that of `best_epoch` where the best weights are kept.
+    The 95% refers to the best validation of all epochs, which is that of `best_epoch` if the best weights are kept.
     """
     best = next(row for row in history if row["epoch"] == best_epoch)
     near = first_near_best([row[column(metric)] for row in history])
@@ -149,7 +149,7 @@ def outcome(
 
 
 def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The history and the record that lie beside a checkpoint; of several in one folder, those of this one."""
+    """The history and the record beside a checkpoint. If one folder has several models, those of this model."""
     file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
     record_file = file.with_suffix(".json")
     try:
@@ -164,13 +164,13 @@ def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def best_on_validation(models: Mapping[str, Path]) -> tuple[str, dict[str, float]]:
-    """The name of the model whose weights are best on validation, of equal ones the last; and the value of each.
+    """The name of the model that is best on validation (the last one of a tie), and the validation value of each.
 
-    The value is that of the metric that decided which weights were kept; a model that was never validated has none,
-    and comes after those that have.
+    The value belongs to the metric that decided which weights were kept. A model that was never validated has no value
+    and comes after those that have one.
 
     Args:
-        models: checkpoint by name, its folder or its file.
+        models: checkpoint (folder or file) by model name.
 
     Raises:
         ModelError: a checkpoint lacks the record of its training.
@@ -192,15 +192,15 @@ def build_recommendations(
     asked: RecommendationConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecommendationsSummary:
-    """Write the best items for every user, from their whole history, by the model that is best on validation, or by
-    each model with the best one first.
+    """Write the best items for every user, from the user's whole history. Uses the model that is best on validation, or
+    every model with the best one first.
 
     Args:
-        models: checkpoint by name, its folder or its file; the test labels have no say in which is the best.
+        models: checkpoint (folder or file) by model name. The test labels do not influence which model is best.
         progress: called with (users done, users), for each model.
 
     Raises:
-        ModelError: as `best_on_validation`, where there is a choice; the checkpoint does not fit the domain.
+        ModelError: as `best_on_validation` if there are several models; or a checkpoint does not fit the domain.
     """
     best, reached = best_on_validation(models) if len(models) > 1 else (next(iter(models)), {})
     others = sorted({*models} - {best}) if asked.models == "all" else []

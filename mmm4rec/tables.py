@@ -1,7 +1,7 @@
-"""Layouts of the Parquet tables this package accepts and produces.
+"""The layouts of the Parquet tables that this package reads and writes.
 
-`ACCEPTED` are read, `TABLES` are written; keys are `layer/noun/file stem`. Columns beyond those listed are
-ignored when a table is read.
+Tables in `ACCEPTED` are read, tables in `TABLES` are written. The keys are `layer/noun/file stem`. Reading a table
+ignores all columns that are not listed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from mmm4rec.files import regular
 from mmm4rec.metrics import METRICS, Metric, figures, of_lists, of_users
 
 _BATCH = 8192
-"""Rows read at once where a table may be large: those of a row group."""
+"""The number of rows to read at once from a possibly large table: one row group."""
 
 
 def _field(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -> pa.Field:
@@ -94,7 +94,7 @@ _USERS = _field("users", pa.int64(), "users ranked")
 
 
 def _metric(metrics: Iterable[Metric]) -> list[pa.Field]:
-    """Which of these metrics a row has, at which k."""
+    """The columns for the metric and the k of a row."""
     meanings = "; ".join(f"{metric.label}: {metric.meaning}" for metric in metrics)
     return [_field("metric", pa.string(), meanings), _field("k", pa.int32(), "cut-off of the ranked list")]
 
@@ -114,7 +114,7 @@ _TO_END = _field(
 )
 
 COMPARISON = "reports/comparison"
-"""Key of the tables of models side by side."""
+"""The key of the tables of model comparisons."""
 
 TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
@@ -276,15 +276,15 @@ TABLES: dict[str, pa.Schema] = {
 
 
 def write_table(rows: Sequence[Mapping[str, object]], key: str, path: Path) -> None:
-    """Write `rows` in the layout `TABLES[key]` to `path`; the same rows give the same bytes."""
+    """Write `rows` in the layout `TABLES[key]` to `path`. The same rows give the same bytes."""
     pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[key]), path)
 
 
 def read_table(path: Path, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The columns of `ACCEPTED[key]`, or those named of them, from the Parquet file `path`, cast to the declared types.
+    """Read the columns of `ACCEPTED[key]` (or only the named ones) from the Parquet file `path`, in declared types.
 
     Raises:
-        ModelError: the file is missing or unreadable, lacks a column, or holds nulls or another type.
+        ModelError: the file is missing or unreadable, lacks a column, or contains nulls or another type.
     """
     with _opened(path, key) as file:
         table = file.read(columns=ACCEPTED[key].names if columns is None else columns)
@@ -294,7 +294,7 @@ def read_table(path: Path, key: str, columns: Sequence[str] | None = None) -> pa
 
 
 def read_batches(path: Path, key: str, column: str) -> Iterator[pa.Array]:
-    """One column as :func:`read_table` reads it, some thousand rows at a time: of a large table, no more is in memory.
+    """Like :func:`read_table` for one column, some thousand rows at a time, so that large tables need little memory.
 
     Raises:
         ModelError: as :func:`read_table`.
@@ -316,7 +316,7 @@ def stored_type(path: Path, key: str, column: str) -> pa.DataType:
 
 @contextmanager
 def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that has the columns of `ACCEPTED[key]`; what goes wrong in reading it is said."""
+    """Open a Parquet file that has the columns of `ACCEPTED[key]`. Errors while reading it become a ModelError."""
     names = ACCEPTED[key].names
     try:
         # Without pre_buffer=False, reading batch by batch would read all ahead.
@@ -332,7 +332,7 @@ def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
 
 
 def _declared(path: Path, key: str, name: str, column: Any) -> Any:
-    """The array or chunked array, of the declared type; vectors may be lists of a fixed size."""
+    """The array or chunked array in the declared type. Vectors may be lists of a fixed size."""
     kind = ACCEPTED[key].field(name).type
     if column.null_count:
         raise ModelError(f"{path}: {column.null_count} nulls in column {name}; {key} has none")

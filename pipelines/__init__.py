@@ -1,1 +1,1 @@
-"""Orchestration: settings, Dagster assets and checks, the command line. No arithmetic: that is in the other rooms."""
+"""Orchestration: settings, Dagster assets and checks, the command line. Computations are in the other packages."""

@@ -1,4 +1,4 @@
-"""Where `mmm4rec` begins: signals are answered before anything that takes a moment is imported."""
+"""The entry point of `mmm4rec`. It sets the signal handlers before any slow import."""
 
 from pipelines.signals import end_commands
 

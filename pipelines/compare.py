@@ -1,7 +1,7 @@
-"""The comparison as people get it: `mmm4rec compare`, its page, openable without a server, and reports/comparison.
+"""The command `mmm4rec compare`: its HTML page, which opens without a server, and the artifact reports/comparison.
 
-What is trained says `mmm4rec.comparison`, what the figures are `mmm4rec.comparison.tables`; here is what they are made
-from and how they are shown.
+`mmm4rec.comparison` decides what is trained, and `mmm4rec.comparison.tables` computes the figures. This module collects
+the inputs and shows the results.
 """
 
 import statistics
@@ -87,22 +87,22 @@ def ask(
     users: Sequence[float] = (1, 10, 100),
     epochs: int | None = None,
 ) -> ComparisonRequest:
-    """What to compare, with the house's settings, once it is sure that it can be.
+    """Check that a comparison is possible, and return it with the settings of the data folder.
 
     Args:
         data_folder: the data folder; its settings are those of the models and of training.
         domains: target domains.
-        models: of `trainings.NAMES`, beside popularity and item-kNN, which are always there; none: MMM4Rec
-            (pre-trained where there is something to start from), and the baselines that the settings ask for (all,
-            where they ask for none).
-        seeds: trainings of each model.
-        ablations: whether to take parts from MMM4Rec from scratch, too.
-        users: percentages of a domain's users to learn from, for MMM4Rec; all else learns from all.
-        epochs: cap on the epochs of every training, below those of the settings.
+        models: names from `trainings.NAMES`; popularity and item-kNN are always included. If empty: MMM4Rec
+            (pre-trained if there is something to start from) and the baselines that the settings request (all
+            baselines if they request none).
+        seeds: number of trainings per model.
+        ablations: whether to train MMM4Rec from scratch without some of its parts, too.
+        users: percentages of a domain's users that MMM4Rec learns from; every other model learns from all users.
+        epochs: maximum number of epochs of every training; it can only lower the maximum in the settings.
 
     Raises:
-        CommandError: a domain that is unknown, a source domain, or not built.
-        ConfigError: an option that is refused.
+        CommandError: a domain is unknown, a source domain, or not built.
+        ConfigError: an option is refused.
     """
     settings = data_folder.settings
     for domain in domains:
@@ -126,11 +126,11 @@ def ask(
 
 
 def compare(data_folder: DataFolder, domain: str, asked: ComparisonRequest, progress: Progress) -> Compared:
-    """Train what is asked for on a target domain, and publish the figures as reports/comparison.
+    """Run the requested trainings on a target domain, and publish the figures as reports/comparison.
 
     Raises:
         CommandError: a source domain is not built.
-        ConfigError, ModelError: as `mmm4rec.comparison.trainings.compare`; what has been finished by then is kept.
+        ConfigError, ModelError: as `mmm4rec.comparison.trainings.compare`. Trainings that have finished are kept.
     """
     names = [] if not asked.pretrained or is_given(data_folder) else data_folder.sources()
     given = _given(data_folder) if asked.pretrained else None
@@ -156,7 +156,7 @@ def compare(data_folder: DataFolder, domain: str, asked: ComparisonRequest, prog
 
 
 def page(data_folder: DataFolder, asked: ComparisonRequest, compared: Sequence[Compared]) -> str:
-    """The comparisons as one HTML page, which opens without a server."""
+    """The comparisons as one HTML page that opens without a server."""
     sections = []
     lineage = Lineage.of(data_folder.store)
     for one in compared:
@@ -201,7 +201,7 @@ def _origin(lineage: Lineage, artifact: Artifact) -> Row:
 
 
 def _shown() -> list[str]:
-    """The metrics of the page: all at 10, and what was published at another cut-off."""
+    """The metrics of the page: all metrics at 10, and published metrics at other cut-offs."""
     published = {title for models in _published_figures().values() for of in models.values() for title in of}
     return [metric.title(k) for metric, k in figures() if k == SHOWN_AT or metric.title(k) in published]
 
@@ -212,7 +212,7 @@ def _rows(artifact: Artifact, stem: str) -> list[Row]:
 
 
 def _is_asked(data_folder: DataFolder, model: str) -> bool:
-    """Whether a model is compared where nobody names any."""
+    """Whether a model is compared if the user names no models."""
     if model in OURS:
         return not OURS[model][0] or is_given(data_folder) or bool(data_folder.sources())
     return model not in BASELINES or not data_folder.settings.baselines or model in data_folder.settings.baselines
@@ -228,12 +228,12 @@ def _source(inputs: Sequence[Artifact], domain: str) -> Source:
 
 
 def _code(config: RecommenderConfig) -> str:
-    """The version of the code that trains and tests a model: a change of another model is none of this one."""
+    """The version of the code that trains and tests a model. A change to another model does not affect it."""
     return code_version(*_RUNS, MODELS[config.kind])
 
 
 def _given(data_folder: DataFolder) -> tuple[Path, str] | None:
-    """The checkpoint that the settings give, and its sha256."""
+    """The checkpoint that the settings name, and its sha256."""
     folder = data_folder.pretrained
     return None if folder is None else (folder, data_folder.hashes.sha256(folder / "model.safetensors"))
 
@@ -243,7 +243,8 @@ def _is_transfer(row: Row) -> bool:
 
 
 def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
-    """A row a model of all users: figures by metric, and its paired test; the ablations with the whole model first."""
+    """One row per model trained on all users: figures by metric, and its paired test. Ablations start with the whole
+    model."""
     tested = {row["model"]: row for row in mine["tests"] if row["question"] == ("best", "ablation")[part != "models"]}
     untrained = {row["model"] for row in mine["costs"] if row["percent"] == 100 and not row["trained_to_end"]}
     found: dict[str, Row] = {}
@@ -259,7 +260,7 @@ def _accuracy(mine: Mapping[str, Sequence[Row]], part: str) -> list[Row]:
 
 
 def _published(data_folder: DataFolder, domain: str, counts: tuple[int, ...]) -> list[Row]:
-    """The published figures of a domain, if it has the published users, items and interactions."""
+    """The published figures of a domain, if its users, items and interactions match the published counts."""
     known = data_folder.settings.domain(domain).published
     if known is None or counts != (known.users, known.items, known.interactions):
         return []
@@ -267,7 +268,7 @@ def _published(data_folder: DataFolder, domain: str, counts: tuple[int, ...]) ->
 
 
 def _published_figures() -> dict[str, dict[str, dict[str, float]]]:
-    """By domain, model and metric."""
+    """The published figures by domain, model and metric."""
     found: dict[str, dict[str, dict[str, float]]] = yaml.safe_load(
         (_HERE / "published_figures.yaml").read_text(encoding="utf-8")
     )
@@ -275,7 +276,7 @@ def _published_figures() -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _costs(rows: Sequence[Row]) -> list[Row]:
-    """Means over the seeds, of the trainings on all users."""
+    """The costs of the trainings on all users, as means over the seeds."""
     found = []
     for model in dict.fromkeys(row["model"] for row in rows if row["percent"] == 100):
         mine = [row for row in rows if row["model"] == model and row["percent"] == 100]
@@ -291,7 +292,7 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
 
 
 def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
-    """MMM4Rec's trainings on all users; and those of the others beside the best known of it."""
+    """The curves of MMM4Rec's trainings on all users, and of the other models beside the best MMM4Rec."""
     whole = [row | {"label": LABELS[row["model"]]} for row in rows if row["percent"] == 100 and row["part"] == "models"]
     ours = [row for row in whole if row["model"] in OURS]
     others = [row for row in whole if row["model"] not in OURS]
@@ -300,7 +301,7 @@ def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _sweep(domain: str, rows: Sequence[Row]) -> str | None:
-    """By share of users, where there is more than one."""
+    """The results by share of users, if there is more than one share."""
     chosen = [
         row | {"label": LABELS[row["model"]]}
         for row in rows

@@ -8,5 +8,5 @@ from pipelines.running.definitions import build_defs
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster's servers and workers load: over the data folder that the environment names."""
+    """The definitions that Dagster's servers and workers load, for the data folder that the environment names."""
     return build_defs(DataFolder.find())

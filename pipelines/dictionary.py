@@ -1,6 +1,7 @@
 """The data dictionary, docs/data_dictionary.md: every table, view and macro of the catalogue, as declared.
 
-``python -m pipelines.dictionary`` prints it; `make docs` writes it. It reads declarations only, so it needs no data.
+``python -m pipelines.dictionary`` prints it, and `make docs` writes it. It reads only declarations, so it needs no
+data.
 """
 
 import sys
@@ -44,7 +45,7 @@ domain. Columns marked "null" can be null; the others are never null.
 
 
 def dictionary() -> str:
-    """The page, Markdown."""
+    """The page in Markdown."""
     return "\n".join([_HEAD, *_tables(), *_macros(), *_examples()])
 
 

@@ -1,4 +1,4 @@
-"""The errors of settings and commands, and all that a command may end in with words instead of a traceback."""
+"""The errors of settings and commands, and all errors that a command reports as a message and not as a traceback."""
 
 from features.errors import FeatureError
 from mmm4rec.errors import ModelError
@@ -9,11 +9,11 @@ __all__ = ["EXPECTED", "CommandError", "SettingsError"]
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used: of domains.yaml, or of the environment."""
+    """Settings in domains.yaml or in the environment cannot be used."""
 
 
 class CommandError(ValueError):
-    """Something that was asked for and cannot be done."""
+    """A command cannot do what the user requested."""
 
 
 EXPECTED = (CommandError, SettingsError, StoreError, DataError, FeatureError, ModelError)

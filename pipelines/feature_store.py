@@ -1,4 +1,4 @@
-"""The feature store over a data folder: where its artifacts lie, where its copies go, who answers for histories."""
+"""The feature store of a data folder: the place of its artifacts, of its copies, and the source of histories."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from warehouse.catalogue.histories import StoredHistories
 
 
 def feature_store(data_folder: DataFolder) -> FeatureStore:
-    """Look-ups over what is current in the data folder."""
+    """Look-ups in the current artifacts of the data folder."""
     return FeatureStore(data_folder.store.require, data_folder.cache, StoredHistories(data_folder.store))
 
 
 def listing(data_folder: DataFolder, domain: str | None = None) -> list[dict[str, Any]]:
-    """The feature views as they are built (:func:`features.lookup.views.list_views`), of one domain or of all."""
+    """The built feature views (:func:`features.lookup.views.list_views`) of one domain or of all domains."""
     settings = data_folder.settings
     if domain is not None:
         settings.domain(domain)  # an unknown one is an error

@@ -1,4 +1,4 @@
-"""The raw files of categories: which there are and where they lie, wired for the command line."""
+"""The raw files of categories and their locations, for the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +21,9 @@ def fetch_categories(
     force: bool = False,
     retries: int = 5,
 ) -> tuple[list[Fetched], dict[str, str]]:
-    """Fetch interactions and metadata of each category or known domain from `origin`, else from the settings'
-    location; return the files and, by file or by name, what failed. A failure stops nothing else."""
+    """Fetch the interactions and the metadata of each category or known domain from `origin`, otherwise from the
+    location in the settings. Return the files, and the failures by file or by name. A failure does not stop the
+    rest."""
     place = (
         _base_address(origin, Path.cwd()) if origin else _base_address(data_folder.settings.location, data_folder.path)
     )
@@ -48,7 +49,7 @@ def fetch_categories(
 
 
 def _origin(format_name: str) -> str:
-    """Where files of a format lie below the location, with {} for the category."""
+    """The path of the files of a format below the location, with {} for the category."""
     found = format_named(format_name).origin
     if found is None:
         raise SettingsError(f"files of the format {format_name} are not published anywhere: bring your own")
@@ -56,7 +57,7 @@ def _origin(format_name: str) -> str:
 
 
 def _fetch_one(place: str, file: str, target: Path, force: bool, retries: int, report: Progress) -> Fetched:
-    """From the published folders, else from the top of `place`."""
+    """Fetch from the published folders, otherwise from the top of `place`."""
     try:
         return fetch_file(place + file, target, force=force, retries=retries, progress=report)
     except MissingFileError:

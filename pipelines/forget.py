@@ -1,6 +1,6 @@
-"""Forgetting a domain: nothing of it stays current, in Dagster's partitions or in the catalogue.
+"""Forgetting a domain: it has no current versions, no Dagster partition and no place in the catalogue any more.
 
-Raw files are never touched. Versions, mapped copies and states of trainings go with the next collection of garbage.
+Raw files are never touched. The next garbage collection removes versions, mapped copies and states of trainings.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ __all__ = ["Forgotten", "check", "forget", "why_it_comes_back"]
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What became of a domain: versions that were current, those that a pin keeps, and how the rebuilding ended."""
+    """The result: versions that were current, versions that a pin protects, and the outcome of the rebuild."""
 
     versions: Sequence[str]
     pinned: Sequence[str]
@@ -28,14 +28,14 @@ class Forgotten:
 
 
 def check(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) -> None:
-    """Raise `SettingsError` unless settings, store or Dagster know the domain."""
+    """Raise `SettingsError` unless the settings, the store or Dagster know the domain."""
     built = {of for _, of in data_folder.store.pointed()} - {ALL}
     if domain not in built and domain not in instance.get_dynamic_partitions(str(DOMAINS.name)):
         data_folder.settings.domain(domain)
 
 
 def why_it_comes_back(data_folder: DataFolder, domain: str) -> str | None:
-    """Why the domain does not stay forgotten, with what to do about it; None if it does."""
+    """The reason why the domain will come back, and what to do about it; None if it stays forgotten."""
     if domain in data_folder.present():
         return (
             f"the raw files of {domain} are still in {data_folder.raw_folder}: the next `mmm4rec run` builds it again, "
@@ -47,7 +47,7 @@ def why_it_comes_back(data_folder: DataFolder, domain: str) -> str | None:
 
 
 def forget(data_folder: DataFolder, domain: str, instance: dg.DagsterInstance) -> Forgotten:
-    """Forget a domain, and build catalogue and report without it."""
+    """Forget a domain, and build the catalogue and the report without it."""
     versions = data_folder.store.forget(domain)
     instance.delete_dynamic_partition(str(DOMAINS.name), domain)
     shown = ["warehouse/catalogue"]

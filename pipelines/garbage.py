@@ -1,8 +1,8 @@
-"""Garbage of a data folder: what its store does not need, and the cache of what is gone.
+"""Garbage collection of a data folder: data that its store does not need, and the cache of removed data.
 
-What the store needs is `warehouse.artifacts.garbage`. Of the cache goes what belongs to a version or a recipe that is
-no more: mapped copies, logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier
-encoder may come back: they stay until a person removes them (docs/decisions/0007).
+`warehouse.artifacts.garbage` decides what the store needs. Cache entries of versions or recipes that no longer exist
+are removed: mapped copies, logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier
+encoder may be used again, so they stay until a person removes them (docs/decisions/0007).
 """
 
 import re
@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
 
 def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
-    """Remove what nobody needs and say what it was; with `dry_run`, only say it."""
+    """Remove unneeded data and return what was removed. With `dry_run`, only return it."""
     found = garbage.collect(data_folder.store, dry_run)
     gone = {leftover.name for leftover in found if leftover.kind == "version"}
     kept = {version: made for version, made in data_folder.store.versions().items() if named(version) not in gone}
@@ -45,14 +45,14 @@ def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
 
 
 def _copies_of_removed_versions(data_folder: DataFolder, versions: set[str]) -> Iterator[Path]:
-    """Mapped copies of tables that are gone: `lookup/<domain>/<view>/<version>`."""
+    """Mapped copies of tables that no longer exist: `lookup/<domain>/<view>/<version>`."""
     for folder in sorted((data_folder.cache / "lookup").glob("*/*/*")):
         if VERSION.fullmatch(folder.name) and folder.name not in versions:
             yield folder
 
 
 def _leftovers_of_trainings(data_folder: DataFolder, recipes: set[str]) -> Iterator[Path]:
-    """What trainings of recipes left that are neither built nor to be built; a process may still be at one of them."""
+    """Leftovers of trainings whose recipe is neither built nor due. A process may still be working on one of them."""
     for name in _BY_RECIPE:
         for folder in sorted((data_folder.cache / name).glob("*")):
             if _DIGEST.fullmatch(folder.name) and folder.name not in recipes and not is_held(folder / "lock"):
@@ -60,7 +60,7 @@ def _leftovers_of_trainings(data_folder: DataFolder, recipes: set[str]) -> Itera
 
 
 def _recipes_to_build(data_folder: DataFolder) -> set[str]:
-    """Digests of the recipes by which the next run would train: one that was killed goes on from its state."""
+    """Digests of the recipes that the next run would train. A training that was killed continues from its state."""
     from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
     from pipelines.planner.step import all_steps
 

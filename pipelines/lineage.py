@@ -1,6 +1,6 @@
-"""Lineage for people: trees of versions, and damage to them.
+"""Lineage for people: trees of versions, and damage to versions.
 
-The graph is `warehouse.artifacts.lineage`; columns are `pipelines.planner.columns`; what Dagster knows is
+The graph is in `warehouse.artifacts.lineage`, column lineage in `pipelines.planner.columns`, and Dagster's records in
 `pipelines.planner.event_log`.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["describe", "tree", "verify"]
 
 
 def describe(lineage: Lineage, version: Version) -> dict[str, Any]:
-    """A version as JSON: what it is, and what it was made from."""
+    """A version as JSON: its identity, and what it was made from."""
     artifact = lineage.versions.get(version)
     key, domain, digest = version
     row: dict[str, Any] = {"key": key, "domain": domain, "version": digest, "current": version in lineage.current}
@@ -42,9 +42,9 @@ def describe(lineage: Lineage, version: Version) -> dict[str, Any]:
 
 
 def tree(lineage: Lineage, root: Version) -> Tree:
-    """What `root` was made from, down to raw files; what several were made from stands where it is met first.
+    """What `root` was made from, down to raw files. A version that several others use is shown only once, first.
 
-    What made a version stands below it where it is not what made the version above.
+    How a version was made is shown below it, if this differs from the version above.
     """
     shown = Tree(_line(lineage, root), highlight=False)
     branches = {root: shown}
@@ -82,7 +82,7 @@ def _line(lineage: Lineage, version: Version) -> str:
 
 
 def _maker(environment: Environment | None) -> str:
-    """What made a version, in a line."""
+    """How a version was made, in one line."""
     if environment is None:
         return "what made it is not recorded"
     commit = environment.git_commit[:12] if environment.git_commit else "unknown"
@@ -100,15 +100,15 @@ def verify(
     everything: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[str]]:
-    """Hash every file of the current versions, or of all, and say by version what is wrong with it.
+    """Hash every file of the current versions, or of all versions, and return the problems of each version.
 
-    What is damaged is marked, so that the next run builds it again; what is whole again loses the mark. A store that
-    cannot be written to keeps the marks that it has. A version that has failed a check of its content is named too.
+    Damaged versions are marked, so that the next run rebuilds them. Versions that are whole again lose the mark. A
+    read-only store keeps its marks. A version that has failed a check of its content is returned too.
 
     Args:
         data_folder: the data folder.
-        domains: only these; without any, also what spans all domains.
-        everything: versions that are not current too.
+        domains: only these domains; if empty, all, including artifacts that span all domains.
+        everything: include versions that are not current.
         progress: called with (done, total) bytes.
     """
     lineage = Lineage.of(data_folder.store)

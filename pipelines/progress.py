@@ -1,8 +1,8 @@
-"""Progress: how far a long build is, as lines in Dagster's event log and, for a command, as a bar in its terminal.
+"""The progress of a long build, as lines in Dagster's event log and, for a command, as a bar in its terminal.
 
-dagster.yaml makes what the logger `mmm4rec` says during a step events of its run, so every line costs a write to
-Dagster's database: `_Lines` keeps their number small. What the rooms themselves log (an epoch of a training, a host
-that does not answer) is their business.
+dagster.yaml turns the log lines of the logger `mmm4rec` during a step into events of its run. Every line costs a write
+to Dagster's database, so `_Lines` keeps their number small. The other packages decide what they log themselves (an
+epoch of a training, a host that does not answer).
 """
 
 import logging
@@ -40,7 +40,7 @@ _bars: Bars | None = None
 
 
 class _Rate(ProgressColumn):
-    """How many a second."""
+    """The rate per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -49,7 +49,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bars() -> Iterator[None]:
-    """Within it, `show` draws bars on the terminal, and warnings of a step are printed above them."""
+    """A context in which `show` draws bars on the terminal and prints the warnings of a step above them."""
     global _bars
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<44}", markup=False), BarColumn(24), MofNCompleteColumn(),
@@ -74,7 +74,7 @@ def bars() -> Iterator[None]:
 
 @contextmanager
 def show(what: str) -> Iterator[Progress]:
-    """Show the progress of one build, named `what`."""
+    """Show the progress of one build with the name `what`."""
     lines = _Lines(what)
     if _bars is None:
         yield lines
@@ -97,7 +97,7 @@ def show(what: str) -> Iterator[Progress]:
 
 
 class _Warnings(logging.Handler):
-    """Prints warnings above the bars: where Dagster listens too, Python's own way to the terminal is closed."""
+    """Prints warnings above the bars: when Dagster captures logs, Python's own output to the terminal is off."""
 
     def __init__(self, terminal: Console) -> None:
         super().__init__(logging.WARNING)
@@ -108,7 +108,7 @@ class _Warnings(logging.Handler):
 
 
 class _Lines:
-    """A line now and then in the log: how many of how many, how many a second, and the time left."""
+    """An occasional line in the log: amount done, total, rate per second, and time left."""
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._clock = what, clock

@@ -1,4 +1,4 @@
-"""The sample catalogue in a data folder: raw files from the generator, and the settings that suit its size."""
+"""The sample catalogue in a data folder: raw files from the generator, and settings for its size."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ _MARK = "sample.json"
 
 
 def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
-    """Write the catalogue unless the same one is there; return its summary and whether it was written.
+    """Write the catalogue unless the same one exists. Return its summary, and whether it was written.
 
-    Settings the user has changed are kept. A raw folder with files that are not the sample's is an error.
+    Settings that the user has changed are kept. If the raw folder contains other files, it is an error.
     """
     raw = data / "raw_files"
     mark = raw / _MARK

@@ -1,4 +1,4 @@
-"""Search over the vectors of a domain, wired for the command line."""
+"""Search in the vectors of a domain, for the command line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +29,8 @@ def find(
 ) -> list[dict[str, Any]]:
     """The `k` items of `domain` nearest to words, to a picture file, to both together, or to an item id, best first.
 
-    Words and pictures are looked for in every kind of vectors that the encoder made which reads the query. With
-    `sheet`, the hits are also written there, as a picture or as a page (:mod:`features.lookup.sheets`).
+    Words and pictures are searched in every kind of vectors from an encoder that can read the query. With `sheet`, the
+    hits are also written to that file, as a picture or as a page (:mod:`features.lookup.sheets`).
     """
     if sheet is not None:
         sheet_form(sheet)  # a name of no known form is an error before any work
@@ -50,7 +50,7 @@ def find(
 
 
 def _queries(data_folder: DataFolder, domain: str, text: str | None, image: Path | None) -> Iterator[Query]:
-    """Words and a picture as the domain's encoders see them; an encoder that reads both is opened once."""
+    """Words and a picture, encoded by the domain's encoders. An encoder that reads both is opened once."""
     encoders: dict[EncoderSettings, Encoder | ReadyVectors] = {}
 
     def encoder(by: Literal["text", "image"]) -> Encoder:
@@ -67,7 +67,7 @@ def _queries(data_folder: DataFolder, domain: str, text: str | None, image: Path
 
 
 def _titles(items: Path, ids: list[str]) -> dict[str, str]:
-    """The title of each item in the order of `ids`; the id where there is no title."""
+    """The title of each item, in the order of `ids`; the id if there is no title."""
     table = pq.read_table(items, columns=["item_id", "title"], filters=[("item_id", "in", ids)])
     found = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return {item_id: found.get(item_id) or item_id for item_id in ids}

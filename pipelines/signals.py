@@ -1,9 +1,9 @@
 """Signals: one SIGINT, SIGTERM or SIGHUP ends a command, with exit code 128 + signal.
 
-What is built survives `kill -9` at any moment, so a signal need not wait until something is in order, and is raised
-nowhere in the middle of work: there an import may swallow it, and Dagster takes it for a step's failure and tries the
-step again. Only what others look at is put in order: child processes, the terminal, and the run in Dagster's event log.
-For the latter two, work is done `aside`.
+Builds survive `kill -9` at any moment, so a signal does not have to wait for a clean state. A signal never raises an
+exception in the middle of work: an import might swallow it, and Dagster would treat it as a failed step and retry the
+step. Only what others can see is cleaned up: child processes, the terminal, and the run in Dagster's event log. For the
+last two, work runs `aside`.
 """
 
 import signal
@@ -23,7 +23,7 @@ _waiting = False
 
 
 class Interrupted(BaseException):
-    """A signal came while the main thread waited in `aside`. Ends in `leave(number)`, since the work goes on."""
+    """A signal came while the main thread waited in `aside`. Handle it with `leave(number)`, as the work continues."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -31,21 +31,21 @@ class Interrupted(BaseException):
 
 
 def end_commands() -> None:
-    """From now on signals end this process, also where whoever started it had them ignored; a second one at once."""
+    """From now on, signals end this process, even if it was started with them ignored. A second one ends it at once."""
     end_on_signals(_on_first_signal)
 
 
 def restore_defaults() -> None:
-    """Signals as Python has them at its start: SIGINT raises KeyboardInterrupt, SIGTERM ends the process.
+    """Restore Python's default signals: SIGINT raises KeyboardInterrupt, SIGTERM ends the process.
 
-    For a command that answers them itself.
+    For a command that handles signals itself.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def aside(work: Callable[[], T]) -> T:
-    """What `work()` returns or raises, called in a thread of its own, where no signal is raised.
+    """Call `work()` in a separate thread, where no signal is raised. Return or raise what it returns or raises.
 
     Raises:
         Interrupted: a signal came, after `end_commands`. The thread cannot be stopped, so the process must end.

@@ -1,4 +1,4 @@
-"""The survey that `mmm4rec domains` shows: what there is of each domain. Dagster is not needed for it."""
+"""The survey that `mmm4rec domains` shows: the state of each domain. It does not need Dagster."""
 
 from collections import Counter
 from typing import Any
@@ -8,7 +8,7 @@ from pipelines.planner.plan import plan
 
 
 def survey(data_folder: DataFolder) -> list[dict[str, Any]]:
-    """A row a domain: role, raw files there or not, counts beside the published ones, how many assets are stale."""
+    """One row per domain: role, raw files present or not, counts, published counts, and number of stale assets."""
     rows = []
     present = data_folder.present()
     stale = Counter(dict.fromkeys(present, 0))

@@ -1,7 +1,7 @@
-"""The terminal: everything the command line prints for people goes through here.
+"""The terminal: everything that the command line prints for people goes through this module.
 
-Ids, titles, file names and the texts of errors come from outside. Whatever they hold, they are shown as text: no
-control character reaches the terminal, and nothing of them is taken for rich's markup or for the name of an emoji.
+Ids, titles, file names and error texts come from outside. They are always shown as plain text: no control character
+reaches the terminal, and nothing in them is interpreted as rich markup or as an emoji name.
 """
 
 import logging
@@ -22,7 +22,7 @@ _PIPE = 160
 
 
 class Terminal(Console):
-    """rich's console, to which control characters in a text are text."""
+    """rich's console, which shows control characters as text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
@@ -30,12 +30,12 @@ class Terminal(Console):
 
     @property  # type: ignore[misc]  # nobody sets it
     def size(self) -> ConsoleDimensions:
-        """Columns and lines; a pipe has no width to fit into."""
+        """Columns and lines. A pipe has no width limit."""
         found = super().size
         return found if self.is_terminal or "COLUMNS" in os.environ else ConsoleDimensions(_PIPE, found.height)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does, with the control characters written out; rich's own are segments of another kind."""
+        """Like rich, but control characters in text are written out. rich's own are segments of another kind."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
@@ -46,13 +46,13 @@ class _Visible(logging.Formatter):
 
 
 def _write_out(record: logging.LogRecord) -> bool:
-    """A filter that lets all pass, with control characters written out: servers of Dagster print what is logged."""
+    """A log filter that writes out control characters, because Dagster's servers print log lines."""
     record.msg, record.args = visible(record.getMessage()), ()
     return True
 
 
 def escaped(value: object) -> str:
-    """A value from outside as it may stand in a line with markup."""
+    """A value from outside, escaped for a line with markup."""
     return escape(visible(str(value)))
 
 

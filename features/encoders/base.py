@@ -1,4 +1,4 @@
-"""What encoders with a torch model share: the device, the precision of the forward pass, batches and their order."""
+"""The common part of encoders with a torch model: device, precision of the forward pass, batches and their order."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP as transformers stores them, without a library in between."""
+"""CLIP and SigLIP models in the format of transformers, without another library."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Where a model's files are and what they are: the folder behind a name, whether it is complete, and its sha256.
+"""The files of a model: the folder for a name, whether it is complete, and its sha256.
 
-Nothing is loaded here. A hub model is taken from the local cache where it is complete, else fetched once.
+Nothing is loaded here. A hub model is taken from the local cache if it is complete there, otherwise it is fetched once.
 """
 
 import hashlib

@@ -1,11 +1,11 @@
-"""Mapped copies of tables with a row an item, so that a look-up costs what it returns.
+"""Memory-mapped copies of tables with one row per item, so that the cost of a look-up depends only on what it returns.
 
-Parquet is read a row group at a time, thousands of rows for one. So the first to open a version of a table copies it
-once into a folder of a cache: ``vectors.npy``, and ``rows.arrow`` with every other column. All later look-ups map the
-two and share the file cache; nothing of the size of the table is held in memory, neither in copying nor after.
+Parquet reads a whole row group, thousands of rows, to get one row. So the first process that opens a version of a table
+copies it once to a cache folder: ``vectors.npy``, and ``rows.arrow`` with every other column. All later look-ups map
+these two files and share the file cache. The whole table is never in memory, neither during copying nor later.
 
-A copy is remade whenever it is not whole or was not made from this very file, so all of them may be deleted at any
-time. What the columns mean is the business of :mod:`features.tables`.
+A copy is made again if it is not complete or was not made from exactly this file, so all copies may be deleted at any
+time. :mod:`features.tables` declares the columns.
 """
 
 import math
@@ -40,7 +40,7 @@ _UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, pa.ArrowExcep
 
 @dataclass(frozen=True)
 class ItemTable:
-    """A mapped table. Rows are counted from 1, in bytewise order of item_id; row 0 is nobody."""
+    """A mapped table. Rows are counted from 1, in bytewise order of item_id. Row 0 stands for an unknown item."""
 
     schema: pa.Schema
     """Of every column but the vectors."""
@@ -53,15 +53,15 @@ class ItemTable:
     into it stays in this process."""
 
     def rows(self, ids: Sequence[str]) -> Rows:
-        """The row of each id [len(ids)], 0 where the table does not know it.
+        """The row of each id [len(ids)]; 0 if the table does not have the id.
 
         Raises:
-            FeatureError: an id is no text.
+            FeatureError: an id is not a text.
         """
         return find_rows(self.item_ids, ids)
 
     def take(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
-        """Columns of some rows, in that order, any of them repeatedly; nulls for row 0."""
+        """Columns of the given rows, in that order. Rows may repeat; row 0 gives nulls."""
         wanted = np.unique(rows[rows > 0])
         starts = np.cumsum([1, *(batch.num_rows for batch in self.batches)])
         batch_of = np.searchsorted(starts, wanted, "right") - 1
@@ -80,7 +80,7 @@ class ItemTable:
 
 @dataclass(frozen=True)
 class VectorTable:
-    """The vectors of one modality of a domain, by rows that are counted from 1; row 0 is nobody."""
+    """The vectors of one modality of a domain, by rows counted from 1. Row 0 stands for an unknown item."""
 
     item_ids: pa.LargeStringArray
     """[n], sorted bytewise, each once."""
@@ -98,7 +98,7 @@ class VectorTable:
         """The vectors of a mapped table of embeddings.
 
         Raises:
-            FeatureError: the table holds no vectors, or none of that encoder.
+            FeatureError: the table has no vectors, or none of that encoder.
         """
         if table.vectors is None or table.vectors.shape[1] != identity.width:
             raise FeatureError(
@@ -120,12 +120,12 @@ class VectorTable:
 
 
 def find_rows(item_ids: pa.LargeStringArray, ids: Sequence[str]) -> Rows:
-    """The row of each of `ids` in the sorted `item_ids`, counted from 1; 0 where there is none.
+    """The row of each of `ids` in the sorted `item_ids`, counted from 1; 0 if the id is missing.
 
-    A binary search of all at once: some twenty small steps for a million items, and no index to keep.
+    A binary search for all ids at once: about twenty small steps for a million items, without an index.
 
     Raises:
-        FeatureError: an id is no text.
+        FeatureError: an id is not a text.
     """
     try:
         asked = pa.array(ids, pa.large_string())
@@ -144,19 +144,19 @@ def find_rows(item_ids: pa.LargeStringArray, ids: Sequence[str]) -> Rows:
 
 
 def open_table(source: Path, folder: Path) -> ItemTable:
-    """Map the copy of a Parquet table, made first if need be.
+    """Map the copy of a Parquet table. The copy is made first if it is missing.
 
-    Any number of processes may ask at once: one copies, the others wait for it. One that is killed leaves nothing that
-    anybody would read.
+    Any number of processes may call this at once: one copies, the others wait for it. A killed process leaves nothing
+    that a later one would read.
 
     Args:
-        source: the table: a column item_id, sorted bytewise; perhaps vectors as fixed-size lists of floats, beside a
-            mask `present`.
-        folder: where its copy lies, named after the version; its neighbours, copies of other versions of the same
-            table, are removed when one is made.
+        source: the table: a column item_id, sorted by its bytes; optionally vectors as fixed-size lists of floats, with
+            a mask `present`.
+        folder: the folder of the copy, named after the version. Making a copy removes its neighbours, the copies of
+            other versions of the same table.
 
     Raises:
-        FeatureError: the table cannot be read, is not as said, or there is no room for the copy.
+        FeatureError: the table cannot be read, has another form, or there is no space for the copy.
     """
     try:
         stamp = _stamp(source)

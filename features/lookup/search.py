@@ -1,8 +1,7 @@
 """Exact nearest items to a text, a picture or an item.
 
-Vectors that one encoder made are comparable whatever the modality (a CLIP puts texts and pictures in one
-space), so a query is compared with every table of vectors its encoder made. No index and no approximation: every
-item is scored.
+Vectors from one encoder are comparable, whatever the modality (a CLIP puts texts and pictures in one space). So a query
+is compared with every table of vectors from its encoder. There is no index and no approximation: every item is scored.
 """
 
 from collections.abc import Sequence
@@ -38,32 +37,32 @@ class Hit:
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: a vector [width] and the encoder that made it."""
+    """A query: a vector [width] and the encoder that made it."""
 
     vector: Vectors
     identity: EncoderIdentity
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Vectors [..., width] at length 1; a zero vector stays zero."""
+    """Vectors [..., width] scaled to length 1. A zero vector stays zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(length, np.finfo(np.float32).tiny), np.float32)
 
 
 def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: int = 10) -> list[Hit]:
-    """The k items of the highest score, best first; of equal scores, the smaller item id first.
+    """The k items with the highest score, best first. For equal scores, the smaller item id comes first.
 
-    The score is the mean cosine over the tables that have a query. An item without a vector in one of them
-    counts 0 there; an item without any is never a hit. Equal vectors have equal scores, whatever the number of
-    threads.
+    The score is the mean cosine over the tables that have a query. An item without a vector in one of these tables
+    counts as 0 there; an item without any vector is never a hit. Equal vectors have equal scores, whatever the number
+    of threads.
 
     Args:
-        tables: one or more, over the same items.
-        queries: per table, the query vector [width], or None to leave the table out.
-        k: hits wanted; fewer come back when there are fewer items.
+        tables: one or more tables with the same items.
+        queries: for each table, the query vector [width], or None to leave the table out.
+        k: number of hits; the result is shorter if there are fewer items.
 
     Raises:
-        FeatureError: no table has a query, one is not finite or of another width, or the tables are over different
+        FeatureError: no table has a query, a query is not finite or has another width, or the tables have different
             items.
     """
     pairs = [(table, query) for table, query in zip(tables, queries, strict=True) if query is not None]
@@ -116,12 +115,12 @@ def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) ->
 
 
 def text_query(encoder: Encoder, text: str) -> Query:
-    """Look for words."""
+    """A query for words."""
     return Query(encoder.encode_texts([text])[0], encoder.identity)
 
 
 def picture_query(encoder: Encoder, picture: Path) -> Query:
-    """Look for a picture file.
+    """A query for a picture file.
 
     Raises:
         FeatureError: the file is missing or is not a usable picture.
@@ -135,12 +134,12 @@ def picture_query(encoder: Encoder, picture: Path) -> Query:
 
 
 def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: int = 10) -> list[Hit]:
-    """Nearest items to words, a picture, or both, each compared with every table that its encoder made.
+    """The nearest items to words, a picture, or both. Each query is compared with every table of its encoder.
 
-    Several queries of one encoder are one: their mean direction.
+    Several queries of one encoder are combined into their mean direction.
 
     Raises:
-        FeatureError: a query's encoder made none of the tables; see also :func:`search`.
+        FeatureError: no table comes from a query's encoder; see also :func:`search`.
     """
     for query in queries:
         if not any(table.identity == query.identity for table in tables):
@@ -159,10 +158,10 @@ def _direction(table: VectorTable, queries: Sequence[Query]) -> Vectors | None:
 
 
 def search_item(tables: Sequence[VectorTable], item_id: str, k: int = 10) -> list[Hit]:
-    """Nearest items to an item, itself left out, each table queried by the item's own vector in it.
+    """The nearest items to an item, without the item itself. Each table is queried with the item's own vector.
 
     Raises:
-        FeatureError: no such item; see also :func:`search`.
+        FeatureError: there is no such item; see also :func:`search`.
     """
     hits = search(tables, [_vector(table, item_id) for table in tables], k + 1)
     return [hit for hit in hits if hit.item_id != item_id][:k]
@@ -177,9 +176,9 @@ def _vector(table: VectorTable, item_id: str) -> Vectors | None:
 
 
 def find_pictures(item_images: Path, item_ids: Sequence[str]) -> dict[str, bytes]:
-    """Original bytes of the pictures that some items have, from the folder of item_images.
+    """The original bytes of the pictures of some items, from the folder of item_images.
 
-    Only the row groups are read that may hold one of the items: the table is sorted by item_id.
+    The table is sorted by item_id, so only the row groups that may contain one of the items are read.
 
     Raises:
         FeatureError: the table cannot be read.

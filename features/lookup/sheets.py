@@ -1,6 +1,7 @@
-"""Picture sheets: search results to look at, as a PNG or as one HTML page that opens without a server.
+"""Picture sheets: search results as a PNG or as one HTML page that opens without a server.
 
-Pictures come from outside, so what a sheet shows are thumbnails made here; titles do too, so the page escapes them.
+Pictures come from outside, so a sheet shows thumbnails that are made here. Titles come from outside too, so the page
+escapes them.
 """
 
 import base64
@@ -29,10 +30,10 @@ _FORMS: Final[dict[str, Literal["png", "html"]]] = {".png": "png", ".html": "htm
 
 
 def sheet_form(path: Path) -> Literal["png", "html"]:
-    """What a sheet of that name is.
+    """The form of a sheet with this file name.
 
     Raises:
-        FeatureError: neither of the two.
+        FeatureError: the name ends with neither of the two endings.
     """
     if path.suffix.lower() not in _FORMS:
         raise FeatureError(f"{path}: a sheet is a picture or a page; name it .png or .html")
@@ -40,15 +41,15 @@ def sheet_form(path: Path) -> Literal["png", "html"]:
 
 
 def write_sheet(samples: Iterable[Sample], path: Path, heading: str = "Search results") -> None:
-    """Write search results, best first, as a PNG or as a page, whichever the name says.
+    """Write search results, best first, as a PNG or as a page. The file name decides the form.
 
     Args:
-        samples: the hits; one without a usable picture gets an empty frame.
+        samples: the hits; a hit without a usable picture gets an empty frame.
         path: ends with .png or .html.
         heading: title of the page.
 
     Raises:
-        FeatureError: the name says neither, or the file cannot be written.
+        FeatureError: the name has another ending, or the file cannot be written.
     """
     form = sheet_form(path)
     try:

@@ -1,10 +1,10 @@
-"""The feature store's front: features of items and users, looked up by id.
+"""The interface of the feature store: look-ups of the features of items and users by id.
 
-Every answer is in the order of the question, and an id that is not known gets a row that says so: no value, no
-vector, not present. A store reads one version of each table of items, the one that was current when it was first
-asked for it, so all its answers fit each other; a new store sees newer ones.
+Every answer is in the order of the request. An unknown id gets a row without value and vector, marked as not present. A
+store reads one version of each item table, the version that was current at the first request, so all its answers are
+consistent. A new store reads newer versions.
 
-Where artifacts lie and how SQL is asked are not known here: both are handed over by whoever makes the store.
+This module does not know where artifacts are or how to run SQL. The creator of a store passes both in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ _SEQUENCE_ITEMS: Final = SEQUENCE_ITEMS.append(pa.field("item_index", pa.int32()
 
 
 class Histories(Protocol):
-    """What users had done before a moment; answered by whoever has the interactions and SQL."""
+    """The histories of users before a moment. The implementation has the interactions and SQL."""
 
     def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
         """See :meth:`FeatureStore.histories`."""
@@ -47,7 +47,7 @@ class Histories(Protocol):
 
 @dataclass(frozen=True)
 class Items(Generic[Form]):
-    """Features of the items asked for, row by row in the order of the question."""
+    """The features of the requested items, row by row in the order of the request."""
 
     item_ids: list[str]
     """[n], as asked, repeats and all."""
@@ -74,7 +74,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class DomainFeatures:
-    """All of a domain, aligned to core/sequences: `torch.from_numpy` takes the arrays as they are."""
+    """All features of a domain, aligned to core/sequences. `torch.from_numpy` accepts the arrays directly."""
 
     item_ids: list[str]
     """[N]; the item of item_index i is item_ids[i-1]."""
@@ -83,11 +83,11 @@ class DomainFeatures:
 
 
 class FeatureStore:
-    """Features by id.
+    """Look-up of features by id.
 
     Args:
-        locate: the current artifact of (layer/noun, domain); raises if there is none.
-        cache: folder for mapped copies (:mod:`features.lookup.mapped`), made if need be.
+        locate: returns the current artifact of (layer/noun, domain); raises if there is none.
+        cache: folder for mapped copies (:mod:`features.lookup.mapped`), created if it is missing.
         histories: answers :meth:`histories`.
     """
 
@@ -109,16 +109,16 @@ class FeatureStore:
     def items(
         self, domain: str, ids: Sequence[str], views: Sequence[str], as_: Literal["arrow", "numpy"] = "arrow"
     ) -> Items[pa.Table] | Items[Columns]:
-        """Features of items, in the order asked.
+        """The features of items, in the requested order.
 
         Args:
             domain: the domain.
-            ids: item ids, in any order, repeatedly if you like, known or not.
+            ids: item ids in any order; they may repeat or be unknown.
             views: names of item views (:data:`features.lookup.views.VIEWS`).
-            as_: tables of Arrow, or NumPy arrays by column.
+            as_: Arrow tables, or NumPy arrays by column.
 
         Raises:
-            FeatureError: no such view, an id that is no text, or a table that cannot be read.
+            FeatureError: there is no such view, an id is not a text, or a table cannot be read.
         """
         found: dict[str, Any] = {}
         known = np.ones(len(ids), np.bool_)
@@ -137,7 +137,7 @@ class FeatureStore:
         """All vectors of a view of a domain, mapped.
 
         Raises:
-            FeatureError: no such view, one without vectors, or a table that cannot be read.
+            FeatureError: there is no such view, it has no vectors, or a table cannot be read.
         """
         if view not in _VECTORS:
             raise FeatureError(f"no view {view!r} of vectors; there are {', '.join(_VECTORS)}")
@@ -146,7 +146,7 @@ class FeatureStore:
     def domain(self, domain: str) -> DomainFeatures:
         """The vectors of all items of a domain in the order of core/sequences, texts and pictures.
 
-        Mapped as they are where the embeddings are of exactly these items, which is the rule.
+        Usually the embeddings contain exactly these items, and the arrays are mapped directly.
 
         Raises:
             FeatureError: an item has no row in the embeddings, or a table cannot be read.
@@ -160,16 +160,16 @@ class FeatureStore:
         return DomainFeatures(item_ids, text, image)
 
     def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
-        """What users had rated strictly before a moment: nothing of the moment itself, nothing later.
+        """What users had rated strictly before a moment: nothing at that moment and nothing later.
 
-        Columns user_id, and the lists item_ids, times (Unix seconds UTC) and ratings, oldest first, equal times in
-        the order of the raw file. A row for each of `users`, in their order; of one who has rated nothing by then the
-        lists are empty, whether or not the user comes later: who will come is not known yet.
+        The columns are user_id and the lists item_ids, times (Unix seconds UTC) and ratings, oldest first; equal times
+        are in the order of the raw file. There is one row for each of `users`, in their order. If a user had not rated
+        anything by then, the lists are empty, even if the user appears later, because the future is not known yet.
 
         Args:
             domain: the domain.
-            users: user ids, repeatedly if you like.
-            as_of: one moment for all, or one for each.
+            users: user ids; they may repeat.
+            as_of: one moment for all users, or one for each user.
         """
         return self._histories.histories(domain, users, as_of)
 

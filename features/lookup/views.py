@@ -1,7 +1,7 @@
-"""Feature views: what the store offers about an item or a user, declared once and listed for people.
+"""Feature views: the data that the store offers about an item or a user, declared once and listed for people.
 
-A view is one table of one artifact. How wide its vectors are and which encoder made them differs from domain to
-domain, so a declaration leaves both open and :func:`list_views` reads them from what is built.
+A view is one table of one artifact. The width and the encoder of its vectors differ between domains, so a declaration
+leaves both open, and :func:`list_views` reads them from the built artifacts.
 """
 
 import json
@@ -21,7 +21,7 @@ __all__ = ["VIEWS", "BuiltVersion", "FeatureView", "list_views", "read_identity"
 
 
 class BuiltVersion(Protocol):
-    """A version of what the pipeline has built: whoever keeps artifacts fits it by shape."""
+    """A version that the pipeline has built. Any artifact class with these attributes fits."""
 
     @property
     def version(self) -> str:
@@ -36,7 +36,7 @@ class BuiltVersion(Protocol):
 
 @dataclass(frozen=True)
 class FeatureView:
-    """What is known about an entity, and where it comes from."""
+    """The known data about an entity, and its source."""
 
     name: str
     entity: Literal["item", "user"]
@@ -104,7 +104,7 @@ VIEWS: Final[dict[str, FeatureView]] = {
 
 
 def list_views(current: Callable[[str, str], BuiltVersion | None], domains: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a view and domain where it is built; of a view that is built nowhere, one row without a domain.
+    """One row per view and domain where the view is built. A view that is built nowhere has one row without a domain.
 
     Columns: those of :class:`FeatureView`, and domain, version and rows (of the view's table).
 
@@ -135,10 +135,10 @@ def _row(view: FeatureView, domain: str | None, artifact: BuiltVersion | None) -
 
 
 def read_identity(folder: Path) -> EncoderIdentity:
-    """What made the vectors of an artifact's folder.
+    """The identity of the encoder that made the vectors in an artifact's folder.
 
     Raises:
-        FeatureError: nothing readable says so.
+        FeatureError: there is no readable record of it.
     """
     path = folder / "encoder.json"
     try:

@@ -1,1 +1,1 @@
-"""Item pictures: downloaded or read, checked, and kept as original bytes in WebDataset shards. No torch here."""
+"""Item pictures: downloaded or read, checked, and stored as original bytes in WebDataset shards. No torch here."""

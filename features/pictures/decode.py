@@ -1,7 +1,7 @@
-"""From the bytes of a stranger's picture to an upright RGB image, or a reason why not.
+"""Decodes the bytes of a picture from a stranger to an upright RGB image, or gives the reason for a failure.
 
-Content decides, never a file name or a content type. Nothing is decoded before its header says how large
-it would become. Everything here may be called from several threads.
+The content decides the format, never a file name or a content type. Nothing is decoded before its header shows the size
+of the result. All functions may be called from several threads.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Pictures from http(s) addresses: each asked for once, politely, and its reply remembered.
+"""Pictures from http(s) addresses: each address is requested once, with limits per host, and its reply is stored.
 
-A download that is stopped, even by kill -9, goes on with the addresses that are missing.
+A download that is stopped, even by kill -9, continues with the missing addresses.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""Whether the pictures of a domain would still be the same, without asking anybody: what makes item_images stale."""
+"""Whether the pictures of a domain would still be the same, without network requests. This decides if item_images is
+stale."""
 
 import hashlib
 import os

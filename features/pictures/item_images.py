@@ -54,7 +54,7 @@ class ItemImagesSummary:
 
 
 def forget(cache: Path, statuses: Collection[str]) -> int:
-    """Let the addresses whose downloads ended in one of these statuses be asked again; return how many there are.
+    """Let the next run retry the addresses whose downloads ended in one of these statuses. Return their number.
 
     Raises:
         FeatureError: an unknown status, or the cache cannot be written.

@@ -1,10 +1,10 @@
-"""What became of http(s) addresses, remembered in a folder that every version of the pictures shares.
+"""The results of requests to http(s) addresses, stored in a folder that every version of the pictures shares.
 
     <cache>/<2 hex>/<sha256 of the address>   a line of JSON: url, status, detail, private, bytes, sha256; then the body
     <cache>/forgotten.json                    how often an address was forgotten, by the sha256 of the address
 
-A failure is remembered as well. What a body is worth is not: features.pictures decides that, by the rules of the day.
-A file appears under its name only when it is whole, whenever the process ends; a damaged one counts as absent.
+Failures are stored too. The judgement of a body is not stored: features.pictures judges it by its present rules. A file
+appears under its name only when it is complete, whenever the process ends. A damaged file counts as absent.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The vector cache: what an encoder has made of a content, kept by content and encoder so that it is made once.
+"""The vector cache: stores the vector of each content by content and encoder, so that it is computed only once.
 
     <root>/<text|image>-<first 16 hex digits of the identity's sha256>/
         encoder.json            the identity, for people and for clean-up

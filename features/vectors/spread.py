@@ -1,4 +1,4 @@
-"""Whether vectors tell contents apart: an encoder that lacks a part gives all of them one vector, and says nothing."""
+"""Whether vectors distinguish contents: an encoder with a missing part silently gives all contents the same vector."""
 
 from collections.abc import Sequence
 

@@ -2,11 +2,11 @@
 
 A layer is alpha * filter(x) + (1 - alpha) * attention(x), then the feed-forward network; filter(x) is
 LN(dropout(low + beta^2 high) + x), where `low` is x with only its c lowest frequencies, high = x - low, and beta [H] is
-learned. The transform runs over all L positions, so within a history a position also sees later ones: that is the
-paper's, and no leak, since the history ends before the label.
+learned. The transform covers all L positions, so within a history a position also sees later ones. The paper does the
+same, and it is not a leak, because the history ends before the label.
 
-The public implementation pads on the left and lets the padding, which has position vectors, into the transform. Here it
-is on the right and 0, so that a history gives the same vector in whatever batch.
+The public implementation pads on the left, and the transform includes the padding, which has position vectors. Here the
+padding is on the right and 0, so a history gives the same vector in every batch.
 """
 
 from typing import cast
@@ -48,7 +48,7 @@ class FrequencyFilter(nn.Module):
 
 
 class Mixing(nn.Module):
-    """The filter and the attention, weighed."""
+    """The weighted sum of the filter and the attention."""
 
     def __init__(self, config: BSARecConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Mixing(nn.Module):
 
 
 class BSARec(SASRec):
-    """SASRec with a filter beside its attention."""
+    """SASRec with a filter in addition to its attention."""
 
     config_type = BSARecConfig
 

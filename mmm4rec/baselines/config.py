@@ -1,6 +1,6 @@
-"""Names and settings of the baselines: the defaults are those their papers or public configurations state.
+"""Names and settings of the baselines. The defaults come from their papers or public configurations.
 
-No tensors here, so that settings can be checked where no model is built.
+This module needs no tensors, so settings can be checked without building a model.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ ItemKind = Literal["id", "text", "both"]
 
 @dataclass(frozen=True)
 class BaselineConfig(RecommenderConfig):
-    """What every trained baseline has."""
+    """The settings of every trained baseline."""
 
     hidden: int = 64
     items: ItemKind = "id"
-    """What an item is: a trainable vector, its adapted text vector, or the sum of both."""
+    """The vector of an item: a trainable vector, its adapted text vector, or the sum of both."""
 
     def __post_init__(self) -> None:
         numbers = [setting.name for setting in fields(self) if setting.name != "items"]
@@ -68,9 +68,9 @@ class BSARecConfig(SASRecConfig):
 
     kind: ClassVar[str] = "BSARec"
     alpha: float = 0.9
-    """Weight of the frequency filter; 1 - alpha is that of attention."""
+    """The weight of the frequency filter. The weight of attention is 1 - alpha."""
     cutoff: int = 3
-    """c: the lowest frequencies of the discrete Fourier transform that pass the filter unscaled (c odd: the constant
+    """c: the number of lowest discrete Fourier frequencies that pass the filter unscaled (c odd: the constant
     and (c-1)/2 pairs)."""
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class UniSRecConfig(SASRecConfig):
     kind: ClassVar[str] = "UniSRec"
     hidden: int = 300
     items: ItemKind = "text"
-    """`text` is the paper's inductive setting, `both` its transductive one."""
+    """`text` is the inductive setting of the paper, `both` is its transductive setting."""
     experts: int = 8
     dropout_adapter: float = 0.2
     temperature: float = 0.07
@@ -142,9 +142,9 @@ class ItemKNNConfig:
     """The default of RecBole 1.2, `ItemKNN.yaml`."""
 
     neighbours: int = 100
-    """Most similar items that an item speaks for."""
+    """The number of most similar items that an item supports."""
     length: int = 20
-    """The number L of last interactions that are looked at."""
+    """The number L of last interactions that are used."""
 
     def __post_init__(self) -> None:
         positive(self, "neighbours", "length")
@@ -152,21 +152,21 @@ class ItemKNNConfig:
 
 @dataclass(frozen=True)
 class Published:
-    """A baseline by its published settings: of the model, and of training where they differ from fine-tuning."""
+    """The published settings of a baseline: its model, and the training settings that differ from fine-tuning."""
 
     label: str
-    """As people read it."""
+    """The name for people."""
     config: RecommenderConfig | ItemKNNConfig
     training: Mapping[str, object] = field(default_factory=dict)
 
 
 STEPS_AN_EPOCH: Final = 16
-"""Least optimiser steps an epoch where nothing is said of batches: those of the smallest published domain (Scientific,
-34,101 training examples) at the largest published batch. So no batch of a published domain is another."""
+"""The minimum number of optimiser steps per epoch if the settings do not set batches: that of the smallest published
+domain (Scientific, 34,101 training examples) at the largest published batch. So no published batch changes."""
 
 
 def _adam(examples: int) -> Mapping[str, object]:
-    """Learning rate 0.001 and no weight decay, with so many examples a step in parts that devices can share."""
+    """Learning rate 0.001, no weight decay, and this number of examples per step, in parts that devices can share."""
     batches = {"batch_size": examples // 8, "accumulate": 8, "least_steps": STEPS_AN_EPOCH}
     return {"learning_rate": 1e-3, "weight_decay": 0.0, **batches}
 
@@ -185,12 +185,12 @@ BASELINES: Final[Mapping[str, Published]] = {
     "unisrec": Published("UniSRec, texts", UniSRecConfig(), _adam(2048)),
     "unisrec_id": Published("UniSRec, texts and ID", UniSRecConfig(items="both"), _adam(2048)),
 }
-"""Every baseline that can be asked for, by name."""
+"""Every baseline that can be requested, by name."""
 
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """What is to differ from the published settings of a baseline."""
+    """Changes to the published settings of a baseline."""
 
     model: dict[str, object] = field(default_factory=dict)
     training: dict[str, object] = field(default_factory=dict)
@@ -198,22 +198,22 @@ class BaselineSettings:
 
 @dataclass(frozen=True)
 class RequestedBaselines:
-    """The baselines asked for, with all their settings."""
+    """The requested baselines, with all their settings."""
 
     trained: dict[str, tuple[RecommenderConfig, TrainConfig]]
-    """Model and training by name."""
+    """The model and training settings by name."""
     item_knn: ItemKNNConfig | None
 
 
 def resolve(
     asked: Mapping[str, BaselineSettings], finetuning: TrainConfig, length: int, where: str = "baselines"
 ) -> RequestedBaselines:
-    """What is asked for, over the published settings, over those of fine-tuning (training) and `length` (model).
+    """The requested settings over the published settings over those of fine-tuning (training) and `length` (model).
 
-    Batches that are asked for are taken as they are; the published ones shrink with the data (STEPS_AN_EPOCH).
+    Requested batches stay as they are. Published batches shrink for small data (STEPS_AN_EPOCH).
 
     Raises:
-        ConfigError: an unknown baseline, or a setting that it does not have.
+        ConfigError: a baseline is unknown or does not have a setting.
     """
     trained: dict[str, tuple[RecommenderConfig, TrainConfig]] = {}
     item_knn = None

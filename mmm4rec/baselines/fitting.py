@@ -1,7 +1,7 @@
-"""The training of several baselines on a domain, into one folder of files.
+"""Training of several baselines on a domain, into one folder.
 
-`NAME.safetensors` is a checkpoint, as `checkpoint.load` takes it, `NAME.json` the record of its training; they share
-`items.parquet` (the items of the domain) and `history.parquet` (the epochs of all).
+`NAME.safetensors` is a checkpoint for `checkpoint.load`, and `NAME.json` is the record of its training. All baselines
+share `items.parquet` (the items of the domain) and `history.parquet` (the epochs of all).
 """
 
 import json
@@ -20,7 +20,7 @@ from mmm4rec.training.once import TrainingRecipe, train_once
 
 @dataclass(frozen=True)
 class BaselinesSummary:
-    """What the trainings did: the fields of `training.TrainSummary`, by name of the model."""
+    """The summaries of the trainings: the fields of `training.TrainSummary`, by model name."""
 
     models: dict[str, dict[str, Any]]
 
@@ -37,10 +37,10 @@ def fit_all(
     """Train every model of `asked` (by name) on `domain`, one after the other.
 
     Args:
-        asked: at least one.
+        asked: at least one model.
         out: folder for the files named above.
-        cache: folder of `train_once`: a training that is finished is taken from there, whatever else is asked for, and
-            an unfinished one goes on.
+        cache: folder of `train_once`. A finished training is taken from there, whichever other models are requested,
+            and an unfinished training continues.
         logs: folder for the files of the trainings' loggers, by name.
         progress: called with (done, total), in thousandths of a training.
 

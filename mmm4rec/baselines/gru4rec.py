@@ -1,9 +1,10 @@
 """GRU4Rec: a recurrent network over the item vectors (Hidasi et al. 2016, arXiv 1511.06939).
 
-The form that the sequential literature compares with (RecBole's): z = sigmoid(W_z x + U_z h), r = sigmoid(W_r x +
-U_r h), n = tanh(W_n x + r * (U_n h)), h' = (1 - z) n + z h, without biases, and a linear map of h back to the width of
-item vectors. It starts as RecBole's does: from the N(0, 0.02) of the other baselines it learns too slowly to be a fair
-match on a small domain. The original's session-parallel batches and sampled ranking losses give way to the trainer's.
+This is the form that the sequential literature compares with (RecBole's): z = sigmoid(W_z x + U_z h), r = sigmoid(W_r x
++ U_r h), n = tanh(W_n x + r * (U_n h)), h' = (1 - z) n + z h, without biases, and a linear map of h back to the width
+of item vectors. It is initialised as in RecBole: with the N(0, 0.02) of the other baselines it learns too slowly for a
+fair comparison on a small domain. The batches and the loss of the trainer replace the original's session-parallel
+batches and sampled ranking losses.
 """
 
 from typing import cast

@@ -1,8 +1,8 @@
-"""Item-kNN: an item speaks for those that the same users had in training (Sarwar et al. 2001; RecBole's `ItemKNN`).
+"""Item-kNN: an item supports items that the same users had in training (Sarwar et al. 2001; RecBole's `ItemKNN`).
 
-The similarity of two items is the cosine of their users, |U_i and U_j| / sqrt(|U_i| |U_j|), of which an item keeps
-its k largest; the score of an item is the sum of what the user's last L interactions, each item once, say for it.
-Nothing is trained, and nothing but training interactions is counted.
+The similarity of two items is the cosine of their users, |U_i and U_j| / sqrt(|U_i| |U_j|). Each item keeps its k
+largest similarities. The score of an item is the sum of its similarities to the user's last L interactions, each item
+once. Nothing is trained, and only training interactions are counted.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mmm4rec.evaluation.results import Ranking
 from mmm4rec.evaluation.top_k import TopKCounts
 
 HELD = 1 << 24
-"""Users times items, or items times items, held at a time: 64 MiB."""
+"""Users times items, or items times items, in memory at a time: 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Neighbours:
     """The k most similar items of each item, the most similar first, then the lowest index."""
 
     items: Tensor
-    """[N+1,k] int64; 0 where there are fewer."""
+    """[N+1,k] int64; 0 if there are fewer neighbours."""
     similarities: Tensor
     """[N+1,k] float32; 0 there."""
 
 
 def neighbours(domain: DomainData, k: int) -> Neighbours:
-    """From the training interactions of all users, each item once a user."""
+    """Compute neighbours from the training interactions of all users, each item once per user."""
     rows = domain.item_count + 1
     pairs = torch.unique(domain.trained(), dim=1)
     size = (domain.user_count, rows)
@@ -59,7 +59,7 @@ def rank(domain: DomainData, config: ItemKNNConfig) -> dict[Split, Ranking]:
 
 
 def rank_labels(domain: DomainData, split: Split, known: Neighbours, length: int) -> Ranking:
-    """The ranks of the labels of `split`, for the users and among the candidates of the model's evaluation."""
+    """The ranks of the labels of `split`, for the same users and candidates as in the model's evaluation."""
     examples = domain.examples(split, length)
 
     def score(users: Tensor, low: int, high: int) -> Tensor:
@@ -78,7 +78,7 @@ def _history(examples: Examples, users: Tensor) -> Tensor:
 
 
 def _scores(known: Neighbours, history: Tensor, low: int, high: int) -> Tensor:
-    """[B,high-low] scores of the items from `low` on, for histories [B,L]; padding is no candidate."""
+    """[B,high-low] scores of the items from `low` on, for histories [B,L]. Padding is not a candidate."""
     items, values = known.items[history].flatten(1), known.similarities[history].flatten(1)
     inside = (items >= low) & (items < high) & (items > 0)
     scores = torch.zeros(len(history), high - low)

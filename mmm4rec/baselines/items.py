@@ -1,4 +1,4 @@
-"""What the trained baselines share: vectors of items, the reading of a sequence at its end, and attention. Shapes as in
+"""The common parts of the trained baselines: item vectors, reading a sequence at its end, and attention. Shapes as in
 `mmm4rec.model.recommender`.
 """
 
@@ -26,7 +26,7 @@ STD = 0.02
 
 
 class Baseline(Recommender):
-    """A model with one vector an item, read at the last interaction: the score is their product."""
+    """A model with one vector per item, read at the last interaction. The score is the product of both vectors."""
 
     config: BaselineConfig
     text_features: Tensor
@@ -67,11 +67,11 @@ class Baseline(Recommender):
 
     @abstractmethod
     def encode(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Item vectors [B,T,H], padded on the right, -> [B,T,H]; what stands at padding is not read."""
+        """Item vectors [B,T,H], padded on the right, -> [B,T,H]. Values at padding are not read."""
 
 
 class Attention(nn.Module):
-    """LN(dropout(W_o softmax(Q K^T / sqrt(H/heads)) V) + x), where a position sees itself and what is before it."""
+    """LN(dropout(W_o softmax(Q K^T / sqrt(H/heads)) V) + x). A position sees itself and earlier positions."""
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Attention(nn.Module):
 
 
 def initialised(module: M) -> M:
-    """`module` with linear maps at N(0, 0.02) and biases at 0, as RecBole starts them."""
+    """`module` with linear maps at N(0, 0.02) and biases at 0, as in RecBole."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=STD)

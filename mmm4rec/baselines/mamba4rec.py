@@ -1,12 +1,12 @@
 """Mamba4Rec: Mamba blocks over the item vectors (Liu et al. 2024, arXiv 2403.03900).
 
-The block is Mamba's own (Gu and Dao 2023, arXiv 2312.00752), the selective scan, not the SSD of Mamba-2 that MMM4Rec
-and TiM4Rec have: here every channel has S decays of its own, there a head has one. It is that difference which papers
-on SSD compare, so the scan is computed as published, by its recurrence in plain torch; mamba-ssm's kernel of it would
-need CUDA, and at 20 positions there is little for it to gain.
+The block is that of Mamba (Gu and Dao 2023, arXiv 2312.00752), the selective scan. It is not the SSD of Mamba-2 that
+MMM4Rec and TiM4Rec use: here every channel has its own S decays, and there each head has one decay. Papers on SSD
+compare this difference, so the scan is computed as published, by its recurrence in plain torch. The kernel of mamba-ssm
+would need CUDA, and it would gain little at 20 positions.
 
-As in the public implementation, one layer has no residual around its block, several have. Linear maps start as in the
-other baselines, but for the step sizes, which start as Mamba's.
+As in the public implementation, the block has a residual connection only if there are several layers. Linear maps are
+initialised as in the other baselines, except the step sizes, which are initialised as in Mamba.
 """
 
 import math

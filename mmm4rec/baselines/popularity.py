@@ -1,4 +1,4 @@
-"""Popularity: every item scores the number of its training interactions, the same for every user."""
+"""Popularity: the score of an item is the number of its training interactions, the same for every user."""
 
 import torch
 
@@ -10,7 +10,7 @@ from mmm4rec.evaluation.top_k import TopKCounts
 
 
 def rank_labels(domain: DomainData, split: Split, length: int = 20) -> Ranking:
-    """The ranks of the labels of `split`, for the users and among the candidates of the model's evaluation."""
+    """The ranks of the labels of `split`, for the same users and candidates as in the model's evaluation."""
     counts = domain.training_counts().float()
     counts[0] = -torch.inf
     examples = domain.examples(split, length)

@@ -1,9 +1,9 @@
 """SASRec: causal self-attention over item and position vectors (Kang and McAuley 2018, arXiv 1808.09781).
 
-The form that the sequential literature compares with (RecBole's, and so BSARec's and UniSRec's): layer norm after each
-residual and GELU, where the original normalises before and has ReLU; position 0 is the oldest of the last L
-interactions, where the original counts from the end. The original's loss against one sampled negative gives way to the
-trainer's. The text form (SASRec_T) has adapted text vectors for items.
+This is the form that the sequential literature compares with (RecBole's, and therefore BSARec's and UniSRec's). It has
+layer norm after each residual and GELU; the original normalises before and has ReLU. Position 0 is the oldest of the
+last L interactions; the original counts from the end. The loss of the trainer replaces the original's loss with one
+sampled negative. The text form (SASRec_T) uses adapted text vectors for items.
 """
 
 from typing import ClassVar, cast

@@ -1,12 +1,12 @@
 """TiM4Rec: time-aware SSD blocks over the item vectors (Fan et al. 2024, arXiv 2409.16182).
 
-The block is the one that MMM4Rec took over from it, so it is this package's `TimeAwareSSD`, in the default mode: gaps
-only between real interactions, in log(1 + days), and a start from which the time path learns. So MMM4Rec is measured
-against its own branch under equal terms, not against other data handling.
+MMM4Rec adopted this block, so it is the `TimeAwareSSD` of this package, in the default mode: gaps only between real
+interactions, in log(1 + days), and an initialisation from which the time path learns. So MMM4Rec is compared with its
+own branch under equal conditions, without differences in data handling.
 
-Unclear in public: whether B and C are shared by heads (here they are, Mamba-2's default, while MMM4Rec's are per head),
-how the gap signal is handed from layer to layer (here as in MMM4Rec), and whether the skip takes x or delta * x (here
-the latter, as in MMM4Rec).
+Three points are unclear in public: whether heads share B and C (here they do, the default of Mamba-2; in MMM4Rec each
+head has its own), how layers pass on the gap signal (here as in MMM4Rec), and whether the skip connection uses x or
+delta * x (here the latter, as in MMM4Rec).
 """
 
 from typing import cast

@@ -1,14 +1,15 @@
-"""UniSRec: SASRec over texts that a mixture of experts adapts (Hou et al. 2022, arXiv 2206.05941).
+"""UniSRec: SASRec over text vectors that a mixture of experts adapts (Hou et al. 2022, arXiv 2206.05941).
 
-An expert whitens, (x - b) W; the adaptor is sum_k g_k (x - b_k) W_k, g = softmax(x W_1 + noise * softplus(x W_2)),
-with noise N(0,1) in training only. Scores are cosines over a temperature. With `items: both`, the paper's transductive
-setting, an item's trainable vector is added to its text's.
+An expert whitens: (x - b) W. The adaptor is sum_k g_k (x - b_k) W_k, g = softmax(x W_1 + noise * softplus(x W_2)),
+with noise N(0,1) only in training. Scores are cosines divided by a temperature. With `items: both`, the transductive
+setting of the paper, the trainable vector of an item is added to its text vector.
 
-Pre-training: the paper contrasts a sequence with the next items of a batch of several domains, and with itself under
-another drop of items or words. The first is the trainer's in-batch loss (`fit` over `merge_domains` with `PRETRAINING`,
-then `fit(init=...)`); the second is not built, as it needs texts encoded again with words left out. The paper's
-fine-tuning freezes the sequence encoder; here everything learns, as in the other models. Dropout and noise of the
-adaptor are drawn once a step, since all batches of a step share its item vectors.
+Pre-training: the paper contrasts a sequence with the next items of a batch from several domains, and with the same
+sequence after another dropout of items or words. The first is the in-batch softmax loss of the trainer (`fit` over
+`merge_domains` with `PRETRAINING`, then `fit(init=...)`). The second is not built, because it would need texts encoded
+again without some words. The fine-tuning of the paper freezes the sequence encoder; here everything learns, as in the
+other models. Dropout and noise of the adaptor are drawn once per step, because all batches of a step share its item
+vectors.
 """
 
 from typing import cast

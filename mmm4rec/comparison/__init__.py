@@ -1,1 +1,1 @@
-"""Models side by side: the same data, budget and metrics, several seeds, with tests of the differences."""
+"""Comparison of models: the same data, budget and metrics, several seeds, and tests of the differences."""

@@ -1,7 +1,7 @@
-"""MMM4Rec with a part of it taken out or replaced, to see what the part is worth. Trained from scratch; for comparisons
-alone (`mmm4rec.comparison`), and no setting of the pipeline.
+"""Ablations: MMM4Rec without a part, or with a part replaced, to measure the value of that part. They are trained from
+scratch, only for comparisons (`mmm4rec.comparison`); the pipeline has no setting for them.
 
-What a field of `ModelConfig` takes out (time, feed-forward networks) is taken out by that field.
+Parts that a field of `ModelConfig` can switch off (time, feed-forward networks) are switched off by that field.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwar
 
 @dataclass(frozen=True)
 class AblationConfig(ModelConfig):
-    """MMM4Rec's settings, and what differs from it."""
+    """The settings of MMM4Rec, and the changes to it."""
 
     kind: ClassVar[str] = "AblatedMMM4Rec"
     shared_projection: bool = True
-    """Whether text and image pass one TimeAwareSSD; else each has its own."""
+    """Whether text and image share one TimeAwareSSD; otherwise each has its own."""
     text_filter: bool = True
-    """Whether the spectrum of the text's gap signal is filtered by what is learnt (Wt); else it is taken as it is."""
+    """Whether a learned filter (Wt) is applied to the spectrum of the text's gap signal; otherwise none is."""
     image_filter: bool = True
-    """Likewise Wv."""
+    """The same for Wv, of the image."""
     cross_filter: bool = True
-    """Whether the sum of both passes Wco; else it is halved, as Wco does at the start of default mode."""
+    """Whether the sum of both passes Wco; otherwise it is halved, as the initial Wco of default mode does."""
     mixer: Literal["ssd", "attention"] = "ssd"
-    """What mixes positions in all blocks."""
+    """The layer that mixes positions in all blocks."""
 
 
 class AblatedMMM4Rec(MMM4Rec):
@@ -61,14 +61,14 @@ class AblatedMMM4Rec(MMM4Rec):
 
 
 class SeparateBranches(nn.Module):
-    """In the place of the one TimeAwareSSD of both branches, one for each."""
+    """One TimeAwareSSD for each branch, instead of one for both."""
 
     def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
         super().__init__()
         self.text, self.image = (TimeAwareSSD(config, ssd_form) for _ in range(2))
 
     def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As `TimeAwareSSD.forward`, over text, then image: u [2B,T,H], D [2B,K,L], real [2B,1,L]."""
+        """Like `TimeAwareSSD.forward`, over text, then image: u [2B,T,H], D [2B,K,L], real [2B,1,L]."""
         (u_text, u_image), (D_text, D_image), (real_text, real_image) = (
             (None, None) if tensor is None else tensor.chunk(2) for tensor in (u, D, real)
         )
@@ -78,21 +78,21 @@ class SeparateBranches(nn.Module):
 
 
 class AttentionMixer(StateSpace):
-    """Causal softmax attention in the place of the SSD: C asks, B answers, delta * x is what is read, with the same
-    skip. What decays with time, A, is gone; the steps delta stay, and with them the gaps."""
+    """Causal softmax attention instead of the SSD: C is the query, B the key and delta * x the value, with the same
+    skip connection. The decay A is gone. The steps delta stay, and with them the gaps."""
 
     def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
         super().__init__(config, ssd_form)
         del self.A_log
 
     def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
-        """As `StateSpace.forward`."""
+        """Like `StateSpace.forward`."""
         values = self._values(x, dt, a)
         found = F.scaled_dot_product_attention(self._heads(C), self._heads(B), values, is_causal=True)
         return self._result((found + self.skip[:, None, None] * values).transpose(1, 2), z)
 
     def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
-        """As `StateSpace.at_last`."""
+        """Like `StateSpace.at_last`."""
         values = self._values(x, dt, a)
         seen = torch.arange(x.shape[1], device=x.device) <= last[:, None]
         queries = self._heads(C[:, None])
@@ -110,7 +110,7 @@ class AttentionMixer(StateSpace):
 
 
 class Fixed(nn.Module):
-    """A map without weights, where there was one with."""
+    """A map without weights that replaces a map with weights."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

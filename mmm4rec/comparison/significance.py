@@ -1,24 +1,24 @@
-"""Whether two models differ: a paired permutation test over the users whom both have ranked.
+"""Whether two models differ: a paired permutation test over the users whom both models have ranked.
 
-Of users whom both serve alike, nothing is learnt. Had the models nothing to choose between them, the difference of
-every other user could as well have the opposite sign: p is the share of all assignments of signs whose sum is at least
-as far from zero as the one seen (two-sided).
+Users with equal figures give no information. If the models were equally good, the difference of every other user could
+equally well have the opposite sign. p is the share of all sign assignments whose sum is at least as far from zero as
+the observed sum (two-sided).
 """
 
 import numpy as np
 import numpy.typing as npt
 
 EXACT = 12
-"""Up to so many differing users, all 2^n assignments are counted; beyond, DRAWN seeded ones."""
+"""Up to this number of differing users, all 2^n assignments are counted; above it, DRAWN seeded ones."""
 DRAWN = 9_999
 _HELD = 2**22
-"""Signs held at a time."""
+"""The number of signs in memory at a time."""
 
 
 def paired_p(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], seed: int = 0) -> float:
-    """p of the difference of two figures a user, [U] each and in the same order of users.
+    """p of the difference between two figures per user, [U] each and in the same order of users.
 
-    Drawn assignments count the one seen as one of them, so that p is never 0.
+    Drawn assignments include the observed one, so that p is never 0.
     """
     differences = ours - theirs
     differences = differences[differences != 0]

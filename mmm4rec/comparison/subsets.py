@@ -1,4 +1,4 @@
-"""Less of a domain: a share of its users, or one modality taken from its items."""
+"""A reduced domain: with only a share of its users, or without one modality of its items."""
 
 import hashlib
 import math
@@ -16,12 +16,12 @@ Modality = Literal["text", "image"]
 
 
 def share_of_users(domain: DomainData, percent: float) -> DomainData:
-    """The domain with so many of its users, at least one; its items stay.
+    """The domain with this share of its users (at least one user) and with all its items.
 
-    Users are taken in the order of the hashes of their ids, so that a smaller share is part of a larger one.
+    Users are selected in the order of the hashes of their ids, so a smaller share is part of a larger one.
 
     Raises:
-        ModelError: none of them has what a model is trained or validated on.
+        ModelError: none of the users has examples for training or for validation.
     """
     if percent == 100:
         return domain

@@ -1,8 +1,8 @@
-"""What came out of a comparison, as tables: accuracy with errors, paired tests, curves and costs.
+"""The results of a comparison as tables: accuracy with errors, paired tests, curves and costs.
 
-**Which model is the best is decided on validation**; all else is of the test labels. Errors and tests are over users,
-each with the mean of their seeds; what is no mean over users has none. Where one of two models was not trained to its
-end, their difference says nothing about them: no p is told.
+**Validation decides which model is the best**; all other figures use the test labels. Errors and tests are over users,
+each with the mean of their seeds. A metric that is not a mean over users has neither. If one of two models was not
+trained to its end, their difference says nothing about them, so there is no p.
 """
 
 import math
@@ -22,15 +22,15 @@ from mmm4rec.metrics import UserMetric, figures, of_users
 from mmm4rec.tables import COMPARISON, write_table
 
 PAIRS: Final = (("finetuned", FULL), ("finetuned_without_id", "scratch_without_id"))
-"""A pre-trained model, and the same from scratch."""
+"""Pairs of a pre-trained model and the same model from scratch."""
 SIGNIFICANT: Final = 0.05
 UNTRAINED: Final = "not trained to its end"
-"""The verdict where one of two models was not, in any of its seeds."""
+"""The verdict if one of two models was not trained to its end, in any of its seeds."""
 
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """What was compared."""
+    """The summary of a comparison."""
 
     trainings: int
     best: str
@@ -62,13 +62,13 @@ def tables(runs: Sequence[Finished]) -> dict[str, list[dict[str, object]]]:
 
 
 def gains(ranks: npt.NDArray[np.float64], label: str, k: int) -> npt.NDArray[np.float64]:
-    """What each user [U] adds to HR@k, NDCG@k or another metric of users; the metric is the mean."""
+    """The contribution of each user [U] to HR@k, NDCG@k or another metric of users. The metric is their mean."""
     metric = next(metric for metric in of_users() if metric.label == label)
     return np.asarray(metric.gain(ranks, k), np.float64)
 
 
 def by_key(runs: Sequence[Finished]) -> dict[tuple[str, str, float], list[Finished]]:
-    """The seeds of each model together."""
+    """The runs of each model, all seeds together."""
     found: dict[tuple[str, str, float], list[Finished]] = {}
     for finished in runs:
         found.setdefault(finished.run.key, []).append(finished)
@@ -81,7 +81,7 @@ def trained_to_end(seeds: Sequence[Finished]) -> bool:
 
 
 def _of_users(seeds: Sequence[Finished], metric: str = "NDCG", k: int = 10) -> npt.NDArray[np.float64]:
-    """[U] the mean over the seeds."""
+    """[U] The mean over the seeds."""
     mean: npt.NDArray[np.float64] = np.mean([gains(one.ranks, metric, k) for one in seeds], axis=0)
     return mean
 
@@ -163,8 +163,8 @@ def _tested(
 
 
 def speed(ours: Sequence[Finished], theirs: Sequence[Finished]) -> dict[str, object]:
-    """In how many seeds ours reaches 95% of the best validation of theirs, and after which share of the optimiser
-    steps that theirs takes to its best (mean over those)."""
+    """The number of seeds in which our model reaches 95% of the best validation of the other model, and the share of
+    the other's optimiser steps to its best that this takes (mean over these seeds)."""
     shares = []
     for one, other in zip(ours, theirs, strict=True):
         best = max(other.curve, key=_value)

@@ -1,18 +1,18 @@
-"""Which trainings a comparison is made of, and their running.
+"""The trainings of a comparison, and how they are run.
 
-All models of a domain have the same users, items, features, budget and evaluation. Popularity and item-kNN, which cost
-moments, are always there. **Which epoch is kept is decided on validation**; the test labels are ranked once for each
-finished training. What came out says `mmm4rec.comparison.tables`.
+All models of a domain have the same users, items, features, budget and evaluation. Popularity and item-kNN take only
+moments and are always included. **Validation decides which epoch is kept**; the test labels are ranked once for each
+finished training. `mmm4rec.comparison.tables` makes the result tables.
 
-What came of a training is kept (`mmm4rec.training.kept`) under a digest of all that decides it (versions of the data
-and the code, config, seed, initial weights), so a comparison that was stopped goes on, and another one trains only what
-is new. Of a model that was tested, the ranks and the curve are kept, not the weights; where a run has kept the weights
-of the same training (`mmm4rec.training.once`), these are tested, and nothing is trained.
+The result of a training is stored (`mmm4rec.training.kept`) under a digest of everything that decides it (versions of
+the data and the code, config, seed, initial weights). So a stopped comparison continues, and a new comparison trains
+only what is new. For a tested model, the ranks and the curve are stored, but not the weights. If a run has stored the
+weights of the same training (`mmm4rec.training.once`), these are tested and nothing is trained.
 
-A model that learns from a share of the users (`subsets`) is validated on it alone, and tested on all users of the
-domain: the same ones for every share.
+A model that learns from a share of the users (`subsets`) is validated only on this share. It is tested on all users of
+the domain, the same users for every share.
 
-No files here but what is kept.
+This module writes no other files.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ Code = Callable[[RecommenderConfig], str]
 
 POPULARITY: Final = "popularity"
 FULL: Final = "scratch"
-"""The model that ablations take something from."""
+"""The model from which ablations remove a part."""
 OURS: Final[Mapping[str, tuple[bool, bool]]] = {
     FULL: (False, True),
     "scratch_without_id": (False, False),
@@ -60,14 +60,14 @@ OURS: Final[Mapping[str, tuple[bool, bool]]] = {
 NAMES: Final = (POPULARITY, *BASELINES, *OURS)
 """All models that can be compared."""
 COUNTED: Final = (POPULARITY, ITEM_KNN)
-"""Those that are counted, and not trained: what any training has to be worth more than."""
+"""The models that count and are not trained. Every trained model should be better than these."""
 ENOUGH_STEPS: Final = 100
-"""Optimiser steps below which a training says nothing about its model."""
+"""A training with fewer optimiser steps says nothing about its model."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is taken from MMM4Rec from scratch: fields of `AblationConfig`, or a modality that no item then has."""
+    """A change to MMM4Rec from scratch: fields of `AblationConfig`, or a modality that is removed from all items."""
 
     settings: Mapping[str, Any]
     lacks: Modality | None = None
@@ -88,10 +88,10 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What to compare, and with which settings.
+    """The models to compare, and their settings.
 
-    `models` are of NAMES, and COUNTED come by themselves; `users` are percentages of the users of a domain; `model`,
-    `pretraining` and `finetuning` are MMM4Rec's; `baselines` is what differs from their published settings.
+    `models` are names from NAMES; COUNTED are added automatically. `users` are percentages of the users of a domain.
+    `model`, `pretraining` and `finetuning` are settings of MMM4Rec. `baselines` are changes to published settings.
     """
 
     models: tuple[str, ...]
@@ -117,13 +117,13 @@ class ComparisonRequest:
 
     @property
     def pretrained(self) -> list[str]:
-        """The models of these that start from a pre-trained one."""
+        """The requested models that start from a pre-trained model."""
         return [name for name in self.models if name in OURS and OURS[name][0]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A domain to be loaded when it is needed, and what says whether it is still the same."""
+    """A domain that is loaded when it is needed, and the versions that show whether it is still the same."""
 
     name: str
     load: Callable[[], DomainData]
@@ -132,12 +132,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a comparison keeps what it is made of, and what else decides it; all may be deleted at any time."""
+    """Where a comparison stores its results, and the code versions that decide them. All may be deleted at any time."""
 
     results: Path
-    """Folder for what came of trainings, and for pre-trained models."""
+    """The folder for the results of trainings, and for pre-trained models."""
     trainings: Path
-    """Folder of `train_once`, which holds the trainings of runs, too."""
+    """The folder of `train_once`, which also contains the trainings of runs."""
     trains: Code = lambda config: ""
     """The version of the code that trains a model."""
     tests: Code = lambda config: ""
@@ -146,7 +146,7 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a comparison; a model that is counted has neither seed nor training."""
+    """One training of a comparison. A model that only counts has neither seed nor training."""
 
     part: Literal["models", "ablations"]
     model: str
@@ -159,30 +159,30 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """What runs of several seeds have in common."""
+        """The key that runs with different seeds share."""
         return self.part, self.model, self.percent
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and what came of it on a domain."""
+    """A run and its results on a domain."""
 
     run: Run
     ranks: npt.NDArray[np.float64]
-    """[U] of the test labels, in the same order of users for all runs of a domain."""
+    """[U] The ranks of the test labels, in the same order of users for all runs of a domain."""
     lists: dict[str, float]
-    """What the metrics of lists say of the test lists: {coverage_10: ...}."""
+    """The metrics of the test lists: {coverage_10: ...}."""
     validation: dict[str, float]
-    """Of the weights tested: {ndcg_10: ...}."""
+    """The validation metrics of the tested weights: {ndcg_10: ...}."""
     cost: dict[str, Any]
-    """Columns of `costs`; empty for a model that is counted."""
+    """The columns of `costs`; empty for a model that only counts."""
     curve: list[dict[str, Any]]
-    """A row an epoch, from the one before training on; columns of `curves`."""
+    """One row per epoch, starting before training, in the columns of `curves`."""
 
     @property
     def trained_to_end(self) -> bool:
-        """Whether the model was given the time that it needs: more epochs made it no better than the one that is kept,
-        and it took ENOUGH_STEPS. A model that is counted needs none."""
+        """Whether the training was long enough: later epochs were not better than the one that is kept, and there were
+        ENOUGH_STEPS. A model that only counts needs no training."""
         training = self.run.training
         return training is None or (
             self.cost["best_epoch"] < training.epochs and self.cost["optimiser_steps"] >= ENOUGH_STEPS
@@ -193,7 +193,7 @@ def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
     """The runs on a domain.
 
     Raises:
-        ConfigError: a model is to be pre-trained, and there is nothing to transfer from.
+        ConfigError: a model needs pre-training, and there is nothing to transfer from.
     """
     if asked.pretrained and not can_transfer:
         raise ConfigError(
@@ -234,19 +234,19 @@ def compare(
     given: tuple[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> list[Finished]:
-    """Train and test what is asked for on a target domain; the finished runs.
+    """Train and test the requested models on a target domain, and return the finished runs.
 
     Args:
         target: the domain to compare on.
-        sources: domains to pre-train on together.
-        asked: what to compare.
-        keeping: where what is finished is kept, and what is unfinished.
-        given: a checkpoint and its sha256, in place of pre-training.
+        sources: the domains to pre-train on together.
+        asked: the requested models and settings.
+        keeping: where finished and unfinished trainings are stored.
+        given: a checkpoint and its sha256, instead of pre-training.
         progress: called with (done, total), in thousandths of a training.
 
     Raises:
         ConfigError: as `planned`.
-        ModelError: as `training.fit` and `share_of_users`; what has been finished by then is kept.
+        ModelError: as `training.fit` and `share_of_users`. Runs that have finished are kept.
     """
     runs = planned(asked, can_transfer=given is not None or bool(sources))
     domain = target.load()
@@ -336,7 +336,7 @@ def _finished(
 
 
 def _record(trained: Path) -> dict[str, Any]:
-    """The fields of `Finished` that a training gives."""
+    """The fields of `Finished` that come from a training."""
     summary, measured = (
         json.loads((trained / f"{name}.json").read_text(encoding="utf-8")) for name in ("summary", "measured")
     )

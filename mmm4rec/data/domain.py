@@ -1,7 +1,7 @@
 """A domain in memory: users, items, interactions and the frozen vectors of the items.
 
-Everything is joined by item id, never by position. Sequences stay flat (one tensor of items, one of times, one of
-user offsets). How a domain is read says `reading`, what a model sees of it `examples`.
+Everything is joined by item id, never by position. Sequences are flat: one tensor of items, one of times, one of user
+offsets. `reading` reads a domain, and `examples` makes the examples that a model sees.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from mmm4rec.errors import ModelError
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """What made the vectors of a modality, as `encoder.json` beside them says."""
+    """The encoder that made the vectors of a modality, from the `encoder.json` beside them."""
 
     model: str
     """Name, for messages."""
     sha256: str
-    """Of what decides where a content's vector lies: weights and preprocessing."""
+    """The sha256 of everything that decides the vectors: weights and preprocessing."""
     ready: bool = False
-    """Vectors made elsewhere: the sha256 is of the vectors themselves, and nobody knows the encoder."""
+    """The vectors were made elsewhere: the sha256 is that of the vectors themselves, and the encoder is not known."""
 
     def __str__(self) -> str:
         return f"{self.model} ({self.sha256[:12]})"
@@ -38,7 +38,7 @@ class Features:
     present: Tensor
     """[N+1] bool; false for padding and for items that lack this modality."""
     encoder: EncoderRecord | None = None
-    """None where nothing says what made the vectors."""
+    """None if the encoder is not recorded."""
 
     @property
     def width(self) -> int:
@@ -62,15 +62,15 @@ class DomainData:
     times: Tensor
     """[M] int64 unix seconds."""
     training: Tensor
-    """[U] int64: how many of a user's first interactions are for training."""
+    """[U] int64: the number of a user's first interactions that are for training."""
     validation: Tensor
-    """[U] int64: how many after those are for validation; the rest is for testing."""
+    """[U] int64: the number of interactions after those that are for validation; the rest is for testing."""
     text: Features
     image: Features
 
     @property
     def item_count(self) -> int:
-        """N, padding not counted."""
+        """N, without padding."""
         return len(self.item_ids)
 
     @property
@@ -79,7 +79,7 @@ class DomainData:
         return len(self.user_ids)
 
     def training_counts(self) -> Tensor:
-        """[N+1] int64: training interactions of each item (validation and test items are not counted)."""
+        """[N+1] int64: the number of training interactions of each item (without validation and test items)."""
         return torch.bincount(self.trained()[1], minlength=self.item_count + 1)
 
     def trained(self) -> Tensor:
@@ -96,7 +96,7 @@ class DomainData:
         validation: a user's training items, labelled with the first validation item.
         test: training and validation items, labelled with the first test item.
         everything: the whole history, without label, for every user (what to recommend next).
-        Users with no label or no item before it are not in a split; `Examples.users` says who is.
+        Users without a label, or without an item before it, are not in a split; `Examples.users` lists those in it.
         """
         first, stop = self.offsets[:-1], self.offsets[1:]
         users = torch.arange(self.user_count)
@@ -126,10 +126,10 @@ class DomainData:
 
 
 def merge_domains(domains: Sequence[DomainData], name: str = "merged") -> DomainData:
-    """Several domains as one catalogue; user and item ids become `domain:id`.
+    """Merge several domains into one. User and item ids become `domain:id`.
 
     Raises:
-        ModelError: no domain, two of one name, or features of several widths or encoders.
+        ModelError: there is no domain, two have the same name, or features differ in width or encoder.
     """
     if not domains:
         raise ModelError("no domain to merge: give at least one source domain")

@@ -1,6 +1,6 @@
 """The examples of a domain: pairs of positions in its flat sequences, and the batches gathered from them.
 
-So 12M prefixes cost 12M x 3 integers and a batch is one gather. The model sees only `Batch`.
+So 12M prefixes need 12M x 3 integers, and a batch is one gather. The model sees only `Batch`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,18 +13,18 @@ from torch import Tensor
 Split = Literal["training", "validation", "test", "everything"]
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
-"""Padded positions of a part, by device. On a CPU the largest activation then takes some 30 MiB at the published
-sizes, which the allocator keeps, while the products are wide enough for full speed; on a GPU launches count."""
+"""The padded positions of a part, by device. On a CPU, the largest activation then takes about 30 MiB at the published
+sizes, which the allocator keeps, and the products are wide enough for full speed. On a GPU, launches dominate."""
 
 
 def tokens_on(device: torch.device) -> int:
-    """`TOKENS` of a device; any accelerator is taken for a GPU."""
+    """The `TOKENS` of a device. Any accelerator counts as a GPU."""
     return TOKENS.get(device.type, TOKENS["cuda"])
 
 
 def _runs(lengths: Sequence[int], most: int, tokens: int | None) -> Iterator[tuple[slice, int]]:
-    """Rows of these lengths in order, and the longest of each: at most `most`, of at most `tokens` padded positions
-    (None: any number) unless it is a single row."""
+    """Runs of rows of these lengths, in order, and the longest length of each run. A run has at most `most` rows and at
+    most `tokens` padded positions (None: any number), unless it is a single row."""
     first = 0
     while first < len(lengths):
         stop, longest = first + 1, lengths[first]
@@ -38,7 +38,7 @@ def _runs(lengths: Sequence[int], most: int, tokens: int | None) -> Iterator[tup
 
 
 class Batch(NamedTuple):
-    """Input of the model."""
+    """The input of the model."""
 
     items: Tensor
     """[B, T] int64, oldest first, padded with 0 on the right; T is the longest sequence of the batch."""
@@ -47,11 +47,11 @@ class Batch(NamedTuple):
     lengths: Tensor
     """[B] int64, at least 1."""
     labels: Tensor | None
-    """[B] int64, the next item, where there is one."""
+    """[B] int64, the next item, if there is one."""
 
     def pieces(self) -> Iterator[tuple[slice, "Batch"]]:
-        """Rows in order and their batch, each with no more padded positions than a part may have; few and with little
-        padding where the rows come sorted by length."""
+        """Rows in order and their batches, each within the padded positions that a part may have. Rows sorted by length
+        give few batches with little padding."""
         tokens = tokens_on(self.items.device)
         if self.items.numel() <= tokens:
             yield slice(0, len(self.items)), self
@@ -62,13 +62,13 @@ class Batch(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What passes the model at once: a part of an optimiser step."""
+    """The examples that pass the model at once: a part of an optimiser step."""
 
     chosen: Tensor
-    """[n] int64, examples."""
+    """[n] int64, the indices of the examples."""
     longest: int
     share: float
-    """Weight of the part's mean loss in the step."""
+    """The weight of the part's mean loss in the step."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Examples:
         return type(self)(**moved, length=self.length, labelled=self.labelled)
 
     def batch(self, index: Tensor, longest: int, label_time_is_input: bool = False) -> Batch:
-        """Gather the examples `index` [B], of which none is longer than `longest`.
+        """Gather the examples `index` [B]. None of them is longer than `longest`.
 
-        `label_time_is_input` reproduces the published data handling: where history and label together fit
-        into L positions, the label's time stays in the time input.
+        `label_time_is_input` reproduces the published data handling: if history and label together fit into L
+        positions, the label's time stays in the time input.
         """
         label, lengths = self.label[index], self.lengths[index]
         start = label - lengths
@@ -120,11 +120,11 @@ class Examples:
     def steps(self, batch_size: int, accumulate: int, seed: int, tokens: int | None = None) -> Iterator[list["Part"]]:
         """The examples in random order, as optimiser steps of `accumulate` batches, each step cut into parts.
 
-        Within a step the examples are sorted by length and cut into batches of `batch_size`, or earlier where
-        these have more than `tokens` padded positions (None: never, for a loss that looks across its batch).
-        Every example of a step weighs the same: the shares of its parts add up to its number of batches, so that
-        the sum of `share * mean loss` over the parts is the sum of the mean losses of random batches. Sorting
-        whole epochs instead would fill a step with sequences of one length.
+        Within a step, the examples are sorted by length and cut into batches of `batch_size`, or earlier if a batch
+        would have more than `tokens` padded positions (None: never, for a loss that looks across its batch). Every
+        example of a step has the same weight: the shares of its parts add up to its number of batches, so the sum of
+        `share * mean loss` over the parts equals the sum of the mean losses of random batches. Sorting a whole epoch
+        would instead fill a step with sequences of one length.
         """
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator)

@@ -1,4 +1,5 @@
-"""Reading a domain from Parquet, with checks of what strangers may have written. No other module reads domains."""
+"""Reading a domain from Parquet, with checks, because the files may come from strangers. No other module reads
+domains."""
 
 import hashlib
 import json
@@ -23,15 +24,15 @@ def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") 
 
     Args:
         sequences: folder with `sequences.parquet` and `items.parquet` (core/sequences).
-        text: Parquet of text vectors, keyed by item_id; more items than the domain's are allowed. An
-            `encoder.json` beside it says what made them.
-        image: Parquet of image vectors, likewise. In one folder with the text vectors an `encoder.json` would be
-            of either, so it is not read.
+        text: Parquet file of text vectors, keyed by item_id; it may contain further items. An `encoder.json` beside it
+            names the encoder.
+        image: Parquet file of image vectors, in the same form. If it is in the same folder as the text vectors, an
+            `encoder.json` would be ambiguous, so it is not read.
         name: prefix of ids when domains are merged, and name in messages.
 
     Raises:
-        ModelError: a missing file or column, duplicate or missing ids, indices out of range, non-finite
-            vectors.
+        ModelError: a file or column is missing, ids are duplicate or missing, indices are out of range, or vectors are
+            not finite.
     """
     item_ids = _read_items(sequences / "items.parquet")
     users = _read_users(sequences / "sequences.parquet", len(item_ids))
@@ -95,7 +96,7 @@ def _read_users(path: Path, item_count: int) -> dict[str, Any]:
 
 
 def _read_encoder(path: Path) -> EncoderRecord | None:
-    """What an `encoder.json` of the feature store says; None where there is none."""
+    """The contents of an `encoder.json` of the feature store; None if there is none."""
     try:
         said = json.loads(regular(path).read_text(encoding="utf-8"))
         # Not the model's name, of which one model may have several, nor the precision, which is rounding.
@@ -109,9 +110,9 @@ def _read_encoder(path: Path) -> EncoderRecord | None:
 
 
 def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: EncoderRecord | None) -> Features:
-    """The vectors of `item_ids`, in that order, behind a zero row for padding.
+    """The vectors of `item_ids`, in that order, after a zero row for padding.
 
-    Memory holds them once: each batch that is read goes straight to its rows.
+    They are in memory only once: each batch that is read is written directly to its rows.
     """
     key = f"features/{modality}_embeddings/{modality}_embeddings"
     table = read_table(path, key, ["item_id", "present"])
@@ -149,7 +150,7 @@ def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encod
 
 
 def _width(path: Path, key: str) -> int:
-    """The one width of a table's vectors."""
+    """The common width of the vectors of a table."""
     kind = stored_type(path, key, "vector")
     widths = {int(kind.list_size)} if pa.types.is_fixed_size_list(kind) else set()
     if not widths:

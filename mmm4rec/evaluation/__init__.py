@@ -1,1 +1,1 @@
-"""How good a model is: the ranks of the labels among all items, and the tables made of them."""
+"""The evaluation of models: the ranks of the labels among all items, and the tables computed from them."""

@@ -1,13 +1,12 @@
 """Full-ranking evaluation: the ranks of the labels of a split among all items. Recommendation is in `recommending`.
 
-**Candidates.** All items of the domain, also those the user has seen; padding only in published mode.
-**Rank.** 1 + (candidates scored higher than the label) + (others scored equal) / 2, so that a model which
-scores everything alike gets the middle, not the top. A NaN score is an error. The
-metrics are defined in `mmm4rec.metrics` and computed in `results`. How many users have an item in their top k is
-counted in the same pass, by `top_k`.
+**Candidates.** All items of the domain, including those that the user has seen. Padding only in published mode.
+**Rank.** 1 + (candidates scored higher than the label) + (others scored equal) / 2. So a model that gives every item
+the same score ranks the label in the middle, not at the top. A NaN score is an error. `mmm4rec.metrics` defines the
+metrics and `results` computes them. In the same pass, `top_k` counts how many users have an item in their top k.
 
-Ranks come from counting, not sorting, in blocks of users and of items. Users are encoded, ranked and forgotten
-chunk by chunk: beside the item table [N+1,H], a number a user and some an item, memory grows with neither.
+Ranks come from counting, not from sorting, in blocks of users and of items. Users are encoded, ranked and discarded
+chunk by chunk. The memory that grows with the data is the item table [N+1,H], one number per user and a few per item.
 """
 
 from collections.abc import Callable
@@ -23,21 +22,21 @@ from mmm4rec.evaluation.top_k import TopKCounts
 from mmm4rec.model.recommender import Recommender
 
 USER_BATCH, USER_BATCH_CPU = 1024, 128
-"""Users that the model encodes at a time: on a CPU fewer, whose activations its cache holds, are twice as fast."""
+"""Users that the model encodes at a time. On a CPU, fewer users are twice as fast, as activations fit the cache."""
 ENCODED_TOGETHER = 4096
-"""Users whose items pass the adapters together, each item once."""
+"""Users whose items pass through the adapters together, each item once."""
 RANKED_TOGETHER = 16_384
-"""Users ordered by label before they are ranked: those of a block then share few blocks of labels."""
+"""Users that are sorted by label before ranking, so that the users of a block share few blocks of labels."""
 USER_BLOCK = 512
 ITEM_BLOCK, ITEM_BLOCK_CPU = 65_536, 2048
 """Scores of USER_BLOCK users and this many items are held at a time: on a CPU, what its cache holds."""
 TABLE_BLOCK = 16_384
-"""Items whose vectors are made at a time."""
+"""Items whose vectors are computed at a time."""
 
 DIVERGED = "a score is NaN or infinite: the model has diverged; lower the learning rate and train again"
 
 Score = Callable[[Tensor, int, int], Tensor]
-"""(user rows [B], first item, last item exclusive) -> scores [B, last - first]; -inf is no candidate."""
+"""(user rows [B], first item, last item exclusive) -> scores [B, last - first]; -inf marks an item as no candidate."""
 
 
 def ranks_by_counting(
@@ -45,10 +44,10 @@ def ranks_by_counting(
 ) -> Tensor:
     """Ranks [U] float64 of the labels [U] among the items 0..rows-1, scored `item_block` at a time.
 
-    What users have in their top k is added to `top_k_counts`.
+    The items in the users' top k are added to `top_k_counts`.
 
     Raises:
-        ModelError: a score is NaN, that of a label is -inf, or a label is no item.
+        ModelError: a score is NaN, the score of a label is -inf, or a label is not an item.
     """
     if ((labels < 1) | (labels >= rows)).any():
         raise ModelError(
@@ -93,7 +92,7 @@ def ranks_by_counting(
 
 
 def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Pieces of at most `size`; none of an empty index, of which `torch.split` makes one."""
+    """Pieces of at most `size`. An empty index gives no piece (`torch.split` would give one)."""
     return torch.split(index, size) if len(index) else ()
 
 
@@ -119,7 +118,7 @@ def _encode(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def item_table(model: Recommender) -> Tensor:
-    """The vectors [N+1,H] whose products with user vectors are the scores; beside them, a block is held."""
+    """The vectors [N+1,H] whose products with user vectors are the scores. Building it needs one more block."""
     weight = next(model.parameters())
     table = torch.empty(model.item_count + 1, model.config.hidden, dtype=weight.dtype, device=weight.device)
     for index in torch.split(torch.arange(len(table), device=weight.device), TABLE_BLOCK):
@@ -129,7 +128,7 @@ def item_table(model: Recommender) -> Tensor:
 
 @torch.inference_mode()
 def rank_labels(model: Recommender, domain: DomainData, split: Split) -> Ranking:
-    """The ranks of the labels of `split` (validation or test) among all items; the model's mode is restored.
+    """The ranks of the labels of `split` (validation or test) among all items. The model's mode is restored at the end.
 
     Raises:
         ModelError: a score is NaN.
@@ -157,7 +156,7 @@ def rank_labels(model: Recommender, domain: DomainData, split: Split) -> Ranking
 
 
 def ranking(domain: DomainData, examples: Examples, ranks: Tensor, top_k_counts: TopKCounts) -> Ranking:
-    """Ranks [E] of the examples, with what they are broken down by, and the lists that were counted with them."""
+    """The ranks [E] of the examples, the values for their breakdown, and the counts of the lists."""
     return Ranking(
         ranks=ranks,
         history_lengths=examples.label - examples.first,
@@ -167,7 +166,7 @@ def ranking(domain: DomainData, examples: Examples, ranks: Tensor, top_k_counts:
 
 
 def evaluate(model: Recommender, domain: DomainData, split: Split) -> Metrics:
-    """The metrics of `split` (validation or test) by full ranking; the model's mode is restored.
+    """The metrics of `split` (validation or test) by full ranking. The model's mode is restored at the end.
 
     Raises:
         ModelError: the split is empty, or a score is NaN.

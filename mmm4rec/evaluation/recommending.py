@@ -1,4 +1,4 @@
-"""Recommendation: the best items for every user, from the whole history. No label is looked at."""
+"""Recommendation: the best items for every user, from the whole history. It uses no labels."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from mmm4rec.tables import TABLES
 
 _LISTS = TABLES["reports/recommendations/recommendations"]
 RECOMMENDED_SCORES = 2**24
-"""Scores held at a time when recommending: 64 MiB of float32."""
+"""The number of scores in memory at a time when recommending: 64 MiB of float32."""
 
 
 @torch.inference_mode()
@@ -28,10 +28,10 @@ def recommend(
     exclude_seen: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> pa.Table:
-    """The k best items for every user, from the whole history (test item included): the columns of
-    `reports/recommendations` but for the model.
+    """The k best items for every user, from the whole history (including the test item): the columns of
+    `reports/recommendations` except the model.
 
-    Equal scores are ordered by item. A user who has seen nearly everything gets fewer than k rows.
+    Items with equal scores are ordered by item. A user who has seen nearly all items gets fewer than k rows.
 
     Raises:
         ModelError: k is not positive, or a score is NaN.
@@ -74,7 +74,7 @@ def recommend(
 
 
 def _seen(examples: Examples, users: Tensor) -> tuple[Tensor, Tensor]:
-    """(row among `users`, item) of all their interactions; `examples` are of everything, one a user."""
+    """(row in `users`, item) of all their interactions. `examples` are those of `everything`, one per user."""
     first, counts = examples.first[users], (examples.label - examples.first)[users]
     owner = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
     place = torch.arange(len(owner), device=users.device) - (counts.cumsum(0) - counts)[owner]
@@ -82,7 +82,7 @@ def _seen(examples: Examples, users: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(row, rank from 1, item, score) of the at most k best of each row of scores [B,N+1]; never padding.
+    """(row, rank from 1, item, score) of at most the k best items of each row of scores [B,N+1], never padding.
 
     Raises:
         ModelError: a score is NaN.
@@ -104,7 +104,7 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def write_recommendations(lists: Mapping[str, pa.Table], out: Path) -> None:
-    """Write the tables of `recommend`, by the name of their model, to `recommendations.parquet` in `out`."""
+    """Write the tables of `recommend`, given by model name, to `recommendations.parquet` in `out`."""
     with pq.ParquetWriter(out / "recommendations.parquet", _LISTS) as writer:
         for model, table in lists.items():
             named = table.add_column(0, _LISTS.field("model"), pa.repeat(model, table.num_rows))

@@ -1,6 +1,6 @@
-"""What an evaluation gives: the ranks of the labels of a split, and the metrics made of them, with their errors.
+"""The results of an evaluation: the ranks of the labels of a split, and their metrics with standard errors.
 
-How labels are ranked says `ranking`, what is written of it `reports`.
+`ranking` ranks the labels, and `reports` writes the results.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,32 +13,32 @@ from mmm4rec.errors import ModelError
 from mmm4rec.metrics import column, figures, of_lists, of_users
 
 LENGTH_BINS = (1, 5, 10, 20, 50)
-"""Lower ends of the classes of users, by the interactions before the label."""
+"""Lower bounds of the classes of users, by the number of interactions before the label."""
 LABEL_COUNT_BINS = (0, 1, 5, 20, 100)
-"""Lower ends of the classes of labels, by their training interactions: never seen, cold, ... warm."""
+"""Lower bounds of the classes of labels, by the number of their training interactions: never seen, cold, ... warm."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics at their cut-offs, of `users` users; those of lists only where all users of a split are meant."""
+    """The metrics at their cut-offs, over `users` users. Metrics of lists exist only for all users of a split."""
 
     users: int
     values: dict[str, float]
     """{hr_10: ..., ndcg_10: ...}, by the column names of `history`."""
     errors: dict[str, float]
-    """Standard errors of the means over users, by the same names: of a share (HR) the binomial one,
-    sqrt(p (1-p) / users), else that of the sample mean. Metrics of lists have none."""
+    """Standard errors of the means over users, by the same names. For a share (HR) it is the binomial one,
+    sqrt(p (1-p) / users), otherwise that of the sample mean. Metrics of lists have none."""
 
     def value(self, title: str) -> float:
         """The value of a metric such as `NDCG@10`."""
         return self.values[column(title)]
 
     def error(self, title: str) -> float | None:
-        """The standard error of a metric such as `NDCG@10`; None where it is no mean over users."""
+        """The standard error of a metric such as `NDCG@10`; None if the metric is not a mean over users."""
         return self.errors.get(column(title))
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """A row for each metric and cut-off, in the columns of `reports/metrics/metrics`."""
+        """One row per metric and cut-off, in the columns of `reports/metrics/metrics`."""
         for metric, k in figures():
             if (name := metric.column(k)) in self.values:
                 yield {
@@ -52,19 +52,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The ranks of the labels of a split, and what they are broken down by, [E]; and all users' lists. On the CPU."""
+    """The ranks of the labels of a split, the values for their breakdown [E], and all users' lists, on the CPU."""
 
     ranks: Tensor
-    """float64; halves where scores are equal."""
+    """float64; equal scores can give halves."""
     history_lengths: Tensor
-    """int64, the user's interactions before the label, also those beyond the L that the model sees."""
+    """int64, the number of the user's interactions before the label, also beyond the L that the model sees."""
     label_counts: Tensor
-    """int64, training interactions of the label, from all users."""
+    """int64, the number of training interactions of the label, from all users."""
     top_k_counts: Mapping[int, Tensor]
     """[N] int64 by k: how many users have each item in their top k."""
 
     def metrics(self) -> Metrics:
-        """Of all users and of their lists."""
+        """The metrics of all users and of their lists."""
         found = metrics_of_ranks(self.ranks)
         return replace(found, values=found.values | self.of_lists())
 
@@ -73,7 +73,7 @@ class Ranking:
         return {metric.column(k): metric.value(self.top_k_counts[k]) for metric in of_lists() for k in metric.cutoffs}
 
     def breakdown(self) -> Iterator[tuple[str, int, int | None, Metrics]]:
-        """(what by, lowest, highest (None: open), metrics of users) of every class that has a user."""
+        """(property, lowest value, highest value (None: open), metrics of users) of every class that has a user."""
         for name, values, lows in (
             ("history_length", self.history_lengths, LENGTH_BINS),
             ("label_count", self.label_counts, LABEL_COUNT_BINS),
@@ -86,7 +86,7 @@ class Ranking:
 
 
 def metrics_of_ranks(ranks: Tensor) -> Metrics:
-    """The metrics of users, of ranks [U] (halves allowed, 1 is the best).
+    """The metrics of users, from ranks [U] (halves allowed, 1 is the best).
 
     Raises:
         ModelError: there is no rank.

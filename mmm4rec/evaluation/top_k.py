@@ -1,10 +1,10 @@
-"""Whose top k an item is in, counted while blocks of scores pass by: without ordering all items of a user, and without
-scoring anything twice.
+"""Counts how many users have an item in their top k, while blocks of scores are computed: it neither sorts all items of
+a user nor computes a score twice.
 
-**The same ranks as in the evaluation.** An item ranks at 1 + (items scored higher) + (others scored equal) / 2, so
-items of equal scores are in a top k all together, if the middle of their places is k or better, or not at all. Hence
-the 2k best of a user suffice: equal scores that reach place 2k have their middle beyond k, wherever they begin. And it
-does not matter which of them are kept.
+**The same ranks as in the evaluation.** An item ranks at 1 + (items scored higher) + (others scored equal) / 2. So
+items with equal scores are either all in a top k (if the middle of their places is k or better) or all outside it.
+Therefore the 2k best items of a user are enough: if equal scores reach place 2k, their middle is beyond k, wherever
+they begin. It does not matter which of these items are kept.
 """
 
 import torch
@@ -22,7 +22,7 @@ class Best:
         self.items = torch.zeros((users, places), dtype=torch.int64, device=device)
 
     def see(self, scores: Tensor, first: int) -> None:
-        """Take in the scores [B,n] of the items from `first` on."""
+        """Add the scores [B,n] of the items from `first` on."""
         places = self.scores.shape[1]
         # After some blocks few are better than the last that is kept, and picking few is several times faster.
         better = int((scores > self.scores[:, -1:]).sum(1, dtype=torch.int32).max())
@@ -34,20 +34,20 @@ class Best:
 
 
 class TopKCounts:
-    """In how many users' top k each item is, for every k of a metric of lists."""
+    """For each item, the number of users with it in their top k, for every k of a metric of lists."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        """Of the items 0..rows-1, where 0 is padding."""
+        """For the items 0..rows-1, where 0 is padding."""
         self.device = device
         self.cutoffs = sorted({k for metric in of_lists() for k in metric.cutoffs})
         self.counts = torch.zeros((len(self.cutoffs), rows), dtype=torch.int64, device=device)
 
     def best(self, users: int) -> Best:
-        """What is to see all scores of so many users."""
+        """An object that must be given all scores of this number of users."""
         return Best(users, 2 * max(self.cutoffs, default=1), self.device)
 
     def add(self, best: Best) -> None:
-        """Count the lists of users whose scores have all been seen."""
+        """Count the lists of users whose scores are complete."""
         rising = -best.scores
         higher = torch.searchsorted(rising, rising)
         at_least = torch.searchsorted(rising, rising, right=True)
@@ -57,5 +57,5 @@ class TopKCounts:
             counts += torch.bincount(best.items[candidates & (ranks <= k)], minlength=len(counts))
 
     def by_cutoff(self) -> dict[int, Tensor]:
-        """[N] int64 on the CPU, by k; padding is no item."""
+        """[N] int64 on the CPU, by k. Padding is not an item."""
         return {k: counts[1:].cpu() for k, counts in zip(self.cutoffs, self.counts, strict=True)}

@@ -1,1 +1,1 @@
-"""MMM4Rec and its parts, from the state-space model up; and what every recommender has in common with it."""
+"""MMM4Rec and its parts, starting with the state-space model, and the interface that all recommenders share."""

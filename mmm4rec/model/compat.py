@@ -1,7 +1,7 @@
-"""Where the published implementation and the default mode differ: one named rule for each mended defect.
+"""Where the published implementation and the default mode differ: one named rule for each fixed defect.
 
-The rest of the package asks for a rule by name, never for the mode. SiLU after every convolution, the shared
-rank of ties, NaN as an error, and strict loading hold in both modes.
+The rest of the package checks a rule by name and never checks the mode. Both modes apply SiLU after every convolution,
+share the rank of ties, treat NaN as an error, and load strictly.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mmm4rec.config import Compat
 
 @dataclass(frozen=True)
 class Rules:
-    """What a mode does; the comment names the places where the rule is applied."""
+    """The rules of a mode. The comment names the places that apply the rule."""
 
     gaps_run_into_padding: bool  # model.gaps.gap_inputs
     label_time_is_input: bool  # data.examples.Examples.batch

@@ -1,4 +1,4 @@
-"""Dropout whose mask is cheap on a CPU."""
+"""Dropout with a mask that is cheap on a CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ STEPS = 1 << 16
 
 
 class Dropout(nn.Module):
-    """Inverted dropout: `p` of the elements become 0, the others are divided by the share kept.
+    """Inverted dropout: a share `p` of the elements becomes 0, and the others are divided by the share that is kept.
 
-    torch draws a mask element by element, which on a CPU costs as much as the matrix products around it. Here
-    an element takes 16 random bits of torch's generator, so `p` is exact to 1/131,072 and what is kept is
-    scaled by the share truly kept, which leaves the expectation exact. Other devices use torch's own.
+    torch draws a mask element by element, which on a CPU costs as much as the matrix products around it. Here, each
+    element uses 16 random bits of torch's generator. Therefore `p` is exact to 1/131,072. The kept elements are scaled
+    by the share that is really kept, so the expectation is exact. Other devices use torch's own dropout.
     """
 
     def __init__(self, p: float) -> None:

@@ -1,8 +1,8 @@
 """The time path: from the times of interactions to the step sizes of the SSM.
 
-A gap signal D [B,K,L] (K heads) runs beside the tokens: `StepScale` turns it into the factor `a` of every
-step, `GapGate` forms the D of the next block, `FourierMixing` joins the signals of the two branches. It always
-spans all L positions, since its linear maps and Fourier transforms are dense over them; it is tiny.
+A gap signal D [B,K,L] (K heads) accompanies the tokens. `StepScale` computes the factor `a` of every step from it,
+`GapGate` computes the D of the next block, and `FourierMixing` joins the signals of the two branches. The signal always
+covers all L positions, because its linear maps and Fourier transforms are dense over them; it is very small.
 """
 
 import math
@@ -20,18 +20,18 @@ from mmm4rec.model.kernels import causal_conv
 
 SECONDS_PER_DAY = 86_400
 SOFT_EPS = 1.0
-"""Variance added by `GapNorm` over real positions: gaps that differ by less than a factor e are not blown up
-to unit variance, and the size of a gap survives in a sequence of two, where plain normalising leaves only its
+"""The variance that `GapNorm` adds over real positions. With it, gaps that differ by less than a factor e are not
+scaled up to unit variance, and a sequence of two keeps the size of its gap. Plain normalisation would keep only the
 sign."""
 
 
 def gap_inputs(
     times: Tensor, lengths: Tensor, rules: Rules, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor | None]:
-    """Time since the previous interaction [B,L] and the mask [B,L] of real positions (None: all count).
+    """Time since the previous interaction [B,L], and the mask [B,L] of real positions (None: all positions count).
 
-    Published: seconds, running on into the padding (0 - t_last). Default: log(1 + days) between real
-    interactions, 0 for the first of them and for padding.
+    Published mode: seconds, also at the first padding position (0 - t_last). Default mode: log(1 + days) between real
+    interactions, and 0 for the first interaction and for padding.
     """
     gaps = torch.diff(times, dim=1, prepend=times[:, :1])
     if rules.gaps_run_into_padding:
@@ -41,7 +41,7 @@ def gap_inputs(
 
 
 class GapNorm(nn.LayerNorm):
-    """LayerNorm over the L positions; with a mask, over the real ones only, and 0 elsewhere."""
+    """LayerNorm over the L positions. With a mask, it covers only the real positions and gives 0 elsewhere."""
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """x [..., L], real [..., L] bool (broadcast) or None."""
@@ -54,7 +54,7 @@ class GapNorm(nn.LayerNorm):
 
 
 class CausalConv(nn.Conv1d):
-    """Depthwise convolution over positions that sees only the past."""
+    """Causal depthwise convolution over positions: it sees only the past."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(channels, channels, width, groups=channels)
@@ -74,7 +74,7 @@ class CausalConv(nn.Conv1d):
 
 
 class _ShiftedSum(torch.autograd.Function):
-    """The depthwise convolution as one multiply-add per tap, in place: twice as fast as a CPU's conv2d."""
+    """The depthwise convolution as one in-place multiply-add per tap, twice as fast as conv2d on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ class StepScale(nn.Module):
         self.conv_out = CausalConv(heads, conv_width)
 
     def reset_parameters(self, rules: Rules) -> None:
-        """Start so that s = 1 and, where the gap signal is 0, a = 1: plain Mamba, which gaps then modulate.
+        """Initialise so that s = 1, and a = 1 where the gap signal is 0: plain Mamba, which the gaps then modulate.
 
-        The published start (weights of deviation 0.02) puts tanhshrink at its flat zero: s is about 1e-8 and
-        neither it nor anything behind it learns.
+        The published initialisation (weights with deviation 0.02) puts tanhshrink in its flat zero region: s is about
+        1e-8, and neither s nor anything that depends on it learns.
         """
         if rules.dead_time_start:
             return
@@ -178,7 +178,7 @@ class FourierMixing(nn.Module):
         self.cross = ComplexLinear(bins)
 
     def reset_parameters(self, rules: Rules) -> None:
-        """Start as the mean of the two signals: Wt = Wv = 1 (by their bias), Wco = 1/2."""
+        """Initialise as the mean of the two signals: Wt = Wv = 1 (by their bias), Wco = 1/2."""
         if rules.dead_time_start:
             return
         for gain in (self.text, self.image):

@@ -1,8 +1,8 @@
-"""Compiled CUDA kernels, where they can be imported: mamba-ssm's Triton scan and causal-conv1d.
+"""Compiled CUDA kernels, if they can be imported: mamba-ssm's Triton scan and causal-conv1d.
 
-The one module that knows these packages. They are imported at the first use with CUDA tensors, never on a
-CPU; `Kernel.missing` says what stands in the way. Each has a plain counterpart that tests hold it to: the
-recurrence `ssd.sequential` and `shifted_sum`. Which form of the SSD runs is `ssd.choose`'s decision.
+Only this module uses these packages. It imports them at the first use with CUDA tensors, never on a CPU.
+`Kernel.missing` gives the reason if a kernel cannot run. Each kernel has a plain counterpart, and tests compare the
+two: the recurrence `ssd.sequential` and `shifted_sum`. `ssd.choose` decides which form of the SSD runs.
 """
 
 import functools
@@ -24,7 +24,7 @@ SCAN_CHUNK = 256
 
 @dataclass(frozen=True)
 class Choice:
-    """A form of a computation and the reason for it."""
+    """The chosen form of a computation and the reason for it."""
 
     form: str
     reason: str
@@ -39,7 +39,7 @@ class Kernel:
     name: str
 
     def missing(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why it cannot run on such tensors and what mends it; None where it can."""
+        """Why the kernel cannot run on these tensors and how to fix that; None if it can run."""
         if device.type != "cuda":
             return f"{self.package} needs CUDA tensors and these are on {device}: train with device cuda"
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -49,7 +49,7 @@ class Kernel:
         return None
 
     def __call__(self, *arguments: Any, **named: Any) -> Tensor:
-        """Its result.
+        """The result of the function.
 
         Raises:
             ConfigError: the package cannot be imported.
@@ -66,10 +66,10 @@ CONV = Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn")
 
 
 def chunk_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """The SSD by mamba-ssm; shapes as in `mmm4rec.model.ssd`.
+    """The SSD of mamba-ssm; shapes as in `mmm4rec.model.ssd`.
 
-    Called without D: its skip takes x, ours delta * x. delta is final: no bias, no softplus. In float32 its
-    products round to TF32.
+    It is called without D, because its skip connection uses x and ours uses delta * x. delta is final: no bias and no
+    softplus. In float32 its products round to TF32.
     """
     # Not under autocast: the kernel wants x, B and C of one type and sums decays in float32 itself.
     with torch.autocast(x.device.type, enabled=False):
@@ -83,10 +83,10 @@ def choose_conv(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Choice:
-    """The form of `causal_conv` for so many channels and a kernel so wide.
+    """The form of `causal_conv` for this number of channels and this kernel width.
 
     Raises:
-        ConfigError: an unknown form, or one that cannot run here.
+        ConfigError: the form is unknown or cannot run here.
     """
     if override not in get_args(ConvForm):
         raise ConfigError(f"conv_form {override!r} is unknown: choose one of {', '.join(get_args(ConvForm))}")
@@ -118,7 +118,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, for
 
 
 def shifted_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The reference of `causal_conv`: the sum as written, one shifted copy of x per tap."""
+    """The reference for `causal_conv`: the sum as written, with one shifted copy of x per tap."""
     length, taps = x.shape[1], weight.shape[2]
     padded = F.pad(x, (0, 0, taps - 1, 0))
     return bias + torch.stack([padded[:, w : w + length] * weight[:, 0, w] for w in range(taps)]).sum(0)
@@ -145,8 +145,8 @@ def _sizes(weight: Tensor) -> tuple[int, int]:
 
 
 def _conv_form(weight: Tensor, x: Tensor) -> str:
-    """`choose_conv` without its words. Under torch.compile the plain convolution, which Inductor fuses with its
-    neighbours: a foreign kernel would break the graph at every block."""
+    """`choose_conv` without the reason. Under torch.compile it is the plain convolution, which Inductor fuses with its
+    neighbours. An external kernel would break the graph at every block."""
     if x.device.type != "cuda" or torch.compiler.is_compiling() or not 2 <= weight.shape[2] <= 4:
         return "torch"
     return "torch" if CONV.missing(x.device, x.dtype) else "fused"
@@ -154,7 +154,7 @@ def _conv_form(weight: Tensor, x: Tensor) -> str:
 
 @functools.cache
 def _imported(module: str, name: str) -> Callable[..., Any] | str:
-    """The function, or why there is none."""
+    """The function, or the reason why it cannot be imported."""
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The two training losses. Scores are divided by the temperature already."""
+"""The two training losses. The scores are already divided by the temperature."""
 
 from typing import Any, cast
 
@@ -11,14 +11,14 @@ from mmm4rec.model.compat import Rules
 from mmm4rec.model.ssd import widened
 
 BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Scores held at a time: on a CPU 16 MiB, which stay in the cache and in the allocator's hands."""
+"""The number of scores in memory at a time: on a CPU 16 MiB, which the cache and the allocator keep."""
 
 
 def full_cross_entropy(users: Tensor, table: Tensor, labels: Tensor, rules: Rules) -> Tensor:
     """Mean cross-entropy of labels [B] over all items: users [B,H], table [n,H] of `score_vectors`.
 
-    The scores [B,n] are never held at once: block by block of users they turn into their own gradient.
-    Padding (item 0) is no candidate, except in published mode.
+    The scores [B,n] are never in memory all at once: each block of users is turned into its gradient in place.
+    Padding (item 0) is not a candidate, except in published mode.
     """
     return cast(Tensor, _FullCrossEntropy.apply(users, table, labels, rules.padding_is_candidate))  # type: ignore[no-untyped-call]
 
@@ -53,9 +53,9 @@ class _FullCrossEntropy(torch.autograd.Function):
 
 
 def in_batch_cross_entropy(scores: Tensor, labels: Tensor, rules: Rules) -> Tensor:
-    """Cross-entropy over the labels of the batch: scores [B,B] of user i and the label of example j.
+    """In-batch softmax: cross-entropy over the labels of the batch, from scores [B,B] of user i and label j.
 
-    Where another example has the same label, it is no negative (published: it is one).
+    Another example with the same label is not a negative (in published mode it is one).
     """
     if not rules.repeated_labels_are_negatives:
         repeated = labels[:, None] == labels

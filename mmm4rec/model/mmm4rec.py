@@ -1,13 +1,13 @@
-"""MMM4Rec: two modalities through one state-space block, joined by a cross block, read at the last
+"""MMM4Rec: two modalities pass one state-space block, a cross block joins them, and the output is read at the last
 interaction.
 
-From bottom to top: `StateSpace` (what the two blocks share), `TimeAwareSSD` (text and image, one set of
-weights), `CrossSSD` (image asks, both answer), `Layer`, `MMM4Rec`. The equations are those of arXiv
-2506.02916 and of its public implementation; the parity tensors hold them. Symbols: B batch, T positions
-computed (the longest sequence of the batch), L positions of the time path, H hidden, K heads of width P, Din
-= K*P, G groups, S state, N items.
+From bottom to top: `StateSpace` (the common part of the two blocks), `TimeAwareSSD` (text and image, one set of
+weights), `CrossSSD` (C from the image; B and x from the text), `Layer`, `MMM4Rec`. The equations are those of arXiv
+2506.02916 and of its public implementation; the parity tensors verify them. Symbols: B batch, T positions computed (the
+longest sequence of the batch), L positions of the time path, H hidden, K heads of width P, Din = K*P, G groups,
+S state, N items.
 
-No data loading, no optimiser and no file here.
+This module loads no data, has no optimiser and uses no files.
 """
 
 import math
@@ -31,7 +31,7 @@ RMS_EPS = 1e-12
 
 
 class StateSpace(nn.Module):
-    """The part that both blocks share: steps, SSD, skip, gate, norm, output map."""
+    """The part that both blocks share: steps, SSD, skip connection, gate, norm, output map."""
 
     def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class StateSpace(nn.Module):
         return self._result(ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form, self.skip), z)
 
     def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
-        """What `forward` gives at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""
+        """The output of `forward` at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""
         x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
         delta = self._steps(dt, a)
         with torch.autocast(x.device.type, enabled=False):
@@ -86,13 +86,13 @@ class StateSpace(nn.Module):
 
 
 def step_bias(count: int) -> Tensor:
-    """[count] whose softplus are steps drawn from 0.001 to 0.1, evenly in the logarithm, as Mamba starts them."""
+    """[count] values whose softplus are steps, drawn log-uniformly from 0.001 to 0.1, as Mamba initialises them."""
     step = torch.empty(count).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 
 class TimeAwareSSD(nn.Module):
-    """The block of the text and of the image branch (TiSSD). The `last` of a model hands on no gap signal."""
+    """The block of the text and of the image branch (TiSSD). The `last` block of a model returns no gap signal."""
 
     def __init__(self, config: ModelConfig, ssd_form: SSDForm, last: bool = False) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class TimeAwareSSD(nn.Module):
 
 
 class CrossSSD(nn.Module):
-    """The block that joins the branches: x and B from text, C from the image, the gate from both."""
+    """The block that joins the branches: x and B from the text, C from the image, and the gate from both."""
 
     def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
         super().__init__()
@@ -144,10 +144,10 @@ class CrossSSD(nn.Module):
         return cast(Tensor, self.state_space(x, B, C, dt, self.gate(image + text), a))
 
     def at_last(self, text: Tensor, image: Tensor, real: Tensor, D: Tensor | None, last: Tensor) -> Tensor:
-        """What `forward` gives at position last [B] -> [B,H].
+        """The output of `forward` at position last [B] -> [B,H].
 
-        It reads text [B,T,H] up to that position, but of the image only the W positions [B,W,H] that the
-        convolution sees, of which `real` [B,W] exist.
+        It reads text [B,T,H] up to that position. Of the image it reads only the W positions [B,W,H] that the
+        convolution sees; `real` [B,W] marks those that exist.
         """
         xB, dt = torch.split(self.content(text), self.widths, dim=-1)
         x, B = torch.split(F.silu(self.content_conv(xB)), self.split, dim=-1)
@@ -157,7 +157,7 @@ class CrossSSD(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """LN(dropout(W2 f(W1 x)) + x), with dropout `between` the maps too where the model has it."""
+    """LN(dropout(W2 f(W1 x)) + x), with dropout `between` the maps too if the model has it."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class Layer(nn.Module):
     def at_last(self, tokens: Tensor, D: Tensor | None, real: Tensor | None, last: Tensor) -> Tensor:
         """The fused output of `forward` at position last [B] -> [B,H].
 
-        The top layer is read there only: what other positions do not feed is computed for that one alone.
+        The top layer is read only at that position. Values that no other position needs are computed only for it.
         """
         out, D = self.branches(tokens, D, real)
         (out_text, out_image), (tokens_text, tokens_image) = out.chunk(2), tokens.chunk(2)
@@ -289,7 +289,7 @@ class MMM4Rec(Recommender):
     def item_vectors(self, index: Tensor | None = None) -> Tensor:
         """E [2,n,H]: the text and the image vector of the items `index` [n] (None: all, padding included).
 
-        Default mode: an item without a modality has the learned vector `absent` in the place of its features.
+        Default mode: an item without a modality has the learned vector `absent` instead of its features.
         """
 
         def rows(table: Tensor) -> Tensor:
@@ -309,16 +309,16 @@ class MMM4Rec(Recommender):
         """The vectors [n,H] whose product with a user vector is the score of the items `index`; from E
         [2,n,H].
 
-        The unit vectors of both modalities, weighted and summed, over the temperature: one matrix instead of
-        two. Default mode: a missing modality has weight 0 and the other one takes its share; an item that
-        lacks both is scored by what it has, the `absent` vectors.
+        The unit vectors of both modalities are weighted, summed and divided by the temperature: one matrix instead of
+        two. Default mode: a missing modality has weight 0, and the other modality gets its share. An item that lacks
+        both is scored with the `absent` vectors.
         """
         weights = self._modality_weights(index)
         unit = F.normalize(widened(vectors), dim=-1)
         return (unit * weights.T[..., None]).sum(0) / self.config.temperature
 
     def _modality_weights(self, index: Tensor | None) -> Tensor:
-        """[n,2] (or [1,2] where all items share them)."""
+        """[n,2] (or [1,2] if all items share them)."""
         static = self.config.fusion == "static"
         logits = self.text_features.new_zeros(1, 2) if static else self.fusion.view(-1, 2)
         if index is not None and len(logits) > 1:

@@ -1,10 +1,10 @@
-"""What the trainer, the evaluation and checkpoints ask of a model, and what all models do alike: the loss and scores.
+"""The interface of a model for the trainer, the evaluation and checkpoints, and what all models share: loss and scores.
 
-A model makes vectors of items and of users; a score is their product. Shapes: B batch, T positions computed (the
-longest sequence of the batch), N items, n of them, H hidden, M tables of item vectors (MMM4Rec has one for each
-modality, a baseline one).
+A model computes vectors of items and of users; a score is their product. Shapes: B batch, T positions computed (the
+longest sequence of the batch), N items, n of these items, H hidden, M tables of item vectors (MMM4Rec has one for each
+modality, a baseline has one).
 
-No model here: MMM4Rec is in `mmm4rec.model`, what it is measured against in `mmm4rec.baselines`.
+There is no model in this module: MMM4Rec is in `mmm4rec.model`, the models to compare with are in `mmm4rec.baselines`.
 """
 
 from abc import ABC, abstractmethod
@@ -24,11 +24,11 @@ from mmm4rec.model.ssd import widened
 
 
 class Recommender(nn.Module, ABC):
-    """A model over the catalogue of one domain."""
+    """A model for the items of one domain."""
 
     config_type: ClassVar[type[RecommenderConfig]]
     has_state_space: ClassVar[bool] = False
-    """Whether `ssd_form` decides anything."""
+    """Whether the setting `ssd_form` has an effect."""
 
     config: RecommenderConfig
     rules: Rules
@@ -55,18 +55,18 @@ class Recommender(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     def step_items(self) -> "StepItems":
-        """The item vectors for the batches of one optimiser step, between which the weights do not change."""
+        """The item vectors for all batches of one optimiser step. The weights do not change within a step."""
         return StepItems(self)
 
     def forward(self, batch: Batch, in_batch: bool = False, items: "StepItems | None" = None) -> Tensor:
         """The training loss: mean cross-entropy over all items, or over the labels of the batch.
 
-        With `items`, the loss over all items takes the item vectors from there: they are then made once a step,
-        and what makes them gets its gradient when `items.backward()` is called.
+        With `items`, the loss over all items uses these item vectors. They are computed once per step, and
+        `items.backward()` sends their gradient to the parameters that they depend on.
         """
         if batch.labels is None:
             raise ModelError("a batch without labels has no loss: use examples of training, validation or test")
@@ -92,7 +92,7 @@ class Recommender(nn.Module, ABC):
     def scores(self, users: Tensor, table: Tensor, first_item: int = 0) -> Tensor:
         """[B,n] scores of users [B,H] over the items from `first_item` on; table [n,H] of `score_vectors`.
 
-        Padding (item 0) is at -inf, except in published mode, where it is a candidate.
+        Padding (item 0) has score -inf, except in published mode, where it is a candidate.
         """
         scores = users @ table.T
         if first_item > 0 or self.rules.padding_is_candidate:
@@ -104,8 +104,8 @@ class Recommender(nn.Module, ABC):
 class StepItems:
     """Item vectors E [M,N+1,H] and their score table [N+1,H], computed once for all batches of a step.
 
-    The batches' gradients gather in them; `backward` sends the sum through what made them, which is exact,
-    since gradients are linear in it.
+    They accumulate the gradients of the batches. `backward` then sends the sum to the parameters, which is exact
+    because gradients are linear in it.
     """
 
     def __init__(self, model: Recommender) -> None:
@@ -114,7 +114,7 @@ class StepItems:
         self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
 
     def backward(self) -> None:
-        """To call once, after the backward pass of the step's last batch and before the optimiser."""
+        """Call this once, after the backward pass of the step's last batch and before the optimiser step."""
         pairs = zip(self._computed, (self.vectors.grad, self.table.grad), strict=True)
         tensors, gradients = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
         torch.autograd.backward(tensors, gradients)

@@ -1,10 +1,10 @@
 """State-space duality (Dao and Gu 2024, arXiv 2405.21060): the recurrence h_t = exp(A delta_t) h_{t-1} +
 B_t (delta_t x_t), y_t = C_t h_t, and its forms.
 
-`sequential` is the recurrence itself in float64, the reference the other forms are held to. `quadratic` is the
-same map as one masked matrix product, the fastest while sequences are short. `chunked` is quadratic within
-chunks and passes the state from one to the next: linear in the length. `triton` is mamba-ssm's kernel of the
-chunked form (`mmm4rec.model.kernels`). `choose` picks one and says why.
+`sequential` is the recurrence itself in float64, the reference for the other forms. `quadratic` is the same map as one
+masked matrix product, the fastest form for short sequences. `chunked` is quadratic within chunks and passes the state
+from one chunk to the next, so it is linear in the length. `triton` is mamba-ssm's kernel of the chunked form
+(`mmm4rec.model.kernels`). `choose` selects a form and gives the reason.
 
 Shapes, for all forms: x [B,T,K,P], delta [B,T,K], A [K] (negative), B and C [B,T,G,S], result [B,T,K,P] in the
 type of x; head k uses group k // (K/G).
@@ -24,11 +24,11 @@ from mmm4rec.model.kernels import SCAN, Choice, chunk_scan
 CHUNK = 64
 """Positions per chunk of `chunked`."""
 QUADRATIC_UP_TO = {"cpu": 128, "cuda": 256}
-"""Lengths up to which `quadratic` is chosen. On a CPU the forms cross between 128 and 256 (`benchmarks/ssd.py`, one
-core); that of CUDA is an estimate, to be replaced by what the benchmark finds there."""
+"""The lengths up to which `quadratic` is chosen. On a CPU, the other form becomes faster between 128 and 256
+(`benchmarks/ssd.py`, one core). The CUDA value is an estimate until the benchmark is run there."""
 FORGOTTEN = -100.0
-"""Least log-decay of one step. exp(-100) is 0 in float32, so nothing is lost by stopping there; without a floor
-one huge step would swallow the digits of all later ones in the differences of cumulative sums."""
+"""The smallest log-decay of one step. exp(-100) is 0 in float32, so nothing is lost by clamping there. Without this
+floor, one huge step would destroy the precision of all later steps in the differences of cumulative sums."""
 
 
 def choose(
@@ -40,7 +40,7 @@ def choose(
     """The form for sequences of `length` positions on `device`.
 
     Raises:
-        ConfigError: an unknown form, or one that cannot run here.
+        ConfigError: the form is unknown or cannot run here.
     """
     device = torch.device(device)
     if override not in get_args(SSDForm):
@@ -70,11 +70,11 @@ def ssd(
     form: SSDForm = "auto",
     skip: Tensor | None = None,
 ) -> Tensor:
-    """y [B,T,K,P] by the form named, or the one `choose` picks where it is `auto`; with `skip` [K], plus
-    skip * delta * x (the model's skip connection, where Mamba's takes x).
+    """y [B,T,K,P] by the named form, or by the choice of `choose` if the form is `auto`. With `skip` [K], it adds
+    skip * delta * x (the model's skip connection; Mamba's uses x).
 
     Raises:
-        ConfigError: an unknown form, or one that cannot run here.
+        ConfigError: the form is unknown or cannot run here.
     """
     if form == "auto":
         form = _fastest(x.shape[1], x.device, x.dtype)
@@ -109,7 +109,7 @@ def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: T
 
 
 def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Within chunks as `quadratic`; across them by the state at the end of each: time and memory linear in T."""
+    """Like `quadratic` within chunks, and by the state at the end of each chunk: time and memory linear in T."""
     batch, length, heads, width = x.shape
     if length <= chunk:
         return quadratic(x, delta, A, B, C)
@@ -132,7 +132,7 @@ def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: in
 def _mixed(x: Tensor, steps: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None) -> Tensor:
     """The quadratic form, heads first: x [B,K,T,P], steps [B,K,T], B and C [B,G,T,S], result [B,K,T,P].
 
-    Steps and skip multiply the matrices, not x: while T is short those are far smaller.
+    Steps and skip multiply the matrices and not x, because the matrices are much smaller while T is short.
     """
     batch, heads, length, _ = x.shape
     groups = B.shape[1]
@@ -146,7 +146,7 @@ def _mixed(x: Tensor, steps: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tens
 
 
 def _in_chunks(m: Tensor, chunk: int) -> Tensor:
-    """[B,T,K,...] -> [BN,K,c,...]. The last chunk is filled up with zeros: a step of 0 changes nothing."""
+    """[B,T,K,...] -> [BN,K,c,...]. The last chunk is padded with zeros: a step of 0 changes nothing."""
     padded = F.pad(m, (0, 0) * (m.dim() - 2) + (0, -m.shape[1] % chunk))
     return padded.reshape(-1, chunk, *m.shape[2:]).transpose(1, 2)
 
@@ -174,7 +174,7 @@ def _limit(device: torch.device) -> int:
 
 
 def _fastest(length: int, device: torch.device, dtype: torch.dtype) -> SSDForm:
-    """`choose` without its words, which a compiled model need not trace."""
+    """`choose` without the reason, which a compiled model does not need to trace."""
     if length <= _limit(device):
         return "quadratic"
     return "chunked" if device.type == "cpu" or SCAN.missing(device, dtype) else "triton"
@@ -186,15 +186,15 @@ def _log_decay(delta: Tensor, A: Tensor) -> Tensor:
 
 
 def widened(x: Tensor) -> Tensor:
-    """`x` in float32 where it is narrower (autocast), for sums and exponentials that bf16 would spoil."""
+    """`x` in float32 if it is narrower (autocast), for sums and exponentials that bf16 would make inaccurate."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 
 def segsum(v: Tensor) -> Tensor:
     """[..., T] -> [..., T, T]: v[j+1] + ... + v[i] at (i, j) for j <= i, -inf above the diagonal.
 
-    Differences of one cumulative sum. The upper triangle is masked before anyone takes its exponential: there
-    the differences are positive and could overflow, which would turn the gradient into NaN.
+    It uses differences of one cumulative sum. The upper triangle is masked before the exponential: its differences are
+    positive and could overflow, and the gradient would become NaN.
     """
     total = v.cumsum(-1)
     length = v.shape[-1]

@@ -1,1 +1,1 @@
-"""The published implementation's files: its checkpoints, its processed folders, and tensors that it has computed."""
+"""The files of the published implementation: its checkpoints, its processed folders, and tensors that it computed."""

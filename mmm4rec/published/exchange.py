@@ -1,15 +1,14 @@
-"""Published checkpoints (.ckpt) into ours and back. The parameter names are in `mmm4rec.published`.
+"""Conversion of published checkpoints (.ckpt) to ours and back. The parameter names are in `mmm4rec.published`.
 
-What is assumed of the layout, since no published checkpoint is at hand (the names and shapes are those of the
-parity files): the file is what `torch.save` writes; the parameters are tensors under their published names, at
-the top or in a mapping up to two levels below (`model`, `state_dict`, ...), perhaps behind a prefix that
-wrappers add (`module.`, `_orig_mod.`, `model.`); the block shared by both branches is there twice,
-as `encoder_ssd_layers.i.ssd` and `decoder_ssd_layers.i.ssd`, with equal values; the features (`text_embedding`,
-`vision_embedding`) and the scalar `fusion_factor` of static fusion are buffers, there or not. The file has no
-sizes that its shapes do not show: those (temperature, dropout, groups of B and C) are the published ones unless
-given.
+No published checkpoint is available, so the layout is an assumption (names and shapes are those of the parity files):
+the file has the format of `torch.save`. The parameters are tensors under their published names, at the top or in a
+mapping up to two levels below (`model`, `state_dict`, ...), possibly with a prefix that wrappers add (`module.`,
+`_orig_mod.`, `model.`). The block shared by both branches is present twice, as `encoder_ssd_layers.i.ssd` and
+`decoder_ssd_layers.i.ssd`, with equal values. The features (`text_embedding`, `vision_embedding`) and the scalar
+`fusion_factor` of static fusion are optional buffers. Settings that the shapes do not show (temperature, dropout,
+groups of B and C) have their published values unless they are given.
 
-A round trip is exact: every float32 parameter comes back bit for bit, in the shape that it has here.
+A round trip is exact: every float32 parameter returns bit for bit, in the shape that it has here.
 """
 
 import io
@@ -35,21 +34,21 @@ from mmm4rec.tables import read_table
 _PREFIX = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|model)\.)+")
 _SHARED_TWICE = re.compile(r"decoder_ssd_layers\.(\d+)\.ssd\.(.+)")
 _MOST_SHARED = 3
-"""Times the size of its file that parameters may have: the block shared by both branches is often stored once."""
+"""Parameters may be this many times as large as their file: the block shared by both branches is often stored once."""
 _FEATURES = re.compile(r"(text|vision)_embedding(\.weight)?")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What was carried over."""
+    """The result of a conversion."""
 
     config: ModelConfig
     parameters: int
-    """Trainable numbers, the shared block counted once."""
+    """The number of trainable values, with the shared block counted once."""
     items: int
-    """N of the per-item weights; 0 where there are none."""
+    """N of the per-item weights; 0 if there are none."""
     left_out: dict[str, str]
-    """Published name and reason of what is in one file only."""
+    """Published name and reason for every parameter that is in only one of the files."""
 
 
 def import_checkpoint(
@@ -62,15 +61,15 @@ def import_checkpoint(
     """Write the published checkpoint `file` as a checkpoint of this package into `out`, in published mode.
 
     Args:
-        item_ids: [N], the item of each row of the per-item weights (row 0 is padding); needed where there are
-            any, since the file does not hold them. Or where to read them: items.parquet, a folder with it or with
-            sequences/items.parquet, or a processed folder.
-        settings: settings of the model that replace what the shapes say, or that they do not show.
+        item_ids: [N], the item of each row of the per-item weights (row 0 is padding); required if there are per-item
+            weights, because the file does not contain the ids. Or the place to read them from: items.parquet, a folder
+            with it or with sequences/items.parquet, or a processed folder.
+        settings: settings of the model that replace those from the shapes, or that the shapes do not show.
 
     Raises:
-        ModelError: the file is unreadable, holds anything but plain values and tensors, or parameters that are
-            unknown, missing, not finite, of shapes that contradict each other, or a shared block whose two
-            copies differ; or item ids of another number.
+        ModelError: the file is unreadable or contains anything except plain values and tensors; parameters are unknown,
+            missing, not finite or of contradicting shapes; the two copies of the shared block differ; or the number of
+            item ids is wrong.
     """
     if isinstance(item_ids, Path):
         item_ids = _item_ids(item_ids)
@@ -96,7 +95,7 @@ def import_checkpoint(
 
 
 def _our_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The parameters of a published checkpoint by their names here, and why others are left out."""
+    """The parameters of a published checkpoint under our names, and the reasons why others are left out."""
     weights: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
@@ -133,7 +132,7 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
     """Write our checkpoint `source` as a published one: `{"model": {published name: tensor}}`, without features.
 
     Raises:
-        ModelError: as `checkpoint.load`; or a checkpoint of the default mode, which computes something else.
+        ModelError: as `checkpoint.load`; or the checkpoint is of default mode, which computes something else.
     """
     ours = checkpoint.load(source)
     if not isinstance(ours.config, ModelConfig):
@@ -176,7 +175,7 @@ def _item_ids(path: Path) -> list[str]:
 
 
 def _parameters(file: Path) -> dict[str, Tensor]:
-    """Published name -> tensor, wherever in the file they are."""
+    """Published name -> tensor, from anywhere in the file."""
     try:
         found = torch.load(stored(file), map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -205,7 +204,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
 
 
 def _check_sizes(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are none in memory, or views that repeat a little of the file at any size."""
+    """Refuse tensors without data in memory, and views that repeat a small part of the file at any size."""
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or not tensor.numel():
             raise ModelError(f"{file}: {name} is no plain tensor with values: save its state dict alone")
@@ -218,7 +217,7 @@ def _check_sizes(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, object]) -> ModelConfig:
-    """The settings that the shapes show, with the published ones where they show nothing."""
+    """The settings that the shapes show, and the published settings for the rest."""
     try:
         adapter, out = weights["text_adapter.weight"], weights["layers.0.branches.state_space.out.weight"]
         conv, heads = weights["layers.0.branches.conv.weight"], len(weights["layers.0.branches.state_space.A_log"])
@@ -251,7 +250,7 @@ def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, ob
 
 
 def _unused(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[str]:
-    """Parameters that the settings given switch off; the published files may hold them all the same."""
+    """Parameters that the given settings switch off. The published files may contain them anyway."""
     off = []
     if not config.use_time:
         off += [r"gap_norm\..+", r".+\.step_scale\..+", r".+\.gap_gate\..+", r".+\.fourier\..+"]
@@ -265,7 +264,7 @@ def _unused(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _fitted(file: Path, config: ModelConfig, weights: Mapping[str, Tensor], items: int) -> dict[str, Tensor]:
-    """The weights in the shapes of the model, which must have just these."""
+    """The weights in the shapes of the model, which must have exactly these parameters."""
     if "image_adapter.weight" not in weights:
         raise ModelError(f"{file}: no parameter {to_published('image_adapter.weight')}: a truncated file")
     with torch.device("meta"):

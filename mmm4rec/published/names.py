@@ -1,7 +1,7 @@
-"""Published parameter names, and ours for each; both directions are exact.
+"""Published parameter names and our name for each. The mapping is exact in both directions.
 
-The published checkpoints hold the block shared by both branches twice, as `encoder_ssd_layers.i.ssd` and as
-`decoder_ssd_layers.i.ssd`; ours, like the parity files, hold it once.
+Published checkpoints contain the block shared by both branches twice, as `encoder_ssd_layers.i.ssd` and as
+`decoder_ssd_layers.i.ssd`. Our checkpoints and the parity files contain it once.
 """
 
 import re
@@ -67,12 +67,12 @@ _LEAF = re.compile(r"(.+?)(\.weight|\.bias)?")
 
 
 def to_published(name: str) -> str | None:
-    """The published name of our parameter `name`; None where the published model has none (`absent`)."""
+    """The published name of our parameter `name`; None if the published model does not have it (`absent`)."""
     return _translate(name, _OURS_TO_PUBLISHED)
 
 
 def from_published(name: str) -> str | None:
-    """Our name of the published parameter `name`; None for one unknown."""
+    """Our name of the published parameter `name`; None if it is unknown."""
     return _translate(name, _PUBLISHED_TO_OURS)
 
 

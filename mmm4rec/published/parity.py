@@ -1,6 +1,6 @@
-"""Comparison with tensors computed by the published model: user vectors, scores, loss and gradients.
+"""Comparison with tensors that the published model computed: user vectors, scores, loss and gradients.
 
-A parity file is a safetensors file whose metadata key `config` holds the published settings as JSON, with
+A parity file is a safetensors file. Its metadata key `config` contains the published settings as JSON, and it has
 `input.*`, `param.*` (published names), `buffer.*`, `output.*` and `grad.*` tensors. Dropout is off.
 """
 
@@ -31,7 +31,7 @@ instead. The published start gives the gates of the time path gradients of 1e-12
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """Settings under their published names, as the metadata of a parity file holds them."""
+    """The settings under their published names, as in the metadata of a parity file."""
 
     hidden_size: int
     inner_size: int
@@ -55,7 +55,7 @@ class PublishedConfig:
     p2p_residual: bool = False
 
     def model_config(self) -> ModelConfig:
-        """The same settings as ours, in published mode and without dropout."""
+        """These settings in our form, in published mode and without dropout."""
         if self.p2p_residual:
             raise ModelError("p2p_residual is true: this variant is not supported; write the file with false")
         settings = {
@@ -110,12 +110,12 @@ class ParityReport:
 def check(file: Path) -> ParityReport:
     """Run the model of `file` on its inputs and compare.
 
-    Outputs are compared in float32. Gradients are computed in float32 and in float64, and the smaller
-    difference of each counts: in the time path some are differences of nearly equal numbers, of which
-    rounding leaves 3 digits, in the file or here; an error of the equations shows in both.
+    Outputs are compared in float32. Gradients are computed in float32 and in float64, and the smaller difference of
+    each counts. Some gradients in the time path are differences of nearly equal numbers, and rounding leaves only 3
+    digits of them, in the file or here. An error in the equations shows in both precisions.
 
     Raises:
-        ModelError: the file is unreadable, is no parity file, or holds sizes that contradict its own config.
+        ModelError: the file is unreadable, is not a parity file, or has sizes that contradict its own config.
     """
     settings, tensors = _read(file)
     model = MMM4Rec(settings.model_config(), _domain(file, settings, tensors)).eval()
@@ -172,7 +172,7 @@ def _read(file: Path) -> tuple[PublishedConfig, dict[str, Tensor]]:
 
 
 def _domain(file: Path, settings: PublishedConfig, tensors: dict[str, Tensor]) -> DomainData:
-    """The catalogue of the file; the model needs no interactions."""
+    """The items of the file. The model needs no interactions."""
     features = []
     for name, width in (("text", settings.text_dim), ("vision", settings.image_dim)):
         table = tensors[f"buffer.{name}_embedding"].float()
@@ -204,7 +204,7 @@ def _batch(file: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple
 
 
 def _load_parameters(file: Path, model: MMM4Rec, tensors: dict[str, Tensor]) -> list[str]:
-    """Copy the parameters of the file into `model`; returns those its variant does not use."""
+    """Copy the parameters of the file into `model`. Return those that its variant does not use."""
     ours = dict(model.named_parameters())
     unused, seen = [], set()
     for key in sorted(tensors):
@@ -254,5 +254,5 @@ def _gradient_differences(file: Path, model: MMM4Rec, tensors: dict[str, Tensor]
 
 
 def _largest(difference: Tensor) -> float:
-    """The largest magnitude; infinity where there is a NaN, so that no comparison passes by it."""
+    """The largest magnitude; infinity if there is a NaN, so that no comparison accepts it."""
     return float(difference.abs().nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0

@@ -1,21 +1,21 @@
-"""Reading a processed folder of the published project as a domain that can be trained on directly.
+"""Reads a processed folder of the published project as a domain for direct training.
 
-| file | holds |
+| file | contents |
 |---|---|
 | `text_feat.pth`, `image_feat.pth` | a tensor [N, width]; row n-1 is item n (row n where row 0 is padding) |
-| `item2id.jsonl` | a line `["asin", n]` an item, n = 1..N |
+| `item2id.jsonl` | one line `["asin", n]` per item, n = 1..N |
 | `item.jsonl` (optional) | one JSON object: by n, the path of the picture under `vision`, or null |
-| `user2id.jsonl` (optional) | a line `["user", u]` a user, u from 0 |
-| `test_seq.jsonl` | a line `[u, [[n, seconds], ...]]` a user: the whole history; its last item is the test label |
-| `eval_seq.jsonl` | likewise, without the last item; what is last then is the validation label |
-| `train_seq.jsonl` | of the history without its last two items, every prefix of 2 and more; its last is the label |
+| `user2id.jsonl` (optional) | one line `["user", u]` per user, u from 0 |
+| `test_seq.jsonl` | one line `[u, [[n, seconds], ...]]` per user: the whole history; its last item is the test label |
+| `eval_seq.jsonl` | the same without the last item; the item that is then last is the validation label |
+| `train_seq.jsonl` | every prefix of 2 or more items of the history without its last two; its last item is the label |
 
-A folder made for pre-training has `train_seq.jsonl` alone, with every prefix of the whole history: nothing is held out.
-The three files say the same thing more than once; it is read once and checked against the rest, so that the examples
-of `DomainData.examples` are the lines of these files, each exactly once, or there is an error.
+A folder made for pre-training has only `train_seq.jsonl`, with every prefix of the whole history: nothing is held out.
+The three files contain the same data more than once. The data is read once and checked against the rest, so the
+examples of `DomainData.examples` are the lines of these files, each exactly once; otherwise there is an error.
 
-An item without a picture has the vector of a white square in `image_feat.pth`. It keeps it, marked as not present:
-published mode reads the vector, as the published model does, and default mode the mark.
+An item without a picture has the vector of a white square in `image_feat.pth`. The item keeps this vector but is marked
+as not present. Published mode reads the vector, as the published model does; default mode uses the mark.
 
 Tensors are read with ``weights_only=True``, which builds tensors and runs no code.
 """
@@ -43,11 +43,11 @@ _MEND = "make the folder again, or fetch it whole"
 
 
 def load_processed(folder: Path, name: str | None = None) -> DomainData:
-    """The domain of a processed folder; users in the order of their numbers.
+    """The domain of a processed folder, with users in the order of their numbers.
 
     Args:
         folder: the folder.
-        name: prefix of ids when domains are merged, and name in messages; None: the folder's.
+        name: prefix of ids when domains are merged, and name in messages. None: the name of the folder.
 
     Raises:
         ModelError: a file is missing, damaged or hostile, or the files contradict each other.
@@ -77,7 +77,7 @@ def load_processed(folder: Path, name: str | None = None) -> DomainData:
 
 
 def _held_out_histories(folder: Path, items: int) -> dict[int, History]:
-    """Whole histories by user, which the lines of all three files add up to."""
+    """The whole histories by user, from the lines of all three files."""
     histories: dict[int, History] = {}
     for where, user, history in _histories(folder / "test_seq.jsonl", items):
         if user in histories:
@@ -105,7 +105,7 @@ def _held_out_histories(folder: Path, items: int) -> dict[int, History]:
 
 
 def _training_histories(folder: Path, items: int) -> dict[int, History]:
-    """Of each user the longest prefix, which is the whole history."""
+    """The longest prefix of each user, which is the whole history."""
     histories: dict[int, History] = {}
     prefixes: dict[int, int] = {}
     for where, user, history in _histories(folder / "train_seq.jsonl", items):
@@ -129,7 +129,7 @@ def _with_prefix(seen: int, history: History, where: str) -> int:
 
 
 def _check_prefixes(folder: Path, seen: dict[int, int], longest: dict[int, int]) -> None:
-    """Every prefix of 2 items to the longest is there."""
+    """Check that every prefix is present, from 2 items to the longest."""
     every = {user: (1 << max(length, 1) + 1) - 4 for user, length in longest.items()}
     _missing(folder / "train_seq.jsonl", {user for user, bits in seen.items() if bits != every[user]})
 
@@ -167,7 +167,7 @@ def _histories(path: Path, items: int) -> Iterator[tuple[str, int, History]]:
 
 
 def _numbered(path: Path, first: int) -> list[str]:
-    """The ids in the order of their numbers, which start from `first` and leave none out."""
+    """The ids in the order of their numbers, which start at `first` without gaps."""
     found: dict[int, str] = {}
     for where, line in _lines(path):
         match line:
@@ -183,7 +183,7 @@ def _numbered(path: Path, first: int) -> list[str]:
 
 
 def _user_ids(path: Path, numbers: list[int]) -> list[str]:
-    """Ids by `user2id.jsonl`, else the numbers as text."""
+    """The ids from `user2id.jsonl`, otherwise the numbers as text."""
     if not path.exists():
         return [str(number) for number in numbers]
     ids = _numbered(path, first=0)
@@ -193,7 +193,7 @@ def _user_ids(path: Path, numbers: list[int]) -> list[str]:
 
 
 def _without_picture(path: Path) -> set[int]:
-    """Numbers of the items that have no picture; of none where the file is missing."""
+    """The numbers of the items without a picture; empty if the file is missing."""
     if not path.exists():
         return set()
     try:
@@ -204,7 +204,7 @@ def _without_picture(path: Path) -> set[int]:
 
 
 def _features(path: Path, items: int, absent: set[int]) -> Features:
-    """The vectors of items 1..N, behind the row for padding: that of the file, else zero."""
+    """The vectors of items 1..N after the row for padding, which is that of the file, otherwise zero."""
     try:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:

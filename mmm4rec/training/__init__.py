@@ -1,1 +1,1 @@
-"""The trainer: from data and settings to a checkpoint, for every model of the registry."""
+"""The trainer: it makes a checkpoint from data and settings, for every model in the registry."""

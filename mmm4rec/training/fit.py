@@ -1,22 +1,21 @@
-"""Training: one trainer for pre-training (several domains merged), from scratch, and fine-tuning from a
-checkpoint; for MMM4Rec and for every other model of `mmm4rec.registry`, which the type of its config names.
+"""Training: one trainer for pre-training (several domains merged), training from scratch, and fine-tuning from a
+checkpoint. It works for MMM4Rec and every other model of `mmm4rec.registry`; the type of the config selects the model.
 
-NAdam over seeded, length-bucketed batches; gradients of `accumulate` batches summed per step; validation by
-full ranking; early stopping. The files written depend on inputs, config and machine only: seconds are
-returned, not written. Lightning Fabric (devices, precision, strategy, loggers) is imported inside `fit`, so
-that the package imports without it.
+It uses NAdam over seeded, length-bucketed batches, sums the gradients of `accumulate` batches per step, validates by
+full ranking, and stops early. The written files depend only on inputs, config and machine: seconds are returned, not
+written. Lightning Fabric (devices, precision, strategy, loggers) is imported inside `fit`, so the package can be
+imported without it.
 
-**Random numbers.** The order of an epoch follows from (seed, epoch), the dropout of a part of a step from (seed,
-epoch, step, part). So a run stopped anywhere can go on with no random state to restore, and a part is the same
-whichever device computes it.
+**Random numbers.** (seed, epoch) decides the order of an epoch, and (seed, epoch, step, part) decides the dropout of a
+part of a step. So a run that was stopped anywhere can continue without restoring a random state, and a part is the same
+on every device.
 
-**Several devices.** The parts of an optimiser step (`gradient`) are dealt out to the devices in turn, and
-their gradients summed: the number of devices says who computes, not what. `batch_size` is one batch on one
-device. The negatives of the in-batch loss are the labels of that batch, never those of the batches on other
-devices. Gradients are exchanged once a step. The first device validates and writes; the others wait for it. An error
-in one process ends all.
+**Several devices.** The devices take the parts of an optimiser step (`gradient`) in turn, and the gradients are summed.
+The number of devices does not change what is computed. `batch_size` is one batch on one device. The negatives of the
+in-batch loss are the labels of that batch, never those of batches on other devices. Gradients are exchanged once per
+step. The first device validates and writes; the others wait for it. An error in one process ends all processes.
 
-**Resuming.** See `state` and `resume`; `fit(state=...)` saves between two optimiser steps.
+**Resuming.** See `state` and `resume`. `fit(state=...)` saves between two optimiser steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +41,7 @@ from mmm4rec.training.resume import identity
 __all__ = ["LAST_GOOD", "Adopted", "Epoch", "TrainSummary", "adopt", "fit", "pretrain"]
 
 STATE_SECONDS = 30.0
-"""Time from one save of the state to the next: about what a kill costs."""
+"""The time between two saves of the state: about the work that a kill loses."""
 
 
 def fit(
@@ -62,26 +61,26 @@ def fit(
 ) -> TrainSummary:
     """Train the model that `model_config` describes on `domain`, and write it into `out`.
 
-    Files: `model.safetensors`, `items.parquet` (where there are per-item weights), `history.parquet` (a row
-    an epoch, epoch 0 before training) and `model.json` (config, data versions, transfer list, metrics).
+    Files: `model.safetensors`, `items.parquet` (if there are per-item weights), `history.parquet` (one row per epoch;
+    epoch 0 is before training) and `model.json` (config, data versions, transfer list, metrics).
 
     Args:
-        init: a checkpoint to start from; see `checkpoint.transfer` for what is taken. None starts from scratch.
-        data_versions: versions of the inputs, kept in `model.json`.
-        state: folder for the state of the unfinished training. A run that finds one there of the same config,
-            data and code goes on from it and ends with the same weights as an unbroken run (on a CPU to the
-            byte); it is removed at the end. None: an interrupted training is lost.
-        state_seconds: seconds from one save of the state to the next; 0 saves after every optimiser step.
-        keep_state: leave the state at the end. A caller killed before it has put the files in place would lose it.
+        init: a checkpoint to start from; see `checkpoint.transfer` for what is used. None starts from scratch.
+        data_versions: versions of the inputs, recorded in `model.json`.
+        state: folder for the state of the unfinished training. A run that finds a state of the same config, data and
+            code there continues from it and ends with the same weights as an unbroken run (on a CPU, the same
+            bytes). The state is removed at the end. None: an interrupted training is lost.
+        state_seconds: seconds between two saves of the state; 0 saves after every optimiser step.
+        keep_state: keep the state at the end, so that a caller that is killed before it publishes can continue.
         logs: folder for the files of `train_config.loggers`.
-        on_epoch: called after every epoch (and before the first) of this run, which the logger `mmm4rec` says too.
-        progress: called with (optimiser steps done, those at the epoch cap).
+        on_epoch: called before the first and after every epoch of this run. The logger `mmm4rec` logs them too.
+        progress: called with (optimiser steps done, optimiser steps at the maximum number of epochs).
 
     Raises:
-        ConfigError: a form of the SSD asked for by `train_config.ssd_form` that cannot run here.
-        ModelError: no training example, an empty validation set, a checkpoint that does not fit, a device or
-            logger that is not there. Or a loss, score or weight that is not finite: the last good weights are
-            then in the folder `last-good` of `state` (without one: of `out`), as a whole checkpoint.
+        ConfigError: `train_config.ssd_form` requests a form of the SSD that cannot run here.
+        ModelError: there is no training example, the validation set is empty, the checkpoint does not fit, or a device
+            or logger is missing. Or a loss, score or weight is not finite: then the last good weights are a complete
+            checkpoint in the folder `last-good` of `state` (without a state: of `out`).
     """
     if train_config.least_steps:
         train_config = train_config.fitted(len(domain.examples("training", model_config.length)))
@@ -128,9 +127,9 @@ def pretrain(
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainSummary:
-    """Train on several domains merged (ids prefixed by domain); arguments and errors as `fit`.
+    """Train on several merged domains (ids get the domain as prefix). Arguments and errors are those of `fit`.
 
-    Default mode trains without per-item vectors: a transfer would throw them away.
+    Default mode trains without per-item vectors, because a transfer would discard them.
     """
     if not rules(model_config.compat).item_vectors_in_pretraining:
         model_config = replace(model_config, with_id=False)
@@ -151,18 +150,18 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Adopted:
-    """A model trained elsewhere."""
+    """A model that was trained elsewhere."""
 
     parameters: int
     items: int
     """N of the per-item weights; 0 where there are none."""
     model: dict[str, Any]
-    """Its config, and its kind where it is no MMM4Rec."""
+    """The config of the model, and its kind if it is not MMM4Rec."""
 
 
 def adopt(source: Path, out: Path) -> Adopted:
-    """Write the checkpoint `source` into `out` as a model that has not been trained here: the files of `fit`, with a
-    history that ends before the first epoch.
+    """Write the checkpoint `source` into `out` as a model that was not trained here: the files of `fit`, with a history
+    that ends before the first epoch.
 
     Raises:
         ModelError: as `checkpoint.load`.

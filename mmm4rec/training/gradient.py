@@ -1,7 +1,7 @@
-"""The gradient of one optimiser step, at the least cost: parts of one length, item vectors computed once.
+"""The gradient of one optimiser step at the lowest cost: parts of similar length, item vectors computed once.
 
-What is added up is what the batches of the step, one by one, would give: gradients are linear in the losses, and the
-weights do not change between them.
+The sum is the same as the sum over the batches of the step one by one, because gradients are linear in the losses and
+the weights do not change within a step.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ def accumulate(
     backward: Callable[[Tensor], object] = Tensor.backward,
     around: Callable[[int], AbstractContextManager[None]] = lambda place: nullcontext(),
 ) -> Tensor:
-    """Add the gradients of a step to the parameters; the losses [parts], each times the number of its examples.
+    """Add the gradients of a step to the parameters. Return the losses [parts], each times its number of examples.
 
     Args:
-        model: in training mode, its gradients cleared.
-        examples: what `parts` (of `Examples.steps`) index, on the model's device.
-        parts: of the step.
-        in_batch: the loss over the labels of the batch; the parts must then be whole batches (`tokens` None).
-        items: `model.step_items()` for the loss over all items; None: every part computes them anew.
+        model: in training mode, with cleared gradients.
+        examples: the examples that `parts` (from `Examples.steps`) index, on the model's device.
+        parts: the parts of the step.
+        in_batch: use the loss over the labels of the batch; the parts must then be whole batches (`tokens` None).
+        items: `model.step_items()` for the loss over all items. None: every part computes the item vectors again.
         call: the model as wrapped for its device or precision. None: the model itself.
-        backward: how a loss is sent back (Fabric has its own way).
-        around: what holds while the part of that place is computed.
+        backward: the function for the backward pass of a loss (Fabric has its own).
+        around: the context in which the part at a position is computed.
     """
     leaks = model.rules.label_time_is_input
     losses = []
@@ -64,16 +64,16 @@ def accumulate_on_devices(
     in_batch: bool,
     seed_of: Callable[[int], int],
 ) -> Tensor:
-    """As `accumulate`, with the parts dealt out to the devices of `fabric`: part i to device i modulo their number.
+    """Like `accumulate`, with the parts distributed over the devices of `fabric`: part i to device i mod their count.
 
     Args:
-        fabric: the devices, of which this process is one.
-        model: in training mode, its gradients cleared.
-        wrapped: the model as `fabric.setup` gave it back (a class that Fabric keeps private).
-        examples: what `parts` index, on the model's device.
-        parts: of the step, the same on every device.
+        fabric: the devices; this process is one of them.
+        model: in training mode, with cleared gradients.
+        wrapped: the model as returned by `fabric.setup` (its class is private in Fabric).
+        examples: the examples that `parts` index, on the model's device.
+        parts: the parts of the step, the same on every device.
         in_batch: as for `accumulate`.
-        seed_of: the seed of the random numbers of the part at a place; -1 is the making of item vectors.
+        seed_of: the random seed of the part at a position; -1 stands for computing the item vectors.
     """
     rank, count = fabric.global_rank, fabric.world_size
     places = list(range(rank, len(parts), count))
@@ -106,6 +106,6 @@ def accumulate_on_devices(
 
 
 def part_seed(seed: int, epoch: int, step: int, place: int) -> int:
-    """The seed of a part's dropout: whichever device computes it, and wherever a run was taken up again."""
+    """The seed of a part's dropout. It depends neither on the device nor on where a run was resumed."""
     digest = hashlib.sha256(f"{seed} {epoch} {step} {place}".encode()).digest()
     return int.from_bytes(digest[:4], "little")  # the CPU's generator takes 32 bits

@@ -1,11 +1,11 @@
-"""Results of long work on disk, each under a digest of all that decides it, so that none is made twice.
+"""Results of long computations on disk, each under a digest of everything that decides it, to avoid repeating work.
 
     <cache>/<digest>/finished/     its files, and beside them in kept.json the sha256 of each
     <cache>/<digest>/unfinished/   the state of a training that was stopped
-    <cache>/<digest>/lock          held by the process that trains, or uses what it finds
+    <cache>/<digest>/lock          held by the process that trains or uses the result
 
-What is kept is verified whenever it is used: what is damaged is trained again. What a training keeps is in
-`mmm4rec.training.once`.
+Every use verifies the stored result. A damaged result is computed again. `mmm4rec.training.once` defines what a
+training stores.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _RECORD = "kept.json"
 
 
 def digest_of(decisive: Mapping[str, object]) -> str:
-    """The name under which a training is kept: of all that decides it, as JSON."""
+    """The name under which a training is stored: a digest of everything that decides it, as JSON."""
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -34,11 +34,11 @@ def digest_of(decisive: Mapping[str, object]) -> str:
 def keep(
     cache: Path, decisive: Mapping[str, object], build: Callable[[Path, Path], object], *, lasting: bool = True
 ) -> Iterator[Path]:
-    """The folder that `build(folder, folder for an unfinished training)` has filled, now or before.
+    """The folder that `build(folder, folder for an unfinished training)` has filled, now or earlier.
 
-    Another process may be at it: then this one waits, and takes what that one makes. Whatever is wrong with what was
-    kept is said on stderr, and it is built again. At the end it goes, unless it stood there before or is `lasting`.
-    The lock stays: others may wait at it.
+    If another process works on the same result, this process waits and uses that result. A damaged result causes a
+    message on stderr and is built again. At the end the folder is removed, unless it existed before or is `lasting`.
+    The lock file stays, because other processes may wait for it.
     """
     digest = digest_of(decisive)
     place = cache / digest
@@ -69,7 +69,7 @@ def keep(
 
 
 def _flaw(folder: Path, digest: str) -> str | None:
-    """What is wrong with a finished training, or None."""
+    """The damage of a finished training, or None."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         named, files = record["digest"], dict(record["files"])
@@ -83,7 +83,7 @@ def _flaw(folder: Path, digest: str) -> str | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of each file but the record, by name."""
+    """The sha256 of each file except the record, by name."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.name != _RECORD:

@@ -1,6 +1,6 @@
-"""What a training logs of its epochs, for whoever waits for it: the logger `mmm4rec`, level INFO.
+"""The log lines of a training's epochs, for people who wait for it: the logger `mmm4rec`, level INFO.
 
-What it leaves for other programs is elsewhere: the history of `record`, the files of `loggers`.
+Output for other programs is elsewhere: the history in `record`, the files in `loggers`.
 """
 
 import logging
@@ -12,13 +12,13 @@ from mmm4rec.training.record import Epoch
 __all__ = ["EpochLog"]
 
 _LINES = 100
-"""Lines of one training at most, about: whoever keeps them, such as Dagster's database, pays for each."""
+"""About the maximum number of lines per training: each line costs a write, for example to Dagster's database."""
 
 _log = logging.getLogger("mmm4rec")
 
 
 class EpochLog:
-    """Logs the epochs of one training: loss, validation, and the time left to the last epoch."""
+    """Logs the epochs of one training: loss, validation, and the time left until the last epoch."""
 
     def __init__(self, model: RecommenderConfig, training: TrainConfig, domain: str) -> None:
         self._of = f"{model.kind} on {domain}"
@@ -27,7 +27,7 @@ class EpochLog:
         self._first: Epoch | None = None
 
     def __call__(self, epoch: Epoch) -> None:
-        """Log an epoch of this run; of very many only some."""
+        """Log an epoch of this run. If there are very many epochs, only some are logged."""
         self._first = self._first or epoch
         if epoch.epoch % self._every and epoch.epoch != self._training.epochs:
             return

@@ -1,4 +1,4 @@
-"""The loggers of a training: files of its curve for other programs, made by Lightning Fabric."""
+"""The loggers of a training. Lightning Fabric writes the training curve to files for other programs."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from mmm4rec.errors import ModelError
 
 
 def make_loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
-    """The loggers that the settings ask for, each with a folder of its own in `logs`; none but in the first process.
+    """The loggers that the settings request, each with its own folder in `logs`. Only the first process has loggers.
 
     Raises:
         ModelError: no folder is given, or the package of a logger is not installed.

@@ -1,7 +1,7 @@
 """The training loop of one process: epochs, optimiser steps, validation, early stopping, and saving the state.
 
-The gradients of a step are computed in `gradient`. Which model is trained, and what is written at the end, is decided
-in `one_process`.
+`gradient` computes the gradients of a step. `one_process` decides which model is trained and what is written at the
+end.
 """
 
 import math
@@ -38,7 +38,7 @@ class DivergedError(ModelError):
 
 
 class Loop:
-    """One training in one process. `state` is what it has come to."""
+    """One training in one process. `state` is its progress so far."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Loop:
         state_folder: StateFolder | None = None,
         state_seconds: float = 0.0,
     ) -> None:
-        """Goes on from the state in `state_folder`, if one of this training is there.
+        """Continue from the state in `state_folder`, if there is one of this training.
 
         Raises:
             ModelError: as `training_examples`.
@@ -78,7 +78,7 @@ class Loop:
         fabric.barrier()  # nobody saves before everybody has read
 
     def run(self) -> None:
-        """All epochs that are left, up to the cap or until patience runs out.
+        """Run the remaining epochs, up to the maximum or until patience runs out.
 
         Raises:
             DivergedError: a loss, score or weight is not finite.
@@ -92,7 +92,7 @@ class Loop:
             self._end_epoch(number, self._train_epoch(number))
 
     def _train_epoch(self, number: int) -> float:
-        """What is left of a pass over the examples; the mean loss of all of it."""
+        """Train the rest of an epoch. Return the mean loss of the whole epoch."""
         config, state = self.config, self.state
         started = time.perf_counter()
         self.wrapped_model.train()
@@ -116,7 +116,7 @@ class Loop:
         return mean
 
     def _step(self, epoch: int, parts: list[Part]) -> float:
-        """One optimiser step; the sum of the losses of its examples."""
+        """Do one optimiser step. Return the sum of the losses of its examples."""
         losses = accumulate_on_devices(
             self.fabric,
             self.model,
@@ -141,8 +141,8 @@ class Loop:
         return loss
 
     def _end_epoch(self, number: int, loss: float | None) -> None:
-        """Validate where it is due, append to the history, keep the weights if they are the best, and see
-        whether to stop."""
+        """Validate if it is due, append to the history, keep the weights if they are the best, and decide whether to
+        stop."""
         config, state = self.config, self.state
         due = config.validate_every and (number % config.validate_every == 0 or number == config.epochs)
         validation = self._validate() if due else None
@@ -159,7 +159,7 @@ class Loop:
         self._save_if_due()
 
     def _validate(self) -> Metrics:
-        """The first device's, sent to all: every device must come to the same decisions."""
+        """Validate on the first device and send the result to all, so that every device decides the same."""
         found: Metrics | ModelError | None = None
         if self.fabric.is_global_zero:
             try:
@@ -211,7 +211,7 @@ def training_examples(domain: DomainData, length: int, config: TrainConfig) -> E
     """The examples to train on.
 
     Raises:
-        ModelError: none, too few for the loss, or nothing to validate on.
+        ModelError: there are no examples, too few for the loss, or none for validation.
     """
     examples = domain.examples("training", length)
     if not len(examples):
@@ -226,4 +226,4 @@ def training_examples(domain: DomainData, length: int, config: TrainConfig) -> E
 
 
 def _send_nothing(kind: str, value: Any) -> None:
-    """What every device but the first sends."""
+    """The `Send` function of every device except the first."""

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its most."""
+"""The peak memory of a computation."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _PROC = Path("/proc/self")
 
 
 def forget_peak() -> None:
-    """Begin anew; where the kernel does not allow it, the peak stays that of the whole process."""
+    """Reset the peak. If the kernel does not allow it, the peak stays that of the whole process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -20,7 +20,7 @@ def forget_peak() -> None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """The most held since: tensors on a GPU; on a CPU the resident set of the process, which only Linux tells."""
+    """The peak since the reset: of tensors on a GPU; on a CPU of the resident set, which only Linux reports."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     status = _PROC / "status"

@@ -1,7 +1,7 @@
-"""A training that is done once: whoever asks for the same one again, a run or a comparison, gets its files.
+"""A training that is done only once: a run or a comparison that requests the same training again gets its files.
 
-The files are those of `fit`, `summary.json` (fields of `TrainSummary`), and `measured.json`: `seconds` by epoch and
-`peak_bytes`. How they are kept: `mmm4rec.training.kept`.
+The files are those of `fit`, `summary.json` (fields of `TrainSummary`), and `measured.json` (`seconds` by epoch and
+`peak_bytes`). `mmm4rec.training.kept` stores them.
 """
 
 import json
@@ -23,26 +23,26 @@ __all__ = ["TrainingRecipe", "train_once"]
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """All that decides a training on one domain."""
+    """Everything that decides a training on one domain."""
 
     model: RecommenderConfig
     training: TrainConfig
     data: Mapping[str, str]
-    """Versions of what is learnt from."""
+    """The versions of the training data."""
     code: str
-    """Version of the code that trains."""
+    """The version of the training code."""
     more: Mapping[str, object] = field(default_factory=dict)
-    """What else decides it: initial weights, a part of the data; empty for a whole domain from scratch."""
+    """Other inputs that decide it: initial weights, a part of the data. Empty for a whole domain from scratch."""
 
     @property
     def decisive(self) -> dict[str, object]:
-        """The same as JSON."""
+        """The recipe as JSON."""
         model, training = config_as_dict(self.model), asdict(self.training)
         return {"model": model, "training": training, "data": dict(self.data), "code": self.code, **self.more}
 
     @property
     def digest(self) -> str:
-        """The name of the folder that the training is kept in."""
+        """The name of the folder of the stored training."""
         return digest_of(self.decisive)
 
 
@@ -56,7 +56,7 @@ def train_once(
     logs: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AbstractContextManager[Path]:
-    """The folder of the finished training on `domain`; arguments and errors are those of `fit` and `keep`."""
+    """The folder of the finished training on `domain`. Arguments and errors are those of `fit` and `keep`."""
 
     def build(made: Path, unfinished: Path) -> None:
         seconds = _Seconds(unfinished / "seconds.json")
@@ -82,7 +82,7 @@ def train_once(
 
 
 class _Seconds:
-    """Wall-clock time by epoch, which `history` has not; on disk, since a training may take several runs."""
+    """Wall-clock time by epoch, which `history` lacks. It is on disk, because a training may take several runs."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -1,7 +1,7 @@
-"""The whole training as one process does it: make the model, run the loop, write the files. Of several processes, the
-first writes.
+"""The whole training in one process: create the model, run the loop, write the files. If there are several processes,
+only the first writes.
 
-How processes are started says `processes`, how the weights are learnt says `loop`.
+`processes` starts the processes; `loop` trains the weights.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ LAST_GOOD: Final = "last-good"
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of `fit` that go to every process."""
+    """The arguments of `fit` that every process gets."""
 
     domain: DomainData
     model_config: RecommenderConfig
@@ -42,14 +42,14 @@ class Arguments:
     state_seconds: float
     keep_state: bool
     identity: dict[str, Any] | None
-    """Whose state is taken from `state` (`resume.identity`); None where there is no state."""
+    """The identity of the state to continue from (`resume.identity`); None without a state."""
     ssd: Choice | None
-    """The form of the SSD; None for a model without."""
+    """The form of the SSD; None for a model without an SSD."""
     logs: Path | None
 
 
 def train(plan: Arguments, send: Send, fabric: "Fabric") -> TrainSummary:
-    """Train in this process, one of those of `fabric`; every process gets the summary.
+    """Train in this process, one of the processes of `fabric`. Every process gets the summary.
 
     Raises:
         ModelError: as `fit`.
@@ -77,7 +77,7 @@ def train(plan: Arguments, send: Send, fabric: "Fabric") -> TrainSummary:
 
 
 def _write_last_good(plan: Arguments, loop: Loop, moved: Transfer | None, error: DivergedError) -> NoReturn:
-    """Write the best weights of a training that diverged, if there are any, and end it with a `ModelError`."""
+    """Write the best weights of a diverged training, if there are any, and end it with a `ModelError`."""
     best, out = loop.state.best, (plan.state or plan.out) / LAST_GOOD
     if best is None:
         raise ModelError(str(error)) from None
@@ -90,7 +90,7 @@ def _write_last_good(plan: Arguments, loop: Loop, moved: Transfer | None, error:
 
 
 def _write(plan: Arguments, loop: Loop, moved: Transfer | None, out: Path) -> None:
-    """The files of a model."""
+    """Write the files of a model."""
     checkpoint.save(loop.model, plan.domain, loop.state.best_weights, out)
     write_record(
         out,

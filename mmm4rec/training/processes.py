@@ -1,6 +1,6 @@
-"""The processes of a training: this one, or a new one for each device; and the devices that `TrainConfig` names.
+"""The processes of a training: this process, or a new one for each device; and the devices that `TrainConfig` names.
 
-What a process does is `one_process.train`. How processes are ended is `mmm4rec.processes`.
+Each process runs `one_process.train`. `mmm4rec.processes` ends processes.
 """
 
 import os
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
-    """Devices, precision, strategy and loggers, as the settings name them.
+    """Create the devices, precision, strategy and loggers that the settings name.
 
     Raises:
-        ModelError: a device or logger that is not there, or no Lightning Fabric.
+        ModelError: a device or logger is missing, or Lightning Fabric is not installed.
     """
     try:
         from lightning_fabric import Fabric
@@ -58,15 +58,15 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
 
 
 def train_here(fabric: "Fabric", arguments: Arguments, send: Send) -> TrainSummary:
-    """`train` in this process, or in those that a cluster has started beside it."""
+    """Run `train` in this process, or in the processes that a cluster has started."""
     summary: TrainSummary = fabric.launch(partial(train, arguments, send))
     return summary
 
 
 def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
-    """`train` in a new process for each device; their messages come through a pipe each.
+    """Run `train` in a new process for each device. Each process sends its messages through its own pipe.
 
-    An error in one of them, or in `send`, ends them all, since the others may wait for what it will never send.
+    An error in one of them, or in `send`, ends all of them, because the others may wait for a message that never comes.
     """
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -111,7 +111,7 @@ def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
 
 
 def _worker(rank: int, arguments: Arguments, senders: "Sequence[Connection]", port: int) -> None:
-    """`train` in a process that `train_in_new_processes` started."""
+    """Run `train` in a process that `train_in_new_processes` started."""
     default_signals()
     end_with_parent()
     sender = senders[rank]

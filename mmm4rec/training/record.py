@@ -1,6 +1,6 @@
-"""What a training leaves behind: a row an epoch, the summary that is returned, and the files beside the weights.
+"""The record of a training: one row per epoch, the returned summary, and the files beside the weights.
 
-How the weights are written says `mmm4rec.checkpoint`.
+`mmm4rec.checkpoint` writes the weights.
 """
 
 import json
@@ -34,7 +34,7 @@ class Epoch:
         return {**head, **validation}
 
     def value(self, metric: str) -> float | None:
-        """The validation's value of a metric such as `NDCG@10`; None where the epoch was not validated."""
+        """The validation value of a metric such as `NDCG@10`; None if the epoch was not validated."""
         return None if self.validation is None else self.validation.value(metric)
 
     @classmethod
@@ -45,7 +45,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training did."""
+    """The summary of a training."""
 
     best_epoch: int
     """Epoch of the weights written; 0 is before training."""
@@ -53,32 +53,32 @@ class TrainSummary:
     optimiser_steps: int
     optimiser_steps_to_best: int
     examples_per_step: int
-    """Of the settings, or fewer where `TrainConfig.fitted` says so."""
+    """The value in the settings, or fewer after `TrainConfig.fitted`."""
     examples_per_epoch: int
     examples_to_best: int
     seconds_to_best: float
     epochs_to_95: int | None
-    """Epochs to 95% of the best value of the metric, whatever epoch is kept; None where never validated."""
+    """Epochs until 95% of the best value of the metric, whichever epoch is kept; None if never validated."""
     optimiser_steps_to_95: int | None
     seconds_to_95: float | None
     parameters: int
     validation: dict[str, float]
-    """Validation metrics of the weights written (hr_10, ndcg_10, ...); empty where never validated."""
+    """Validation metrics of the weights written (hr_10, ndcg_10, ...); empty if never validated."""
     stopped: str
     transfer: Transfer | None
     ssd: str
-    """The form of the SSD and why; "none" for a model without."""
+    """The form of the SSD and the reason; "none" for a model without an SSD."""
     device: str
     seconds: float
     """Wall-clock time of training and validation, over all the runs that it took."""
     examples_per_second: float
     """Training examples per second of training, validation not counted."""
     resumed_at: int | None
-    """Optimiser steps already done when this run took over an unfinished one; None where it began afresh."""
+    """Optimiser steps already done when this run continued an unfinished one; None for a new training."""
 
 
 def curve_summary(history: Sequence[Epoch], best: Epoch, metric: str) -> dict[str, Any]:
-    """The fields of `TrainSummary` that follow from the epochs; `best` is the one whose weights are written."""
+    """The fields of `TrainSummary` that follow from the epochs. `best` is the epoch whose weights are written."""
     last = history[-1]
     place = first_near_best([epoch.value(metric) for epoch in history])
     near = None if place is None else history[place]
@@ -97,7 +97,7 @@ def curve_summary(history: Sequence[Epoch], best: Epoch, metric: str) -> dict[st
 
 
 def write_record(out: Path, history: Sequence[Epoch], best: Epoch, **more: object) -> None:
-    """Write `history.parquet` and `model.json` into `out`; `more` are further fields of `model.json`."""
+    """Write `history.parquet` and `model.json` into `out`. `more` contains further fields of `model.json`."""
     write_table([epoch.row() for epoch in history], "models/finetuned/history", out / "history.parquet")
     record = {
         **more,

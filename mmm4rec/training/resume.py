@@ -1,10 +1,10 @@
-"""The state of an unfinished training on disk: what to write so that a run killed at any moment goes on as if
-nothing had happened.
+"""The state of an unfinished training on disk, from which a run that was killed at any moment can continue.
 
-A state is `state.json` (where the run stands, and the sha256 of the tensors) and the file of tensors it names.
-Both are written under other names and flushed first; `state.json` is then renamed into place, so a reader sees
-the old state or the new one, whole. A state that is damaged, or of another config, data or code, counts as
-absent, and the reason is printed. What the state holds is the trainer's matter (`mmm4rec.training`).
+A state consists of `state.json` (the progress of the run and the sha256 of the tensors) and the file of tensors that it
+names. Both are first written under other names and flushed. Then `state.json` is renamed into place, so a reader always
+sees either the complete old state or the complete new one. A state that is damaged, or that belongs to another config,
+data or code, counts as absent, and the reason is printed. The trainer (`mmm4rec.training`) decides what a state
+contains.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ HASH_BLOCK = 2**24
 def identity(
     domain: DomainData, model_config: RecommenderConfig, train_config: TrainConfig, init: Path | None
 ) -> dict[str, Any]:
-    """What a state belongs to: config, data, initial weights and code. Reads all of `domain` once."""
+    """The identity of a state: config, data, initial weights and code. Reads all of `domain` once."""
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -50,13 +50,13 @@ def identity(
 
 
 class StateFolder:
-    """The folder of one training's state; nothing else in it is touched."""
+    """The folder of one training's state. Other files in it are not touched."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """(where the run stands, tensors on the CPU), or None where there is nothing to go on from."""
+        """(the progress of the run, tensors on the CPU), or None if there is nothing to continue from."""
         try:
             return self._read()
         except FileNotFoundError as error:
@@ -81,7 +81,7 @@ class StateFolder:
         return record["progress"], load_file(file)
 
     def save(self, progress: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Replace the state. `progress` is JSON; floats come back exactly."""
+        """Replace the state. `progress` is JSON; floats are restored exactly."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # Another name than that of the current state, which stays whole until the rename below.
         file = self.folder / f"state-{progress['steps']}-{progress['epoch']}-{os.getpid()}.safetensors"
@@ -108,7 +108,7 @@ class StateFolder:
             self.folder.rmdir()
 
     def _sweep(self, keep: str = "") -> None:
-        """Remove the tensors of older states and what a killed save left."""
+        """Remove the tensors of older states and the leftovers of a killed save."""
         for pattern in ("state-*.safetensors", "state.json.*"):
             for file in self.folder.glob(pattern):
                 if file.name != keep:
@@ -116,11 +116,11 @@ class StateFolder:
 
 
 class _UnusableError(Exception):
-    """Why a state is not used."""
+    """The reason why a state is not used."""
 
 
 def _differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """The dotted names at which two nested mappings differ."""
+    """The dotted names where two nested mappings differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
             found
@@ -151,7 +151,7 @@ def _sha256(file: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file (or the names in a folder) is on disk."""
+    """Flush a file (or the names in a folder) to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Where a training stands between two optimiser steps, as an object and as what a state folder holds.
+"""The progress of a training between two optimiser steps, as an object and as the contents of a state folder.
 
-How the folder is written and read says `resume`.
+`resume` writes and reads the folder.
 """
 
 import time
@@ -18,8 +18,8 @@ from mmm4rec.training.record import Epoch
 
 @dataclass
 class TrainingState:
-    """Counters, history and best weights of a training. Those of the current epoch and of the optimiser are
-    elsewhere: `to_saved` adds them."""
+    """Counters, history and best weights of a training. The current weights and the optimiser are elsewhere;
+    `to_saved` adds them."""
 
     optimiser_steps: int = 0
     examples: int = 0
@@ -33,22 +33,22 @@ class TrainingState:
     """The epoch whose weights are to be written."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stopped: str = ""
-    """Why the training has ended; empty while it goes on."""
+    """Why the training has ended; empty while it continues."""
     training_seconds: float = 0.0
-    """Without validation."""
+    """Seconds of training, without validation."""
     started: float = field(default_factory=time.perf_counter)
     """When the training would have started if it had run without a break."""
     resumed_at: int | None = None
-    """Optimiser steps that runs before this one had done."""
+    """Optimiser steps that earlier runs had done."""
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time so far, with that of the runs before this one."""
+        """Wall-clock time so far, including earlier runs."""
         return time.perf_counter() - self.started
 
     @property
     def written_epoch(self) -> Epoch:
-        """`best`, once there is one.
+        """`best`, if there is one.
 
         Raises:
             ModelError: there is none yet.

@@ -1,1 +1,1 @@
-"""The assets, one module a layer. Each resolves its inputs, calls one function of a room below, and publishes."""
+"""The assets, one module per layer. Each asset resolves its inputs, calls one function of a package, and publishes."""

@@ -1,6 +1,6 @@
-"""Asset checks that warn: properties of what was published that people should know of.
+"""Asset checks that warn: properties of published artifacts that people should know about.
 
-Those that block are part of the steps (`pipelines.planner.blocking`, `pipelines.planner.step`).
+Blocking checks are part of the steps (`pipelines.planner.blocking`, `pipelines.planner.step`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from pipelines.planner.asset import DOMAINS
 from pipelines.planner.event_log import disagreements
 
 _COVERED = 0.5
-"""Share of items below which a modality says more about what is missing than about the items."""
+"""Below this share of items, a modality tells more about missing data than about the items."""
 
 
 def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.AssetChecksDefinition:
-    """A warning where most items lack a modality that the domain's models are to learn from."""
+    """Warns if most items lack a modality that the domain's models should learn from."""
 
     @dg.asset_check(
         asset=dg.AssetKey(key.split("/")),
@@ -53,7 +53,7 @@ image_vector_coverage = _coverage("features/image_embeddings", lambda summary: s
 def model_beats_popularity(
     context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
 ) -> dg.AssetCheckResult:
-    """The domain's best model, baselines left aside, ranks the test items better than popularity does."""
+    """The domain's best model (not counting baselines) ranks the test items better than popularity."""
     summary: dict[str, Any] = data_folder.store.require("reports/metrics", context.partition_key).manifest.summary
     ndcg: dict[str, float] = summary["ndcg_10"]
     best = max(value for model, value in ndcg.items() if model not in {"popularity", *BASELINES})
@@ -66,7 +66,7 @@ def model_beats_popularity(
 def matches_published_statistics(
     context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
 ) -> dg.AssetCheckResult:
-    """A published domain has the users, items and interactions that were published for it."""
+    """A published domain has the published numbers of users, items and interactions."""
     published = data_folder.settings.domain(context.partition_key).published
     summary: dict[str, Any] = data_folder.store.require("core/sequences", context.partition_key).manifest.summary
     known = asdict(published) if published else {}
@@ -80,7 +80,7 @@ def matches_published_statistics(
 def store_catalogue_and_event_log_agree(
     context: dg.AssetCheckExecutionContext, data_folder: dg.ResourceParam[DataFolder]
 ) -> dg.AssetCheckResult:
-    """The catalogue shows, and Dagster's event log has as the last of each asset, the version that is current."""
+    """The catalogue and the last materialisation in Dagster's event log show the current version of each asset."""
     found = disagreements(data_folder, context.instance)
     return dg.AssetCheckResult(
         passed=not found,

@@ -13,7 +13,7 @@ from warehouse.core.splits import GlobalTimeSplit
 
 @step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
 def items(job: Job[Nothing]) -> Any:
-    """One row an item: duplicate ids resolved, markup removed from the text, the raw title kept."""
+    """One row per item: duplicate ids are resolved, markup is removed from the text, and the raw title is kept."""
     return build_items(job.table("raw/metadata"), job.out)
 
 
@@ -25,13 +25,13 @@ def items(job: Job[Nothing]) -> Any:
     kinds=["duckdb", "parquet"],
 )
 def interactions(job: Job[Wanted]) -> Any:
-    """Distinct ratings of items that have metadata, of those the ones that the domain's settings ask for."""
+    """Distinct ratings of items that have metadata, filtered by the settings of the domain."""
     return build_interactions(job.table("raw/ratings"), job.table("core/items"), job.out, job.parameters)
 
 
 @dataclass(frozen=True)
 class SequencesOf:
-    """How sequences are made. `time_split` gives the borders of a global time split; None is leave-one-out."""
+    """How sequences are made. `time_split` gives the borders of a global time split; None means leave-one-out."""
 
     k: int
     split: Literal["leave_one_out", "global_time"]
@@ -52,6 +52,6 @@ def _sequences(data_folder: DataFolder, domain: str) -> SequencesOf:
     kinds=["duckdb", "parquet"],
 )
 def sequences(job: Job[SequencesOf]) -> Any:
-    """The k-core, each user's interactions in order of (time, line), split for training, validation and testing."""
+    """The k-core: each user's interactions, ordered by (time, line) and split for training, validation and testing."""
     of = job.parameters
     return build_sequences(job.table("core/interactions"), job.out, of.k, of.time_split, of.max_length)

@@ -1,4 +1,4 @@
-"""Layer features: what an item says and looks like, and the vectors of both."""
+"""Layer features: the text and the picture of each item, and the vectors of both."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +17,20 @@ from warehouse.artifacts.store import Artifact
 
 _ITEMS = ("core/items", "core/sequences")
 PICTURES = "pictures"
-"""Folder of the cache with what addresses of pictures answered."""
+"""Cache folder for the replies of picture addresses."""
 VECTORS = "vectors"
-"""Folder of the cache with what encoders made of contents."""
+"""Cache folder for the vectors that encoders computed."""
 
 
 @step("features/item_text", "features", upstream=_ITEMS, kinds=["python", "parquet"])
 def item_text(job: Job[Nothing]) -> Any:
-    """The text of every item of the sequences: the published form and a cleaned one."""
+    """The text of every item in the sequences, in the published form and in a cleaned form."""
     return build_item_text(job.table("core/items"), job.table("core/sequences", "items"), job.out)
 
 
 @dataclass(frozen=True)
 class PicturesOf:
-    """Where pictures lie or how they are fetched. What these give is a source, by its fingerprint."""
+    """Where the pictures are or how they are fetched. Their contents count as a source, identified by a fingerprint."""
 
     root: Apart[Path]
     fetching: Apart[Fetching]
@@ -56,7 +56,7 @@ def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact
     kinds=["webdataset", "parquet"],
 )
 def item_images(job: Job[PicturesOf]) -> Any:
-    """A status for every item's picture; those that are well go into tar shards as they came."""
+    """A status for every item's picture. Valid pictures are stored in tar shards with their original bytes."""
     return collect_images(
         job.table("core/items"),
         job.table("core/sequences", "items"),
@@ -69,7 +69,7 @@ def item_images(job: Job[PicturesOf]) -> Any:
 
 
 def encoder_settings(data_folder: DataFolder, domain: str, modality: Literal["text", "image"]) -> EncoderSettings:
-    """The encoder settings of a domain, with its paths resolved: `path` and a `model` that starts with . or ~."""
+    """The encoder settings of a domain with resolved paths: `path`, and a `model` that starts with . or ~."""
     named = data_folder.settings.domain(domain)
     settings = named.text_encoder if modality == "text" else named.image_encoder
     if settings.path:
@@ -81,9 +81,10 @@ def encoder_settings(data_folder: DataFolder, domain: str, modality: Literal["te
 
 @dataclass(frozen=True)
 class Encoding:
-    """How contents become vectors: the encoder by the files that decide its vectors, and what is done with these.
+    """How contents become vectors: the encoder, identified by the files that decide its vectors, and their handling.
 
-    `form` is of texts: published or clean. `settings` open the encoder; what of them decides is in the other fields.
+    `form` (published or clean) applies to texts. `settings` open the encoder; the other fields hold those of them that
+    affect the vectors.
     """
 
     encoder: EncoderFiles
@@ -117,7 +118,7 @@ def _encoder(modality: Literal["text", "image"]) -> Callable[[DataFolder, str], 
     pool="gpu",
 )
 def text_embeddings(job: Job[Encoding]) -> Any:
-    """A vector for every item's text, with the identity of the encoder that made it."""
+    """A vector for the text of every item, with the identity of the encoder that computed it."""
     return embed_texts(
         job.input("features/item_text").path,
         open_encoder(job.parameters.settings),
@@ -140,7 +141,7 @@ def text_embeddings(job: Job[Encoding]) -> Any:
     pool="gpu",
 )
 def image_embeddings(job: Job[Encoding]) -> Any:
-    """A vector for every item's picture, with the identity of the encoder that made it."""
+    """A vector for the picture of every item, with the identity of the encoder that computed it."""
     return embed_images(
         job.input("features/item_images").path,
         open_encoder(job.parameters.settings),

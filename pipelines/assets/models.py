@@ -1,8 +1,8 @@
-"""Layer models: MMM4Rec pre-trained on all source domains, and per target domain from scratch and fine-tuned, beside
-the baselines that the settings ask for.
+"""Layer models: MMM4Rec pre-trained on all source domains; for each target domain MMM4Rec from scratch, MMM4Rec
+fine-tuned, and the baselines that the settings request.
 
-A checkpoint that the settings give (`pretrained`) takes the place of pre-training. What trains is imported where it is
-needed: torch takes longer to load than a run with nothing to do may last.
+A checkpoint in the settings (`pretrained`) replaces pre-training. The training code is imported only where it is
+needed, because loading torch takes longer than a run with nothing to do should take.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from mmm4rec.training.once import TrainingRecipe
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
-"""What a model learns from."""
+"""The artifacts that a model learns from."""
 
 
 def domain_data(job: Job[Any], domain: str) -> "DomainData":
-    """The sequences and vectors of one domain among the inputs of `job`."""
+    """The sequences and vectors of one domain, from the inputs of `job`."""
     return load_artifacts(job.inputs, domain)
 
 
 def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
-    """The sequences and vectors of one domain among `inputs`."""
+    """The sequences and vectors of one domain, from `inputs`."""
     from mmm4rec.data.reading import load_domain
 
     sequences, texts, images = (next(a for a in inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
@@ -39,22 +39,22 @@ def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
 
 
 def versions(inputs: Sequence[Artifact]) -> dict[str, str]:
-    """The data versions that go into a checkpoint's sidecar."""
+    """The data versions that are recorded beside a checkpoint."""
     return {artifact.ref: artifact.version for artifact in inputs}
 
 
 def is_target(data_folder: DataFolder, domain: str) -> bool:
-    """Whether a domain is there to be fine-tuned on."""
+    """Whether a domain is a target domain, for fine-tuning."""
     return data_folder.settings.domain(domain).role == "target"
 
 
 def is_given(data_folder: DataFolder) -> bool:
-    """Whether the settings give a pre-trained model."""
+    """Whether the settings name a pre-trained model."""
     return data_folder.settings.pretrained is not None
 
 
 def has_pretrained(data_folder: DataFolder, domain: str) -> bool:
-    """Whether there is a pre-trained model: one given, or something to pre-train on."""
+    """Whether there is a pre-trained model: one from the settings, or source domains to pre-train on."""
     return is_given(data_folder) or bool(data_folder.sources())
 
 
@@ -64,13 +64,13 @@ def is_finetuned(data_folder: DataFolder, domain: str) -> bool:
 
 
 def has_baselines(data_folder: DataFolder, domain: str) -> bool:
-    """Whether baselines are trained on a domain: on a target domain, if the settings ask for any."""
+    """Whether baselines are trained on a domain: only on a target domain, and only if the settings request any."""
     return is_target(data_folder, domain) and bool(data_folder.settings.asked.trained)
 
 
 @dataclass(frozen=True)
 class Training:
-    """MMM4Rec, and how it is trained."""
+    """The settings of MMM4Rec and of its training."""
 
     model: ModelConfig
     training: TrainConfig
@@ -78,7 +78,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint that the settings give. Its files are sources."""
+    """A checkpoint that the settings name. Its files are sources."""
 
     folder: Apart[Path]
 
@@ -88,7 +88,7 @@ def _sources(data_folder: DataFolder, domain: str) -> list[Ref]:
 
 
 def _given(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> Mapping[str, str]:
-    """The sha256 of the files of a checkpoint that is given, by folder and name."""
+    """The sha256 of the files of a checkpoint that the settings name, by folder and name."""
     folder = data_folder.pretrained
     files = [] if folder is None else [folder / "model.safetensors", folder / "items.parquet"]
     return {f"{file.parent.name}/{file.name}": data_folder.hashes.sha256(file) for file in files if file.exists()}
@@ -100,7 +100,7 @@ def _pretraining(data_folder: DataFolder, domain: str) -> Training | Given:
 
 
 def our_model(data_folder: DataFolder, domain: str) -> list[str]:
-    """Where the model is that the settings describe."""
+    """The implementation of the model that the settings describe."""
     return [MODELS[data_folder.settings.model.kind]]
 
 
@@ -118,8 +118,8 @@ def our_model(data_folder: DataFolder, domain: str) -> list[str]:
     pool="gpu",
 )
 def pretrained(job: Job[Training | Given]) -> Any:
-    """MMM4Rec trained on all source domains together, with the items of a batch as each other's negatives; or the
-    checkpoint that the settings give."""
+    """MMM4Rec trained on all source domains together with the in-batch softmax loss, or the checkpoint that the
+    settings name."""
     from mmm4rec.training.fit import adopt, pretrain
 
     of = job.parameters
@@ -170,7 +170,7 @@ def _fit(job: Job[Training], init: Path | None = None) -> Any:
     pool="gpu",
 )
 def scratch(job: Job[Training]) -> Any:
-    """MMM4Rec trained on the domain alone: what pre-training is measured against."""
+    """MMM4Rec trained only on this domain. It shows how much pre-training helps."""
     return _fit(job)
 
 
@@ -186,13 +186,13 @@ def scratch(job: Job[Training]) -> Any:
     pool="gpu",
 )
 def finetuned(job: Job[Training]) -> Any:
-    """MMM4Rec that starts from the pre-trained weights and goes on learning on the domain."""
+    """MMM4Rec that starts from the pre-trained weights and continues to learn on this domain."""
     return _fit(job, init=job.input("models/pretrained").path)
 
 
 @dataclass(frozen=True)
 class BaselineTraining:
-    """One of the models beside MMM4Rec, and the version of the code that trains it: by these a training is kept."""
+    """A baseline and the version of the code that trains it. Together they identify a stored training."""
 
     model: RecommenderConfig
     training: TrainConfig
@@ -201,7 +201,7 @@ class BaselineTraining:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The models asked for beside MMM4Rec, by name."""
+    """The requested baselines, by name."""
 
     asked: dict[str, BaselineTraining]
 
@@ -212,12 +212,12 @@ def _baselines(data_folder: DataFolder, domain: str) -> Baselines:
 
 
 def baseline_models(data_folder: DataFolder, domain: str) -> list[str]:
-    """Where the models are that the settings ask for beside MMM4Rec."""
+    """The implementations of the baselines that the settings request."""
     return sorted({MODELS[model.kind] for model, _ in data_folder.settings.asked.trained.values()})
 
 
 def baseline_recipes(data_folder: DataFolder, inputs: Sequence[Artifact]) -> "dict[str, TrainingRecipe]":
-    """The trainings of the baselines asked for, by name."""
+    """The trainings of the requested baselines, by name."""
     from mmm4rec.training.once import TrainingRecipe
 
     asked = data_folder.settings.asked.trained
@@ -228,7 +228,7 @@ def baseline_recipes(data_folder: DataFolder, inputs: Sequence[Artifact]) -> "di
 
 
 def training_code(model: RecommenderConfig) -> str:
-    """The version of the code by which a model is trained: a change of another model is none of this one."""
+    """The version of the code that trains a model. A change to another model does not affect it."""
     return code_version("mmm4rec.training.fit:fit", "pipelines.assets.models:load_artifacts", MODELS[model.kind])
 
 
@@ -243,7 +243,7 @@ def training_code(model: RecommenderConfig) -> str:
     pool="gpu",
 )
 def baselines(job: Job[Baselines]) -> Any:
-    """The models that the settings ask for beside MMM4Rec, each trained on the domain alone."""
+    """The baselines that the settings request, each trained only on this domain."""
     from mmm4rec.baselines.fitting import fit_all
     from mmm4rec.training.once import TrainingRecipe
 

@@ -1,4 +1,4 @@
-"""Layer raw: the files of a category as typed tables, line for line, whatever their format."""
+"""Layer raw: the files of a category as typed tables, line by line, whatever their format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from warehouse.raw.formats import Kind, RawFormat, format_of
 
 @dataclass(frozen=True)
 class RawFile:
-    """Where a raw file lies, and its format.
+    """The path of a raw file, and its format.
 
-    Its bytes are a source, and the code of its format's reader is part of the code version.
+    Its bytes are a source. The code of the reader for its format is part of the code version.
     """
 
     path: Apart[Path]
@@ -31,12 +31,12 @@ def _raw_file(kind: Kind) -> Callable[[DataFolder, str], RawFile]:
 
 
 def _reader(kind: Kind) -> Callable[[DataFolder, str], list[str]]:
-    """What reads a domain's raw file: of the formats, the one that is in use."""
+    """The reader of a domain's raw file: the one for the format in use."""
     return lambda data_folder, domain: [_raw_file(kind)(data_folder, domain).format.reader]
 
 
 def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]]:
-    """The sha256 of a domain's raw file, under its name."""
+    """The sha256 of a domain's raw file, by file name."""
 
     def sources(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
         path = data_folder.raw_file(domain, kind)
@@ -54,7 +54,7 @@ def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Map
     kinds=["duckdb", "parquet"],
 )
 def ratings(job: Job[RawFile]) -> Any:
-    """Who rated what and when, one row a readable line; what cannot be read is in quarantine."""
+    """Who rated which item and when: one row per readable line. Unreadable lines go to quarantine."""
     return job.parameters.format.read(job.parameters.path, job.out, job.progress)
 
 
@@ -67,5 +67,5 @@ def ratings(job: Job[RawFile]) -> Any:
     kinds=["python", "parquet"],
 )
 def metadata(job: Job[RawFile]) -> Any:
-    """Products as the shop describes them, one row a readable line; what cannot be read is in quarantine."""
+    """The products as the shop describes them: one row per readable line. Unreadable lines go to quarantine."""
     return job.parameters.format.read(job.parameters.path, job.out, job.progress)

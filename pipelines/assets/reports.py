@@ -1,4 +1,4 @@
-"""Layer reports: how good each model is, and what the best of a domain on validation recommends."""
+"""Layer reports: the metrics of each model, and the recommendations of the model that is best on validation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from warehouse.artifacts.store import ALL
 
 
 def models_of(data_folder: DataFolder, domain: str) -> list[Ref]:
-    """The models a domain is judged by; of those that are equally good on validation, the last recommends.
+    """The models that are evaluated on a domain. If several are equally good on validation, the last one recommends.
 
-    A target domain has one from scratch and, where one is pre-trained, the fine-tuned; a source domain has the
-    pre-trained one.
+    A target domain has a model from scratch and, if there is a pre-trained model, a fine-tuned one. A source domain has
+    the pre-trained one.
     """
     if not is_target(data_folder, domain):
         return [("models/pretrained", ALL)]
@@ -35,7 +35,7 @@ def models_of(data_folder: DataFolder, domain: str) -> list[Ref]:
 
 
 def is_judged(data_folder: DataFolder, domain: str) -> bool:
-    """Whether a domain has a model: a source domain has none where the pre-trained one is given."""
+    """Whether a domain has a model. A source domain has none if the settings name a pre-trained checkpoint."""
     return is_target(data_folder, domain) or not is_given(data_folder)
 
 
@@ -50,7 +50,7 @@ def _checkpoints(job: Job[Any]) -> dict[str, Path]:
 
 
 def _compared(data_folder: DataFolder, domain: str) -> list[Ref]:
-    """What the metrics are of: the models of the domain, and its baselines."""
+    """The models that the metrics cover: the models of the domain and its baselines."""
     return [
         *_refs(data_folder, domain),
         *([("models/baselines", domain)] if has_baselines(data_folder, domain) else []),
@@ -59,7 +59,7 @@ def _compared(data_folder: DataFolder, domain: str) -> list[Ref]:
 
 @dataclass(frozen=True)
 class Beside:
-    """The baselines that stand beside MMM4Rec: those that are trained, by name, and the one that is counted."""
+    """The baselines beside MMM4Rec: the trained ones by name, and the one that only counts."""
 
     trained: tuple[str, ...]
     item_knn: ItemKNNConfig | None
@@ -71,7 +71,7 @@ def _beside(data_folder: DataFolder, domain: str) -> Beside:
 
 
 def _judged(data_folder: DataFolder, domain: str) -> list[str]:
-    """Where the models are that the metrics are of."""
+    """The implementations of the models that the metrics cover."""
     baselines = baseline_models(data_folder, domain) if has_baselines(data_folder, domain) else []
     counted = [COUNTED[ITEM_KNN]] if _beside(data_folder, domain).item_knn else []
     return [*our_model(data_folder, domain), *baselines, *counted]
@@ -89,7 +89,7 @@ def _judged(data_folder: DataFolder, domain: str) -> list[str]:
     pool="gpu",
 )
 def metrics(job: Job[Beside]) -> Any:
-    """How good popularity, the baselines asked for and every model of the domain are, over all its items."""
+    """The metrics of popularity, the requested baselines and every model of the domain, ranked over all its items."""
     from mmm4rec.reports import build_metrics
 
     of, checkpoints = job.parameters, _checkpoints(job)
@@ -111,8 +111,8 @@ def metrics(job: Job[Beside]) -> Any:
     pool="gpu",
 )
 def recommendations(job: Job[RecommendationConfig]) -> Any:
-    """The items each user is most likely to want next, without those already bought unless the settings say so; by the
-    model that is best on validation, or by each."""
+    """The items that each user is most likely to want next, without items already bought (unless the settings include
+    them), from the model that is best on validation or from every model."""
     from mmm4rec.reports import build_recommendations
 
     return build_recommendations(

@@ -1,4 +1,4 @@
-"""Layer warehouse: what people open. The analysts' catalogue over everything that is current, and the report."""
+"""Layer warehouse: the files that people open, which are the analysts' catalogue of all current data and the report."""
 
 import hashlib
 import json
@@ -21,24 +21,24 @@ from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
 
 _EVERYTHING = tuple(key for key in DECLARED if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
-"""All that makes tables: the steps of the modules imported here."""
+"""The keys of all steps that make tables: the steps of the modules imported here."""
 _SHOWN = (*_EVERYTHING, COMPARISON)
-"""And what people have compared, which nothing is built from."""
+"""In addition, the comparisons that people have run. Nothing is built from them."""
 
 
 @dataclass(frozen=True)
 class CatalogueOf:
-    """Where the files are that the views name by absolute paths, the metrics that have a column of their own, and which
-    version was current from when to when.
+    """The folder of the files that the views name by absolute paths, the metrics with their own column, and the period
+    in which each version was current.
 
-    In a folder that was moved or copied it is another catalogue, and so it is where something was current meanwhile and
-    is no longer.
+    A folder that was moved or copied gets a new catalogue. So does a folder in which another version was current in the
+    meantime.
     """
 
     folder: str
     metrics: tuple[str, ...]
     history: str
-    """Hash of the periods."""
+    """A hash of the periods."""
     periods: Apart[tuple[Period, ...]]
 
 
@@ -67,7 +67,7 @@ def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
     pool="catalogue",
 )
 def catalogue(job: Job[CatalogueOf]) -> Any:
-    """One DuckDB file for analysts: a view a table over all domains, comments, statistics, metrics and lineage."""
+    """One DuckDB file for analysts: one view per table over all domains, comments, statistics, metrics and lineage."""
     return build_catalogue(
         job.inputs,
         job.out / CATALOGUE,
@@ -80,7 +80,7 @@ def catalogue(job: Job[CatalogueOf]) -> Any:
 
 @dataclass(frozen=True)
 class ReportOf:
-    """The data folder, which the catalogue's files lie in."""
+    """The data folder, which contains the files of the catalogue."""
 
     data: Apart[Path]
 
@@ -103,7 +103,7 @@ def _pictures(data_folder: DataFolder) -> list[Ref]:
     pool="catalogue",
 )
 def report(job: Job[ReportOf]) -> Any:
-    """A page for people: results, learning curves, and what some users bought and are recommended, in pictures."""
+    """A page for people: results, learning curves, and pictures of what some users bought and were recommended."""
     from pipelines.reports.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}

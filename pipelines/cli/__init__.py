@@ -1,1 +1,1 @@
-"""The command line: commands by subject, what they print, the prompt of `mmm4rec sql`, and bars of progress."""
+"""The command line: the commands by subject, their output, and the prompt of `mmm4rec sql`."""

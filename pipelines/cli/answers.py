@@ -1,7 +1,7 @@
-"""How commands answer: a table or JSON on stdout; warnings and errors on stderr.
+"""The output of commands: a table or JSON on stdout, and warnings and errors on stderr.
 
-What is printed for people and comes from outside (ids, titles, texts of errors) is escaped here. Which values a command
-answers with is the command's business.
+This module escapes all text from outside (ids, titles, error texts) that is printed for people. Each command decides
+which values it prints.
 """
 
 import json
@@ -43,12 +43,12 @@ def answer(as_json: bool, value: Any, columns: Sequence[str], rows: Iterable[Seq
 
 
 def print_json(value: Any) -> None:
-    """JSON for programs: NaN and infinite numbers, which it does not have, are null."""
+    """Print JSON for programs. NaN and infinite numbers become null, because JSON does not have them."""
     typer.echo(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table for people; a cell that is None is empty."""
+    """Print a table for people. A cell that is None is shown empty."""
     heading = None if title is None else escaped(title)
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for column in columns:
@@ -59,35 +59,35 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def print_text(text: str) -> None:
-    """A line on stdout, as it is."""
+    """Print a line on stdout, unchanged."""
     out.print(escaped(text), highlight=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
-    """A dim line on stderr, beside an answer."""
+    """Print a dim line on stderr, in addition to an answer."""
     err.print(escaped(text), style="dim", highlight=False, soft_wrap=True)
 
 
 def print_warning(text: str, about: str | None = None) -> None:
-    """A yellow line on stderr; with `about`, only these words before it are yellow."""
+    """Print a yellow line on stderr. With `about`, the line starts with these words and only they are yellow."""
     line = escaped(text) if about is None else f"[yellow]{escaped(about)}:[/yellow] {escaped(text)}"
     err.print(line, style="yellow" if about is None else None, highlight=False, soft_wrap=True)
 
 
 def print_error(text: str, about: str = "error") -> None:
-    """A line on stderr, with the red words `about` before it."""
+    """Print a line on stderr that starts with the red words `about`."""
     err.print(f"[red]{escaped(about)}:[/red] {escaped(text)}", highlight=False, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with this message and exit code 1."""
+    """Stop the command with this message and exit code 1."""
     from pipelines.errors import CommandError
 
     raise CommandError(message)
 
 
 def report_failures(outcomes: Sequence["StageResult"]) -> list["StageResult"]:
-    """Print the warnings of all runs and the errors of those that failed; return the latter."""
+    """Print the warnings of all runs and the errors of the failed runs. Return the failed runs."""
     for outcome in outcomes:
         for check, message in outcome.warnings.items():
             print_warning(message, about=f"{outcome.stage.name}: {check}")
@@ -103,12 +103,12 @@ def report_failures(outcomes: Sequence["StageResult"]) -> list["StageResult"]:
 
 
 def warn_of_left_out(data_folder: "DataFolder") -> None:
-    """Name the raw files that are not read, and those that make no domain."""
+    """Print a warning for each raw file that is not read or that does not form a domain."""
     for name, reason in data_folder.left_out().items():
         print_warning(reason, about=f"left out {name!r}")
 
 
 def warn_of_damaged(data_folder: "DataFolder") -> None:
-    """Name what is damaged and no run has built anew."""
+    """Print a warning for each damaged artifact that no run has rebuilt yet."""
     for message in data_folder.damaged():
         print_warning(message)

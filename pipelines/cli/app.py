@@ -1,8 +1,8 @@
-"""The command line: all commands in the order in which `mmm4rec --help` lists them, and how one ends.
+"""The command line: all commands, in the order in which `mmm4rec --help` lists them, and the exit codes.
 
-Each module of commands has the commands of one subject. Every command takes `--data`, prints for people, and with
-`--json` for programs. Exit codes: 0 done, 1 an error or a failed check (said on stderr), 2 wrong usage, 128 + n ended
-by signal n. Imports that take seconds (Dagster, torch, matplotlib) happen inside the commands that need them.
+Each command module contains the commands of one subject. Every command accepts `--data`. It prints text for people, or
+JSON for programs with `--json`. Exit codes: 0 success, 1 an error or a failed check (the message is on stderr), 2 wrong
+usage, 128 + n stopped by signal n. Slow imports (Dagster, torch, matplotlib) happen inside the commands that need them.
 """
 
 import sys
@@ -20,9 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="MMM4Rec: raw purchase data to recommendations, with lineage for every artifact.",
-    epilog="Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage, 128 + n ended by signal n. Data live "
-    "below --data, else MMM4REC_DATA, else ./data.",
+    help="MMM4Rec: from raw purchase data to recommendations, with lineage for every artifact.",
+    epilog="Exit codes: 0 success, 1 an error or a failed check, 2 wrong usage, 128 + n stopped by signal n. The data "
+    "folder is --data, otherwise MMM4REC_DATA, otherwise ./data.",
 )
 for module in (build, ask, versions, models, ui):
     app.add_typer(module.commands)
@@ -50,14 +50,14 @@ def _print_version(asked: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and the commit."),
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """The options that come before a command."""
 
 
 def main() -> None:
-    """Run the command line; an expected error becomes one message and exit code 1."""
+    """Run the command line. An expected error becomes one message and exit code 1."""
     signals.end_commands()
     from pipelines.errors import EXPECTED
     from warehouse.artifacts.errors import READ_ONLY

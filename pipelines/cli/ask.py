@@ -1,4 +1,4 @@
-"""Commands that ask what was built: `recommend`, `features`, `pictures`, `search` and `sql`."""
+"""Commands that query what was built: `recommend`, `features`, `pictures`, `search` and `sql`."""
 
 import sys
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ commands = typer.Typer()
 @commands.command(epilog="Example: `mmm4rec recommend Sample_Toys --user A001301SAMPLE -k 5`")
 def recommend(
     domain: Annotated[str, typer.Argument(help="The domain.")],
-    user: Annotated[str, typer.Option(help="A user id of the raw file.")],
-    k: Annotated[int | None, typer.Option("-k", min=1, help="How many; else all that are kept.")] = None,
-    model: Annotated[str | None, typer.Option(help="By this model; else by the best on validation.")] = None,
+    user: Annotated[str, typer.Option(help="A user id from the raw file.")],
+    k: Annotated[int | None, typer.Option("-k", min=1, help="Number of items. Default: all that are stored.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model. Default: the model that is best on validation.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a user is recommended, with titles and scores."""
+    """Show the recommendations for a user, with titles and scores."""
     data_folder = open_data_folder(data)
     from warehouse.catalogue.query import Session
 
@@ -78,11 +78,11 @@ def recommend(
 
 @commands.command(epilog="Examples: `mmm4rec features` · `mmm4rec features --domain Sample_Toys --json`")
 def features(
-    domain: Annotated[str | None, typer.Option(help="Only of this domain.")] = None,
+    domain: Annotated[str | None, typer.Option(help="List only this domain.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """List the feature views: what is known of items and users, how wide, by which encoder, and in which version."""
+    """List the feature views of items and users, with their width, encoder and version."""
     data_folder = open_data_folder(data)
     from pipelines.feature_store import listing
 
@@ -95,12 +95,12 @@ def features(
 @commands.command(epilog="Examples: `mmm4rec pictures` · `mmm4rec pictures --again unreachable --again timeout`")
 def pictures(
     again: Annotated[
-        list[str] | None, typer.Option(help="Let addresses that ended so be asked again by the next run.")
+        list[str] | None, typer.Option(help="Let the next run retry addresses with this status. Repeatable.")
     ] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Say what became of the items' pictures; and let failed addresses be asked again."""
+    """Show the download status of the items' pictures. With --again, the next run retries failed addresses."""
     data_folder = open_data_folder(data)
     from features.pictures.item_images import STATUSES, forget
     from pipelines.assets.features import PICTURES
@@ -125,17 +125,17 @@ def pictures(
 )
 def search(
     domain: Annotated[str, typer.Option(help="The domain to search.")],
-    text: Annotated[str | None, typer.Option(help="Words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
-    item: Annotated[str | None, typer.Option(help="An item id: more like this.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    text: Annotated[str | None, typer.Option(help="Words to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture file to search with.")] = None,
+    item: Annotated[str | None, typer.Option(help="An item id: find similar items.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also write the hits as a sheet: .png a picture, .html a page.")
+        Path | None, typer.Option(help="Also write the hits to this file: .png for a picture, .html for a page.")
     ] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Find the items nearest to words, to a picture, to both together, or to an item, by their vectors."""
+    """Find the items whose vectors are nearest to words, to a picture, to both together, or to an item."""
     if (item is None) == (text is None and image is None):
         raise typer.BadParameter("give --text, --image or both of them, or else --item")
     data_folder = open_data_folder(data)
@@ -152,12 +152,12 @@ def search(
 )
 def sql(
     statement: Annotated[
-        str | None, typer.Argument(help="One SQL query; else a script from a pipe, or a prompt.")
+        str | None, typer.Argument(help="One SQL query. Default: read a script from a pipe, or open a prompt.")
     ] = None,
     example: Annotated[str | None, typer.Option(help="Run this example query.")] = None,
     examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
     param: Annotated[
-        list[str] | None, typer.Option(help="Bind a $-name of the query; repeatable.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="Set a $-parameter of the query. Repeatable.", metavar="NAME=VALUE")
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Write the answer to this .parquet file.", show_default=False)
@@ -167,17 +167,17 @@ def sql(
         bool,
         typer.Option(
             "--csv",
-            help="Print CSV with a header line; lists as JSON. A text that a spreadsheet would take for a formula, as "
-            "it begins with = + - @, a tab or a carriage return, gets a ' before it.",
+            help="Print CSV with a header line; lists are JSON. A text that starts with = + - @, a tab or a carriage "
+            "return gets a ' in front, so that a spreadsheet does not read it as a formula.",
         ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON for programs; NaN and infinite numbers are null.")
     ] = False,
 ) -> None:
-    """Ask the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt.
+    """Query the analysts' catalogue, read-only: one query, a script from a pipe, an example, or a prompt.
 
-    A table shows the first 1,000 rows, with rounded numbers; --csv, --json and --out write all, as they are.
+    A table shows the first 1,000 rows with rounded numbers. --csv, --json and --out write all rows, not rounded.
     """
     if sum((statement is not None, example is not None, examples)) > 1:
         raise typer.BadParameter("give one of a query, --example and --examples")
@@ -210,7 +210,7 @@ def sql(
 
 
 def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: str, place: Path | None = None) -> None:
-    """Ask, and print the answer: the first rows as a table, or all of them part by part; or write them to `place`."""
+    """Run a query and print the first rows as a table, or all rows part by part; or write all rows to `place`."""
     from pipelines.cli import prompt
     from pipelines.cli.parquet import write_parquet
 
@@ -228,7 +228,7 @@ def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: 
 
 
 def _print_rows(table: "pa.Table", form: str) -> None:
-    """An answer that is in memory, as a table, as JSON or as CSV."""
+    """Print an answer that is in memory, as a table, as JSON or as CSV."""
     from pipelines.cli import prompt
 
     if form == "table":

@@ -1,4 +1,4 @@
-"""Commands that build: `sample`, `fetch`, `run`, and `domains`, which shows what there is to build."""
+"""Commands that build: `sample`, `fetch` and `run`; and `domains`, which shows what can be built."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,11 +33,13 @@ _HOW_TO_BEGIN = "`mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`"
 @commands.command(epilog="Example: `mmm4rec sample --data data`")
 def sample(
     data: Data = None,
-    seed: Annotated[int, typer.Option(help="Another seed is another catalogue.")] = 0,
-    size: Annotated[Literal["demo", "tiny"], typer.Option(help="tiny is for a look in seconds.")] = "demo",
+    seed: Annotated[int, typer.Option(help="A different seed gives a different catalogue.")] = 0,
+    size: Annotated[
+        Literal["demo", "tiny"], typer.Option(help="tiny is for a quick look that takes seconds.")
+    ] = "demo",
     as_json: Json = False,
 ) -> None:
-    """Write the sample catalogue: raw files of three source and two target domains, and their settings."""
+    """Write the sample catalogue: raw files for three source domains and two target domains, and their settings."""
     from pipelines.sample import write
 
     data_folder = open_data_folder(data)
@@ -53,17 +55,18 @@ def sample(
     epilog="Examples: `mmm4rec fetch Scientific` · `mmm4rec fetch Magazine_Subscriptions --from ~/Downloads`"
 )
 def fetch(
-    categories: Annotated[list[str], typer.Argument(help="Categories, or known domains.", metavar="CATEGORY")],
+    categories: Annotated[list[str], typer.Argument(help="Categories or known domains.", metavar="CATEGORY")],
     origin: Annotated[
-        str | None, typer.Option("--from", help="Folder or address; else `location` of the settings.", metavar="URL")
+        str | None,
+        typer.Option("--from", help="Folder or address. Default: `location` in the settings.", metavar="URL"),
     ] = None,
-    reviews: Annotated[bool, typer.Option("--reviews", help="5-core reviews in place of the ratings.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there.")] = False,
-    retries: Annotated[int, typer.Option(min=0, help="Tries more, of what can pass.")] = 5,
+    reviews: Annotated[bool, typer.Option("--reviews", help="Fetch 5-core reviews instead of the ratings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch files again that are already there.")] = False,
+    retries: Annotated[int, typer.Option(min=0, help="Number of retries after a temporary failure.")] = 5,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch the raw files of categories; what broke off goes on where it stopped, what is there is kept."""
+    """Fetch the raw files of categories. Interrupted downloads continue, and files already there are kept."""
     data_folder = open_data_folder(data)
     from pipelines import progress
     from pipelines.fetch import fetch_categories
@@ -96,15 +99,15 @@ def _fetched_how(file: "Fetched") -> str:
 
 @commands.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
 def run(
-    domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all with raw files.")] = None,
+    domains: Annotated[list[str] | None, typer.Argument(help="The domains. Default: all with raw files.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this asset (layer/noun), and what it lacks; repeatable.")
+        list[str] | None, typer.Option(help="Build only this asset (layer/noun) and missing inputs. Repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is stale and build nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is stale and build nothing.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Build what is stale: of the domains named, what they need, and what spans all domains."""
+    """Build every stale asset of the named domains, of the domains that they need, and of all domains together."""
     data_folder = open_data_folder(data)
     from pipelines.planner.plan import plan
 
@@ -144,7 +147,7 @@ def run(
 
 @commands.command(name="domains", epilog="Example: `mmm4rec domains --json`")
 def list_domains(data: Data = None, as_json: Json = False) -> None:
-    """List the domains: role, raw files, counts after the k-core beside the published ones, and what is stale."""
+    """List the domains: role, raw files, counts after the k-core, published counts, and stale assets."""
     data_folder = open_data_folder(data)
     from pipelines.survey import survey
 

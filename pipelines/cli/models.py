@@ -1,4 +1,4 @@
-"""Commands about models and how good they are: `report`, `compare`, `check-parity` and `import-checkpoint`."""
+"""Commands for models and their quality: `report`, `compare`, `check-parity` and `import-checkpoint`."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: `mmm4rec report`")
 def report(data: Data = None, as_json: Json = False) -> None:
-    """Print the results of every domain, and where the report and the warehouse are."""
+    """Print the results of every domain, and the paths of the report and the warehouse."""
     data_folder = open_data_folder(data)
     from pipelines.reports.report import results_table
 
@@ -37,7 +37,7 @@ def report(data: Data = None, as_json: Json = False) -> None:
 
 
 def _table_of_results(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """The results of all domains as a table, a line a model."""
+    """The results of all domains as a table, with one line per model."""
     from pipelines.reports.report import judged, titles
 
     table = Table(
@@ -71,27 +71,27 @@ def _table_of_results(rows: Iterable[Mapping[str, Any]]) -> Table:
     "`mmm4rec compare Sample_Toys --models finetuned,scratch,sasrec --users 10,100 --no-ablations`"
 )
 def compare(
-    domains: Annotated[list[str], typer.Argument(help="Target domains that are built.", metavar="DOMAIN...")],
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
+    domains: Annotated[list[str], typer.Argument(help="Target domains that have been built.", metavar="DOMAIN...")],
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings per model.")] = 3,
     models: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas, beside popularity and item_knn; else MMM4Rec and the baselines of the "
-            "settings, or all."
+            help="Comma-separated names. popularity and item_knn are always included. Default: MMM4Rec and the "
+            "baselines of the settings; all baselines if the settings name none."
         ),
     ] = None,
-    ablations: Annotated[bool, typer.Option(help="Also MMM4Rec from scratch without some of its parts.")] = True,
-    users: Annotated[str, typer.Option(help="Percentages of users that MMM4Rec is to learn from.")] = "1,10,100",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Cap on epochs, below that of the settings.")] = None,
+    ablations: Annotated[bool, typer.Option(help="Also train MMM4Rec without some of its parts.")] = True,
+    users: Annotated[str, typer.Option(help="Percentages of the users that MMM4Rec learns from.")] = "1,10,100",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Lower the maximum number of epochs to this.")] = None,
     to: Annotated[
-        Path | None, typer.Option("--out", help="The page; else DATA/comparison.html.", show_default=False)
+        Path | None, typer.Option("--out", help="The page. Default: DATA/comparison.html.", show_default=False)
     ] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Train models side by side, with several seeds: a page of it, and its figures in the catalogue.
+    """Compare models: train each with several seeds, write a page, and add the figures to the catalogue.
 
-    What is finished is kept: a comparison that was stopped goes on, and another trains only what is new.
+    Finished trainings are kept. A stopped comparison continues, and a new comparison trains only what is new.
     """
     data_folder = open_data_folder(data)
     from pipelines import progress
@@ -122,7 +122,7 @@ def compare(
 
 
 def _comparison_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Lines of a table of one comparison: models before ablations, then the most users, then the best."""
+    """The table lines of one comparison: models before ablations, then by share of users, then the best first."""
     from mmm4rec.comparison.tables import UNTRAINED
 
     for row in sorted(rows, key=lambda row: (row["part"] != "models", -row["percent"], -row["value"])):
@@ -147,7 +147,7 @@ def check_parity(
     files: Annotated[list[Path], typer.Argument(help="Tensors computed with the published model.")],
     as_json: Json = False,
 ) -> None:
-    """Hold the model against reference tensors: user vectors, scores, loss and gradients. Exit 1 outside tolerance."""
+    """Compare the model with reference tensors: user vectors, scores, loss, gradients. Exit 1 outside tolerance."""
     from mmm4rec.published.parity import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, check
 
     reports = [check(path) for path in files]
@@ -176,23 +176,23 @@ def check_parity(
     "`mmm4rec import-checkpoint finetuned.ckpt --items processed/Scientific --set model.temperature=0.5`",
 )
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="A published .ckpt.")],
+    file: Annotated[Path, typer.Argument(help="A published .ckpt file.")],
     to: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for the checkpoint; else DATA/imported/NAME.", show_default=False),
+        typer.Option("--out", help="Folder for the checkpoint. Default: DATA/imported/NAME.", show_default=False),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Whose its per-item weights are: items.parquet, or a processed folder.")
+        Path | None, typer.Option(help="The items of its per-item weights: items.parquet, or a processed folder.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help='Settings as JSON: {"model": {...}}.')] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="What its shapes do not show; repeatable.", metavar="model.NAME=VALUE"),
+        typer.Option("--set", help="A setting that the file does not show. Repeatable.", metavar="model.NAME=VALUE"),
     ] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Read a published checkpoint, to fine-tune from it in place of a model that is pre-trained here."""
+    """Import a published checkpoint, so that fine-tuning starts from it and no pre-training is needed."""
     data_folder = open_data_folder(data)
     from mmm4rec.__main__ import exchange_lines, import_published
 

@@ -1,6 +1,6 @@
-"""The options that commands share, and the data folder that `--data` names.
+"""The options that several commands share, and the data folder that `--data` names.
 
-Finding the data folder also sets the environment variables by which Dagster finds it.
+Opening the data folder also sets the environment variables that tell Dagster where it is.
 """
 
 import os
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 __all__ = ["HOME_VARIABLE", "ArtifactName", "Data", "Json", "catalogue_file", "dagster_instance", "open_data_folder"]
 
 HOME_VARIABLE = "MMM4REC_DAGSTER_HOME"
-"""The environment variable that names a folder with a dagster.yaml of the user's own."""
+"""The environment variable that names a folder with the user's own dagster.yaml."""
 
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Data folder; else MMM4REC_DATA, else ./data.", show_default=False)
+    Path | None, typer.Option("--data", help="Data folder. Default: MMM4REC_DATA or ./data.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ArtifactName = Annotated[
     str,
     typer.Argument(
-        help="layer/noun@domain (the current version; without a domain, what spans all), layer/noun@domain:version, "
-        "or a version; versions may be cut."
+        help="layer/noun@domain (the current version), layer/noun (an artifact of all domains), "
+        "layer/noun@domain:version, or a version. The first digits of a version are enough."
     ),
 ]
 
 
 def open_data_folder(data: Path | None) -> "DataFolder":
     """The data folder, made known to Dagster through its environment variables."""
-    # Loading Dagster makes half a million objects that stay: looking for garbage among them after every 700 of them
-    # takes a fifth of a command that has nothing to do.
+    # Loading Dagster creates half a million objects that stay in memory. A garbage collection after every 700 of them
+    # takes a fifth of the time of a command that has nothing to do.
     set_threshold(100_000)
     from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
 
@@ -56,7 +56,7 @@ def open_data_folder(data: Path | None) -> "DataFolder":
 
 
 def _dagster_home() -> Path:
-    """The folder of the dagster.yaml that holds: the one asked for, else the checkout's, or its copy in a wheel."""
+    """The folder of the dagster.yaml to use: the one requested, else the one in the checkout or its copy in a wheel."""
     if asked := os.environ.get(HOME_VARIABLE):
         folder = Path(asked).expanduser().absolute()
         if not (folder / "dagster.yaml").is_file():
@@ -67,7 +67,7 @@ def _dagster_home() -> Path:
 
 
 def dagster_instance(data_folder: "DataFolder") -> "AbstractContextManager[DagsterInstance]":
-    """Dagster's instance of a data folder that `open_data_folder` has found, to be closed after use."""
+    """The Dagster instance of a data folder that `open_data_folder` returned. The caller closes it after use."""
     from pipelines.running.runs import open_instance
 
     return open_instance(data_folder.path / ".dagster")
@@ -77,8 +77,8 @@ def catalogue_file(data_folder: "DataFolder") -> Path:
     """The catalogue file of the data folder.
 
     Raises:
-        CommandError: there is none.
-        DataError: it shows the files of another folder.
+        CommandError: there is no catalogue.
+        DataError: the catalogue shows the files of another folder.
     """
     from warehouse.catalogue.query import check_place
 

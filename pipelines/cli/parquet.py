@@ -1,7 +1,7 @@
-"""An answer of the catalogue as a Parquet file, written by us: questions themselves only read.
+"""Write an answer of the catalogue to a Parquet file. The queries themselves are read-only.
 
-It is never written over what the pipeline owns: nothing in the data folder, and nothing that is read-only, as published
-files are.
+The file never replaces anything that the pipeline owns: nothing in the data folder, and no read-only file (published
+files are read-only).
 """
 
 import stat
@@ -20,10 +20,10 @@ __all__ = ["check_target", "write_parquet"]
 
 
 def check_target(file: Path, data: Path) -> Path:
-    """The place that `file` means, if an answer may be written there; `data` is the data folder.
+    """The resolved path of `file`, if an answer may be written there. `data` is the data folder.
 
     Raises:
-        CommandError: it has another ending, lies in the data folder, or something is there that is not to be replaced.
+        CommandError: the file has another suffix, is in the data folder, or would replace something protected.
     """
     if file.suffix != ".parquet":
         raise CommandError(f"{file}: --out writes Parquet: give a name that ends with .parquet")
@@ -44,10 +44,10 @@ def check_target(file: Path, data: Path) -> Path:
 
 
 def write_parquet(answer: Answer, place: Path) -> int:
-    """Write an answer part by part, and return its rows. What was at `place` is replaced once all is written.
+    """Write an answer part by part and return its number of rows. A file at `place` is replaced at the end.
 
     Raises:
-        CommandError: two columns have one name, Parquet has no such type, or the file cannot be written.
+        CommandError: two columns have the same name, Parquet lacks a type, or the file cannot be written.
     """
     twice = sorted({name for name in answer.columns if answer.columns.count(name) > 1})
     if twice:
@@ -60,7 +60,7 @@ def write_parquet(answer: Answer, place: Path) -> int:
 
 
 def _write(answer: Answer, writer: pq.ParquetWriter) -> Iterator[int]:
-    """Write the parts; the rows of each."""
+    """Write the parts, and yield the number of rows of each."""
     with writer:
         for batch in answer.batches:
             writer.write_batch(batch)

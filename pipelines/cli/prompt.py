@@ -1,7 +1,7 @@
 """`mmm4rec sql` without a statement: scripts from a pipe, and a prompt for people.
 
-Neither can do more than one question can: both ask a `Session`, which is read-only and confined. What is shown, and
-how, is the caller's business.
+Both can do only what a single query can do, because both use a `Session`, which is read-only and confined. The caller
+decides what is shown and how.
 """
 
 import csv
@@ -43,22 +43,22 @@ HISTORY: Final = ".mmm4rec_history"
 _HISTORY_LINES: Final = 1000
 
 _HELP: Final = """\
-SELECT ...;                  ends with a semicolon, on any number of lines; only questions, the catalogue is read-only
-.tables                      tables, views and macros, with what they hold
-.describe NAME               columns of one, with what they mean (DESCRIBE NAME; gives the types only)
-.examples                    questions ready to run
-.example NAME [KEY=VALUE]    runs one, and shows its SQL to change
-.refresh                     goes over to a catalogue that was built meanwhile; until then all answers are of one
-.quit                        or Ctrl-D; Ctrl-C stops a query or drops what was typed"""
+SELECT ...;                  runs a query; end it with a semicolon, on any number of lines; the catalogue is read-only
+.tables                      lists tables, views and macros, with a description of each
+.describe NAME               lists the columns of one, with their meaning (DESCRIBE NAME; shows only the types)
+.examples                    lists queries that are ready to run
+.example NAME [KEY=VALUE]    runs an example and shows its SQL, which you can change
+.refresh                     switches to a catalogue that was built since; until then all answers use the same one
+.quit                        or Ctrl-D: leaves; Ctrl-C stops a query or discards what was typed"""
 
 
 def ask(session: Session, sql: str, bound: Mapping[str, Any] | None = None, limit: int | None = None) -> pa.Table:
-    """As `Session.ask`, but Ctrl-C ends it at once."""
+    """Like `Session.ask`, but Ctrl-C stops it immediately."""
     return _aside(session, lambda: session.ask(sql, bound, limit))
 
 
 def stream(session: Session, sql: str, bound: Mapping[str, Any] | None = None) -> Answer:
-    """As `Session.stream`, but Ctrl-C ends it at once."""
+    """Like `Session.stream`, but Ctrl-C stops it immediately."""
     answer = _aside(session, lambda: session.stream(sql, bound))
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -69,7 +69,7 @@ def stream(session: Session, sql: str, bound: Mapping[str, Any] | None = None) -
 
 
 def _aside(session: Session, question: Callable[[], T]) -> T:
-    """In a thread of its own: a thread that waits for DuckDB hears of no signal, some queries through."""
+    """Run a query in a separate thread: during some queries, a thread that waits for DuckDB receives no signals."""
     with ThreadPoolExecutor(1) as aside:
         answer = aside.submit(question)
         try:
@@ -85,10 +85,10 @@ def whole(table: pa.Table) -> Answer:
 
 
 def parameters(given: list[str]) -> dict[str, str]:
-    """``name=value`` texts as a mapping.
+    """Parse ``name=value`` texts into a mapping.
 
     Raises:
-        CommandError: one has no name or no equals sign.
+        CommandError: a text has no name or no equals sign.
     """
     pairs = [text.partition("=") for text in given]
     for text, (name, equals, _) in zip(given, pairs, strict=True):
@@ -98,7 +98,7 @@ def parameters(given: list[str]) -> dict[str, str]:
 
 
 def example_table() -> pa.Table:
-    """All examples: name, question, parameters with their defaults."""
+    """All examples, with name, question, and parameters with their defaults."""
     found_rows = [
         {
             "name": found.name,
@@ -113,13 +113,13 @@ def example_table() -> pa.Table:
 
 
 def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
-    """The rows by place, since two columns of an answer may have one name."""
+    """The rows by position, because two columns of an answer may have the same name."""
     for batch in batches:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def rounded(value: Any) -> Any:
-    """A number as people read it: to four places after the point, a small one to four digits; also within lists."""
+    """Round a number for people: to four decimals, a small one to four digits. Applies inside lists too."""
     if isinstance(value, float) and math.isfinite(value):
         return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
     if isinstance(value, list):
@@ -132,9 +132,9 @@ def rounded(value: Any) -> Any:
 def chosen(
     session: Session, example: Example, given: Mapping[str, str], say: Callable[[str], None], option: str = "--param "
 ) -> dict[str, Any]:
-    """The parameters of an example; says which values it takes where none were given and the data decide.
+    """The parameters of an example. Prints each value that was not given and that therefore comes from the data.
 
-    `option` is what stands before a parameter where it is typed.
+    `option` is the text that the user types before a parameter.
     """
     bound = example.bind(given, lambda sql, known: session.ask(sql, known).to_pylist())
     for name, parameter in example.parameters.items():
@@ -144,14 +144,14 @@ def chosen(
 
 
 def write(answer: Answer, form: str, file: TextIO) -> None:
-    """Write an answer, part by part, as "csv" or "json"."""
+    """Write an answer part by part, as "csv" or "json"."""
     (_write_csv if form == "csv" else _write_json)(answer, file)
 
 
 def _write_csv(answer: Answer, file: TextIO) -> None:
-    """CSV with a header line; lists and structs as JSON, nulls empty, no text a formula.
+    """Write CSV with a header line. Lists and structs are JSON, nulls are empty, and no text can act as a formula.
 
-    A terminal, unlike a file, gets no control characters.
+    Control characters go to files but not to a terminal.
     """
     shown = visible if file.isatty() else str
 
@@ -169,7 +169,7 @@ def _write_csv(answer: Answer, file: TextIO) -> None:
 
 
 class _Lines:
-    """Takes rows that end with CR LF and ends them with LF: `csv` quotes only the line ends that it writes itself."""
+    """Replaces CR LF at the end of rows with LF, because `csv` quotes only the line ends that it writes itself."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -179,7 +179,7 @@ class _Lines:
 
 
 def _write_json(answer: Answer, file: TextIO) -> None:
-    """A list of objects, one a row; as `json.dumps` writes it with an indent of 1."""
+    """Write a list of objects, one per row, in the format of `json.dumps` with an indent of 1."""
     before = "[\n"
     for row in rows(answer.batches):
         one = json.dumps(plain(dict(zip(answer.columns, row, strict=True))), indent=1, default=str, allow_nan=False)
@@ -189,7 +189,7 @@ def _write_json(answer: Answer, file: TextIO) -> None:
 
 
 class Prompt:
-    """A conversation with the catalogue on the terminal. An error ends nothing but its statement."""
+    """A prompt for queries on the terminal. An error stops only its own statement."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class Prompt:
                     continue
                 typed = f"{typed}{line}\n".lstrip()
                 if ends(typed):
-                    # Before it is asked: an error or Ctrl-C leaves an empty prompt.
+                    # Cleared before the query runs, so that an error or Ctrl-C leaves an empty prompt.
                     script, typed = typed, ""
                     for statement in self._session.statements(script):
                         self._answer(statement)
@@ -288,7 +288,7 @@ class Prompt:
 
 
 def _line_editing(session: Session) -> Callable[[], None]:
-    """Arrow keys, history and completion of names by TAB, where Python has readline; returns what saves the history."""
+    """Enable arrow keys, history and TAB completion if Python has readline; return a function that saves history."""
     try:
         import readline
     except ImportError:
@@ -306,7 +306,7 @@ def _line_editing(session: Session) -> Callable[[], None]:
         try:
             readline.write_history_file(history)
         except OSError:
-            return  # A home that cannot be written to costs the history, nothing else.
+            return  # If the home folder is not writable, only the history is lost.
 
     readline.set_completer(complete)
     readline.parse_and_bind("tab: complete")

@@ -1,4 +1,4 @@
-"""The command `ui`, which opens Dagster's UI over the data folder."""
+"""The command `ui`, which opens Dagster's UI for the data folder."""
 
 from typing import Annotated
 
@@ -15,13 +15,13 @@ commands = typer.Typer()
 @commands.command(epilog="Examples: `mmm4rec ui --port 3000` · `mmm4rec ui --allow-host recommendations.example.org`")
 def ui(
     data: Data = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 3000,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a proxy before it, as browsers write it: NAME or NAME:PORT; repeatable."),
+        typer.Option(help="Host name of a proxy in front, as browsers send it: NAME or NAME:PORT. Repeatable."),
     ] = None,
 ) -> None:
-    """Open Dagster's UI and its daemon on 127.0.0.1 over this data folder; ends with Ctrl-C, and its runs with it."""
+    """Start Dagster's UI and daemon on 127.0.0.1 for this data folder. Ctrl-C stops them and their runs."""
     from pipelines.ui.servers import check_port, replace_this_process
 
     check_port(port)
@@ -29,10 +29,10 @@ def ui(
     from pipelines.errors import EXPECTED
     from pipelines.planner.asset import DOMAINS
 
-    # Its databases are made before others can meet there, and every domain is there to be chosen.
+    # This creates the databases before several processes use them, and makes every domain selectable.
     with dagster_instance(data_folder) as instance:
         try:
             instance.add_dynamic_partitions(str(DOMAINS.name), data_folder.present())
-        except EXPECTED as error:  # no reason to show nothing: its pages say the same until it is mended
+        except EXPECTED as error:  # the UI still starts, and its pages show the error until it is fixed
             print_warning(str(error))
     replace_this_process(port, allow_host or [])

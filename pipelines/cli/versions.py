@@ -1,5 +1,5 @@
-"""Commands about versions of artifacts and where they come from: `trace`, `impact`, `verify`, `gc`, `forget`, `pin`
-and `unpin`."""
+"""Commands for versions of artifacts and their lineage: `trace`, `impact`, `verify`, `gc`, `forget`, `pin` and
+`unpin`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -21,9 +21,9 @@ commands = typer.Typer()
 
 @commands.command(epilog="Examples: `mmm4rec trace models/finetuned@Sample_Toys` · `mmm4rec trace 3f2a91c0 --json`")
 def trace(artifact: ArtifactName, data: Data = None, as_json: Json = False) -> None:
-    """Show what an artifact was made from, as a tree down to the sha256 of each raw file, and what made it.
+    """Show what an artifact was made from, as a tree down to the sha256 of each raw file, and how it was made.
 
-    Versions of Python and of packages, commit, device and processor stand where they differ from those above.
+    A version shows Python, packages, commit, device and processor only if they differ from the version above.
     """
     data_folder = open_data_folder(data)
     from pipelines import lineage
@@ -43,7 +43,7 @@ def impact(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """List every version that was made from a raw file, first what reads it."""
+    """List every version that was made from a raw file. The versions that read it directly come first."""
     data_folder = open_data_folder(data)
     from pipelines import lineage
     from warehouse.artifacts.lineage import Lineage
@@ -57,12 +57,12 @@ def impact(
 
 @commands.command(epilog="Examples: `mmm4rec verify` · `mmm4rec verify Sample_Toys --all`")
 def verify(
-    domains: Annotated[list[str] | None, typer.Argument(help="Domains; else all, and what spans them.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Versions that are not current too.")] = False,
+    domains: Annotated[list[str] | None, typer.Argument(help="The domains. Default: all artifacts.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Include versions that are not current.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Hash every file again. Exit 1 if one is damaged: `mmm4rec run` then builds it anew."""
+    """Hash every file again. Exit 1 if a file is damaged; `mmm4rec run` then rebuilds it."""
     data_folder = open_data_folder(data)
     from pipelines import lineage, progress
 
@@ -83,11 +83,11 @@ def verify(
 
 @commands.command(epilog="Examples: `mmm4rec gc --dry-run` · `mmm4rec gc`")
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Remove versions that nothing current, pinned, open or at work needs, and what ended processes left behind."""
+    """Remove versions that nothing current, pinned, open or running needs, and leftovers of ended processes."""
     data_folder = open_data_folder(data)
     from pipelines.garbage import collect
 
@@ -106,11 +106,11 @@ def gc(
 )
 def forget_domain(
     domain: Annotated[str, typer.Argument(help="The domain.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Take a domain out of the catalogue, the report and Dagster; raw files stay, `mmm4rec gc` removes the rest."""
+    """Remove a domain from the catalogue, the report and Dagster. Raw files stay; `mmm4rec gc` removes the rest."""
     data_folder = open_data_folder(data)
     from pipelines import progress
     from pipelines.forget import check, forget, why_it_comes_back
@@ -142,22 +142,22 @@ def forget_domain(
 
 @commands.command(epilog="Examples: `mmm4rec pin models/finetuned@Sample_Toys` · `mmm4rec pin`")
 def pin(
-    artifact: Annotated[str | None, typer.Argument(help="As for `mmm4rec trace`; else list what is pinned.")] = None,
+    artifact: Annotated[str | None, typer.Argument(help="As for `mmm4rec trace`. Default: list the pins.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a version, and all that it was made from, whatever becomes current."""
+    """Protect a version, and everything that it was made from, against `mmm4rec gc`."""
     _pin(open_data_folder(data), artifact, True, as_json)
 
 
 @commands.command(epilog="Example: `mmm4rec unpin models/finetuned@Sample_Toys:3f2a91c0`")
 def unpin(artifact: ArtifactName, data: Data = None, as_json: Json = False) -> None:
-    """Let `mmm4rec gc` remove a version again, once nothing else needs it."""
+    """Remove a pin, so that `mmm4rec gc` can remove the version once nothing else needs it."""
     _pin(open_data_folder(data), artifact, False, as_json)
 
 
 def _pin(data_folder: "DataFolder", name: str | None, on: bool, as_json: bool) -> None:
-    """Pin a version or let it go, and list what is pinned."""
+    """Pin or unpin a version, and list the pinned versions."""
     from warehouse.artifacts.lineage import Lineage, named
 
     if name is not None and not data_folder.store.mark(Lineage.of(data_folder.store).find(name), "pin", on):

@@ -1,13 +1,13 @@
-"""What is to be built: steps, the plan of those that are stale, and what follows from a step.
+"""Planning: steps, the plan of the stale steps, and everything that is derived from a step.
 
-    step          what an artifact is made of, and its building; `all_steps`
-    asset         `@step`, which declares a step and gives it its form as a Dagster asset
-    plan          which steps are stale, in stages that one Dagster run builds each
+    step          the inputs of an artifact, and its build; `all_steps`
+    asset         `@step`, which declares a step and makes it a Dagster asset
+    plan          the stale steps, in stages; one Dagster run builds one stage
     code_version  the hash of the code that a step runs
-    blocking      what must hold of a step's tables before they are published
-    columns       which columns a column was made from
+    blocking      the checks that a step's tables must pass before they are published
+    columns       column lineage
     openlineage   events for OpenLineage
-    event_log     whether Dagster's event log says what the store says
+    event_log     whether Dagster's event log agrees with the store
 
-What runs a plan is `pipelines.running`.
+`pipelines.running` runs a plan.
 """

@@ -1,7 +1,8 @@
-"""Blocking checks: what must hold of a step's tables before they are published.
+"""Blocking checks: conditions that a step's tables must meet before they are published.
 
-A step counts what breaks its check at the end of its build. What fails is not published, so that nothing reads it and
-the next run builds and counts it again: docs/decisions/0013. Checks that only warn are in `pipelines.assets.checks`.
+At the end of its build, a step counts the violations of its check. If the check fails, the tables are not published, so
+nothing reads them and the next run builds and checks them again: docs/decisions/0013. Checks that only warn are in
+`pipelines.assets.checks`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

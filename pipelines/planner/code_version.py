@@ -1,15 +1,15 @@
-"""Code versions: a hash of the code that a function runs, derived and never typed by hand.
+"""Code versions: a hash of the code that a function runs, computed and never typed by hand.
 
-What a function runs is itself, every function, class and constant of the house that it names, whatever those name in
-turn, and the SQL files and templates whose names stand in any of them. Comments (also those of columns), docstrings,
-annotations of functions and layout do not count, so rewording makes nothing stale. Neither does what merely stands in
-the same module.
+The code of a function is the function itself, every function, class and constant of the project that it names, whatever
+those name in turn, and the SQL files and templates whose names appear in any of them. Comments (also those of columns),
+docstrings, annotations of functions and layout do not count, so rewording makes nothing stale. Other code in the same
+module does not count either.
 
-The search ends in two places:
+The search stops in two places:
 
-- A registry names its implementations as texts, "module:name". Whoever uses one adds the implementation that the
-  settings choose.
-- `TABLES` of a room's `tables` are the schemas of all its tables. A step adds those of its own.
+- A registry names its implementations as texts, "module:name". A step that uses a registry adds the implementation that
+  the settings choose.
+- `TABLES` in the `tables` of a package are the schemas of all its tables. A step adds its own.
 """
 
 import ast
@@ -27,23 +27,23 @@ from pipelines.planner.remembered import Remembered
 ROOMS = ("warehouse", "features", "mmm4rec", "pipelines")
 
 Symbol = tuple[str, str]
-"""A module of the house, and a name that it binds; without a name, what runs whenever the module is imported."""
+"""A module of the project, and a name that it binds; without a name, the code that runs at every import of it."""
 
 _COMMENTS = {"_field": 2, "_column": 2, "_table": 0}
-"""Functions by which the rooms declare columns and tables, and which of their arguments is a comment."""
+"""The functions that declare columns and tables, and which of their arguments is a comment."""
 _SCHEMAS = frozenset({"TABLES", "ACCEPTED"})
-"""Names that end the search, in the module `tables` of a room."""
+"""Names that end the search, in the module `tables` of a package."""
 
 
 @cache  # asked for every domain
 def code_version(*names: str) -> str:
     """16 hex digits over the code that the functions, classes or constants named `module:name` run.
 
-    None of them is imported: that of a model's would load torch. Their own decorators do not count, as these say how
-    a function is declared.
+    None of them is imported, because importing a model would load torch. Their own decorators do not count, because
+    these only declare the function.
 
     Raises:
-        ValueError: there is no such module of the house, or it binds no such name.
+        ValueError: the project has no such module, or the module binds no such name.
     """
     asked = " ".join(names)
     if known := _remembered().get(asked):
@@ -177,7 +177,7 @@ def _statements(symbol: Symbol) -> list[_Statement]:
 
 
 def _lookup(module: str, name: str) -> Symbol | None:
-    """The symbol that a name of a module stands for, wherever it is bound; None for what is not of the house."""
+    """The symbol that a name of a module refers to, wherever it is bound; None if it is not part of the project."""
     known = _module(module)
     if name in known.bound:
         cut = name in _SCHEMAS and module.endswith(".tables")
@@ -364,7 +364,7 @@ def _room(package: str) -> Path:
 
 @cache
 def _path(module: str) -> Path | None:
-    """The file of a module of the house."""
+    """The file of a module of the project."""
     package, *rest = module.split(".")
     if package not in ROOMS:
         return None

@@ -1,4 +1,4 @@
-"""Whether Dagster's event log, and the catalogue, say what the store says. The store is what counts."""
+"""Whether Dagster's event log and the catalogue agree with the store. The store is authoritative."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The plan: what is stale, in stages that one Dagster run builds each. It compares recipes and runs nothing."""
+"""The plan: the stale steps in stages, one Dagster run per stage. It compares recipes and runs nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from warehouse.artifacts.store import ALL
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one domain (or of ALL) that one Dagster run builds."""
+    """The steps of one domain (or of ALL) that one Dagster run builds."""
 
     domain: str
     steps: tuple[Step, ...]
@@ -40,12 +40,12 @@ class Stage:
 
 
 def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = ()) -> list[Stage]:
-    """The stages that bring `domains` up to date, with all they need and all that spans domains; upstream first.
+    """The stages that bring up to date `domains`, what they need, and what spans all domains; upstream first.
 
-    `only` restricts it to these asset keys, and to what they need that is not there; what is there they take as it is.
-    A step is stale if an input is, if its recipe is not the one its current version was built by, or if that version is
-    damaged or not the one shown at the top of the data folder. Nothing stale: an empty list. A domain without raw files
-    is an error.
+    `only` restricts the plan to these asset keys and their missing inputs; existing inputs are used as they are. A step
+    is stale if an input is stale, if its recipe differs from the recipe of its current version, or if that version is
+    damaged or is not the one shown at the top of the data folder. If nothing is stale, the list is empty. A domain
+    without raw files is an error.
     """
     unknown = sorted(set(only) - set(all_steps()))
     if unknown:

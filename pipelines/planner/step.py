@@ -1,11 +1,11 @@
-"""Steps: what an artifact is made of, stated before it is built, and the building. Nothing here knows Dagster.
+"""Steps: the inputs of an artifact, declared before it is built, and its build. Nothing here depends on Dagster.
 
 A step names its inputs, sources, parameters and the one function that builds it. From that follow its recipe (so
 that `mmm4rec run` can tell what is stale without running anything), its code version, its data version and its
 lineage. The modules of `pipelines.assets` declare steps with `@step`; `pipelines.planner.asset` makes assets of
 them.
 
-The parameters are one frozen dataclass, which is computed once, hashed, and handed to the build. The build gets no way
+The parameters are one frozen dataclass, which is computed once, hashed and passed to the build. The build has no access
 to the settings, so nothing that it reads can be missing from its recipe.
 """
 
@@ -257,13 +257,13 @@ def step(
     kinds: Sequence[str] = (),
     pool: Pool | None = None,
 ) -> Callable[[Callable[[Job[P]], Any]], Step]:
-    """Declare a step; the decorated function builds it and returns its summary.
+    """Declare a step. The decorated function builds it and returns its summary.
 
-    `room` is the package whose work it is, `upstream` are the keys it reads; `refs` says of which domains, where that
-    is not simply the same one; `implementations` names, as `module:name`, what the settings choose from registries;
-    `applies` says for which domains the step is made at all. A step that `collects` reads whatever is current of its
-    inputs, so a domain that failed does not hold it up. The file named by `exposed` is what people open: it also stands
-    at the top of the data folder. Steps of one `pool` wait for each other, in whatever runs they are.
+    `room` is the package that does the work. `upstream` lists the keys that it reads; `refs` gives their domains if
+    these are not the same domain. `implementations` lists, as `module:name`, the registry entries that the settings
+    choose. `applies` decides for which domains the step is made. A step that `collects` reads all current inputs, so a
+    failed domain does not block it. People open the file in `exposed`, which is also shown at the top of the data
+    folder. Steps of one `pool` wait for each other, also across runs.
     """
 
     def declare(build: Callable[[Job[P]], Any]) -> Step:

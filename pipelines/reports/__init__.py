@@ -1,1 +1,1 @@
-"""What people look at: the report, the comparison's page, and the charts and samples in Dagster's UI."""
+"""The pages for people: the report, the comparison page, and the charts and samples in Dagster's UI."""

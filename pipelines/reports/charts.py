@@ -1,6 +1,6 @@
-"""Charts: what the report and Dagster's metadata draw, from rows of the catalogue's queries.
+"""The charts of the report and of Dagster's metadata, drawn from rows of the catalogue's queries.
 
-Nothing is computed here but the mean of curves. The same rows give the same bytes.
+Nothing is computed here except the mean of curves. The same rows give the same bytes.
 """
 
 import html
@@ -43,7 +43,7 @@ _styled = mpl.rc_context(
 
 @_styled
 def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
-    """Validation NDCG@10 by epoch, from scratch beside fine-tuned; rows: `model`, `epoch`, `ndcg_10`."""
+    """Validation NDCG@10 by epoch, from scratch and fine-tuned. Rows: `model`, `epoch`, `ndcg_10`."""
     figure, (axes,) = _panels(1)
     _count(axes)
     for model, label in MODELS.items():
@@ -55,9 +55,9 @@ def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
 
 @_styled
 def training(rows: Sequence[Row], best_epoch: int) -> Figure:
-    """Loss and validation metrics by epoch; rows as in a model's `history`, with nulls where nothing was measured.
+    """Loss and validation metrics by epoch. Rows as in a model's `history`, with nulls where nothing was measured.
 
-    Metrics of lists have a panel of their own: beside them, those of users would be flat.
+    Metrics of lists have their own panel: in a common panel, the metrics of users would look flat.
     """
     figure, panels = _panels(3, width=3.5)  # as much as a dialog of the UI shows
     drawn: Sequence[tuple[str, Mapping[str, str | None]]] = (
@@ -137,10 +137,10 @@ def words(rows: Sequence[Row]) -> Figure:
 
 @_styled
 def convergence(title: str, rows: Sequence[Row]) -> Figure:
-    """Validation NDCG@10 of every training against what it took: optimiser steps, examples, seconds.
+    """Validation NDCG@10 of every training against its cost: optimiser steps, examples, seconds.
 
-    Rows: `label`, `seed`, `ndcg_10` and those three. A thin line is a training; the thick one is the mean of a
-    label's, epoch by epoch, as long as none of them has stopped.
+    Rows: `label`, `seed`, `ndcg_10` and those three. A thin line is one training. The thick line is the mean of the
+    trainings of a label, epoch by epoch, until the first of them stops.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     figure, panels = _panels(3, below=0.1 + 0.2 * math.ceil(len(labels) / _LEGEND))
@@ -162,7 +162,7 @@ def convergence(title: str, rows: Sequence[Row]) -> Figure:
 
 @_styled
 def shares(title: str, rows: Sequence[Row]) -> Figure:
-    """Test NDCG@10 by the share of users learnt from; rows: `label`, `percent`, `value`, `standard_error`."""
+    """Test NDCG@10 by the share of training users. Rows: `label`, `percent`, `value`, `standard_error`."""
     figure, (axes,) = _panels(1)
     for label in dict.fromkeys(row["label"] for row in rows):
         mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["percent"])
@@ -178,9 +178,9 @@ def shares(title: str, rows: Sequence[Row]) -> Figure:
 
 @_styled
 def svg(figure: Figure, salt: str) -> str:
-    """The figure as an element to stand in a page, in the page's own colours; `salt` keeps the ids of several apart.
+    """The figure as an element for a page, in the colours of the page. `salt` makes the ids of several figures unique.
 
-    Who cannot see it is told what it shows.
+    A text alternative describes it for people who cannot see it.
     """
     text = io.StringIO()
     # Fixed ids and no date: the same curves are the same bytes.

@@ -1,9 +1,9 @@
-"""Exhibits: what people look at of an artifact in Dagster's UI: first rows, distributions, curves, pictures.
+"""Exhibits: what Dagster's UI shows of an artifact: first rows, distributions, curves, pictures.
 
-They are made from published files, after publishing, and what fails here fails alone: the artifact stands, and the
-metadata, the run's log and `mmm4rec run` say which exhibit is missing and why. What they show is counted by SQL over a
-catalogue of this one artifact and of what stands beside it, drawn by `pipelines.reports.charts`, and laid out by
-`features.lookup.sheets`. Nothing of it goes into a recipe.
+They are made from published files, after publishing. A failure here does not affect the artifact: the metadata, the log
+of the run and `mmm4rec run` show which exhibit is missing and why. SQL counts the figures in a catalogue of this
+artifact and of related ones, `pipelines.reports.charts` draws them, and `features.lookup.sheets` lays them out.
+Exhibits are not part of any recipe.
 """
 
 import base64
@@ -46,7 +46,7 @@ _SHEET_BYTES = 40_000
 
 @dataclass
 class Subject:
-    """An artifact to be shown: questions to a catalogue of it and of what stands `beside` it in its domain."""
+    """An artifact to show, with queries to a catalogue of it and of the artifacts `beside` it in its domain."""
 
     data_folder: DataFolder
     artifact: Artifact
@@ -86,7 +86,7 @@ Exhibit = Callable[[Subject], Any]
 
 
 def exhibits(data_folder: DataFolder, artifact: Artifact) -> tuple[dict[str, Any], dict[str, str]]:
-    """Metadata to look at, by name, and the reasons of those that could not be made."""
+    """The exhibits as metadata by name, and the reasons for those that could not be made."""
     shown: dict[str, Any] = {}
     failed: dict[str, str] = {}
     beside, wanted = _EXHIBITS.get(artifact.key, ((), {}))

@@ -1,4 +1,4 @@
-"""Text from outside in the Markdown that Dagster's UI draws: no picture, link or HTML of a stranger may come of it."""
+"""Text from outside in the Markdown of Dagster's UI: it must not become a picture, a link or HTML."""
 
 import re
 
@@ -8,9 +8,9 @@ __all__ = ["code"]
 
 
 def code(text: object) -> str:
-    """`text` as a code span on one line: nothing within one is a link, a picture, an address or HTML.
+    """`text` as a code span on one line: nothing in a code span becomes a link, a picture, an address or HTML.
 
-    Backslashes would not do: addresses are made links after they are taken away.
+    Backslashes would not be enough: they are removed before addresses become links.
     """
     line = " ".join(visible(str(text)).split()) or "–"
     longest = max(map(len, re.findall("`+", line)), default=0)

@@ -1,4 +1,4 @@
-"""The report: one HTML page, openable without a server, made from the catalogue and the items' pictures."""
+"""The report: one HTML page that opens without a server, made from the catalogue and the items' pictures."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ _LABELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows."""
+    """The contents of the page."""
 
     domains: int
     users_shown: int
@@ -30,7 +30,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model in the results of a domain, with the metrics that are shown, in their order."""
+    """A model in the results of a domain, with the shown metrics in their order."""
 
     model: str
     label: str
@@ -51,11 +51,10 @@ def build_report(
     out: Path,
     built: str,
 ) -> Report:
-    """Write the page to `out`. `root` is the data folder that the catalogue shows, `built` when that was published.
+    """Write the page to `out`. `root` is the data folder of the catalogue, `built` is when the catalogue was published.
 
-    The page says that time and not its own, so that it is the same page whenever it is written anew.
-    `pictures(domain, item_ids)` gives the original bytes of those pictures that there are. Titles come from outside:
-    the template escapes them.
+    The page shows that time and not its own, so writing it again gives the same page. `pictures(domain, item_ids)`
+    returns the original bytes of the pictures that exist. Titles come from outside, so the template escapes them.
     """
     results = results_table(catalogue, root)
     shelves = _shelves(catalogue, root, pictures)
@@ -69,7 +68,7 @@ def build_report(
 
 
 def templates() -> jinja2.Environment:
-    """The pages' templates. They escape whatever is put in, and their policy lets a browser fetch and run nothing."""
+    """The templates of the pages. They escape all values, and their policy lets a browser fetch and run nothing."""
     return jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
 
 
@@ -86,7 +85,7 @@ def page(
     Args:
         results: the rows.
         curves: the charts.
-        shelves: users with what they bought and are recommended.
+        shelves: users with the items that they bought and the items that are recommended to them.
         errors: standard errors by domain, model and metric.
         data: rows of ``sql/report_data.sql``.
         built: when the catalogue was published, ISO 8601 in UTC.
@@ -108,7 +107,7 @@ def page(
 
 
 def results_table(catalogue: Path, root: Path | None = None) -> list[dict[str, Any]]:
-    """A row a domain of the catalogue's `results`."""
+    """One row per domain, from the catalogue's `results`."""
     views = query(catalogue, "SELECT view_name FROM duckdb_views() WHERE NOT internal", root=root)
     known = views["view_name"].to_pylist()
     if "results" not in known:
@@ -123,7 +122,7 @@ def titles() -> list[str]:
 
 
 def judged(row: Mapping[str, Any], errors: Mapping[tuple[str, str, str], float] | None = None) -> list[Judged]:
-    """The models in a row of `results_table` that the domain has, with `errors` by domain, model and metric."""
+    """The models of a domain in a row of `results_table`, with `errors` by domain, model and metric."""
     columns = {model: [figure(model, metric.label) for metric in shown()] for model in JUDGED}
     of = {model: tuple(row[name] for name in names) for model, names in columns.items() if row[names[0]] is not None}
     best = [
@@ -147,7 +146,7 @@ def judged(row: Mapping[str, Any], errors: Mapping[tuple[str, str, str], float] 
 def _shelves(
     catalogue: Path, root: Path, pictures: Callable[[str, Sequence[str]], Mapping[str, bytes]]
 ) -> list[dict[str, Any]]:
-    """Some users of each domain with titles and pictures of what they bought and are recommended."""
+    """Some users of each domain, with titles and pictures of the items that they bought and that are recommended."""
     bound = {"users": _USERS, "bought": _BOUGHT, "recommended": _RECOMMENDED}
     rows = _ask(catalogue, root, "report_shelves", bound)
     for domain in {row["domain"] for row in rows}:

@@ -1,11 +1,11 @@
-"""What Dagster's daemon does by itself: two sensors and two schedules.
+"""The automation that Dagster's daemon runs: two sensors and two schedules.
 
-`raw_files` sees new and changed raw files, `rebuild` comes by the week. Each opens an occasion (`occasions`) and asks
-for the runs that can begin; `next_stages` asks for those that their ends make possible.
+`raw_files` detects new and changed raw files, and `rebuild` runs weekly. Each opens an occasion (`occasions`) and
+requests the runs that can start. `next_stages` requests the runs that become possible when those end.
 
-`automation: {enabled: true}` in domains.yaml, or the switches in the UI, set this to work. `next_stages` is always on:
-it goes on with what somebody switched on. Settings that cannot be used stop no tick: it says so, and the next one looks
-again.
+`automation: {enabled: true}` in domains.yaml, or the switches in the UI, turn this on. `next_stages` is always on: it
+only continues work that somebody has started. Invalid settings do not stop the ticks: a tick reports them, and the next
+tick checks again.
 """
 
 import json
@@ -55,11 +55,12 @@ def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
 
 
 def raw_files(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam[DataFolder]) -> dg.SensorResult:
-    """Sees new categories and changed raw files, and asks for all that depends on them.
+    """Detects new categories and changed raw files, and requests runs for everything that depends on them.
 
-    Files are taken when size and times stayed the same between two ticks and their gzip streams are whole. The cursor
-    holds for each domain how far that went ("seen" or "taken"), a digest of what showed, and when that was first seen:
-    with it, what goes back to what it once was is another occasion, and a tick that is evaluated twice the same one.
+    Files are accepted if their size and times did not change between two ticks and their gzip streams are complete. For
+    each domain, the cursor contains the progress ("seen" or "taken"), a digest of the files' appearance, and the time
+    when that was first seen. So a change back to an earlier state is a new occasion, but a tick that is evaluated twice
+    is the same occasion.
     """
     if unusable := _unusable(data_folder):
         return dg.SensorResult(skip_reason=unusable, cursor=context.cursor)
@@ -101,8 +102,8 @@ def raw_files(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam
 
 
 def next_stages(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam[DataFolder]) -> dg.SensorResult:
-    """Goes on where a run ended that `raw_files`, `rebuild` or the job `everything` asked for: with what its result
-    makes possible."""
+    """Continues after a run that `raw_files`, `rebuild` or the job `everything` requested: requests the runs that its
+    result makes possible."""
     if unusable := _unusable(data_folder):
         return dg.SensorResult(skip_reason=unusable, cursor=context.cursor)
     now = datetime.now(UTC)
@@ -125,7 +126,7 @@ def next_stages(context: dg.SensorEvaluationContext, data_folder: dg.ResourcePar
 def rebuild(
     context: dg.ScheduleEvaluationContext, data_folder: dg.ResourceParam[DataFolder]
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Asks for all that is stale: code, settings or encoders changed, something was damaged, or failed before."""
+    """Requests runs for everything that is stale: code, settings or encoders changed, damage, or an earlier failure."""
     if unusable := _unusable(data_folder):
         return dg.SkipReason(unusable)
     occasion = Occasion(f"rebuild {context.scheduled_execution_time:%Y-%m-%d %H:%M}", (ALL,))
@@ -140,13 +141,13 @@ def rebuild(
 def keep_house(
     context: dg.ScheduleEvaluationContext, data_folder: dg.ResourceParam[DataFolder]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Asks for a run of the job `housekeeping`."""
+    """Requests a run of the job `housekeeping`."""
     unusable = _unusable(data_folder)
     return dg.SkipReason(unusable) if unusable else dg.RunRequest()
 
 
 def sensors(settings: AutomationSettings) -> list[dg.SensorDefinition]:
-    """`raw_files`, and `next_stages`, which goes on with what somebody switched on."""
+    """The sensors `raw_files` and `next_stages`. The second continues work that somebody has started."""
     of_all = dg.AssetSelection.all()
     switch = dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
     pace = settings.interval
@@ -158,7 +159,7 @@ def sensors(settings: AutomationSettings) -> list[dg.SensorDefinition]:
 
 
 def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
-    """`rebuild` and `housekeeping`, at the times that the settings give them."""
+    """The schedules `rebuild` and `housekeeping`, at the times in the settings."""
     switch = dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED
     weekly = dg.schedule(
         name="rebuild", cron_schedule=settings.rebuild, target=dg.AssetSelection.all(), default_status=switch
@@ -170,9 +171,9 @@ def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
 
 
 def switched_on(data_folder: DataFolder) -> AutomationSettings:
-    """What the settings say of what goes on by itself, or the defaults, where that cannot be used.
+    """The automation settings, or the defaults if the settings are invalid.
 
-    So Dagster loads its definitions whatever domains.yaml says; every tick says what is wrong with it.
+    So Dagster can load its definitions whatever domains.yaml contains. Every tick reports the error.
     """
     try:
         settings = data_folder.automation
@@ -183,10 +184,10 @@ def switched_on(data_folder: DataFolder) -> AutomationSettings:
 
 
 def check_times(settings: AutomationSettings) -> None:
-    """See whether the times of the schedules are ones.
+    """Check the times of the schedules.
 
     Raises:
-        SettingsError: a time is no cron expression.
+        SettingsError: a time is not a cron expression.
     """
     for name in ("rebuild", "housekeeping"):
         cron = getattr(settings, name)

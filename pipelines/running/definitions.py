@@ -1,4 +1,4 @@
-"""All that Dagster knows of a data folder: every asset, their checks, and what goes on by itself."""
+"""Dagster's definitions of a data folder: every asset, the asset checks, and the automation."""
 
 import dagster as dg
 
@@ -17,8 +17,8 @@ _PRELOADED = [
 
 
 def build_defs(data_folder: DataFolder) -> dg.Definitions:
-    """All that Dagster builds, checks and starts over a data folder, whatever its settings say: runs and ticks say what
-    is wrong with them."""
+    """Everything that Dagster builds, checks and starts for a data folder, even if its settings are invalid: runs and
+    ticks report the error."""
     settings = automation.switched_on(data_folder)
     return dg.Definitions(
         assets=[asset_of(step) for step in all_steps().values()],

@@ -1,7 +1,6 @@
-"""A run of a job in this process that Dagster's UI lists as one of its own.
+"""A run of a job in this process that Dagster's UI lists like its own runs.
 
-`execute_in_process` makes runs without an origin: no page knows which job they belong to, and the overview leaves them
-out.
+`execute_in_process` creates runs without an origin: the UI does not know their job, and the overview leaves them out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ def run_here(
     partition: str | None,
     tags: Mapping[str, str],
 ) -> dg.JobExecutionResult:
-    """Materialise some of a job's assets, step after step; an error of a step is in the result."""
+    """Materialise some assets of a job, one step after the other. An error in a step is in the result."""
     part = job.as_ephemeral_job(resource_defs={}, input_values={}, asset_selection=assets)
     if partition:
         tags = {**tags, **job.get_tags_for_partition_key(partition, selected_asset_keys=assets)}

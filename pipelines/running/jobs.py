@@ -1,6 +1,6 @@
-"""The jobs that the UI lists: one domain, what spans domains, everything that is stale, and housekeeping.
+"""The jobs that the UI lists: one domain, the assets that span all domains, everything stale, and housekeeping.
 
-`mmm4rec run` runs its stages as the first two. What asks for runs by itself is elsewhere (`automation`).
+`mmm4rec run` runs its stages as the first two jobs. Automatic runs are in `automation`.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def job_of(stage: Stage) -> str:
 
 
 def asset_jobs() -> list[Any]:
-    """What is made for each domain, and what is made once."""
+    """The job for the assets of one domain, and the job for the assets that span all domains."""
     keys: dict[bool, list[dg.AssetKey]] = {True: [], False: []}
     for key, step in all_steps().items():
         keys[step.per_domain].append(asset_key(key))
@@ -49,7 +49,7 @@ def asset_jobs() -> list[Any]:
 
 @dg.op
 def open_occasion(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
-    """Says what is stale, and tags its run so that the sensor `next_stages` asks for all runs that this takes."""
+    """Reports what is stale, and tags its run so that the sensor `next_stages` requests all necessary runs."""
     try:
         stages = plan(data_folder, data_folder.present())
     except EXPECTED as error:
@@ -69,13 +69,13 @@ def open_occasion(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[
     executor_def=dg.in_process_executor,
 )
 def everything() -> None:
-    """One run of `open_occasion`."""
+    """Builds everything that is stale, through one run of `open_occasion`."""
     open_occasion()
 
 
 @dg.op
 def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
-    """Removes what nobody needs, and hashes every file of every current version; what is damaged is stale then."""
+    """Removes unneeded data, and hashes every file of every current version. Damaged versions become stale."""
     try:
         data_folder.settings  # noqa: B018 - what is needed is not known where these cannot be used
         gone = collect(data_folder)
@@ -89,5 +89,5 @@ def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourcePar
 
 @dg.job(description="Collects garbage and verifies hashes.", executor_def=dg.in_process_executor)
 def housekeeping() -> None:
-    """One run of `clear_and_verify`."""
+    """Removes unneeded data and verifies all current versions, through one run of `clear_and_verify`."""
     clear_and_verify()

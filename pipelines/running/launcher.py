@@ -1,8 +1,8 @@
-"""Run launcher: Dagster's own, which also knows whether the process of a run is still alive.
+"""Run launcher: Dagster's own, extended to check whether the process of a run is still alive.
 
-With it run monitoring finds runs that were killed with everything around them. A run of `mmm4rec run` has no server to
-ask: its process holds the lock on a file beside Dagster's databases that the run's tag names, and the system takes
-locks from the dead.
+With it, run monitoring finds runs that were killed together with their servers. A run of `mmm4rec run` has no server.
+Instead, its process holds a lock on a file beside Dagster's databases, which the tag of the run names. The system
+releases the lock when the process ends.
 """
 
 import json
@@ -49,7 +49,7 @@ class RunLauncher(DefaultRunLauncher):
 
 
 def running_folder(instance: dg.DagsterInstance) -> Path:
-    """The folder of the files that processes of `mmm4rec run` hold."""
+    """The folder of the lock files that processes of `mmm4rec run` hold."""
     return Path(instance.storage_directory()) / "running"
 
 
@@ -71,7 +71,7 @@ def is_alive(run: dg.DagsterRun, running: Path) -> bool:
 
 @contextmanager
 def process_tag(folder: Path) -> Iterator[dict[str, str]]:
-    """The tag by which `is_alive` knows this process, for runs that end before the context does."""
+    """The tag by which `is_alive` recognises this process, for runs that end before this context ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
@@ -82,9 +82,9 @@ def process_tag(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Say of runs whose process is dead that they failed, and take their pool slots from runs that have ended.
+    """Mark runs whose process is dead as failed, and release the pool slots of ended runs.
 
-    Dagster's daemon does the same after a while; where none runs, the next run would wait for ever.
+    Dagster's daemon does the same after a while. Without a daemon, the next run would wait forever.
     """
     events = instance.event_log_storage
     holding = events.get_concurrency_run_ids()
@@ -100,7 +100,7 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> None:
 
 
 def cancel(instance: dg.DagsterInstance, run_id: str, reason: str) -> None:
-    """Say of a run of this process that it was cancelled, and take its pool slots; if it has begun, and not ended."""
+    """Mark a run of this process as cancelled and release its pool slots, if it has started and not ended."""
     run = instance.get_run_by_id(run_id)
     if run and not run.is_finished:
         instance.report_run_canceled(run, reason)

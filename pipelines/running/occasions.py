@@ -1,8 +1,8 @@
-"""Occasions: why something is built by itself, and which runs of it can begin.
+"""Occasions: why something is built automatically, and which of its runs can start.
 
-An occasion is a set of domains to bring up to date. The plan (`plan`) says what is stale. Within an occasion each asset
-of each domain is tried once, so what fails waits for another change or another week, and nothing loops. A raw file that
-was refused is built by no occasion until it changes. Who opens occasions is elsewhere (`automation`, `jobs`).
+An occasion is a set of domains to bring up to date. The plan (`plan`) decides what is stale. Within an occasion, each
+asset of each domain is tried once. So a failed asset waits for another change or another week, and nothing loops. A raw
+file that was refused is not built until it changes. `automation` and `jobs` open occasions.
 """
 
 import hashlib
@@ -35,32 +35,32 @@ REFUSED = "refused.json"
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why something is built: a name that is its own, and the domains that changed, or ALL."""
+    """Why something is built: a unique name, and the domains that changed (or ALL)."""
 
     name: str
     changed: tuple[str, ...]
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> Self:
-        """The occasion that a run was asked for."""
+        """The occasion for which a run was requested."""
         return cls(run.tags[OCCASION_TAG], tuple(run.tags[DOMAINS_TAG].split(",")))
 
     @property
     def tags(self) -> dict[str, str]:
-        """How its runs are known."""
+        """The tags of its runs."""
         return {AUTOMATIC_TAG: "true", OCCASION_TAG: self.name, DOMAINS_TAG: ",".join(self.changed)}
 
 
 @dataclass(frozen=True)
 class Requested:
-    """The runs of an occasion that can begin now, and in words why the rest of what is stale is left."""
+    """The runs of an occasion that can start now, and messages that explain why the other stale assets wait."""
 
     runs: list[dg.RunRequest]
     left: list[str]
 
 
 def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterInstance) -> Requested:
-    """The runs of an occasion that can begin now; those that began are known by their tags."""
+    """The runs of an occasion that can start now. Runs that have started are recognised by their tags."""
     tried: set[Ref] = set()
     busy: set[Ref] = set()
     runs = instance.get_runs(dg.RunsFilter(tags={OCCASION_TAG: occasion.name}))
@@ -98,10 +98,11 @@ def _refs(run: dg.DagsterRun) -> set[Ref]:
 
 
 def ready(data_folder: DataFolder, stages: Sequence[Stage], tried: set[Ref], busy: set[Ref]) -> list[Stage]:
-    """Of the stages of a plan, what can be built now.
+    """The stages of a plan that can be built now.
 
-    What was tried and is stale still is lost, with all that needs it. What needs something that is being built, or is
-    to be, comes later; a step that collects comes last, lost ones or not.
+    An asset that was tried and is still stale is given up, with everything that needs it. An asset that needs something
+    that is being built, or will be built, comes later. A step that collects comes last, even if other assets are given
+    up.
     """
     lost: set[Ref] = set()
     coming: set[Ref] = set()
@@ -157,14 +158,14 @@ def _at_rest(data_folder: DataFolder, domain: str) -> bool:
 
 
 def raw_files_of(data_folder: DataFolder, domain: str) -> list[Path]:
-    """The raw files of a domain at hand."""
+    """The raw files of a domain that are present."""
     return [data_folder.raw_file(domain, kind) for kind in KINDS]
 
 
 def appearance(data_folder: DataFolder, domain: str) -> str:
-    """A digest of what shows of a domain without reading it: its files' names, sizes and times, and its settings.
+    """A digest of a domain without reading its files: the names, sizes and times of its files, and its settings.
 
-    The change time too, since it alone tells another file of the same size whose time was kept.
+    It includes the change time, because only that reveals another file with the same size and a preserved time.
     """
     shown = []
     for path in raw_files_of(data_folder, domain):
@@ -174,7 +175,7 @@ def appearance(data_folder: DataFolder, domain: str) -> str:
 
 
 def refused_files(data_folder: DataFolder) -> dict[str, str]:
-    """Why raw files are not taken, by domain, of those that have not changed since that was found."""
+    """The reasons why raw files were refused, by domain, for files that have not changed since then."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = json.loads((data_folder.cache / REFUSED).read_text(encoding="utf-8"))
         present = data_folder.present()
@@ -183,7 +184,7 @@ def refused_files(data_folder: DataFolder) -> dict[str, str]:
 
 
 def not_taken(domain: str, refused: Mapping[str, str]) -> str:
-    """Which raw files are not taken, and why."""
+    """The raw files that are refused, and the reasons."""
     return f"{domain} is not taken: {refused[domain]}"
 
 

@@ -1,6 +1,6 @@
 """Runs: building the stages of a plan through Dagster, in this process.
 
-One Dagster run a stage, over the same instance and assets as the UI, so both leave the same trace.
+There is one Dagster run per stage, with the same instance and assets as in the UI, so both leave the same records.
 """
 
 import re
@@ -36,9 +36,9 @@ _OWN_ERROR = re.compile(r"^(warehouse|features|mmm4rec|pipelines)\.[\w.]*Error: 
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a stage ended: error messages by asset key, or in `waited_for` the failed input that it was skipped for.
+    """How a stage ended: error messages by asset key. If it was skipped, `waited_for` names the failed input.
 
-    `warnings` are the checks that failed without stopping anything, with what they found, and what is not shown.
+    `warnings` are failed checks that do not block, with their results, and exhibits that could not be made.
     """
 
     stage: Stage
@@ -50,7 +50,7 @@ class StageResult:
 
 @contextmanager
 def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance, which keeps its databases in `folder`; MMM4REC_DAGSTER must name it."""
+    """Dagster's instance with its databases in `folder`. MMM4REC_DAGSTER must name this folder."""
     make_folder(unlinked(folder.parent, folder))
     making = folder / ".making"
     # Two processes that make the tables of new databases at once would trip over each other.
@@ -69,7 +69,7 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
-    """Run the stages in order and say how each ended; one whose inputs failed is skipped, the others go on."""
+    """Run the stages in order and yield how each ended. A stage with failed inputs is skipped; the others continue."""
     check_times(data_folder.settings.automation)
     jobs = build_defs(data_folder).get_repository_def()
     failed: set[Ref] = set()
@@ -93,9 +93,9 @@ def unrecorded(
     domains: Sequence[str],
     only: Sequence[str] = (),
 ) -> list[Stage]:
-    """Stages that build nothing: they tell Dagster's event log of what stands in the store.
+    """Stages that build nothing: they record in Dagster's event log what is in the store.
 
-    `planned` is the plan for these `domains` and `only` these assets; what is not in it is not stale.
+    `planned` is the plan for these `domains` and `only` these assets. Assets that are not in it are not stale.
     """
     coming = {ref for stage in planned for ref in stage.refs}
     behind: dict[str, list[Step]] = {}

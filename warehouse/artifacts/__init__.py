@@ -1,26 +1,26 @@
-"""The artifact store: immutable, versioned folders on a file system, who made them from what, and their removal.
+"""The artifact store: immutable, versioned folders on a file system, their lineage, and their removal.
 
-It imports nothing else of the house, and neither DuckDB nor torch, so that the feature store may use it too.
+It imports no other package of the project, and neither DuckDB nor torch, so that the feature store can use it too.
 
     store        Store: publish a version, mark it, forget it
     reader       StoreReader: find the current version, verify it
-    artifact     what names a version, and what decides its bytes
-    manifest     what a version says of itself, typed
-    environment  what makes versions: packages, commit, device
+    artifact     the names of a version, and the recipe that decides its bytes
+    manifest     the typed manifest of a version
+    environment  the environment that makes versions: packages, commit, device
     staging      folders of unfinished work, and the lock of a store
-    history      which version was current from when to when
+    history      when each version was current
     lineage      which version was made from which
-    garbage      which versions nobody needs
-    hashes       hashes of raw files, remembered
+    garbage      versions that are not needed any more
+    hashes       cached hashes of raw files
 
-Beside it stands what both rooms would else have twice:
+It also contains the modules that the warehouse and the feature store share:
 
-    durable      files that are there whole or not at all
-    files        opening files of strangers, and the hash of one
+    durable      files that are complete or absent
+    files        opening files from strangers, and hashing a file
     locks        locks on files
-    threads      the cores of this process, and work shared out among threads
-    processes    how a process ends, and those that it has started
-    progress     how work says how far it is
-    http         what web servers say
-    schema       how a table is declared
+    threads      the cores of this process, and work shared among threads
+    processes    ending this process and the processes that it has started
+    progress     the progress callback of long work
+    http         the replies of web servers
+    schema       the declaration of a table
 """

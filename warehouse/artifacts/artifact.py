@@ -1,4 +1,4 @@
-"""What names an artifact, one version of it, and all that decides its bytes."""
+"""The names of an artifact and of its versions, and the recipe that decides its bytes."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _KEY: Final = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
 
 
 def check_domain(domain: str) -> str:
-    """Return `domain` if it is safe as a folder name and as text in SQL; raise `StoreError` otherwise."""
+    """Return `domain` if it is safe as a folder name and as text in SQL. Otherwise raise `StoreError`."""
     if not is_domain(domain):
         raise StoreError(
             f"{domain!r} is no domain name: a letter, then at most 63 letters, digits or underscores; "
@@ -38,7 +38,7 @@ def is_domain(name: str) -> bool:
 
 
 def is_key(name: str) -> bool:
-    """Whether a text reads layer/noun."""
+    """Whether a text has the form layer/noun."""
     return bool(_KEY.fullmatch(name))
 
 
@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def ref(self) -> str:
-        """`layer/noun@domain`, the name by which lineage speaks of it."""
+        """`layer/noun@domain`, the name in lineage."""
         return f"{self.key}@{self.domain}"
 
     @property
@@ -70,7 +70,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides an artifact's bytes: code, inputs by version, raw sources by sha256, parameters."""
+    """Everything that decides an artifact's bytes: code, inputs by version, raw sources by sha256, parameters."""
 
     key: str
     domain: str
@@ -81,7 +81,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 over the recipe's canonical JSON, 16 hex digits."""
+        """The sha256 of the recipe's canonical JSON, 16 hex digits."""
         parts = [self.key, self.domain, self.code_version, self.inputs, self.sources, self.parameters]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()[:16]
 
@@ -94,12 +94,12 @@ def recipe(
     sources: Mapping[str, str],
     parameters: Mapping[str, Any],
 ) -> Recipe:
-    """The recipe of an artifact made from `inputs` as they stand."""
+    """The recipe of an artifact that is made from the present versions of `inputs`."""
     # Through JSON, so that what is compared is what the manifest stores.
     plain = json.loads(json.dumps(parameters, sort_keys=True))
     return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
 
 
 def mend(domain: str) -> str:
-    """Which command builds a damaged artifact of a domain again."""
+    """The command that rebuilds a damaged artifact of a domain."""
     return f"`mmm4rec run{'' if domain == ALL else f' {domain}'}` builds it again"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Files that are either complete or absent, whenever the process or the machine stops."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ __all__ = ["flush", "replacing", "write_durably"]
 
 @contextmanager
 def replacing(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path`, called `unfinished` until it is whole and on the disk, when it takes the name `path`.
+    """A new file with the name `unfinished` beside `path`. When it is complete and on disk, it is renamed to `path`.
 
-    What goes wrong meanwhile leaves nothing behind; a kill leaves `unfinished`. A link of that name is not written
-    through: it is an OSError.
+    An error before that leaves nothing behind; a kill leaves `unfinished`. If there is a link with that name, it is not
+    followed but causes an OSError.
     """
     try:
         with open(unfinished, "wb", opener=_not_through_a_link) as file:
@@ -32,7 +32,7 @@ def _not_through_a_link(path: str, flags: int) -> int:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write `text` and flush it to the disk before returning. A kill may leave a part of it."""
+    """Write `text` and flush it to disk before returning. A kill may leave a part of it."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -40,9 +40,9 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on the disk.
+    """Wait until the bytes of a file, or the names in a folder, are on disk.
 
-    A loss of power then takes back no rename.
+    Then a power failure cannot undo a rename.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""What makes artifacts: versions of Python and of packages, the project's commit, device and processor.
+"""The environment that makes artifacts: versions of Python and packages, the project's commit, device and processor.
 
-Found out once a process; no package is imported for it. What a manifest keeps of it is `manifest.Environment`.
+It is determined once per process, without importing packages. A manifest stores it as `manifest.Environment`.
 """
 
 import os
@@ -31,7 +31,7 @@ _PATIENCE: Final = 2.0
 
 
 def watch() -> Callable[[], Environment]:
-    """Begin to watch a build. What it gives says, when called at its end, what made it."""
+    """Start to watch a build. Call the returned function at the end of the build to get its environment."""
     # Now, and not at the end: in the hours of a training somebody may commit, or change what has been loaded.
     lasting, before = _lasting(), _allocations()
     return lambda: msgspec.structs.replace(lasting, device=_used(before))

@@ -10,8 +10,8 @@ READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class StoreError(ValueError):
-    """Something an artifact store cannot do or find; the message names the thing, the cause and what mends it."""
+    """An artifact store cannot do or find something. The message names the object, the cause and the fix."""
 
 
 class ReadOnlyError(StoreError):
-    """A folder that would have to be written to is read-only, or another user's."""
+    """A folder that must be writable is read-only or belongs to another user."""

@@ -1,6 +1,6 @@
-"""Opening files that strangers may have put there, and the hash of one.
+"""Opening files that may come from strangers, and hashing a file.
 
-`mmm4rec` has the same, as it imports no other room.
+`mmm4rec` has its own copy, because it imports no other package of the project.
 """
 
 import errno
@@ -13,12 +13,12 @@ __all__ = ["regular", "sha256_file", "stored"]
 
 
 def regular(path: Path) -> Path:
-    """The same path, if it leads to a regular file, through links or not.
+    """Return the same path if it is a regular file or a link to one.
 
-    To open a FIFO, a socket or a device can wait for ever, and reading one need not end.
+    Opening a FIFO, a socket or a device can block forever, and reading it may never end.
 
     Raises:
-        OSError: it does not, or leads nowhere; `strerror` says which.
+        OSError: the path leads to something else or to nothing; `strerror` says which.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -26,22 +26,22 @@ def regular(path: Path) -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex.
+    """The sha256 of a file's bytes, in hex.
 
     Raises:
-        OSError: as `regular`, or it cannot be read.
+        OSError: as `regular`; or the file cannot be read.
     """
     with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored(path: Path) -> Path:
-    """The same path, if it is a regular file, and what `torch.save` writes: an archive of members that are not packed.
+    """Return the same path if it is a regular file in the format of `torch.save`: an archive without compression.
 
-    `torch.load` would unpack a member of gigabytes from megabytes of file before anyone can look at it.
+    `torch.load` would unpack gigabytes from a file of megabytes before anyone could check it.
 
     Raises:
-        OSError: as `regular`; or an archive with packed members, or with more than its bytes; or no archive.
+        OSError: as `regular`; or the file is not an archive, has compressed members, or claims more bytes than it has.
     """
     size = regular(path).stat().st_size
     try:

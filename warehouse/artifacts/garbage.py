@@ -1,12 +1,13 @@
-"""Collecting garbage: what of a store nobody needs any more, and its removal.
+"""Garbage collection: finding and removing the versions in a store that are not needed any more.
 
-Needed is what CURRENT names, what a person has pinned, what a living process holds (`Store.holding`), every catalogue
-that somebody has open or that is shown at the top of the store; and, by version, all that these were made from. The
-rest goes, and so does what ended processes left in the staging area. Why so: docs/decisions/0008.
+A version is needed if CURRENT names it, a person has pinned it, or a running process holds it (`Store.holding`). Every
+catalogue that is open or shown at the top of the store is needed. So is every version that a needed version was made
+from. Everything else is removed, including what ended processes left in the staging area. The reasons are in
+docs/decisions/0008.
 
-All is decided and moved out of the way under the store's lock, what was made first and what it was made from last, and
-only then deleted. So whoever reads or builds meanwhile loses nothing, and a kill at any moment leaves a store whose
-every version still has what it was made from.
+Versions are selected and moved away under the store's lock, derived versions before their inputs, and only then
+deleted. So processes that read or build at the same time lose nothing, and a kill at any moment leaves a store where
+every version still has its inputs.
 """
 
 import fcntl
@@ -31,7 +32,7 @@ _CATALOGUE: Final = ".duckdb"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that nobody needs: its name for people, where it lies or lay last, and its bytes."""
+    """Something that is not needed: its name for people, its present or last path, and its size in bytes."""
 
     kind: Literal["version", "staging", "cache"]
     name: str
@@ -49,7 +50,7 @@ class Leftover:
 
 
 def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
-    """Remove what nobody needs and say what it was; with `dry_run`, only say it.
+    """Remove unneeded data and return what was removed. With `dry_run`, only return it.
 
     Raises:
         StoreError: manifests contradict each other; nothing was removed.
@@ -65,13 +66,13 @@ def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
 
 
 def building(store: Store) -> set[str]:
-    """Digests of the recipes that living processes build."""
+    """Digests of the recipes that running processes build."""
     with store.staging.looking():
         return {text for folder in store.staging.folders(living=True) if (text := _read(folder / RECIPE))}
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """The size in bytes of all files below a folder."""
     total = 0
     with suppress(FileNotFoundError):  # removed meanwhile
         for path in folder.rglob("*"):

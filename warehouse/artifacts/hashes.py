@@ -1,8 +1,8 @@
-"""Hashes of raw files, remembered, so that a run with nothing to do need not read gigabytes to find that out.
+"""Cached hashes of raw files, so that a run with nothing to do does not have to read gigabytes.
 
-A hash is remembered with the file's size, inode and times. Whoever writes a file, moves another in its place or sets
-its times back changes one of these (the change time cannot be set). Only a write within the same tick of the file
-system's clock would not, so of a file that was changed just before it was read nothing is remembered.
+A hash is cached with the file's size, inode and times. Writing a file, replacing it or resetting its times changes one
+of these (the change time cannot be set). Only a second write within the same tick of the file system's clock would not.
+Therefore the hash of a file that changed just before it was read is not cached.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ _SETTLED: Final = 2 * 10**9
 
 
 class Hashes:
-    """sha256 of files, remembered in a folder, which may be deleted at any time."""
+    """The sha256 of files, cached in a folder that may be deleted at any time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def sha256(self, path: Path) -> str:
-        """sha256 of the file's bytes, in hex.
+        """The sha256 of the file's bytes, in hex.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         record = self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
         status = _file_status(path)

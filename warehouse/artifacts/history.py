@@ -1,9 +1,9 @@
-"""Which version of an artifact was current from when to when: the file HISTORY beside CURRENT.
+"""When each version of an artifact was current: the file HISTORY beside CURRENT.
 
-A line of JSON a version, oldest first, with what its manifest counted, as versions are removed and this stays. The file
-is written whole and renamed into place after CURRENT, so a kill may leave it one version behind: whoever reads it adds
-what CURRENT names. It decides nothing. Which manifest a version has says `reader`, when a version becomes current
-`store`.
+It has one line of JSON per version, oldest first, with the counts of the manifest, because versions are removed but the
+history stays. The file is written completely and renamed into place after CURRENT. So after a kill it may lack the last
+version, and readers add the version that CURRENT names. The file decides nothing. `reader` finds the manifest of a
+version; `store` makes a version current.
 """
 
 import json
@@ -26,7 +26,7 @@ HISTORY: Final = "HISTORY"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A line: from then on this version was current, or, where it is None, none was."""
+    """A line: from this time on this version was current, or none if the version is None."""
 
     version: str | None
     since: str
@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Period:
-    """A time in which one version was current; `until` is None of the one that is."""
+    """A period in which one version was current. `until` is None for the present version."""
 
     key: str
     domain: str
@@ -51,7 +51,7 @@ class Period:
 
 
 def entry(artifact: Artifact | None, since: str) -> Entry:
-    """The line that says that from then on `artifact` was current."""
+    """The line that records `artifact` as current from a time on."""
     if artifact is None:
         return Entry(version=None, since=since, rows=None, summary={})
     main = artifact.manifest.files.get(artifact.main.name)
@@ -60,12 +60,12 @@ def entry(artifact: Artifact | None, since: str) -> Entry:
 
 
 def now() -> str:
-    """The present moment, as entries have it."""
+    """The present time in the format of the entries."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def read(folder: Path) -> list[Entry]:
-    """The entries of the artifact in `folder`. Lines that are none are left out."""
+    """The entries of the artifact in `folder`. Invalid lines are left out."""
     try:
         lines = regular(folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -74,18 +74,18 @@ def read(folder: Path) -> list[Entry]:
 
 
 def continued(entries: Sequence[Entry], last: Entry) -> list[Entry]:
-    """The entries with one more, unless its version is that of the last."""
+    """The entries plus one more, unless its version is the same as that of the last entry."""
     known = entries[-1].version if entries else None
     return [*entries] if known == last.version else [*entries, last]
 
 
 def text(entries: Sequence[Entry]) -> str:
-    """The file that holds them."""
+    """The contents of the file with these entries."""
     return "".join(json.dumps(msgspec.structs.asdict(one), sort_keys=True) + "\n" for one in entries)
 
 
 def periods(key: str, domain: str, entries: Sequence[Entry]) -> list[Period]:
-    """What the entries of one artifact mean, oldest first."""
+    """The periods that follow from the entries of one artifact, oldest first."""
     ends = [*(following.since for _, following in pairwise(entries)), None]
     return [
         Period(key, domain, one.version, one.since, until, one.rows, one.summary)

@@ -1,4 +1,4 @@
-"""What web servers say, understood alike by all that fetch: raw files and pictures."""
+"""The replies of web servers, interpreted in the same way for raw files and pictures."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -7,14 +7,14 @@ __all__ = ["is_temporary", "retry_after"]
 
 
 def is_temporary(status: int) -> bool:
-    """Whether a refusal may be over when the same is asked again: too early, too often, or the server's own fault."""
+    """Whether a later retry may succeed: the request was too early or too frequent, or the server had an error."""
     return status in (408, 425, 429) or status >= 500
 
 
 def retry_after(header: str | None, longest: float) -> float:
-    """Seconds that a server asks to be left alone by its header Retry-After, from 0 to `longest`.
+    """The waiting time in seconds from the header Retry-After, from 0 to `longest`.
 
-    It names them, or a date. 0 where the header is absent or is neither.
+    The header contains seconds or a date. The result is 0 if the header is absent or invalid.
     """
     text = (header or "").strip()
     try:

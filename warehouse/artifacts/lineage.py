@@ -1,7 +1,7 @@
-"""What was made from what: the manifests of all versions of a store as one graph.
+"""Lineage: the manifests of all versions of a store as one graph.
 
-Unlike the catalogue's ``lineage.upstream`` and ``lineage.impact``, which know what the catalogue shows, it knows every
-version that is still there. It reads manifests and no data.
+The catalogue's ``lineage.upstream`` and ``lineage.impact`` know only what the catalogue shows. This graph contains
+every version that still exists. It reads manifests but no data.
 """
 
 import re
@@ -25,25 +25,25 @@ _SHORTEST: Final = 4
 
 
 def named(version: Version) -> str:
-    """`layer/noun@domain:version`, as people write it."""
+    """`layer/noun@domain:version`, the notation for people."""
     key, domain, digest = version
     return f"{key}@{domain}:{digest}"
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Every version, with None for one whose manifest cannot be read; `current` are those that CURRENT names."""
+    """Every version, with None if its manifest cannot be read. `current` contains the versions that CURRENT names."""
 
     versions: Mapping[Version, Artifact | None]
     current: frozenset[Version]
 
     @classmethod
     def of(cls, store: Store) -> "Lineage":
-        """The lineage of all that a store holds."""
+        """The lineage of everything in a store."""
         return cls(store.versions(), frozenset(store.pointed().values()))
 
     def inputs(self, version: Version) -> list[Version]:
-        """What a version was made from, sorted; nothing is known of one that is gone or cannot be read."""
+        """What a version was made from, sorted. Empty if the version no longer exists or cannot be read."""
         artifact = self.versions.get(version)
         return [*artifact.manifest.made_from] if artifact else []
 
@@ -57,7 +57,7 @@ class Lineage:
         return found
 
     def upstream(self, roots: Iterable[Version]) -> list[Version]:
-        """The roots and all they were made from, each before whatever it was made from.
+        """The roots and everything that they were made from. Each version comes before its inputs.
 
         Raises:
             StoreError: manifests contradict each other.
@@ -72,7 +72,7 @@ class Lineage:
         return _ordered(graph)
 
     def downstream(self, roots: Iterable[Version]) -> list[Version]:
-        """The roots and all that was made from them, each after whatever it was made from."""
+        """The roots and everything that was made from them. Each version comes after its inputs."""
         found: set[Version] = set()
         pending = list(roots)
         while pending:
@@ -84,10 +84,10 @@ class Lineage:
         return _ordered(among)[::-1]
 
     def readers(self, raw: str) -> list[Version]:
-        """The versions that read a raw file, named by its name or by the first digits of its sha256, sorted.
+        """The versions that read a raw file (given by name or by the first digits of its sha256), sorted.
 
         Raises:
-            StoreError: none did, or the digits are those of several files.
+            StoreError: no version read it, or the digits match several files.
         """
         read = {
             version: artifact.manifest.sources for version, artifact in self.versions.items() if artifact is not None
@@ -106,12 +106,12 @@ class Lineage:
         )
 
     def find(self, name: str) -> Version:
-        """The version that a person means: `layer/noun@domain` (the current one), with `:version`, or a version alone.
+        """The version with a name of the form `layer/noun@domain` (current), `layer/noun@domain:version`, or version.
 
-        Without a domain it is the artifact that spans all domains. Versions may be cut.
+        Without a domain, it is the artifact that spans all domains. The first digits of a version are enough.
 
         Raises:
-            StoreError: there is none, or the digits are those of several.
+            StoreError: there is no such version, or the digits match several versions.
         """
         match = _NAME.fullmatch(name)
         if match is None:

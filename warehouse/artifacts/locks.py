@@ -1,4 +1,4 @@
-"""Locks on files, which the system takes away when a process ends, however it ends."""
+"""Locks on files. The system releases them when a process ends in any way."""
 
 import errno
 import fcntl
@@ -19,14 +19,14 @@ _log = logging.getLogger("mmm4rec")
 
 @contextmanager
 def held(path: Path, notice: float = 5, limit: float = 600) -> Iterator[None]:
-    """Hold the lock on a file, made if need be. The system lets go of it when the process ends.
+    """Hold the lock on a file, which is created if it is missing. The system releases it when the process ends.
 
-    A file, since network file systems lock no folders. Whoever waits longer than `notice` seconds says so, and for
-    whom; after `limit` seconds (inf: never) it gives up.
+    It is a lock on a file, because network file systems do not lock folders. A process that waits longer than `notice`
+    seconds logs this and the holder of the lock. After `limit` seconds (inf: never) it gives up.
 
     Raises:
-        ReadOnlyError: the file cannot be written to.
-        StoreError: the file is a link, or another process has not let go of it within `limit`.
+        ReadOnlyError: the file is not writable.
+        StoreError: the file is a link, or another process has not released the lock within `limit`.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -51,7 +51,7 @@ def held(path: Path, notice: float = 5, limit: float = 600) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock on a file; not, where there is no such file. Asks without writing."""
+    """Whether a process holds the lock on a file (false if there is no such file). This check does not write."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:

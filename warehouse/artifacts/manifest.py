@@ -1,8 +1,8 @@
-"""What a manifest says, typed. A store may come from elsewhere, so nothing in it is believed unread.
+"""The typed contents of a manifest. A store may come from elsewhere, so everything in a manifest is checked.
 
-A manifest is JSON beside the files of a version. What made the version (`Environment`) is no part of its recipe: it
-decides nothing, so a new Python or another commit makes nothing stale (docs/decisions/0019). Manifests of format 1,
-which have neither `format` nor `environment`, are read still.
+A manifest is JSON beside the files of a version. The environment that made the version (`Environment`) is not part of
+its recipe: it decides nothing, so a new Python or another commit makes nothing stale (docs/decisions/0019). Manifests
+of format 1, which have neither `format` nor `environment`, can still be read.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Input(NamedTuple):
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One file of an artifact; rows and columns {name: type} are of Parquet files alone."""
+    """One file of an artifact. Only Parquet files have rows and columns {name: type}."""
 
     sha256: str
     bytes: _Count
@@ -60,7 +60,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What made an artifact: `warehouse.artifacts.environment` finds it out. It names no host, no user and no path."""
+    """The environment that made an artifact, from `warehouse.artifacts.environment`, without host, user or path."""
 
     python: str
     packages: dict[str, str]
@@ -75,7 +75,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of one version of an artifact."""
+    """Everything that is recorded about one version of an artifact."""
 
     format: int
     key: str
@@ -108,15 +108,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def text(self) -> str:
-        """The manifest as it is written: the same JSON for the same manifest."""
+        """The manifest as text: the same manifest gives the same JSON."""
         return json.dumps(msgspec.structs.asdict(self), indent=1, sort_keys=True, default=_plain)
 
 
 def parse(text: str, key: str, domain: str, version: str) -> Manifest:
-    """The manifest of that version.
+    """The manifest of the given version.
 
     Raises:
-        ValueError: this cannot be it; the message names what is wrong.
+        ValueError: this cannot be the manifest; the message names the problem.
         RecursionError: it is nested too deeply.
     """
     plain = json.loads(text)  # not by msgspec, which refuses the NaN that a summary may hold
@@ -139,13 +139,13 @@ def parse(text: str, key: str, domain: str, version: str) -> Manifest:
 
 
 def content_version(files: Mapping[str, FileEntry]) -> str:
-    """The version of files as a manifest describes them: a hash of their names and hashes."""
+    """The version of files that a manifest describes: a hash of their names and hashes."""
     facts = json.dumps([[name, entry.sha256] for name, entry in sorted(files.items())])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def describe_file(path: Path) -> FileEntry:
-    """What a manifest says of a file."""
+    """The manifest entry of a file."""
     sha256, size = sha256_file(path), path.stat().st_size
     if path.suffix != ".parquet":
         return FileEntry(sha256=sha256, bytes=size)

@@ -1,7 +1,7 @@
-"""Processes: how this one ends when a signal asks it to, and how those that it has started are ended.
+"""Processes: how this process ends on a signal, and how it ends the processes that it has started.
 
-An extraction survives `kill -9` at any moment, so a signal need not be raised as an exception: one raised in the middle
-of an import or of a library's own clean-up may be lost there.
+An extraction survives `kill -9` at any moment, so a signal does not have to raise an exception. An exception that is
+raised during an import or during a library's own clean-up could be lost there.
 """
 
 import os
@@ -21,7 +21,7 @@ GRACE: Final = 5.0
 
 
 def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
-    """Ask these processes to end (SIGTERM), and kill those that still live after `grace` seconds (None: `GRACE`)."""
+    """Send SIGTERM to these processes, and kill those that still run after `grace` seconds (None: `GRACE`)."""
     asked = list(processes)
     for process in asked:
         process.terminate()
@@ -34,10 +34,10 @@ def end(processes: Iterable[BaseProcess], grace: float | None = None) -> None:
 
 
 def end_on_signals() -> None:
-    """From now on a signal of `ENDING` ends this process with exit code 128 + signal, and a second one ends it at once.
+    """From now on, a signal of `ENDING` ends this process with exit code 128 + signal. A second signal ends it at once.
 
-    Also where whoever started it had SIGINT or SIGTERM ignored, as a shell does for `command &` in a script; an ignored
-    SIGHUP (nohup) stays ignored.
+    This also holds if the process was started with SIGINT or SIGTERM ignored, as a shell does for `command &` in a
+    script. An ignored SIGHUP (nohup) stays ignored.
     """
     heard = [each for each in ENDING if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
@@ -51,7 +51,7 @@ def end_on_signals() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on this process ends when the one that started it through `multiprocessing` is gone, however it went."""
+    """From now on, this process ends when the process that started it through `multiprocessing` ends in any way."""
     parent = parent_process()
 
     def wait() -> None:
@@ -63,7 +63,7 @@ def end_with_parent() -> None:
 
 
 def leave(number: int) -> NoReturn:
-    """End the processes that `multiprocessing` has started here, then this one, as the signal `number` asks."""
+    """End the processes that `multiprocessing` has started here, then this one, as the signal `number` requires."""
     try:
         end(active_children())
     finally:

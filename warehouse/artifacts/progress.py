@@ -1,4 +1,4 @@
-"""How a long piece of work says how far it is. Who shows it, and how, is not known here."""
+"""The callback that reports the progress of long work. The caller decides how to show it."""
 
 from collections.abc import Callable
 

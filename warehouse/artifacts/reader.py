@@ -1,7 +1,7 @@
-"""Looking at a store: which versions there are, which one readers take, and whether it is whole. Nothing here writes.
+"""Reading a store: which versions exist, which one is current, and whether it is complete. Nothing here writes.
 
-A store may have been copied from elsewhere, so CURRENT and manifests are checked as they are read, and no link below
-the root is followed. How versions come into it: `warehouse.artifacts.store`.
+A store may have been copied from elsewhere, so CURRENT and manifests are checked when they are read, and no link below
+the root is followed. `warehouse.artifacts.store` adds versions to a store.
 """
 
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ _LAYER: Final = "[!.]*"
 
 
 class StoreReader:
-    """Artifacts below one data folder, to look at."""
+    """The artifacts below one data folder, read-only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, key: str, domain: str) -> Path:
-        """The folder that holds every version of one artifact; a link on the way there is an error."""
+        """The folder with every version of one artifact. A link on the way there is an error."""
         if not is_key(key):
             raise StoreError(f"{key!r} is no artifact key; keys read layer/noun, such as core/sequences")
         return unlinked(self.root, self.root / key / f"domain={check_domain(domain)}")
@@ -45,10 +45,10 @@ class StoreReader:
         return self.folder(key, domain) / f"v={digest}"
 
     def current(self, key: str, domain: str) -> Artifact | None:
-        """The version readers should take, or None if the artifact was never published.
+        """The version that readers should use, or None if the artifact was never published.
 
         Raises:
-            StoreError: CURRENT or the manifest is damaged, or not of this artifact.
+            StoreError: CURRENT or the manifest is damaged or belongs to another artifact.
         """
         folder = self.folder(key, domain)
         version = _pointed(folder)
@@ -64,7 +64,9 @@ class StoreReader:
             return self.current(key, domain)  # it moved on between the two looks
 
     def whole(self, key: str, domain: str) -> Artifact | None:
-        """Like `current`, but None also if it is unfit: a file is missing or has another size, or it bears a mark."""
+        """Like `current`, but also None if the version is unfit: a file is missing or has another size, or it is
+        marked.
+        """
         try:
             artifact = self.current(key, domain)
         except StoreError:
@@ -72,11 +74,11 @@ class StoreReader:
         return artifact if artifact and is_whole(artifact) else None
 
     def is_published(self, key: str, domain: str) -> bool:
-        """Whether there is a current version, whole or not."""
+        """Whether there is a current version, complete or not."""
         return (self.folder(key, domain) / "CURRENT").exists()
 
     def require(self, key: str, domain: str) -> Artifact:
-        """Like `current`, but absence is an error that says what to run."""
+        """Like `current`, but a missing version is an error that names the command to run."""
         artifact = self.current(key, domain)
         if artifact is None:
             what = "mmm4rec run" if domain == ALL else f"mmm4rec run {domain}"
@@ -84,15 +86,15 @@ class StoreReader:
         return artifact
 
     def all_current(self) -> list[Artifact]:
-        """The current version of everything that is whole, sorted by key and domain; see `damaged` for the rest."""
+        """The current version of every complete artifact, sorted by key and domain. See `damaged` for the rest."""
         return [found for _, found in self._current_or_flaw() if isinstance(found, Artifact)]
 
     def damaged(self) -> dict[tuple[str, str], str]:
-        """Why a version that CURRENT names cannot be taken, by (key, domain), with what mends it."""
+        """Why a version that CURRENT names cannot be used, and how to fix that, by (key, domain)."""
         return {ref: found for ref, found in self._current_or_flaw() if isinstance(found, str)}
 
     def versions(self) -> dict[Version, Artifact | None]:
-        """Every version there is, current or not, sorted; None for one whose manifest cannot be read."""
+        """Every existing version, current or not, sorted; None if its manifest cannot be read."""
         found: dict[Version, Artifact | None] = {}
         for path in self._found("v=*"):
             key, domain, version = named = _named(path, "v")
@@ -105,9 +107,9 @@ class StoreReader:
         return found
 
     def pointed(self) -> dict[tuple[str, str], Version]:
-        """The version that each CURRENT names, by (key, domain), whether or not it is there and whole.
+        """The version that each CURRENT names, by (key, domain), whether or not it exists and is complete.
 
-        One that cannot be read names the version "", which there never is.
+        A CURRENT that cannot be read gives the version "", which never exists.
         """
         found = {}
         for key, domain in self._pointers():
@@ -121,7 +123,7 @@ class StoreReader:
         return found
 
     def periods(self) -> list[Period]:
-        """Which version was current from when to when, of everything that ever was, sorted by key, domain and time."""
+        """The periods in which versions were current, for every artifact that ever was, by key, domain and time."""
         folders = {path.parent for name in (HISTORY, "CURRENT") for path in self._found(name)}
         found = []
         for folder in sorted(folders):
@@ -144,11 +146,11 @@ class StoreReader:
         return entries
 
     def marked(self, mark: Mark) -> list[Version]:
-        """The versions that bear a mark, sorted."""
+        """The versions with a mark, sorted."""
         return [_named(path, mark) for path in self._found(f"{mark}=*")]
 
     def verify(self, artifact: Artifact) -> list[str]:
-        """What is wrong with a version, each with its path; every byte is read. An empty list: it is whole."""
+        """The problems of a version, each with its path. Every byte is read. An empty list means it is complete."""
         try:
             manifest = self._read(artifact.key, artifact.domain, artifact.path).manifest
         except StoreError as error:
@@ -237,7 +239,7 @@ def _named(path: Path, what: str) -> Version:
 
 
 def is_whole(artifact: Artifact) -> bool:
-    """Whether every file the manifest names is there at its size, and nobody has found it unfit."""
+    """Whether every file in the manifest exists with its size, and the version is not marked as unfit."""
     if any((artifact.path.parent / f"{mark}={artifact.version}").exists() for mark in UNFIT):
         return False
     for name, entry in artifact.manifest.files.items():

@@ -1,4 +1,4 @@
-"""How a table is declared: an Arrow schema with comments, which Parquet files, catalogue and dictionary take over."""
+"""The declaration of a table: an Arrow schema with comments for Parquet files, the catalogue and the dictionary."""
 
 import pyarrow as pa
 
@@ -11,5 +11,5 @@ def column(name: str, kind: pa.DataType, comment: str, nullable: bool = False) -
 
 
 def table(comment: str, *columns: pa.Field) -> pa.Schema:
-    """A table with its meaning, its key among it."""
+    """A table with its meaning, including its key."""
     return pa.schema(columns, metadata={"comment": comment})

@@ -1,12 +1,11 @@
-"""Where a store makes things: folders of their own that vanish with the process that made them, and its lock.
+"""The staging area of a store: separate folders that are removed with the process that made them; and the store's lock.
 
-    <root>/.staging/<random>/    what a process is making, and `lock`, which it holds as long as it lives
+    <root>/.staging/<random>/    what a process is making, and `lock`, which it holds as long as it runs
     <root>/.lock                 held while something moves into place
 
-The system takes locks away when a process ends, however it ends, so no leftover is taken for the work of a living
-process, nor the other way round. A store may come from elsewhere: no link in it is followed, and of the staging area
-only folders that look as they are made here are removed. What is made and where it goes is the business of
-`warehouse.artifacts.store`.
+The system releases locks when a process ends in any way, so leftovers and the work of running processes cannot be
+confused. A store may come from elsewhere: no link in it is followed, and only folders that look like those made here
+are removed from the staging area. `warehouse.artifacts.store` decides what is made and where it goes.
 """
 
 import errno
@@ -38,7 +37,7 @@ class Staging:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one process at a time is in here: for moments, not for work. Whatever changes the store passes here.
+        """Only one process at a time holds this lock, for short moments. Every change of the store needs it.
 
         Raises:
             ReadOnlyError: the store cannot be written to.
@@ -49,7 +48,7 @@ class Staging:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """`lock` for who changes nothing: a store that cannot be written to is looked at without it."""
+        """`lock` for readers: a store that is not writable is read without the lock."""
         with ExitStack() as stack:
             with suppress(ReadOnlyError):
                 stack.enter_context(self.lock())
@@ -57,7 +56,8 @@ class Staging:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """An empty folder but for its lock, on the file system of the store; removed at the end with all it holds."""
+        """A folder that contains only its lock, on the file system of the store. It is removed with its contents at the
+        end."""
         folder = self._area / uuid.uuid4().hex
         with ExitStack() as stack:
             stack.callback(_remove, folder)
@@ -67,7 +67,7 @@ class Staging:
             yield folder
 
     def sweep(self) -> int:
-        """Remove what ended processes have left, and return how many folders that were."""
+        """Remove the leftovers of ended processes, and return the number of folders."""
         if not self._folders():
             return 0
         with self.lock():
@@ -77,7 +77,7 @@ class Staging:
             return len(left)
 
     def folders(self, living: bool) -> list[Path]:
-        """The folders of processes that live, or those that ended ones have left; to be asked under `lock`."""
+        """The folders of running processes, or those of ended processes. Call it under `lock`."""
         return [folder for folder in self._folders() if is_held(folder / _LOCK) == living]
 
     @property
@@ -110,10 +110,11 @@ def _remove(folder: Path) -> None:
 
 
 def unlinked(root: Path, path: Path) -> Path:
-    """`path`, which lies below `root`, if neither it nor a folder between the two is a link; `root` may be one.
+    """Return `path`, which lies below `root`, if neither it nor a folder between the two is a link. `root` may be a
+    link.
 
     Raises:
-        StoreError: it is reached through a link, whose target may be anybody's.
+        StoreError: the path goes through a link, whose target may belong to anybody.
     """
     for part in (path, *path.parents):
         if part == root:
@@ -127,7 +128,7 @@ def unlinked(root: Path, path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with all above it, so that it is there after a power failure too."""
+    """Make a folder and its parents durably, so that they survive a power failure."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -135,9 +136,9 @@ def make_folder(folder: Path) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one it comes from, says that a disk, a quota or a file is full.
+    """Whether an error, or one of its causes, means that a disk, a quota or a file is full.
 
-    Arrow keeps the error number; DuckDB keeps the system's text, or speaks of the room for its spilled data.
+    Arrow keeps the error number. DuckDB keeps the system's text, or mentions the space for its spilled data.
     """
     texts = [*map(os.strerror, _NO_ROOM), "max_temp_directory_size"]
     while error is not None:

@@ -1,16 +1,16 @@
 """The artifact store: immutable, versioned directories on a file system.
 
     <root>/<layer>/<noun>/domain=<domain>/v=<version>/       the artifact's files and manifest.json
-    <root>/<layer>/<noun>/domain=<domain>/CURRENT            the version readers take
-    <root>/<layer>/<noun>/domain=<domain>/HISTORY            which it was from when to when: see `history`
-    <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants it kept: see `garbage`
-    <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes are not what the manifest says
+    <root>/<layer>/<noun>/domain=<domain>/CURRENT            the version that readers use
+    <root>/<layer>/<noun>/domain=<domain>/HISTORY            when each version was current: see `history`
+    <root>/<layer>/<noun>/domain=<domain>/pin=<version>      a person wants to keep it: see `garbage`
+    <root>/<layer>/<noun>/domain=<domain>/damaged=<version>  its bytes differ from the manifest
     <root>/<layer>/<noun>/domain=<domain>/refused=<version>  it has failed a check of its content
 
-A version is staged beside the store, flushed, described, made read-only, renamed into place, and only then named by
-CURRENT, so a reader sees a whole version or none and a crash leaves nothing but a staging directory, which the next
-publication removes. What lives here is whatever changes a store; `reader` looks at it, and what the bytes mean is the
-business of the rooms that write them.
+A version is staged beside the store, flushed, described, made read-only and renamed into place. Only then CURRENT names
+it. So a reader sees a complete version or none, and a crash leaves only a staging directory, which the next publication
+removes. This module contains everything that changes a store, and `reader` contains everything that reads it. The
+packages that write the bytes define their meaning.
 """
 
 import json
@@ -42,16 +42,16 @@ RECIPE: Final = "recipe"
 
 
 class Store(StoreReader):
-    """Artifacts below one data folder, to look at and to add to."""
+    """The artifacts below one data folder, to read and to change."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.staging = Staging(root)
 
     def forget(self, domain: str) -> list[Version]:
-        """Let nothing of a domain be current any more, and return what was, sorted.
+        """Make every version of a domain non-current, and return the versions that were current, sorted.
 
-        The versions stay until they are collected (`warehouse.artifacts.garbage`), pinned ones until they are unpinned.
+        The versions stay until garbage collection (`warehouse.artifacts.garbage`); pinned ones stay until unpinned.
         """
         with self.staging.new() as bin_, self.staging.lock():
             found = [version for (_, of), version in self.pointed().items() if of == domain]
@@ -64,13 +64,13 @@ class Store(StoreReader):
         return found
 
     def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
-        """Set or remove a mark of a version, and return whether that version is there.
+        """Set or remove a mark of a version, and return whether that version exists.
 
-        A pinned version is never collected. A damaged or refused one counts as absent for `whole`, so that the next
-        run builds it again; what is then put in its place bears no such mark.
+        A pinned version is never collected. A damaged or refused version counts as absent for `whole`, so that the next
+        run rebuilds it. The rebuilt version has no such mark.
 
         Raises:
-            ReadOnlyError: the mark would change, and the store cannot be written to.
+            ReadOnlyError: the mark would change, and the store is not writable.
         """
         path = self._marking(version, mark)
         if os.path.lexists(path) == on:
@@ -86,12 +86,12 @@ class Store(StoreReader):
 
     @contextmanager
     def holding(self, refs: Sequence[tuple[str, str]]) -> Iterator[list[Artifact]]:
-        """The current versions of (key, domain) pairs, which nobody collects until the end of the block.
+        """The current versions of (key, domain) pairs. They are not collected before the end of the block.
 
-        With them is kept what they were made of. A process that is killed lets go of all.
+        Everything that they were made from is kept too. A process that is killed releases all of them.
 
         Raises:
-            StoreError: one has not been built.
+            StoreError: one of them has not been built.
         """
         with ExitStack() as stack:
             with self._room_for("noting what is read"):
@@ -104,9 +104,9 @@ class Store(StoreReader):
             yield found
 
     def sweep(self) -> int:
-        """Remove what killed processes have left in the staging area, and return how many there were.
+        """Remove the leftovers of killed processes from the staging area, and return their number.
 
-        What a living process is making stays.
+        The work of running processes stays.
         """
         return self.staging.sweep()
 
@@ -118,15 +118,15 @@ class Store(StoreReader):
     ) -> tuple[Artifact, bool]:
         """Return the artifact of `recipe` and whether `build` ran.
 
-        `build` receives an empty directory and returns a JSON-able summary. With identity "content" the version is a
-        hash of the files, so equal bytes are one version whatever made them; with "recipe" it is the recipe's own
-        hash, for results that differ in the last bit between devices. A version whose files are not all there at
-        their sizes is built again. Any number of processes may publish at once.
+        `build` gets an empty directory and returns a summary that JSON can represent. With identity "content", the
+        version is a hash of the files, so equal bytes are one version, whatever made them. With "recipe", it is the
+        hash of the recipe, for results that differ in the last bit between devices. A version with missing files or
+        files of another size is built again. Any number of processes may publish at once.
 
-        An error in `build` leaves nothing behind but what was there before.
+        An error in `build` leaves the store as it was before.
 
         Raises:
-            StoreError: there is no room; whatever `build` raises.
+            StoreError: there is no space. `build` may raise other errors.
         """
         with self._room_for(f"building {recipe.key} of {recipe.domain}"):
             self.sweep()
@@ -145,7 +145,7 @@ class Store(StoreReader):
                 return self._seal(recipe, staging, summary, identity, made_by()), True
 
     def expose(self, artifact: Artifact, name: str) -> Path:
-        """Let `<root>/<name>` be that file of the artifact's current version; whoever has the old one open keeps it."""
+        """Make `<root>/<name>` this file of the artifact's current version. Readers of the old file keep it open."""
         with self._room_for(f"showing {name}"):
             if not self.exposes(artifact, name):
                 with self.staging.new() as staging, self.staging.lock():
@@ -211,7 +211,7 @@ class Store(StoreReader):
             recipe.key, recipe.domain, version, self.folder(recipe.key, recipe.domain) / f"v={version}", manifest
         )
         make_folder(artifact.path.parent)
-        # All that takes room is done before anything moves.
+        # Everything that needs space is done before anything moves.
         write_durably(staging / "CURRENT", version)
         with self.staging.lock():
             self._write_history(recipe.key, recipe.domain, artifact, staging)

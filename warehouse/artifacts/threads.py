@@ -1,4 +1,4 @@
-"""The cores of this process, and work shared out among threads, its results in the order of what was asked for."""
+"""The cores of this process, and work that is shared among threads, with results in the order of the inputs."""
 
 import os
 from collections import deque
@@ -16,12 +16,12 @@ B = TypeVar("B")
 
 
 def available_cores() -> int:
-    """The cores that this process may use: not all of the machine, where it was given some of them (taskset, Slurm)."""
+    """The cores that this process may use. These may be fewer than the machine has (taskset, Slurm)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(pool: Executor, make: Callable[[A], B], inputs: Iterable[A], ahead: int = _AHEAD) -> Iterator[B]:
-    """What `make` gives for each input, in their order; at most `ahead` are made before they are asked for."""
+    """The result of `make` for each input, in order. At most `ahead` results are made before they are requested."""
     coming: deque[Future[B]] = deque()
     for given in inputs:
         coming.append(pool.submit(make, given))

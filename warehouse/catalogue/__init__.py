@@ -1,1 +1,1 @@
-"""The analysts' catalogue, warehouse.duckdb: how it is built, what it shows, and how it is asked."""
+"""The analysts' catalogue, warehouse.duckdb: how it is built, what it shows, and how to query it."""

@@ -1,7 +1,7 @@
 """warehouse.duckdb, the analysts' catalogue: views over the current version of everything, lineage as tables.
 
-It holds no data that the Parquet files do not hold, so it is never updated: a new file is built, checked by
-opening it, and swapped in. Whoever has the old one open keeps it, and views in it keep their versions.
+It contains no data beyond the Parquet files, so it is never updated: a new file is built, checked by opening it, and
+swapped in. Readers of the old file keep it, and its views keep their versions.
 """
 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
@@ -30,7 +30,7 @@ __all__ = ["CatalogueSummary", "build_catalogue", "view_name"]
 
 @dataclass(frozen=True)
 class CatalogueSummary:
-    """What the catalogue shows."""
+    """A summary of what the catalogue shows."""
 
     artifacts: int
     domains: int
@@ -55,25 +55,24 @@ def build_catalogue(
     periods: Sequence[Period] = (),
     columns: Callable[[Artifact], Columns] = lambda artifact: {},
 ) -> CatalogueSummary:
-    """Write a new DuckDB file over `artifacts`, one of each (key, domain), and check that it opens.
+    """Write a new DuckDB file over `artifacts`, one for each (key, domain), and check that it opens.
 
-    A schema a layer; a view a table, over all domains, with the columns `domain` and `v` (see `view_name`). Then
-    the tables of ``lineage``, and the views and macros that `views` declares, each once the views are there that it
-    needs. All views are lazy: whoever asks pays, and a build takes seconds whatever the data. A layer that has not been
+    There is one schema per layer and one view per table, over all domains, with the columns `domain` and `v` (see
+    `view_name`). Then come the tables of ``lineage``, and the views and macros of `views` whose underlying views exist.
+    All views are lazy: queries do the work, and a build takes seconds whatever the data. A layer that has not been
     built has no views.
 
     Args:
-        artifacts: what the views shall show, usually `Store.all_current()`.
+        artifacts: the artifacts to show, usually `Store.all_current()`.
         out_file: the new file; it must not exist.
         comments: declared tables of other packages, by ``layer/noun/file stem``; their schema and field metadata
             ``comment`` become comments in the catalogue.
-        metrics: those of ``reports.metrics`` that ``main.results`` shows; without any, there is no such view.
-        periods: which version was current from when to when, for ``lineage.versions``.
-        columns: what the columns of an artifact's main table were made from, for ``lineage.columns``.
+        metrics: the metrics of ``reports.metrics`` that ``main.results`` shows; without any, this view does not exist.
+        periods: when each version was current, for ``lineage.versions``.
+        columns: the source columns of an artifact's main table, for ``lineage.columns``.
 
     Raises:
-        DataError: a file's name cannot name a view, a file is missing, or domains disagree about a
-        column.
+        DataError: a file name cannot be the name of a view, a file is missing, or domains disagree about a column.
     """
     if out_file.exists():
         raise DataError(f"{out_file} exists: build the catalogue as a new file, then put it in the old one's place")
@@ -101,10 +100,11 @@ def build_catalogue(
 
 
 def view_name(key: str) -> tuple[str, str]:
-    """Schema and view of a table of the store, ``layer/noun/file stem``: the stem counts where it is not the noun.
+    """Schema and view of a table of the store, ``layer/noun/file stem``. The view has the stem if it differs from the
+    noun.
 
     Raises:
-        DataError: the stem holds what a name in SQL may not.
+        DataError: the stem contains characters that a name in SQL may not have.
     """
     layer, noun, stem = key.split("/")
     name = noun if stem == noun else f"{noun}_{stem}"

@@ -1,6 +1,6 @@
-"""What the catalogue makes of the store's tables: statistics, what was set aside, and macros.
+"""What the catalogue derives from the store's tables: statistics, quarantined and rejected rows, macros.
 
-Which of them there are depends on which tables there are; what they say stands in ``sql/``.
+The existing tables decide which of them exist. Their SQL is in ``sql/``.
 """
 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
@@ -40,11 +40,11 @@ _MACROS: Final = {
 def create_derived(
     connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
 ) -> list[str]:
-    """Make `lineage.place`, and those views of `main` whose tables are among `stored`, ``schema.view`` each.
+    """Create `lineage.place`, and those views of `main` whose tables are in `stored` (``schema.view`` each).
 
     Returns the names of all of them.
 
-    `results` has the `metrics` for columns, and there is none without.
+    `results` has the `metrics` as columns; without metrics, this view does not exist.
     """
     made = []
     for name, needed in _VIEWS.items():
@@ -68,7 +68,7 @@ def create_derived(
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) -> list[str]:
-    """Make those macros that can be asked over `stored`; returns their names, ``schema.macro`` each."""
+    """Create the macros that can be queried over `stored`. Returns their names, ``schema.macro`` each."""
     made = []
     for key, macro in MACROS.items():
         if macro.needs <= set(stored):
@@ -78,7 +78,7 @@ def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) 
 
 
 def sources(names: Sequence[str]) -> Iterator[str]:
-    """What can stand after FROM: the views among `names`, and the table macros, asked about nothing."""
+    """What can follow FROM: the views in `names`, and the table macros with empty arguments."""
     for name in names:
         macro = MACROS.get(name.replace(".", "/"))
         if macro is None:

@@ -1,4 +1,4 @@
-"""What users had rated before a moment, straight from core/interactions: one question for any number of users."""
+"""What users had rated before a moment, directly from core/interactions: one query for any number of users."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -23,27 +23,28 @@ _COLUMNS = _COLUMNS.remove(_COLUMNS.get_field_index("rated_at"))
 
 
 class StoredHistories:
-    """Histories of the users of a store's domains."""
+    """The histories of the users of a store's domains."""
 
     def __init__(self, store: Store, engine: Engine | None = None) -> None:
         self._store = store
         self._engine = engine or Engine()
 
     def histories(self, domain: str, users: Sequence[str], as_of: Moment | Sequence[Moment]) -> pa.Table:
-        """A row for each of `users`, in their order, repeats and all, with what they had rated strictly before.
+        """One row for each of `users`, in their order and with repeats: what they had rated strictly before a moment.
 
-        Columns of the catalogue's histories, but for its TIMESTAMPs: user_id, and the lists item_ids, times (Unix
-        seconds UTC) and ratings in the order of (time, position), empty where nothing was rated before the moment.
+        The columns are those of the catalogue's histories, without its TIMESTAMPs: user_id, and the lists item_ids,
+        times (Unix seconds UTC) and ratings in the order of (time, position). The lists are empty if nothing was rated
+        before the moment.
 
         Args:
             domain: a domain with core/interactions.
             users: user ids.
-            as_of: one moment for all, or one for each: Unix seconds, a date (its first second), a datetime or a text
-                of one; without an offset it is UTC.
+            as_of: one moment for all users, or one for each: Unix seconds, a date (its first second), a datetime, or a
+                datetime as text; without an offset it is UTC.
 
         Raises:
-            StoreError: no such artifact.
-            DataError: not as many moments as users, or one that is none.
+            StoreError: there is no such artifact.
+            DataError: the numbers of moments and users differ, or a moment is invalid.
         """
         one = isinstance(as_of, str) or not isinstance(as_of, Iterable)
         moments = [as_of] * len(users) if one else list(cast(Iterable[Moment], as_of))

@@ -1,6 +1,6 @@
-"""The rows of the tables of ``lineage``: what manifests and histories say, a row an artifact, file, input or version.
+"""The rows of the tables of ``lineage``, from manifests and histories: one row per artifact, file, input or version.
 
-What the columns mean stands in `warehouse.catalogue.views`; the graph of a store is `warehouse.artifacts.lineage`.
+`warehouse.catalogue.views` describes the columns; the graph of a store is in `warehouse.artifacts.lineage`.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Questions to the analysts' catalogue: SELECTs that only read, confined to the files of the data folder.
+"""Queries to the analysts' catalogue: read-only SELECTs, confined to the files of the data folder.
 
-The catalogue may come from elsewhere, so nothing in it is asked before the connection is confined, and nothing in it
-says what may be read. DuckDB may write wherever it may read, so a question is parsed, and every part of it must be one
-that is known to read.
+The catalogue may come from elsewhere, so nothing in it is queried before the connection is confined, and nothing in it
+decides what may be read. DuckDB can write wherever it can read. Therefore a query is parsed, and every part of it must
+be known to be read-only.
 """
 
 # Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
@@ -49,9 +49,9 @@ _BATCH: Final = 2048
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer in parts, each read when it is asked for: the whole may be larger than the memory.
+    """An answer in parts, each read when it is requested: the whole answer may be larger than the memory.
 
-    Another question to the same session ends it.
+    Another query to the same session ends it.
     """
 
     schema: pa.Schema
@@ -64,15 +64,15 @@ class Answer:
 
 
 class Session:
-    """One version of the catalogue, open for any number of questions.
+    """One version of the catalogue, open for any number of queries.
 
-    The file that was there at the start stays the one that answers, so that numbers of one session fit each other,
-    until `refresh` is called. Use it as a context manager.
+    The session keeps using the file that existed at its start, until `refresh` is called. So the numbers of one session
+    are consistent. Use it as a context manager.
 
     Args:
         catalogue: the DuckDB file.
         engine: threads and memory.
-        root: the only folder whose files are read, the root of the store; by default the one the catalogue lies in.
+        root: the only folder whose files are read, the root of the store. Default: the folder of the catalogue.
 
     Raises:
         DataError: there is no catalogue, or DuckDB cannot read it.
@@ -97,17 +97,17 @@ class Session:
         """The answer to one SELECT (also FROM, DESCRIBE, SHOW, SUMMARIZE), or its first `limit` rows, in memory.
 
         `parameters` are bound to the statement's $-names. The statement can neither write nor set anything, and reads
-        no file but those below the root.
+        only files below the root.
 
         Raises:
-            DataError: the text is not one such statement, or DuckDB refuses it.
+            DataError: the text is not a single statement of this kind, or DuckDB refuses it.
         """
         with self._in_words():
             relation = self._relation(sql, parameters)
             return (relation if limit is None else relation.limit(limit)).to_arrow_table()
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
-        """As `ask`, but part by part; an error of DuckDB may come with any part."""
+        """Like `ask`, but part by part. A DuckDB error may come with any part."""
         with self._in_words():
             reader = self._relation(sql, parameters).to_arrow_reader(_BATCH)
 
@@ -131,16 +131,16 @@ class Session:
             return [statement.query.strip() for statement in self._connection.extract_statements(script)]
 
     def interrupt(self) -> None:
-        """End the question that another thread is asking; it gets a `DataError`."""
+        """Stop the query that another thread is running. That thread gets a `DataError`."""
         self._connection.interrupt()
 
     @property
     def superseded(self) -> bool:
-        """Whether another file has taken the catalogue's place since it was opened."""
+        """Whether another file has replaced the catalogue since it was opened."""
         return self._identity() not in (self._opened, None)
 
     def refresh(self) -> None:
-        """From now on, ask the catalogue that is there now."""
+        """From now on, query the catalogue file that exists now."""
         self._closing.close()
         self._open()
 
@@ -178,7 +178,7 @@ class Session:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """DuckDB's errors as those of the house; Arrow hands on those that come with a part of an answer."""
+        """Turn DuckDB's errors into errors of the project. Arrow passes on those that come with a part of an answer."""
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -206,13 +206,13 @@ def query(
     engine: Engine | None = None,
     root: Path | None = None,
 ) -> pa.Table:
-    """One question to a session of its own: see `Session` and `Session.ask`."""
+    """Run one query in its own session: see `Session` and `Session.ask`."""
     with Session(catalogue, engine, root) as session:
         return session.ask(sql, parameters)
 
 
 def check_place(catalogue: Path, data: Path) -> None:
-    """Raise `DataError` if the views read another data folder than `data`, or one that lay elsewhere."""
+    """Raise `DataError` if the views read another data folder than `data`, or the folder was moved."""
     with Session(catalogue) as session:
         folders = session.ask_named("catalogue_folders")["path"].to_pylist()
     for folder in folders:
@@ -225,7 +225,7 @@ def check_place(catalogue: Path, data: Path) -> None:
 
 
 def ends(text: str) -> bool:
-    """Whether the text ends with the semicolon of a statement, not one in a string or a comment."""
+    """Whether the text ends with the semicolon of a statement, not with one in a string or a comment."""
     return _end(text) is not None
 
 

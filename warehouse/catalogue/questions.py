@@ -1,7 +1,7 @@
-"""The example queries of ``examples/``: what analysts ask, ready to run and to change.
+"""The example queries in ``examples/``: questions of analysts, ready to run and to change.
 
-An example opens with comment lines: the question, then a line a parameter with its default as JSON, so that every one
-runs as it is. Where the data decide the default, a query in brackets stands there, which may use the parameters above::
+An example starts with comment lines: the question, then one line per parameter with its default as JSON, so that every
+example runs unchanged. If the data decide the default, it is a query in brackets, which may use the parameters above::
 
     -- Which items are the most popular ones of a domain?
     -- $domain = (SELECT min(domain) FROM domains): the domain; the first one
@@ -27,7 +27,7 @@ Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A $-name of an example. The default's type is the parameter's; null stands for text, and so does a query."""
+    """A $-parameter of an example. It has the type of its default; null and a query mean text."""
 
     name: str
     default: str | int | float | None
@@ -54,10 +54,10 @@ class Example:
     sql: str
 
     def bind(self, given: Mapping[str, str], ask: Ask) -> dict[str, Any]:
-        """The value of every parameter: `given` as typed, else the default, for which `ask` may be needed.
+        """The value of every parameter: `given` as typed, otherwise the default, which may need `ask`.
 
         Raises:
-            DataError: a name is none of the example's, or a text is no number where one is due.
+            DataError: the example has no parameter with a name, or a text is not a number where one is required.
         """
         for name in given:
             if name not in self.parameters:
@@ -73,16 +73,16 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """All of them, by name."""
+    """All examples, by name."""
     found = (path for path in (files("warehouse.catalogue") / "examples").iterdir() if path.name.endswith(".sql"))
     return [_parse(path.name.removesuffix(".sql"), path.read_text("utf-8")) for path in sorted(found, key=str)]
 
 
 def example(name: str) -> Example:
-    """The example of that name.
+    """The example with this name.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such example.
     """
     known = {found.name: found for found in examples()}
     if name not in known:

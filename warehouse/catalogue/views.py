@@ -1,8 +1,8 @@
-"""What the analysts' catalogue has beside the views of the store's tables: views, tables and macros of its own.
+"""The catalogue's own views, tables and macros, in addition to the views of the store's tables.
 
-Stated here are names, columns, types and meanings, from which come the comments in the catalogue and the data
-dictionary; how each is made stands in ``sql/<name>.sql``. Apart from `warehouse.tables`, so that a word changed here
-makes no table of the store stale.
+This module declares names, columns, types and meanings, which become the comments in the catalogue and the data
+dictionary. The SQL of each is in ``sql/<name>.sql``. It is separate from `warehouse.tables`, so that a changed word
+here does not make a table of the store stale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _moment = pa.timestamp("us")
 
 @dataclass(frozen=True)
 class Added:
-    """A column that a view of a table of the store has besides the table's own."""
+    """A column of a view that the underlying table of the store does not have."""
 
     column: pa.Field
     sql: str
@@ -57,7 +57,7 @@ ADDED: Final[Mapping[str, Added]] = {
 
 
 def shown(key: str, table: pa.Schema) -> pa.Schema:
-    """What the view of a table of the store shows of a domain."""
+    """What the view of a store table shows of a domain."""
     return table.append(ADDED[key].column) if key in ADDED else table
 
 
