@@ -226,6 +226,7 @@ _line = st.tuples(
 ).map(lambda parts: parts[0] + b"{" + parts[1] + b"}" + parts[2])
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_line, min_size=1, max_size=12), st.sampled_from([1, 300, 1 << 20]), st.booleans())
 def test_the_fast_reader_agrees_with_the_plain_one(stage: Stage, lines: list[bytes], batch: int, ends: bool) -> None:

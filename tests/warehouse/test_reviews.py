@@ -110,6 +110,7 @@ _change = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_change), st.sampled_from([1, 1 << 20]), st.booleans())
 def test_the_fast_reader_agrees_with_the_plain_one(
