@@ -71,7 +71,7 @@ olddb: setup ## open the catalogue with the oldest DuckDB that is promised, in a
 	$(BIN)/python -m pytest tests/warehouse/test_oldest.py
 
 screenshots: setup ## take the README's pictures of the UI, over the demo's data
-	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" tests/pipelines/test_ui.py
+	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" --timeout 1800 tests/pipelines/test_ui.py
 
 check: setup ## lint, format, types, import rules
 	$(BIN)/ruff check .
