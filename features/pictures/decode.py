@@ -25,7 +25,8 @@ MAX_WEBP_PIXELS = MAX_PIXELS // 4
 """Of WebP and AVIF, whose decoders take four times the memory: WebP's holds every picture as an animation, with two
 canvases, AVIF's the planes that it makes pixels of."""
 MAX_UNENDED_PIXELS = MAX_PIXELS // 4
-"""Of a JPEG without its end marker, which is decoded twice to see that nothing else is missing."""
+"""Of a JPEG without its end marker, which is decoded once more for each of `_FILLINGS` to see that nothing else is
+missing."""
 MAX_SCANS = 100
 """Of a JPEG; some ten are usual. A scan of a few bytes costs a pass over all pixels."""
 MAX_TIFF_PARTS = 1 << 16

@@ -1,7 +1,5 @@
 """Layer warehouse: the files that people open, which are the analysts' catalogue of all current data and the report."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pipelines.assets import core, features, models, raw, reports  # noqa: F401 
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
 from pipelines.planner.columns import columns
 from pipelines.planner.step import DECLARED, Apart, Job, Ref, step
+from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL
 from warehouse.catalogue.build import build_catalogue
@@ -48,7 +47,7 @@ def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
     return CatalogueOf(
         str(data_folder.path.absolute()),
         tuple(metric.label for metric in shown()),
-        hashlib.sha256(json.dumps(moves).encode()).hexdigest()[:16],
+        digest_of(moves),
         periods,
     )
 

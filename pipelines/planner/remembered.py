@@ -7,7 +7,6 @@ are the same. Where nothing may be written there, nothing is remembered, and all
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,7 +40,7 @@ class Remembered:
             return
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file, self._file.with_suffix(f".{os.getpid()}")) as file:
+            with replacing(self._file) as file:
                 file.write(json.dumps({"state": self._state, "versions": self._known}).encode())
 
 

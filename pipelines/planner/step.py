@@ -10,9 +10,7 @@ to the settings, so nothing that it reads can be missing from its recipe.
 """
 
 import dataclasses
-import hashlib
 import importlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.blocking import CHECKS, Check, CheckError
 from pipelines.planner.code_version import code_version
 from pipelines.progress import show
+from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import ALL, Artifact, Recipe, mend, recipe
@@ -206,7 +205,7 @@ class Step:
             if key.startswith(f"{self.key}/")
         ]
         code = code_version(self.code, *implementations)
-        return hashlib.sha256(json.dumps([code, layout]).encode()).hexdigest()[:16]
+        return digest_of([code, layout])
 
     def _count(
         self,

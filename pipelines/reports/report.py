@@ -90,7 +90,7 @@ def page(
         data: rows of ``sql/report_data.sql``.
         built: when the catalogue was published, ISO 8601 in UTC.
     """
-    judgements = [(row, judged(row, errors or {})) for row in results]
+    judgements = [(row, judged(row, errors)) for row in results]
     return (
         templates()
         .get_template("report.html")

@@ -9,7 +9,6 @@ tick checks again.
 """
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +28,12 @@ from pipelines.running.occasions import (
     REFUSED,
     Occasion,
     appearance,
-    digest_of,
     not_taken,
     raw_files_of,
     refused_files,
     requests,
 )
+from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.durable import replacing
 from warehouse.artifacts.store import ALL
 from warehouse.errors import DataError
@@ -213,7 +212,7 @@ def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -
     path = data_folder.cache / REFUSED
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, path.with_suffix(f".{os.getpid()}")) as file:
+        with replacing(path) as file:
             file.write(json.dumps(refused).encode())
     else:
         path.unlink(missing_ok=True)

@@ -5,14 +5,13 @@ asset of each domain is tried once. So a failed asset waits for another change o
 file that was refused is not built until it changes. `automation` and `jobs` open occasions.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
@@ -22,6 +21,7 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.asset import asset_key
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import Ref
+from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.store import ALL
 from warehouse.raw.formats import KINDS
 
@@ -186,8 +186,3 @@ def refused_files(data_folder: DataFolder) -> dict[str, str]:
 def not_taken(domain: str, refused: Mapping[str, str]) -> str:
     """The raw files that are refused, and the reasons."""
     return f"{domain} is not taken: {refused[domain]}"
-
-
-def digest_of(value: Any) -> str:
-    """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

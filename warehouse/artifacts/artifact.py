@@ -11,7 +11,7 @@ from typing import Any, Final
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.manifest import Manifest
 
-__all__ = ["ALL", "Artifact", "Recipe", "Version", "check_domain", "is_domain", "is_key", "mend", "recipe"]
+__all__ = ["ALL", "Artifact", "Recipe", "Version", "check_domain", "digest_of", "is_domain", "is_key", "mend", "recipe"]
 
 ALL: Final = "_all"
 """The domain of an artifact that spans all domains."""
@@ -81,9 +81,14 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """The sha256 of the recipe's canonical JSON, 16 hex digits."""
+        """What names the recipe, 16 hex digits."""
         parts = [self.key, self.domain, self.code_version, self.inputs, self.sources, self.parameters]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()[:16]
+        return digest_of(parts)
+
+
+def digest_of(value: Any) -> str:
+    """The first 16 hex digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:16]
 
 
 def recipe(

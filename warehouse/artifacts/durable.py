@@ -10,12 +10,13 @@ __all__ = ["flush", "replacing", "write_durably"]
 
 
 @contextmanager
-def replacing(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, unfinished: Path | None = None) -> Iterator[BinaryIO]:
     """A new file with the name `unfinished` beside `path`. When it is complete and on disk, it is renamed to `path`.
 
-    An error before that leaves nothing behind; a kill leaves `unfinished`. If there is a link with that name, it is not
-    followed but causes an OSError.
+    Without a name, it is `path` with the number of this process as suffix. An error before that leaves nothing behind;
+    a kill leaves `unfinished`. If there is a link with that name, it is not followed but causes an OSError.
     """
+    unfinished = unfinished or path.with_suffix(f".{os.getpid()}")
     try:
         with open(unfinished, "wb", opener=_not_through_a_link) as file:
             yield file

@@ -51,7 +51,7 @@ class Hashes:
         """Without a hash remembered the file is read again: no reason to fail where this cannot be written."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(record, record.with_suffix(f".{os.getpid()}")) as file:
+            with replacing(record) as file:
                 file.write(json.dumps(known).encode())
 
 

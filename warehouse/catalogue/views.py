@@ -205,8 +205,7 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "what",
             _string,
             "title, brand, description, text (title or description), categories, picture_address, price: in the "
-            "metadata; "
-            "picture: read and kept; text_vector, picture_vector: encoded",
+            "metadata; picture: read and kept; text_vector, picture_vector: encoded",
         ),
         _column("items", _int64, "Items"),
         _column("present", _int64, "Items that have it"),
