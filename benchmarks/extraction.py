@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measure import arguments, show
-from features.encoders import Encoder, EncoderIdentity, EncoderSettings, open_encoder
+from features.encoders import Encoder, EncoderIdentity, open_encoder
 from features.item_text import content_sha256
+from features.parquet import write_table
 from features.pictures.shards import Place, ShardWriter
-from features.tables import ITEM_IMAGES, ITEM_TEXT, write_table
+from features.settings import EncoderSettings
+from features.tables import ITEM_IMAGES, ITEM_TEXT
 from features.vectors.cache import VectorCache
 from features.vectors.embeddings import embed_images, embed_texts
 from features.vectors.loading import Original, load

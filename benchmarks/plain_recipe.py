@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from warehouse.core.interactions import Wanted
-from warehouse.core.splits import GlobalTimeSplit
+from warehouse.core.settings import GlobalTimeSplit, Wanted
 from warehouse.raw.ratings import read_line
 
 __all__ = ["Row", "interactions", "k_core", "run", "sequences"]

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.encoders import EncoderIdentity
-from features.tables import ROW_GROUP, embedding_schema
+from features.parquet import ROW_GROUP
+from features.tables import embedding_schema
 
 
 def write_vectors(folder: Path, noun: str, rows: int, width: int, seed: int = 0) -> Path:

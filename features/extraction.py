@@ -26,8 +26,9 @@ from warehouse.artifacts.processes import end_on_signals
 if __name__ == "__main__":
     end_on_signals()  # now, since what is imported below takes a while
 
-from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder, unread
+from features.encoders import Encoder, ReadyVectors, open_encoder
 from features.errors import FeatureError
+from features.settings import EncoderSettings, unread
 from features.vectors.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from warehouse.artifacts.progress import Progress
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from features.tables import ITEM_TEXT, read_catalogue, write_table
+from features.parquet import read_catalogue, write_table
+from features.tables import ITEM_TEXT
 
 _SCRIPT = "getTime"
 """What a title has that is the page's script, `var pageStart = (new Date()).getTime() ...`: the filter of the published

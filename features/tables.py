@@ -1,22 +1,14 @@
-"""The layouts of the tables that the feature store reads and writes, and the functions for that.
+"""The layouts of the tables that the feature store reads and writes. `features.parquet` has the functions for that.
 
 A vector column is declared here without its width, because the encoder decides it. In the files it is a fixed-size list
 (:func:`embedding_schema`).
 """
 
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from features.errors import FeatureError
-from warehouse.artifacts.files import regular
 from warehouse.artifacts.schema import column as _column
-
-ROW_GROUP = 8192
-"""Rows in a row group of every file written here."""
 
 Storage = Literal["float32", "float16"]
 """Number format of vectors in Parquet."""
@@ -106,45 +98,3 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 """Tables produced, keyed layer/noun/file stem."""
-
-
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read the columns of `schema` from a Parquet file, cast to their declared types.
-
-    Raises:
-        FeatureError: the file is missing, is not Parquet, or lacks a column.
-    """
-    try:
-        present = set(pq.read_schema(regular(path)).names)
-        missing = [name for name in schema.names if name not in present]
-        if missing:
-            raise FeatureError(
-                f"{path}: no column {', '.join(missing)} (found {', '.join(sorted(present))}); "
-                "rebuild the artifact that holds this file"
-            )
-        return pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
-    except (OSError, pa.ArrowException) as error:
-        raise FeatureError(
-            f"{path}: cannot be read as Parquet ({error}); rebuild the artifact that holds this file"
-        ) from error
-
-
-def read_catalogue(items: Path, sequence_items: Path, columns: list[str]) -> pa.Table:
-    """Columns of core/items for exactly the items of core/sequences, sorted by the bytes of item_id.
-
-    An item that is not in core/items has null in every other column.
-    """
-    kept = read_table(sequence_items, SEQUENCE_ITEMS)
-    known = read_table(items, pa.schema([CORE_ITEMS.field(name) for name in ["item_id", *columns]]))
-    for path, ids in ((sequence_items, kept["item_id"]), (items, known["item_id"])):
-        if len(ids.unique()) != len(ids):
-            raise FeatureError(f"{path}: an item_id occurs twice; rebuild the artifact that holds this file")
-    # Arrow joins carry no list columns, so rows are looked up by position of the key instead.
-    rows = pc.index_in(kept["item_id"], known["item_id"].combine_chunks())
-    table = known.drop_columns("item_id").take(rows).add_column(0, "item_id", kept["item_id"])
-    return table.sort_by("item_id")
-
-
-def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
-    """Write a Parquet file whose bytes depend only on the rows."""
-    pq.write_table(table.cast(schema), path, row_group_size=ROW_GROUP, compression="zstd")

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from features.encoders import Encoder, EncoderSettings, ReadyVectors, open_encoder
+from features.encoders import Encoder, ReadyVectors, open_encoder
 from features.errors import FeatureError
 from features.lookup.search import Query, find_pictures, picture_query, search_content, search_item, text_query
 from features.lookup.sheets import sheet_form, write_sheet
+from features.settings import EncoderSettings
 from pipelines.assets.features import encoder_settings
 from pipelines.data_folder.folder import DataFolder
 from pipelines.feature_store import feature_store

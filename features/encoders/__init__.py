@@ -6,16 +6,16 @@ from typing import Final, cast
 
 from features.encoders.models import OPEN_CLIP, describe, is_clip, layout_of, model_folder
 from features.encoders.probe import check_probe, probe_vectors
-from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, EncoderSettings, Vectors, unread
+from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, Vectors
 from features.encoders.published import published_files
 from features.encoders.vectors import ReadyVectors
 from features.errors import FeatureError
+from features.settings import EncoderSettings
 
 __all__ = [
     "Encoder",
     "EncoderFiles",
     "EncoderIdentity",
-    "EncoderSettings",
     "ReadyVectors",
     "Vectors",
     "check_probe",
@@ -23,7 +23,6 @@ __all__ = [
     "implementation",
     "open_encoder",
     "probe_vectors",
-    "unread",
 ]
 
 _MODELS = ("sentence-transformers", "transformers", "open-clip")

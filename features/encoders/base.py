@@ -13,8 +13,9 @@ from torch import Tensor
 
 from features.encoders.models import unreadable
 from features.encoders.preparation import Preparation
-from features.encoders.protocol import EncoderIdentity, Precision, Vectors
+from features.encoders.protocol import EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.settings import Precision
 
 VOCABULARY = 0.9
 """Least share of a model's words that its tokenizer knows; models round up their number, to a multiple of 64 or so."""

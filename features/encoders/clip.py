@@ -9,7 +9,8 @@ from torch import Tensor
 
 from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
 from features.encoders.preparation import Preparation
-from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
+from features.encoders.protocol import EncoderFiles, EncoderIdentity
+from features.settings import Precision
 
 
 class ClipEncoder(TorchEncoder):

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from features.encoders.protocol import EncoderFiles, EncoderSettings
+from features.encoders.protocol import EncoderFiles
 from features.errors import FeatureError
 from features.pictures.decode import LONG_SIDE
+from features.settings import EncoderSettings
 from warehouse.artifacts.files import regular, sha256_file
 
 SAMPLE_CLIP = Path(__file__).parent / "sample_clip"

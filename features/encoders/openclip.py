@@ -10,8 +10,9 @@ from torch import Tensor
 from features.encoders.base import TorchEncoder, loading
 from features.encoders.models import OPEN_CLIP, read_json, unreadable
 from features.encoders.preparation import Preparation, scaling
-from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
+from features.encoders.protocol import EncoderFiles, EncoderIdentity
 from features.errors import FeatureError
+from features.settings import Precision
 
 _FILTERS = {"bicubic": 3, "bilinear": 2}
 

@@ -1,83 +1,18 @@
 """What an encoder is: its methods and an identity; and the settings that name one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from features.errors import FeatureError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
 """Float32, [n, width]."""
-
-Zeros = Literal["refused", "missing"]
-"""What a ready vector of zeros is: an error, or an item that has none."""
-
-TEXT_TOKENS = 64
-"""The published recipe's cut of an item's text."""
-Precision = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """Which encoder, as named in the settings of a domain.
-
-    Ready settings:
-        ``EncoderSettings()``: the small CLIP shipped with this package, at home in the sample catalogue.
-        ``EncoderSettings(model="clip-ViT-B-32")``: CLIP ViT-B/32, 512 wide, text and pictures.
-        ``EncoderSettings(model="google/siglip-base-patch16-224")``: the published one, 768 wide, text and pictures.
-        ``EncoderSettings(model="all-MiniLM-L6-v2")``: 384 wide, text only.
-        ``EncoderSettings(kind="open-clip", model="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")``: with the extra open-clip.
-        ``EncoderSettings(kind="vectors", path="features.parquet", column="text")``: vectors made elsewhere.
-        ``EncoderSettings(kind="published", path="processed/Scientific", column="image")``: the published ones.
-        ``EncoderSettings(kind="none")``: the modality is missing for every item.
-    """
-
-    kind: Literal["sentence-transformers", "transformers", "open-clip", "published", "vectors", "none"] = (
-        "sentence-transformers"
-    )
-    """The first two differ in bare names of the hub only; what a model is, its folder says."""
-    model: str = "sample-clip"
-    """Of the first three kinds: hub id (a bare name is sentence-transformers' own), local folder or sample-clip."""
-    path: str | None = None
-    """vectors: Parquet file with an id column (item_id or asin); published: the project's processed folder."""
-    column: str | None = None
-    """vectors: name of the fixed-size-list column; published: text or image."""
-    zeros: Zeros = "refused"
-    """vectors, published: what a vector of zeros is."""
-    text: Literal["clean", "published"] = "clean"
-    """Which form of item_text is encoded."""
-    tokens: int = TEXT_TOKENS
-    """Where a text is cut; a model with a lower limit cuts at its own. Part of the identity."""
-    precision: Precision = "float32"
-    """Of a model's forward pass; part of the identity."""
-    storage: Literal["float32", "float16"] = "float32"
-    """Number format of the vectors in Parquet; they are computed in `precision`."""
-
-    def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise FeatureError(f"an encoder's tokens is {self.tokens}: a text is cut at 1 token or more")
-
-
-_MODEL = {"kind", "model", "text", "tokens", "precision", "storage"}
-_READY = {"kind", "path", "column", "zeros", "storage"}
-_READ = {
-    **dict.fromkeys(("sentence-transformers", "transformers", "open-clip"), _MODEL),
-    **dict.fromkeys(("published", "vectors"), _READY),
-    "none": {"kind"},
-}
-
-
-def unread(kind: str, names: Iterable[str], modality: Literal["text", "image"]) -> list[str]:
-    """Those of the settings `names` that decide nothing for an encoder of this kind and modality."""
-    read = _READ.get(kind, _MODEL | _READY) - ({"text", "tokens"} if modality == "image" else set())
-    return [name for name in names if name not in read]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from features.encoders.models import files_sha256, read_json
-from features.encoders.protocol import EncoderFiles, Vectors, Zeros
+from features.encoders.protocol import EncoderFiles, Vectors
 from features.encoders.vectors import ReadyVectors, without_zeros
 from features.errors import FeatureError
+from features.settings import Zeros
 from warehouse.artifacts.files import regular, stored
 
 _IDS, _ITEMS = "item2id.jsonl", "item.jsonl"

@@ -18,7 +18,8 @@ from features.encoders.base import (
 )
 from features.encoders.models import modules_of, unreadable
 from features.encoders.preparation import Preparation
-from features.encoders.protocol import EncoderFiles, EncoderIdentity, Precision
+from features.encoders.protocol import EncoderFiles, EncoderIdentity
+from features.settings import Precision
 
 
 class SentenceTransformersEncoder(TorchEncoder):

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors, Zeros
+from features.encoders.protocol import EncoderFiles, EncoderIdentity, Vectors
 from features.errors import FeatureError
+from features.settings import Zeros
 from warehouse.artifacts.files import regular
 
 ID_COLUMNS = ("item_id", "asin")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
-from features.tables import ROW_GROUP
+from features.parquet import ROW_GROUP
 from warehouse.artifacts.durable import flush, replacing
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.locks import held

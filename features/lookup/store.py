@@ -22,7 +22,8 @@ from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
 from features.lookup.mapped import ItemTable, Rows, VectorTable, find_rows, open_table
 from features.lookup.views import VIEWS, BuiltVersion, FeatureView, read_identity
-from features.tables import SEQUENCE_ITEMS, read_table
+from features.parquet import read_table
+from features.tables import SEQUENCE_ITEMS
 
 __all__ = ["Aligned", "DomainFeatures", "FeatureStore", "Histories", "Items", "Moment"]
 

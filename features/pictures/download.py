@@ -22,64 +22,16 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
-from features.errors import FeatureError
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
 from features.pictures.replies import Reply, is_web, remember, sweep
+from features.settings import Fetching
 from warehouse.artifacts.http import is_temporary, retry_after
 from warehouse.artifacts.progress import Progress
 
 _CHUNK: Final = 64 << 10
 
 _log = logging.getLogger("mmm4rec")
-
-
-@dataclass(frozen=True)
-class Fetching:
-    """How pictures are fetched from the web.
-
-    Raises:
-        FeatureError: a value makes no sense.
-    """
-
-    http: bool = True
-    """Whether http(s) addresses are asked at all."""
-    per_host: int = 4
-    """Requests to one host at the same time."""
-    concurrency: int = 32
-    """Requests at the same time; as many bodies of features.pictures.decode.MAX_BYTES may be in memory."""
-    timeout: float = 15.0
-    """Seconds to connect, and of silence."""
-    total_timeout: float = 60.0
-    """Seconds that all requests for one picture may take, redirects and further attempts included."""
-    attempts: int = 3
-    """Requests for one picture, if what failed may pass: no connection, a timeout, 408, 425, 429, 5xx."""
-    wait: float = 1.0
-    """Seconds before the second attempt, doubled before each further one, give or take half."""
-    longest_wait: float = 60.0
-    """Seconds; a server that asks for more by Retry-After is asked again after this."""
-    give_up_after: int = 20
-    """Attempts in a row that fail in this way until a host is not asked any more in this run."""
-    max_redirects: int = 5
-    private_addresses: bool = False
-    """Whether hosts of an intranet and this machine itself may be asked."""
-    user_agent: str = "mmm4rec (fetches pictures of published catalogues)"
-
-    def __post_init__(self) -> None:
-        for name in ("per_host", "concurrency", "attempts", "give_up_after"):
-            _require(1 <= getattr(self, name) <= 1000, name, getattr(self, name), "a number from 1 to 1000")
-        _require(0 <= self.max_redirects <= 100, "max_redirects", self.max_redirects, "a number from 0 to 100")
-        for name in ("timeout", "total_timeout"):
-            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "seconds, more than 0")
-        for name in ("wait", "longest_wait"):
-            _require(0 <= getattr(self, name) <= 86_400, name, getattr(self, name), "seconds")
-        printable = self.user_agent.isascii() and self.user_agent.isprintable() and bool(self.user_agent.strip())
-        _require(printable, "user_agent", self.user_agent, "printable ASCII")
-
-
-def _require(holds: bool, name: str, value: object, what: str) -> None:
-    if not holds:
-        raise FeatureError(f"pictures: {name} is {value!r}; give {what}")
 
 
 @dataclass(eq=False)

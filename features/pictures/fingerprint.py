@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.parquet import read_catalogue
 from features.pictures import replies
 from features.pictures.decode import PictureError
-from features.pictures.download import Fetching
 from features.pictures.replies import is_web
 from features.pictures.sources import DEFAULT, read_source
-from features.tables import read_catalogue
+from features.settings import Fetching
 
 __all__ = ["image_fingerprint"]
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from features.errors import FeatureError
+from features.parquet import read_catalogue, write_table
 from features.pictures import replies
 from features.pictures.decode import THREADS, PictureError, measure
-from features.pictures.download import Downloads, Fetching
+from features.pictures.download import Downloads
 from features.pictures.replies import is_web
 from features.pictures.shards import SHARD_BYTES, ShardWriter
 from features.pictures.sources import DEFAULT, UnaskedError, read_source
-from features.tables import ITEM_IMAGES, read_catalogue, write_table
+from features.settings import Fetching
+from features.tables import ITEM_IMAGES
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import map_in_order
 

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from features.pictures.decode import MAX_BYTES, PictureError
-from features.pictures.download import Fetching
 from features.pictures.replies import recall
+from features.settings import Fetching
 
 __all__ = ["DEFAULT", "UnaskedError", "read_source"]
 

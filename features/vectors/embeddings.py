@@ -35,8 +35,9 @@ from features.encoders import Encoder, EncoderIdentity, ReadyVectors, Vectors
 from features.encoders.probe import check_probe, probe_vectors
 from features.errors import FeatureError
 from features.item_text import content_sha256
+from features.parquet import ROW_GROUP, read_table
 from features.pictures.shards import Place
-from features.tables import ITEM_IMAGES, ITEM_TEXT, ROW_GROUP, Storage, embedding_schema, read_table
+from features.tables import ITEM_IMAGES, ITEM_TEXT, Storage, embedding_schema
 from features.vectors.cache import VectorCache
 from features.vectors.loading import Original, choose_workers, prepared
 from features.vectors.spread import check_spread

@@ -1,19 +1,22 @@
-"""Layer core: clean items, distinct interactions, and the sequences that models learn from."""
+"""Layer core: clean items, distinct interactions, and the sequences that models learn from.
+
+A build is imported only where it runs, because importing all of them takes longer than a run with nothing to do should
+take.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import Job, Nothing, step
-from warehouse.core.interactions import Wanted, build_interactions
-from warehouse.core.items import build_items
-from warehouse.core.sequences import build_sequences
-from warehouse.core.splits import GlobalTimeSplit
+from warehouse.core.settings import GlobalTimeSplit, Wanted
 
 
 @step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
 def items(job: Job[Nothing]) -> Any:
     """One row per item: duplicate ids are resolved, markup is removed from the text, and the raw title is kept."""
+    from warehouse.core.items import build_items
+
     return build_items(job.table("raw/metadata"), job.out)
 
 
@@ -26,6 +29,8 @@ def items(job: Job[Nothing]) -> Any:
 )
 def interactions(job: Job[Wanted]) -> Any:
     """Distinct ratings of items that have metadata, filtered by the settings of the domain."""
+    from warehouse.core.interactions import build_interactions
+
     return build_interactions(job.table("raw/ratings"), job.table("core/items"), job.out, job.parameters)
 
 
@@ -53,5 +58,7 @@ def _sequences(data_folder: DataFolder, domain: str) -> SequencesOf:
 )
 def sequences(job: Job[SequencesOf]) -> Any:
     """The k-core: each user's interactions, ordered by (time, line) and split for training, validation and testing."""
+    from warehouse.core.sequences import build_sequences
+
     of = job.parameters
     return build_sequences(job.table("core/interactions"), job.out, of.k, of.time_split, of.max_length)

@@ -1,16 +1,16 @@
-"""Layer features: the text and the picture of each item, and the vectors of both."""
+"""Layer features: the text and the picture of each item, and the vectors of both.
+
+A build is imported only where it runs, because importing all of them takes longer than a run with nothing to do should
+take.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from features.encoders import EncoderFiles, EncoderSettings, encoder_identity, implementation, open_encoder
-from features.item_text import build_item_text
-from features.pictures.download import Fetching
-from features.pictures.fingerprint import image_fingerprint
-from features.pictures.item_images import collect_images
-from features.vectors.embeddings import embed_images, embed_texts
+from features.encoders import EncoderFiles, encoder_identity, implementation, open_encoder
+from features.settings import EncoderSettings, Fetching
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import Apart, Job, Nothing, step
 from warehouse.artifacts.store import Artifact
@@ -25,6 +25,8 @@ VECTORS = "vectors"
 @step("features/item_text", "features", upstream=_ITEMS, kinds=["python", "parquet"])
 def item_text(job: Job[Nothing]) -> Any:
     """The text of every item in the sequences, in the published form and in a cleaned form."""
+    from features.item_text import build_item_text
+
     return build_item_text(job.table("core/items"), job.table("core/sequences", "items"), job.out)
 
 
@@ -41,6 +43,8 @@ def _pictures(data_folder: DataFolder, domain: str) -> PicturesOf:
 
 
 def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
+    from features.pictures.fingerprint import image_fingerprint
+
     of, (items, sequences) = _pictures(data_folder, domain), inputs
     cache = data_folder.cache / PICTURES
     return {"pictures": image_fingerprint(items.main, sequences.path / "items.parquet", of.root, cache, of.fetching)}
@@ -57,6 +61,8 @@ def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact
 )
 def item_images(job: Job[PicturesOf]) -> Any:
     """A status for every item's picture. Valid pictures are stored in tar shards with their original bytes."""
+    from features.pictures.item_images import collect_images
+
     return collect_images(
         job.table("core/items"),
         job.table("core/sequences", "items"),
@@ -119,6 +125,8 @@ def _encoder(modality: Literal["text", "image"]) -> Callable[[DataFolder, str], 
 )
 def text_embeddings(job: Job[Encoding]) -> Any:
     """A vector for the text of every item, with the identity of the encoder that computed it."""
+    from features.vectors.embeddings import embed_texts
+
     return embed_texts(
         job.input("features/item_text").path,
         open_encoder(job.parameters.settings),
@@ -142,6 +150,8 @@ def text_embeddings(job: Job[Encoding]) -> Any:
 )
 def image_embeddings(job: Job[Encoding]) -> Any:
     """A vector for the picture of every item, with the identity of the encoder that computed it."""
+    from features.vectors.embeddings import embed_images
+
     return embed_images(
         job.input("features/item_images").path,
         open_encoder(job.parameters.settings),

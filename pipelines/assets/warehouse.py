@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.lookup.search import find_pictures
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown
 from mmm4rec.tables import COMPARISON
@@ -16,7 +15,6 @@ from pipelines.planner.step import DECLARED, Apart, Job, Ref, step
 from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL
-from warehouse.catalogue.build import build_catalogue
 from warehouse.tables import TABLES as CORE_TABLES
 
 _EVERYTHING = tuple(key for key in DECLARED if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
@@ -67,6 +65,8 @@ def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
 )
 def catalogue(job: Job[CatalogueOf]) -> Any:
     """One DuckDB file for analysts: one view per table over all domains, comments, statistics, metrics and lineage."""
+    from warehouse.catalogue.build import build_catalogue
+
     return build_catalogue(
         job.inputs,
         job.out / CATALOGUE,
@@ -103,6 +103,7 @@ def _pictures(data_folder: DataFolder) -> list[Ref]:
 )
 def report(job: Job[ReportOf]) -> Any:
     """A page for people: results, learning curves, and pictures of what some users bought and were recommended."""
+    from features.lookup.search import find_pictures
     from pipelines.reports.report import build_report
 
     shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}

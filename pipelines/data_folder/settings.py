@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from features.encoders import EncoderSettings, unread
-from features.pictures.download import Fetching
+from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
@@ -20,8 +19,7 @@ from pipelines.data_folder.raw_files import has_raw, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
-from warehouse.core.interactions import Wanted
-from warehouse.core.splits import GlobalTimeSplit
+from warehouse.core.settings import GlobalTimeSplit, Wanted
 from warehouse.errors import DataError
 
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")

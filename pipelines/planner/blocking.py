@@ -12,7 +12,6 @@ from typing import Any
 
 from mmm4rec.metrics import METRICS, figures
 from warehouse.artifacts.store import Artifact
-from warehouse.checks import violations
 from warehouse.errors import DataError
 
 __all__ = ["CHECKS", "Check", "CheckError"]
@@ -51,6 +50,8 @@ class Check:
         for name, table in self.tables.items():
             of, stem = table.rsplit("/", 1)
             files[name] = folders[of] / f"{stem}.parquet"
+        from warehouse.checks import violations  # so that nothing loads an engine only to look at what is stale
+
         return violations(self.statement, files, **self.bound(summary, parameters))
 
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 from PIL import Image
 
-from features.pictures.download import Fetching
 from features.pictures.item_images import collect_images
+from features.settings import Fetching
 from tests.web import Serving
 
 Page = Callable[["Handler"], None]

@@ -20,12 +20,13 @@ from PIL import Image
 from features.errors import FeatureError
 from features.pictures import connections
 from features.pictures.decode import MAX_BYTES, THREADS, PictureError
-from features.pictures.download import Downloads, Fetching
+from features.pictures.download import Downloads
 from features.pictures.fingerprint import image_fingerprint
 from features.pictures.item_images import STATUSES, collect_images, forget
 from features.pictures.replies import key_of, recall
 from features.pictures.shards import read_shards
 from features.pictures.sources import read_source
+from features.settings import Fetching
 from tests.features.conftest import png
 from tests.features.pictures_host import (
     PictureHost,
@@ -523,7 +524,7 @@ def test_posters_come_over_http_as_from_the_folder(shared: Path, catalogue, fold
 _MEASURED = """
 import resource, sys
 from pathlib import Path
-from features.pictures.download import Fetching
+from features.settings import Fetching
 from features.pictures.item_images import collect_images
 items, sequence_items, out, cache = map(Path, sys.argv[1:])
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from features.encoders import EncoderIdentity, EncoderSettings, open_encoder
+from features.encoders import EncoderIdentity, open_encoder
 from features.errors import FeatureError
 from features.item_text import build_item_text
 from features.pictures.item_images import collect_images
+from features.settings import EncoderSettings
 from features.tables import TABLES
 from features.vectors.embeddings import embed_images, embed_texts
 from tests.features.conftest import png

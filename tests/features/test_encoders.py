@@ -381,7 +381,8 @@ def test_torch_is_imported_only_to_encode(tiny_clip: Path) -> None:
     modules = "features.lookup.search, features.vectors.embeddings, features.item_text, features.pictures.item_images"
     code = (
         f"import sys, {modules}\n"
-        "from features.encoders import EncoderSettings, encoder_identity\n"
+        "from features.encoders import encoder_identity\n"
+        "from features.settings import EncoderSettings\n"
         f"encoder_identity(EncoderSettings(model={str(tiny_clip)!r}))\n"
         "sys.exit('torch' in sys.modules)"
     )

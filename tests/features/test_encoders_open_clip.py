@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features.encoders import EncoderSettings, open_encoder
+from features.encoders import open_encoder
 from features.errors import FeatureError
+from features.settings import EncoderSettings
 from tests.features.tiny_models import change_json, write_open_clip
 
 

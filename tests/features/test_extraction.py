@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from features.encoders import EncoderSettings
 from features.errors import FeatureError
 from features.extraction import extract, main
 from features.item_text import build_item_text
 from features.pictures.item_images import collect_images
 from features.pictures.shards import Place, shard_names
+from features.settings import EncoderSettings
 from features.vectors import embeddings
 from features.vectors.cache import VectorCache
 from features.vectors.embeddings import Share, embed_images, embed_texts

@@ -14,11 +14,11 @@ from PIL import Image
 
 from features.pictures import fingerprint
 from features.pictures.decode import PictureError, decode, measure
-from features.pictures.download import Fetching
 from features.pictures.fingerprint import image_fingerprint
 from features.pictures.item_images import STATUSES, collect_images
 from features.pictures.shards import Place, read_bytes, read_shards
 from features.pictures.sources import read_source
+from features.settings import Fetching
 from tests.features.conftest import png
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from features.encoders import EncoderSettings, encoder_identity, open_encoder
+from features.encoders import encoder_identity, open_encoder
 from features.errors import FeatureError
+from features.settings import EncoderSettings
 from tests.features.tiny_models import change_json, write_bare_clip, write_sentence_model, write_siglip
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from features.encoders import EncoderSettings, ReadyVectors, encoder_identity, open_encoder
+from features.encoders import ReadyVectors, encoder_identity, open_encoder
 from features.encoders.published import read_histories, read_published
 from features.errors import FeatureError
+from features.settings import EncoderSettings
 
 ITEMS = [["B1", 1], ["B2", 2], ["B3", 3]]
 TEXT = torch.tensor([[3.0, 4.0], [0.0, 1.0], [5.0, 6.0]])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from features.encoders import EncoderSettings, open_encoder
+from features.encoders import open_encoder
 from features.errors import FeatureError
 from features.item_text import build_item_text
 from features.lookup.mapped import VectorTable, open_table
@@ -29,6 +29,7 @@ from features.lookup.search import (
 from features.lookup.sheets import write_sheet
 from features.lookup.views import read_identity
 from features.pictures.item_images import collect_images
+from features.settings import EncoderSettings
 from features.vectors.embeddings import embed_images, embed_texts
 from tests.features.conftest import png
 from tests.features.vectors import identity

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from features.encoders import EncoderIdentity
 from features.lookup.views import read_identity
-from features.tables import embedding_schema, read_table
+from features.parquet import read_table
+from features.tables import embedding_schema
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from features.encoders import EncoderSettings
-from features.pictures.download import Fetching
+from features.settings import EncoderSettings, Fetching
 from mmm4rec.baselines.config import BASELINES, BaselineSettings
 from mmm4rec.config import PRETRAINING, ModelConfig, TrainConfig
 from mmm4rec.errors import ConfigError

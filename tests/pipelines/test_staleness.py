@@ -57,11 +57,12 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "warehouse/raw/metadata.py", 'record.get("asin")', 'record.get("asin", None)', {"raw/metadata"},
     ),
     "by which names a format is known": (
-        "warehouse/raw/ratings.py", '"{}.csv.gz"', '"{}.csv.gz", "{}.csv.bz2"', set(),
+        "warehouse/raw/formats.py", '"{}.csv.gz"', '"{}.csv.gz", "{}.csv.bz2"', set(),
     ),
     "one format more": (
-        "warehouse/raw/formats.py", '    "warehouse.raw.metadata:FORMAT",\n',
-        '    "warehouse.raw.metadata:FORMAT",\n    "warehouse.raw.ratings:FORMAT",\n', set(),
+        "warehouse/raw/formats.py", "FORMATS: Final = (\n",
+        'FORMATS: Final = (\n    RawFormat("notes", "ratings", ("{}.txt",), "warehouse.raw.ratings:ingest_ratings"),\n',
+        set(),
     ),
     "an SQL file of items": ("warehouse/core/sql/kept_items.sql", "BY item_id", "BY item_id, line", {"core/items"}),
     "an SQL file of interactions": (

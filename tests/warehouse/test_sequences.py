@@ -18,9 +18,9 @@ from benchmarks import plain_recipe
 from benchmarks.plain_recipe import Row
 from warehouse.artifacts.store import Store
 from warehouse.checks import violations
-from warehouse.core.interactions import Wanted, _Fingerprints, build_interactions
+from warehouse.core.interactions import _Fingerprints, build_interactions
 from warehouse.core.sequences import _in_order, build_sequences
-from warehouse.core.splits import GlobalTimeSplit
+from warehouse.core.settings import GlobalTimeSplit, Wanted
 from warehouse.duck import Engine
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-import pyarrow.parquet as pq
 
 from warehouse.artifacts.files import sha256_file
 
@@ -149,6 +148,8 @@ def describe_file(path: Path) -> FileEntry:
     sha256, size = sha256_file(path), path.stat().st_size
     if path.suffix != ".parquet":
         return FileEntry(sha256=sha256, bytes=size)
+    import pyarrow.parquet as pq  # only who writes needs it
+
     with pq.ParquetFile(path) as table:
         columns = {field.name: str(field.type) for field in table.schema_arrow}
         return FileEntry(sha256=sha256, bytes=size, rows=table.metadata.num_rows, columns=columns)

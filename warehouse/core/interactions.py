@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.artifacts.threads import map_in_order
+from warehouse.core.settings import Wanted
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ParquetSink, rows_of
 from warehouse.tables import TABLES
 
-__all__ = ["InteractionsSummary", "Wanted", "build_interactions"]
+__all__ = ["InteractionsSummary", "build_interactions"]
 
 REASONS: Final = ("", "exact_duplicate", "no_metadata", "below_minimum_rating", "outside_time_window")
 """Why a rating is no interaction, by the numbers of ``judged_ratings.sql``; the first that holds counts."""
@@ -39,18 +40,6 @@ _ALIKE: Final[dict[str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]] = {
 """What makes ids differ that are meant to be the same, and how they look without it."""
 
 Lines = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which ratings a domain learns from; None sets no limit."""
-
-    minimum_rating: float | None = None
-    """Stars."""
-    since: int | None = None
-    """Unix seconds, included."""
-    until: int | None = None
-    """Unix seconds, not included."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ import pyarrow as pa
 from warehouse.artifacts.threads import map_in_order
 from warehouse.core.kcore import Codes, Flags, Longs, k_core, sieve
 from warehouse.core.numbering import numbered
-from warehouse.core.splits import GlobalTimeSplit, Parts, split_parts, split_sha256
+from warehouse.core.settings import GlobalTimeSplit
+from warehouse.core.splits import Parts, split_parts, split_sha256
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP, ParquetSink, rows_of

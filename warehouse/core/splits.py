@@ -1,7 +1,6 @@
 """Which interactions are for training, validation and testing, and the identity of such a split."""
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,30 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.core.kcore import Codes, Longs
+from warehouse.core.settings import GlobalTimeSplit
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
 from warehouse.tables import SPLITS
 
-__all__ = ["GlobalTimeSplit", "Parts", "split_parts", "split_sha256"]
+__all__ = ["Parts", "split_parts", "split_sha256"]
 
 Parts = npt.NDArray[np.int8]
 """The part of each interaction, an index into SPLITS."""
-
-
-@dataclass(frozen=True)
-class GlobalTimeSplit:
-    """One border in time for all users, as in production: nothing is learned from what lies after it.
-
-    Interactions from `test_from` on are for testing, those from `validation_from` on and before that for validation,
-    the rest for training. Unix seconds.
-    """
-
-    validation_from: int
-    test_from: int
-
-    def __post_init__(self) -> None:
-        if not self.validation_from < self.test_from:
-            raise DataError("validation_from must lie before test_from: swap them, or move one")
 
 
 def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> Parts:

@@ -1,19 +1,17 @@
 """Which formats raw files may have: how a file's name tells its format, where the publisher has it, what reads it.
 
-A format is declared in the module that reads it, as a `RawFormat` named FORMAT, and is known by its line in `FORMATS`.
-To add one is to write such a module and such a line. What the lines of a file mean is the business of those modules;
-which of the files of a folder are read is that of `pipelines.data_folder.raw_files`.
+To add a format, write a module that reads it and declare it in `FORMATS`. The module of a format knows what the lines
+of a file mean; `pipelines.data_folder.raw_files` decides which files of a folder are read.
 
-Formats and readers are named as texts, `module:name`. So a new or a changed format concerns the domains whose files
-have it, and no other.
+A reader is named as text, `module:function`. So a new or a changed reader makes only the domains stale whose files have
+its format, and a list of raw files needs no reader.
 """
 
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from warehouse.artifacts.progress import Progress
 
@@ -32,14 +30,6 @@ Kind = Literal["ratings", "metadata"]
 """The table that a raw file becomes, raw/ratings or raw/metadata."""
 KINDS: Final[tuple[Kind, ...]] = ("ratings", "metadata")
 """What a category needs a file of, each."""
-
-FORMATS: Final = (
-    "warehouse.raw.ratings:FORMAT",
-    "warehouse.raw.reviews:FORMAT",
-    "warehouse.raw.metadata:FORMAT",
-)
-"""Where each format is. Of several files of one kind, that of the format named first is read: ratings go before
-reviews, since the k-core is ours to make."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +63,52 @@ class RawFormat:
         return pkgutil.resolve_name(self.reader)(source, out, progress)
 
 
-@cache
+FORMATS: Final = (
+    RawFormat(
+        name="ratings",
+        kind="ratings",
+        file_names=("{}.csv", "{}.csv.gz"),
+        reader="warehouse.raw.ratings:ingest_ratings",
+        origin="categoryFilesSmall/{}.csv",
+        misnamed={
+            "ratings_{}.csv": "it is named as the files of 2014 are, whose lines begin with the user: "
+            "put the item first, and rename it {0}.csv"
+        },
+    ),
+    RawFormat(
+        name="reviews",
+        kind="ratings",
+        file_names=("{}_5.json", "{}_5.json.gz"),
+        reader="warehouse.raw.reviews:ingest_reviews",
+        origin="categoryFilesSmall/{}_5.json.gz",
+        misnamed={
+            "reviews_{}_5.json": "it is named as the files of 2014 are: "
+            "rename it {0}_5.json, with .gz if it is compressed",
+            "reviews_{}.json": "it is named as the files of 2014 are: to have all these reviews read, rename it "
+            "{0}_5.json, with .gz if compressed",
+            "{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: "
+            "write it anew as the files of 2018 are",
+        },
+    ),
+    RawFormat(
+        name="metadata",
+        kind="metadata",
+        file_names=("meta_{}.json", "meta_{}.json.gz"),
+        reader="warehouse.raw.metadata:ingest_metadata",
+        origin="metaFiles2/meta_{}.json.gz",
+        misnamed={
+            "meta_{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: "
+            "write it anew as the files of 2018 are"
+        },
+    ),
+)
+"""Of several files of one kind, that of the format named first is read: ratings come before reviews, because the k-core
+is ours to make."""
+
+
 def formats(kind: Kind | None = None) -> tuple[RawFormat, ...]:
     """The formats of a kind, or of all kinds, those first that are to be read first."""
-    found = [cast(RawFormat, pkgutil.resolve_name(name)) for name in FORMATS]
-    return tuple(each for each in found if kind in (None, each.kind))
+    return tuple(each for each in FORMATS if kind in (None, each.kind))
 
 
 def format_named(name: str) -> RawFormat:

@@ -23,12 +23,11 @@ import pyarrow.compute as pc
 
 from warehouse.artifacts.progress import Progress
 from warehouse.parquet import ROW_GROUP, ParquetSink
-from warehouse.raw.formats import RawFormat
 from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
 from warehouse.tables import TABLES
 
-__all__ = ["FORMAT", "MetadataSummary", "ingest_metadata"]
+__all__ = ["MetadataSummary", "ingest_metadata"]
 
 LONGEST_ID: Final = 255
 DEEPEST: Final = 32
@@ -38,19 +37,6 @@ _ROW_GROUP: Final = ROW_GROUP // 15
 """Products take some kilobytes each, with a long description."""
 _LAYOUT: Final = "a metadata file has one JSON object with an asin a line"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-
-
-FORMAT: Final = RawFormat(
-    name="metadata",
-    kind="metadata",
-    file_names=("meta_{}.json", "meta_{}.json.gz"),
-    reader="warehouse.raw.metadata:ingest_metadata",
-    origin="metaFiles2/meta_{}.json.gz",
-    misnamed={
-        "meta_{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: write it "
-        "anew as the files of 2018 are"
-    },
-)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ import pyarrow.csv
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import available_cores, map_in_order
 from warehouse.parquet import ParquetSink
-from warehouse.raw.formats import RawFormat
 from warehouse.raw.lines import Block, Quarantine, blocks
 from warehouse.tables import TABLES
 
-__all__ = ["FORMAT", "RatingsSummary", "ingest_ratings"]
+__all__ = ["RatingsSummary", "ingest_ratings"]
 
 LONGEST_LINE: Final = 64 << 10
 LONGEST_ID: Final = 255
@@ -39,19 +38,6 @@ _EARLIEST_MILLISECONDS: Final = 100_000_000_000
 _TABLE: Final = TABLES["raw/ratings/ratings"]
 _LINE_BY_LINE_BYTES: Final = 32 << 10
 _NUMBER: Final = re.compile(r"[ \t]*[-+.0-9eE]+[ \t]*")
-
-
-FORMAT: Final = RawFormat(
-    name="ratings",
-    kind="ratings",
-    file_names=("{}.csv", "{}.csv.gz"),
-    reader="warehouse.raw.ratings:ingest_ratings",
-    origin="categoryFilesSmall/{}.csv",
-    misnamed={
-        "ratings_{}.csv": "it is named as the files of 2014 are, whose lines begin with the user: put the item first, "
-        "and rename it {0}.csv"
-    },
-)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.artifacts.progress import Progress
-from warehouse.raw.formats import RawFormat
 from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.ratings import (
     Rating,
@@ -30,7 +29,7 @@ from warehouse.raw.ratings import (
 )
 from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
 
-__all__ = ["FORMAT", "ingest_reviews"]
+__all__ = ["ingest_reviews"]
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -44,21 +43,6 @@ class _Fields(msgspec.Struct, gc=False):
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)
 _DAY: Final = re.compile(r"([0-9]{1,2}) ([0-9]{1,2}), ([0-9]{4})", re.ASCII)
-
-FORMAT: Final = RawFormat(
-    name="reviews",
-    kind="ratings",
-    file_names=("{}_5.json", "{}_5.json.gz"),
-    reader="warehouse.raw.reviews:ingest_reviews",
-    origin="categoryFilesSmall/{}_5.json.gz",
-    misnamed={
-        "reviews_{}_5.json": "it is named as the files of 2014 are: rename it {0}_5.json, with .gz if it is compressed",
-        "reviews_{}.json": "it is named as the files of 2014 are: to have all these reviews read, rename it "
-        "{0}_5.json, with .gz if compressed",
-        "{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: write it anew as "
-        "the files of 2018 are",
-    },
-)
 
 
 def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
