@@ -1,6 +1,6 @@
-"""The data folder: its settings, its raw files, its artifact store and its cache, each found from its path.
+"""The data folder and what is in it: settings, raw files, artifact store and cache.
 
-It is given by `--data`, else MMM4REC_DATA, else ./data.
+The path of the folder comes from `--data`, else from MMM4REC_DATA, else it is ./data.
 """
 
 import os
@@ -24,14 +24,15 @@ DATA_VARIABLE = "MMM4REC_DATA"
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
 _NO_ADDRESS = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
-"""What SQLAlchemy's addresses of SQLite files mean something by, and what DuckDB takes for a slash."""
+"""Characters with a special meaning in SQLAlchemy's SQLite addresses, and the backslash, which DuckDB reads as /."""
 _LONGEST = 440
-"""Bytes of a data folder's path: SQLite opens paths of up to 512, `.dagster/history/runs/<run>.db-journal` included."""
+"""Most bytes in a data folder's path. SQLite opens paths of up to 512 bytes; the longest one below the data folder is
+`.dagster/history/runs/<run>.db-journal`."""
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
 
 
 class DataFolder:
-    """A data folder: its settings, its raw files, its artifact store and a cache, which may be deleted at any time."""
+    """A data folder: settings, raw files, artifact store and cache. The cache may be deleted at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,10 +40,10 @@ class DataFolder:
 
     @classmethod
     def find(cls, given: Path | None = None) -> "DataFolder":
-        """The one at `given`, else at MMM4REC_DATA, else at ./data.
+        """The data folder at `given`, else at MMM4REC_DATA, else at ./data.
 
         Raises:
-            SettingsError: there is something else than a folder, or no folder of that name can be used.
+            SettingsError: the path is not a folder, or it cannot be used as a data folder.
         """
         path = _resolved(given or Path(os.environ.get(DATA_VARIABLE) or "data"))
         there = next(place for place in (path, *path.parents) if place.exists())
@@ -55,7 +56,7 @@ class DataFolder:
         """The folder of the cache.
 
         Raises:
-            StoreError: it is a link, or there is one in it: what is replaced or removed there is to be ours.
+            StoreError: the cache is a link or contains one. Its files get replaced and deleted, so all must be ours.
         """
         return _without_links(self.path, self.path / "cache")
 
@@ -66,26 +67,26 @@ class DataFolder:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings as the files say now, with domains found in the raw folder."""
+        """The settings as the files are now, with the domains found in the raw folder."""
         return resolve(*self._written, self.path)
 
     @property
     def automation(self) -> AutomationSettings:
-        """What is to go on by itself, also where something else in the settings cannot be used."""
+        """The settings of what runs by itself. They can be read even if other settings are wrong."""
         return automation_of(*self._written)
 
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the shipped file says, and what the user's."""
+        """The contents of the shipped file and of the user's file."""
         if (other := self.path / "domains.yml").exists():
             raise SettingsError(f"{other} is not read: the settings are in domains.yaml; rename it, or remove it")
         return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.path / "domains.yaml")
 
     def category(self, name: str) -> str:
-        """The stem of the raw files of a known domain, at hand or not; any other name is a category itself.
+        """The stem of a known domain's raw files, even if these are absent. Any other name is itself a category.
 
         Raises:
-            SettingsError: it is no plain file name.
+            SettingsError: the category is not a plain file name.
         """
         known = overlay(*self._written).get("domains") or {}
         category = str((known.get(name) or {}).get("category", name))
@@ -103,7 +104,7 @@ class DataFolder:
 
     @property
     def pretrained(self) -> Path | None:
-        """The folder of the checkpoint that is given in place of pre-training, or None; absence is an error."""
+        """The folder of the checkpoint that replaces pre-training, or None. If the setting names one, it must exist."""
         named = self.settings.pretrained
         if named is None:
             return None
@@ -122,11 +123,11 @@ class DataFolder:
 
     @property
     def report(self) -> Path:
-        """The page for people."""
+        """The HTML report."""
         return self.path / REPORT
 
     def raw_file(self, domain: str, kind: Kind) -> Path:
-        """The raw file of a domain; absence is an error."""
+        """The path of a domain's raw file. If there is none, that is an error."""
         category = self.settings.domain(domain).category
         path = find_raw(self.raw_folder, category, kind)
         if path is None:
@@ -137,15 +138,15 @@ class DataFolder:
         return path
 
     def image_root(self, domain: str) -> Path:
-        """The folder that relative picture paths of a domain start from."""
+        """The folder to which a domain's relative picture paths refer."""
         return self.raw_folder / self.settings.domain(domain).image_root
 
     def present(self) -> list[str]:
-        """Domains with both raw files at hand, sorted."""
+        """The domains that have both raw files, sorted."""
         return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
 
     def left_out(self) -> dict[str, str]:
-        """Raw files that are not read, and pairs that make no domain (by their metadata): the reason by name."""
+        """Raw files that are not read, and pairs that make no domain (by the metadata file): file name -> reason."""
         named = {name: domain.category for name, domain in self.settings.domains.items()}
         return (
             passed_over(self.raw_folder)
@@ -158,7 +159,7 @@ class DataFolder:
         )
 
     def damaged(self) -> list[str]:
-        """What is left out of catalogue and report, since it is damaged, each with what mends it."""
+        """The damaged tables that the catalogue and the report leave out; each message says how to repair it."""
         mended = {*self.present(), ALL}
         return [
             f"{key} of {domain} is damaged and left out: {why}"
@@ -167,19 +168,19 @@ class DataFolder:
         ]
 
     def gone(self) -> list[str]:
-        """Domains that are built, and that neither raw files nor settings name any more, sorted."""
+        """Domains that are built, but that have no raw files and no settings any more, sorted."""
         return sorted({domain for _, domain in self.store.pointed()} - {*self.settings.domains, ALL})
 
     def sources(self) -> list[str]:
-        """The source domains with raw files at hand, sorted: what pre-training learns from."""
+        """The source domains that have raw files, sorted. Pre-training learns from these."""
         return [name for name in self.present() if self.settings.domains[name].role == "source"]
 
 
 def _resolved(given: Path) -> Path:
-    """The whole path, once it is sure that a data folder can be there."""
+    """The absolute path, after checking that a data folder can be there."""
     try:
         path = given.resolve()
-        path.exists()  # a name that is too long, or a folder that may not be looked into, is told now
+        path.exists()  # fails here if the name is too long or a parent folder may not be read
         length = len(str(path).encode())
     except UnicodeEncodeError:
         raise SettingsError(f"the data folder {str(given)!r} has a name that is not UTF-8: rename it") from None
@@ -200,14 +201,14 @@ def _resolved(given: Path) -> Path:
 
 
 def _without_links(root: Path, folder: Path) -> Path:
-    """`folder`, which lies below `root`, if neither it nor anything in it is a link."""
+    """`folder`, which is below `root`, after checking that neither it nor anything in it is a link."""
     pending = [unlinked(root, folder)]
     while pending:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_symlink():
                     unlinked(root, Path(entry.path))
-                # Folders of two letters hold pictures, a million of them perhaps: these are only ever read or replaced.
+                # Folders with names of two letters hold up to a million pictures; these are only read or replaced.
                 elif entry.is_dir() and len(entry.name) > 2:
                     pending.append(Path(entry.path))
     return folder

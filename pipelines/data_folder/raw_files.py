@@ -1,8 +1,8 @@
-"""The raw folder: which of its files are the ratings and the metadata of a category, and which are passed over.
+"""The raw folder: which files are the ratings and the metadata of a category, and which files are not read.
 
-Which formats there are, and by which names they are known, `warehouse.raw.formats` says. Of several files for one thing
-one is read, by one order for all: that of the formats, and plain before compressed. What is not read though it looks as
-if it were meant is named, with the reason; no file is renamed or converted.
+`warehouse.raw.formats` lists the formats and their file names. If there are several files for the same thing, one of
+them is read. The order is the same everywhere: first by format, then plain before compressed. A file that looks like a
+raw file but is not read is listed with the reason. No file is renamed or converted.
 """
 
 import os
@@ -24,26 +24,26 @@ _ALL_REVIEWS: Final = (
 )
 _ALIKE: Final = 0.7
 _BY_LONGER_NAMES: Final[tuple[Kind, ...]] = ("metadata", "ratings")
-"""meta_Toys_5.json is the metadata of Toys_5, before it is the reviews of meta_Toys."""
+"""meta_Toys_5.json is read as the metadata of Toys_5, not as the reviews of meta_Toys."""
 
 
 def find_raw(folder: Path, category: str, kind: Kind) -> Path | None:
-    """The first of the accepted names that exists, or None."""
+    """The first file that exists with one of the accepted names, or None."""
     return next((path for name in names(category, kind) if (path := folder / name).is_file()), None)
 
 
 def has_raw(folder: Path, category: str) -> bool:
-    """Whether a category's ratings and metadata are both there."""
+    """Whether both the ratings and the metadata of a category exist."""
     return all(find_raw(folder, category, kind) for kind in KINDS)
 
 
 def names(category: str, kind: Kind) -> list[str]:
-    """The names that the file of a category may have, in the order in which they are looked for."""
+    """The names that a category's file may have, in search order."""
     return [pattern.format(category) for pattern in _patterns(kind)]
 
 
 def pairs(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The metadata file and the category of each pair of raw files, whatever it is called; each category once."""
+    """The metadata file and the category of each pair of raw files. Each category comes once."""
     for category in sorted({category for name in _files(folder) if (category := _category("metadata", name))}):
         metadata = find_raw(folder, category, "metadata")
         if metadata and has_raw(folder, category):
@@ -51,10 +51,10 @@ def pairs(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def passed_over(folder: Path) -> dict[str, str]:
-    """Files that are not read though they look like raw files: the reason by name."""
+    """Files that look like raw files but are not read: file name -> reason."""
     there = _files(folder)
     chosen: dict[str, str] = {}
-    """Of each name that a category with both files may have, the one that is read."""
+    """For each possible file name of a category that has both files: the name of the file that is read."""
     for _, category in pairs(folder):
         for kind in KINDS:
             if path := find_raw(folder, category, kind):
@@ -72,8 +72,11 @@ def passed_over(folder: Path) -> dict[str, str]:
 
 
 def misplaced(folder: Path, data: Path) -> dict[str, str]:
-    """Raw files beside the raw folder, in `data`, or in folders of it that are called as the publisher's are: the
-    reason by path from the raw folder. Ratings, whose names say little, only where their metadata are known."""
+    """Raw files that are outside the raw folder: in `data`, or in a subfolder named like the publisher's folder.
+
+    Returns: path relative to the raw folder -> reason. Names of ratings files are ambiguous, so these count only
+    if their metadata file is known.
+    """
     origins = {PurePath(each.origin).parent.name for each in formats() if each.origin}
     places = [place for place in (data, *(folder / origin for origin in sorted(origins))) if place != folder]
     found = [
@@ -92,7 +95,7 @@ def misplaced(folder: Path, data: Path) -> dict[str, str]:
 
 
 def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
-    """Why a file is not read, as far as its name tells, or None if it looks like none of ours."""
+    """Why a file is not read, judged by its name; None if it does not look like a raw file."""
     for pattern, reason in _misnamed().items():
         if category := _category_in_any_case(pattern, _unpacked(name)):
             return reason.format(category)
@@ -108,7 +111,7 @@ def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
 
 
 def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
-    """What is missing beside the file of a category, and which of the others might be meant to be it."""
+    """The message about a file without its partner: which file is missing, and which other file may be meant as it."""
     other: Kind = "ratings" if kind == "metadata" else "metadata"
     *most, last = names(category, other)
     others = {found: name for name in left if (found := _category(other, name))}
@@ -119,7 +122,7 @@ def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """The names of the files in the folder that might be raw files, sorted."""
+    """The names of the files in the folder that may be raw files, sorted."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         endings = _endings()
         return sorted(entry.name for entry in entries if entry.name.lower().endswith(endings) and entry.is_file())
@@ -128,13 +131,13 @@ def _files(folder: Path) -> list[str]:
 
 @cache
 def _patterns(kind: Kind) -> tuple[str, ...]:
-    """The names that files of a kind may have, in the order in which they are looked for."""
+    """The names that files of a kind may have, in search order."""
     return tuple(pattern for each in formats(kind) for pattern in each.file_names)
 
 
 @cache
 def _misnamed() -> dict[str, str]:
-    """Names of files that are known and not read, and what is to be done; the longer ones, which say more, first."""
+    """Known file names that are not read -> what to do. Longer names come first, because they are more specific."""
     read = {pattern.removesuffix(".gz") for kind in KINDS for pattern in _patterns(kind)}
     known = {pattern: reason for each in formats() for pattern, reason in each.misnamed.items()}
     return {pattern: known[pattern] for pattern in sorted(known.keys() - read, key=lambda each: (-len(each), each))}
@@ -142,23 +145,23 @@ def _misnamed() -> dict[str, str]:
 
 @cache
 def _endings() -> tuple[str, ...]:
-    """How the names of raw files end, also of those that are known and not read."""
+    """The endings of the names of raw files, including known files that are not read."""
     patterns = [*_misnamed(), *chain.from_iterable(map(_patterns, KINDS))]
     return (".gz", ".json", *sorted({Path(pattern).suffix for pattern in patterns} - {".gz", ".json"}))
 
 
 def _unpacked(name: str) -> str:
-    """The name of a file without the ending of a compressed one."""
+    """The file name without the ending .gz."""
     return name[:-3] if name.lower().endswith(".gz") else name
 
 
 def _category(kind: Kind, name: str) -> str | None:
-    """The category whose file a name is by the accepted ones, or None."""
+    """The category whose file has this name, by the accepted names; None if there is none."""
     return next((found for pattern in _patterns(kind) if (found := category_in(pattern, name))), None)
 
 
 def _category_in_any_case(pattern: str, name: str) -> str | None:
-    """As `category_in`, whatever letters of the name are capitals."""
+    """As `category_in`, but upper and lower case do not matter."""
     before, _ = pattern.split("{}")
     found = category_in(pattern, name.lower())
     return name[len(before) : len(before) + len(found)] if found else None

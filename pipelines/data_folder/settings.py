@@ -1,7 +1,7 @@
-"""Settings: which domains there are, where their raw files lie, and how each is filtered, embedded and trained.
+"""The settings: which domains exist, where their raw files are, and how each domain is filtered, embedded and trained.
 
-They come from the shipped `domains.yaml` (the published domains) overlaid by `<data>/domains.yaml`. A pair of raw
-files for a category that neither names becomes a target domain with the defaults.
+`<data>/domains.yaml` is laid over the shipped `domains.yaml`, which lists the published domains. A pair of raw files
+for a category that neither file names becomes a target domain with the default settings.
 """
 
 import re
@@ -24,12 +24,12 @@ from warehouse.errors import DataError
 
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 _LONGEST_STEM = 200
-"""Bytes; with what goes before and after it, a file name may have 255."""
+"""In bytes. A file name may have 255, and a raw file's name has a prefix and an ending besides the stem."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Published counts of a domain after the 5-core."""
+    """The published counts of a domain after 5-core filtering."""
 
     users: int
     items: int
@@ -38,9 +38,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class DomainSettings:
-    """One domain. `category` is the stem of its raw files, `image_root` the folder its picture paths start from.
+    """The settings of one domain.
 
-    Dates read YYYY-MM-DD and mean midnight UTC; `since` is included, `until` is not.
+    `category` is the stem of its raw files' names. Relative picture paths start from `image_root`. Dates are written
+    YYYY-MM-DD and mean midnight UTC; `since` is included, `until` is not.
     """
 
     category: str
@@ -65,7 +66,7 @@ class DomainSettings:
             raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
         if self.split != "global_time" and any(dates.values()):
             raise SettingsError(f"{self.category}: validation_from and test_from need split: global_time")
-        self.wanted, self.time_split  # noqa: B018 - a date that is none is said here, before anything runs
+        self.wanted, self.time_split  # noqa: B018 - an invalid date is reported here, before anything runs
 
     @property
     def wanted(self) -> Wanted:
@@ -74,7 +75,7 @@ class DomainSettings:
 
     @property
     def time_split(self) -> GlobalTimeSplit | None:
-        """The borders of a global time split; None for leave-one-out."""
+        """The dates of a global time split; None for leave-one-out."""
         validation_from = _seconds("validation_from", self.validation_from)
         test_from = _seconds("test_from", self.test_from)
         if validation_from is None or test_from is None:
@@ -87,7 +88,7 @@ class DomainSettings:
 
 @dataclass(frozen=True)
 class AutomationSettings:
-    """What Dagster's daemon does by itself: `pipelines.running.automation`. The UI's switches go before `enabled`.
+    """What Dagster's daemon does by itself: see `pipelines.running.automation`. Switches in the UI override `enabled`.
 
     `interval`: seconds between two looks at the raw folder. `rebuild` and `housekeeping`: cron expressions, UTC.
     """
@@ -104,9 +105,12 @@ class AutomationSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
-    such a folder, from which `mmm4rec fetch` takes raw files; `pretrained` is such a folder with a checkpoint to
-    fine-tune from, in place of pre-training on the source domains."""
+    """All settings, resolved.
+
+    `raw_folder` is absolute, or relative to the data folder. `mmm4rec fetch` takes raw files from `location`: an
+    address, or a folder given in the same way as `raw_folder`. `pretrained` is a folder, given in the same way, with a
+    checkpoint to fine-tune from; it replaces pre-training on the source domains.
+    """
 
     raw_folder: str
     location: str
@@ -120,15 +124,15 @@ class Settings:
     baselines: dict[str, BaselineSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.asked  # noqa: B018 - a baseline or setting that is none is said here, before anything runs
+        self.asked  # noqa: B018 - an unknown baseline or setting is reported here, before anything runs
 
     @property
     def asked(self) -> RequestedBaselines:
-        """The baselines asked for, with the history length and the fine-tuning of all models."""
+        """The requested baselines, with the history length and the fine-tuning settings that all models share."""
         return resolve_baselines(self.baselines, self.finetuning, self.model.length)
 
     def domain(self, name: str) -> DomainSettings:
-        """The settings of a domain; an unknown one is an error that lists those known."""
+        """The settings of a domain. The error for an unknown domain lists the known ones."""
         if name not in self.domains:
             raise SettingsError(
                 f"there is no domain {name!r}; known: {', '.join(sorted(self.domains)) or 'none'}. "
@@ -141,8 +145,8 @@ class Settings:
 def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) -> Settings:
     """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
 
-    What cannot name a domain is an error in the settings; of a file in the raw folder it is no reason to hold up the
-    others: see `DataFolder.left_out`.
+    A name in the settings that cannot name a domain is an error. A raw file with an unusable name is only left out, so
+    that it does not stop the other domains: see `DataFolder.left_out`.
     """
     asked = _mapping(given.get("domains"), "domains")
     for name, settings in asked.items():
@@ -155,12 +159,12 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
         name: overlay(defaults, {"category": name, **(settings or {})})
         for name, settings in merged.pop("domains", {}).items()
     }
-    # A name alone asks for the baseline as published.
+    # A name without settings asks for the baseline as published.
     merged["baselines"] = {
         name: settings or {} for name, settings in _mapping(merged.get("baselines"), "baselines").items()
     }
     folder = data / str(merged.get("raw_folder", "raw_files"))
-    # A published domain whose files are absent, and which the user does not name, is knowledge and no domain.
+    # A published domain without files, which the user does not name either, is known but is not a domain here.
     named = {name: s for name, s in named.items() if name in asked or has_raw(folder, s["category"])}
     taken = {settings["category"] for settings in named.values()}
     for _, category in pairs(folder):
@@ -172,7 +176,7 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
 
 
 def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> AutomationSettings:
-    """The section `automation` alone, of the shipped settings overlaid with the user's."""
+    """Only the section `automation` of the shipped settings, overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
     return read_config(AutomationSettings, section, where="domains.yaml: automation")
 
@@ -180,9 +184,9 @@ def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> Autom
 def _check_encoders(
     modality: Literal["text", "image"], given: Mapping[str, Any], defaults: Mapping[str, Any], named: Mapping[str, Any]
 ) -> None:
-    """Refuse what the user says of an encoder whose kind, said there or above, does not read it: it would be ignored.
+    """Refuse encoder settings of the user that the kind of encoder in force would ignore.
 
-    What the defaults say may be for some domains only: it must be read by one, or by an encoder of the defaults' kind.
+    Settings under `defaults` may be for some domains only. One domain's encoder, or the default one, must read them.
     """
     key = f"{modality}_encoder"
 
@@ -207,7 +211,7 @@ def _check_encoders(
 
 
 def _seconds(name: str, date: str | None) -> int | None:
-    """Midnight UTC of a date, Unix seconds."""
+    """Midnight UTC of a date, in Unix seconds."""
     if date is None:
         return None
     try:
@@ -217,7 +221,7 @@ def _seconds(name: str, date: str | None) -> int | None:
 
 
 def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
-    """Why this cannot name a domain, or None. It is shown in quotes and escaped, as it may come from a file's name."""
+    """Why this cannot name a domain, or None. The name may come from a file, so messages quote and escape it."""
     if not isinstance(name, str):
         return f"{name!r} is no domain name: names are texts; put it in quotes"
     if name == ALL:
@@ -232,7 +236,7 @@ def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
 
 
 def _check_stem(domain: str, category: Any) -> None:
-    """Refuse a category that would lead out of the raw folder, or nowhere."""
+    """Refuse a category that cannot be part of a file name in the raw folder."""
     if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
         return
     raise SettingsError(
@@ -242,14 +246,14 @@ def _check_stem(domain: str, category: Any) -> None:
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
-    """A mapping of the settings; None is an empty one."""
+    """A mapping from the settings. None becomes an empty mapping."""
     if value is not None and not isinstance(value, dict):
         raise SettingsError(f"domains.yaml: {where} must be a mapping, not a {type(value).__name__}")
     return value or {}
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping."""
+    """`base` with `over` laid on it; nested mappings are merged."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

@@ -1,6 +1,6 @@
-"""Reading a YAML file of settings that may come from a stranger: safe, strict, and bounded before anything is built.
+"""Read a YAML file of settings that may come from a stranger: safely, strictly, with limits checked before building.
 
-What lives elsewhere: what the settings mean (`pipelines.data_folder.settings`).
+The meaning of the settings is elsewhere: `pipelines.data_folder.settings`.
 """
 
 from pathlib import Path
@@ -12,22 +12,22 @@ from pipelines.errors import SettingsError
 from warehouse.artifacts.files import regular
 
 LARGEST: Final = 4 << 20
-"""Bytes of a file, and of its content with every alias written out: a few letters can stand for gigabytes."""
+"""Most bytes of a file, and of its content with every alias written out (a few letters can stand for gigabytes)."""
 DEEPEST: Final = 32
-"""Nested collections; settings have some five. A few thousand overflow the stack of libyaml's binding."""
+"""Deepest nesting of collections; settings need about five levels. A few thousand overflow the stack in libyaml."""
 LONGEST: Final = 4096
-"""Characters of a key or value: the longest path. It bounds whatever message quotes one."""
+"""Most characters of a key or value: the longest path. This also limits the length of messages that quote one."""
 _LONGEST_NUMBER: Final = 64
 _NODE: Final = 16
-"""Bytes that a key, value or collection counts besides its characters."""
+"""Bytes counted for each key, value or collection, besides its characters."""
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file; an absent or empty file is an empty one. A date stays the text that it is.
+    """The mapping in a file; empty if the file is absent or empty. Dates are not converted: they stay text.
 
     Raises:
-        SettingsError: it is no regular file, no YAML, no mapping, beyond a limit, or has a key twice in one mapping.
+        SettingsError: it is no regular file, not YAML, not a mapping, exceeds a limit, or repeats a key in a mapping.
     """
     if not path.exists():
         return {}
@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_size(text: str) -> None:
-    """Refuse what is too deep, too long, or too much with its aliases written out. Nothing is built here."""
+    """Refuse text that is too deep, too long, or too large with its aliases written out. No object is built here."""
     size = 0
     sizes: dict[str, int] = {}  # by anchor
     opened: list[tuple[str | None, int]] = []  # anchor of each open collection, and the size before it
@@ -58,7 +58,7 @@ def _check_size(text: str) -> None:
             case yaml.AliasEvent():
                 if any(event.anchor == anchor for anchor, _ in opened):
                     raise _refusal(event, f"the alias *{event.anchor} lies within what it stands for")
-                size += sizes.get(event.anchor or "", 0)  # that of an unknown anchor is the composer's to refuse
+                size += sizes.get(event.anchor or "", 0)  # the composer refuses an unknown anchor later
             case yaml.ScalarEvent():
                 if len(event.value) > LONGEST:
                     raise _refusal(event, f"a text of {len(event.value):,} characters, at most {LONGEST:,}")
@@ -77,10 +77,10 @@ def _check_size(text: str) -> None:
 
 
 class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without dates and without a key twice in one mapping; read by libyaml, where PyYAML has it."""
+    """A YAML loader without dates that refuses repeated keys. It uses libyaml where PyYAML has it."""
 
     def get_single_node(self) -> yaml.Node | None:
-        """The document, checked before it becomes Python's objects, where of equal keys the last would win."""
+        """The document, checked for repeated keys before objects are built (then the last value would win silently)."""
         top: yaml.Node | None = super().get_single_node()
         nodes, seen = [top] if top else [], set()
         while nodes:
@@ -102,12 +102,12 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
         return top
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As PyYAML does it, but a value that does not fit its tag is an error of the file, with its line."""
+        """As PyYAML does it. A value that does not fit its tag is reported as an error of the file, with its line."""
         if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
             raise _refusal(node, f"a number of {len(node.value):,} characters")
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # what int() and the like make of it
+        except (ValueError, LookupError, AttributeError) as error:  # raised by int(), float() and other conversions
             raise _refusal(node, f"{node.value!r} is no {node.tag.rpartition(':')[2]}") from error
 
 

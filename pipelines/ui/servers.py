@@ -1,10 +1,10 @@
 """`mmm4rec ui`: Dagster's code server, web server and daemon, which start and end together.
 
-Each leads a process group of its own, in which whatever it starts remains: runs, their steps, reloaded code. Ending
-them is asking each group (SIGTERM) and killing what is left of it after a grace. A guard, a process that does nothing
-else, does the same when this process is killed and cannot do it any more.
+Each server leads its own process group. Everything it starts stays in that group: runs, their steps, reloaded code. To
+end the servers, this process sends SIGTERM to each group, and kills what still runs after a grace period. A separate
+guard process does the same if this process is killed.
 
-    mmm4rec ui ──pipe──▷ guard           each process group that was started, one number a line
+    mmm4rec ui ──pipe──▷ guard           receives the number of each started process group, one per line
         ├── code server ── runs ── steps
         ├── web server
         └── daemon
@@ -30,24 +30,24 @@ from mmm4rec.processes import ENDING, answered_signals
 from pipelines.errors import CommandError
 
 GRACE: Final = 8.0
-"""Seconds between asking and killing; `docker stop` waits for ten in all."""
+"""Seconds between SIGTERM and SIGKILL; `docker stop` waits ten seconds in all."""
 
 
 def replace_this_process(port: int, hosts: Sequence[str]) -> NoReturn:
-    """Be `serve` in place of this process, which has imported Dagster and needs it no more."""
-    # Where this very package lies, so that no folder that the user happens to stand in offers another one.
+    """Run `serve` in place of this process. This process has imported Dagster, which it no longer needs."""
+    # Change to this package's own parent folder, so that Python imports no `pipelines` from the user's current folder.
     os.chdir(Path(__file__).parents[2])
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.ui.servers", "serve", str(port), *hosts])  # noqa: S606 - no shell
 
 
 def check_port(port: int) -> None:
-    """Whether the port can be had.
+    """Check that the port is free.
 
     Raises:
-        CommandError: another process listens there, or it needs rights that this one has not.
+        CommandError: another process listens on it, or this process may not use it.
     """
     with socket.socket() as trial:
-        # As the web server does: connections of one that has ended do not hold the port.
+        # The web server does the same: old connections of an ended server do not block the port.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind(("127.0.0.1", port))
@@ -57,13 +57,13 @@ def check_port(port: int) -> None:
 
 
 def serve(port: int, hosts: Sequence[str]) -> NoReturn:
-    """Serve until a signal comes; `hosts` are names beside those of loopback.
+    """Serve until a signal comes. `hosts` are accepted host names besides those of loopback.
 
     Raises:
-        SystemExit: the signal came; its code is 128 + the signal's number.
-        CommandError: one of the servers has ended by itself; the others have been ended.
+        SystemExit: a signal came; the exit code is 128 + the signal's number.
+        CommandError: one of the servers has ended by itself; the others are ended, too.
     """
-    # Errors of domains.yaml in words, not as a traceback of Dagster's own frames for each server.
+    # Dagster reports errors in domains.yaml as a message, not as a traceback of its own frames from each server.
     os.environ["DAGSTER_IS_DEV_CLI"] = "1"
     with tempfile.TemporaryDirectory(prefix="mmm4rec-ui-") as folder, Supervisor() as supervisor:
         code, workspace = Path(folder, "code"), Path(folder, "workspace.yaml")
@@ -85,9 +85,9 @@ def _listens(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 class Supervisor:
-    """A context manager that starts processes and ends them with all that they have started, however this one ends.
+    """A context manager that starts processes. On exit, it ends them and everything they have started.
 
-    For the main thread, in which `wait` answers signals.
+    Use it in the main thread, where `wait` answers signals.
     """
 
     def __init__(self, grace: float = GRACE) -> None:
@@ -95,7 +95,7 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        # Each signal becomes a byte: none is lost, none interrupts anything.
+        # Each signal writes a byte: no signal is lost, and none interrupts a call.
         self._signals, writing = socket.socketpair()
         writing.setblocking(False)
         self._writing = writing
@@ -110,7 +110,8 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         end([process.pid for process in self._processes.values()], self._grace)
-        # Only now, and before the pipe: a guard that went on could meet numbers that others have got.
+        # Kill the guard after the groups have ended and before the pipe closes. Otherwise it could signal group numbers
+        # that the system has given to other processes since.
         self._guard.kill()
         self._guard.wait()
         os.close(self._pipe)
@@ -121,10 +122,10 @@ class Supervisor:
         self._writing.close()
 
     def start(self, name: str, *arguments: str) -> None:
-        """Start Python with these arguments."""
+        """Start Python with these arguments, as the process `name`."""
         process = subprocess.Popen([sys.executable, *arguments], process_group=0)
         self._processes[name] = process
-        with suppress(BrokenPipeError):  # `wait` says that the guard is gone
+        with suppress(BrokenPipeError):  # the guard has ended; `wait` reports that
             os.write(self._pipe, b"%d\n" % process.pid)
 
     @overload
@@ -134,10 +135,10 @@ class Supervisor:
     def wait(self, ready: Callable[[], bool]) -> None: ...
 
     def wait(self, ready: Callable[[], bool] | None = None) -> None:
-        """Wait until `ready`, which is asked ten times a second, or without end.
+        """Wait until `ready` returns True; it is called ten times per second. Without `ready`, wait forever.
 
         Raises:
-            SystemExit: a signal came that ends; the code is 128 + its number.
+            SystemExit: a signal of `ENDING` came; the exit code is 128 + its number.
             CommandError: a process has ended by itself.
         """
         while ready is None or not ready():
@@ -155,11 +156,11 @@ def _describe_exit(code: int) -> str:
 
 
 def _do_nothing(*_: Any) -> None:
-    """A handler: with one, a signal becomes a byte, and is on its default again in processes that are started."""
+    """Do nothing. With a handler, a signal writes a byte; child processes start with the default handler again."""
 
 
 def end(groups: Iterable[int], grace: float) -> None:
-    """Ask the processes of these groups to end, and kill those that have not after `grace` seconds."""
+    """Ask the processes of these groups to end. After `grace` seconds, kill those that still run."""
     left = list(groups)
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, grace)):
         for group in left:
@@ -171,7 +172,7 @@ def end(groups: Iterable[int], grace: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    """Whether a group has a process; of those that are our own children, the ended ones are collected first."""
+    """Whether a group still has a process. Ended children of this process are reaped first."""
     try:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
@@ -179,20 +180,20 @@ def _lives(group: int) -> bool:
         pass
     try:
         os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):  # the latter on macOS, where only zombies are left
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter if only zombies are left
         return False
     return True
 
 
 def guard(grace: float) -> None:
-    """End the process groups that standard input names, once it ends: whoever wrote to it is dead."""
+    """Read group numbers from standard input. At its end (the writer is dead), end these process groups."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end([int(line) for line in sys.stdin], grace)
 
 
 def main() -> None:
-    """`serve PORT [HOST ...]`, or `guard SECONDS`."""
+    """Run `serve PORT [HOST ...]` or `guard SECONDS`."""
     what, number, *hosts = sys.argv[1:]
     if what == "guard":
         guard(float(number))

@@ -1,8 +1,8 @@
-"""The web server of `mmm4rec ui`: Dagster's, behind a guard against other pages in the operator's browser.
+"""The web server of `mmm4rec ui`: Dagster's, protected against other pages in the operator's browser.
 
-Dagster's server has no login, answers to any host name, and takes mutations by GET. On 127.0.0.1 that lets every
-page that is open in a browser of this machine run and delete things. The guard lets in what comes from the UI's own
-pages and from programs, and nothing that another page can make a browser send. It is no login.
+Dagster's server has no login, accepts any host name, and accepts mutations by GET. Even on 127.0.0.1, every page that
+is open in a browser of this machine could start runs and delete data. The guard lets requests of the UI's own pages
+and of programs pass. It refuses every request that another page can make a browser send. It is not a login.
 """
 
 import argparse
@@ -27,18 +27,18 @@ HEADERS: Final = {
     "Referrer-Policy": "same-origin",
 }
 POLICY: Final = "frame-ancestors 'none'; form-action 'self'; img-src 'self' data: blob:"
-"""Beside Dagster's own: pictures come from here alone, whatever metadata name."""
+"""Added to Dagster's own policy. Pictures load only from this server, even if metadata name other addresses."""
 
 
 class Guard:
-    """ASGI middleware that refuses what another page could have sent; `hosts` are what `Host` may say."""
+    """ASGI middleware that refuses requests another page could have sent. `hosts`: accepted `Host` headers."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self.app = app
         self.hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, with headers for the answer, or refuse it."""
+        """Pass the request on, and add headers to the response; or refuse the request."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -60,7 +60,7 @@ class Guard:
             await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason, if this is not let in."""
+        """The status and the reason if the request is refused; None if it may pass."""
         headers = HTTPConnection(scope).headers
         method = scope.get("method", "GET")
         (host, *more) = headers.getlist("host") or [""]
@@ -69,13 +69,13 @@ class Guard:
         own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
         if not {origin.lower() for origin in headers.getlist("origin")} <= own:
             return 403, "a page of another origin has sent this"
-        # A link elsewhere may lead here: it shows a page of ours, and changes nothing.
+        # A link on another page may lead here: following it shows a page of ours and changes nothing.
         is_followed_link = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         is_followed_link = is_followed_link and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_followed_link:
             return 403, "a page of another site has sent this"
         if method == "POST":
-            # Browsers send forms and plain text across origins without asking this server first, but never JSON.
+            # Without asking this server first, browsers send forms and plain text across origins, but never JSON.
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             return None if kind == "application/json" else (415, "the body of a POST must be application/json")
         if method not in ("GET", "HEAD"):
@@ -86,7 +86,7 @@ class Guard:
 
 
 def loopback(port: int) -> list[str]:
-    """What `Host` says of a server that is reached at this port of this machine."""
+    """The values of the `Host` header for a server at this port of this machine."""
     return [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
 
 
@@ -98,14 +98,14 @@ def main() -> None:
     parser.add_argument("hosts", nargs="*", help="names beside those of loopback")
     asked = parser.parse_args()
     with dg.DagsterInstance.get() as instance:
-        # Seconds, or milliseconds for the first, as Dagster's own command has them.
+        # The values of Dagster's own command: milliseconds for the first, seconds for the second.
         instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
         with WorkspaceProcessContext(instance, WorkspaceFileTarget([asked.workspace]), __version__) as context:
             app = Guard(
                 DagsterWebserver(context, live_data_poll_rate=2000).create_asgi_app(),
                 [*loopback(asked.port), *asked.hosts],
             )
-            # Web sockets of pages that stay open do not hold up the end.
+            # Open web sockets of browser pages must not delay the end.
             uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning", timeout_graceful_shutdown=1)
 
 
