@@ -16,23 +16,23 @@ from pipelines.planner.openlineage import run_events
 from pipelines.planner.step import Made, Step
 from warehouse.artifacts.store import ALL, Artifact, mend
 
-# Checks by partition are a preview in Dagster; they work, and the warning would greet every command.
+# Dagster calls checks by partition a preview. They work, and every command would print the warning.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 DOMAINS = dg.DynamicPartitionsDefinition(name="domain")
 
 NOT_SHOWN = "not_shown"
-"""Name of the metadata that says which exhibits are missing, and why."""
+"""Name of the metadata that lists the missing exhibits with the reasons."""
 NOT_MADE = "not-made"
-"""Data version that stands in Dagster's event log where a step is not for a domain: there is nothing to be missing."""
+"""Data version in Dagster's event log for a step that does not apply to a domain, so that it is not shown missing."""
 RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
-"""For what may pass: a network that failed, and a worker that was killed."""
+"""For errors that may not occur again: a network failure, or a killed worker."""
 
 _FILES = "files_match_manifest"
 
 
 def asset_key(key: str) -> dg.AssetKey:
-    """Dagster's form of a key such as core/items."""
+    """The Dagster form of a key such as core/items."""
     return dg.AssetKey(key.split("/"))
 
 
@@ -83,8 +83,8 @@ def asset_of(step: Step) -> dg.AssetsDefinition:
 
 
 def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogManager) -> dg.MaterializeResult[Any]:
-    """What Dagster is told of what a step has made; what cannot be shown goes into the log."""
-    # Loads what draws, which finding that nothing is stale does not need.
+    """The result of a step for Dagster. Exhibits that cannot be shown are reported in the log."""
+    # Imports the drawing code only here, because finding out that nothing is stale does not need it.
     from pipelines.reports.exhibits import exhibits
 
     artifact, built = made.artifact, made.built
@@ -106,9 +106,9 @@ def _result(step: Step, data_folder: DataFolder, made: Made, log: dg.DagsterLogM
 
 
 def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.MaterializeResult[Any]:
-    """What Dagster is told where a step is not for a domain, so that what is downstream can go on.
+    """The result for Dagster if a step does not apply to a domain, so that the steps downstream can continue.
 
-    Dagster knows made and missing, and shows this as made: so the page, the checks and the log say that it is not.
+    Dagster knows only made and missing, and shows this as made. Metadata, checks and log say that it was not made.
     """
     reason = (
         f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
@@ -127,7 +127,7 @@ def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.Material
 
 
 def _blocking(step: Step) -> dict[str, str]:
-    """What each check is for that blocks what is downstream, by name."""
+    """The description of each blocking check, by name."""
     files = {_FILES: "Every file is there, nothing else is, and each has the manifest's size and sha256."}
     if step.check is None:
         return files
@@ -135,7 +135,7 @@ def _blocking(step: Step) -> dict[str, str]:
 
 
 def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:
-    """The results of its blocking checks."""
+    """The results of the step's blocking checks."""
     files = _check_files(made)
     if step.check is None:
         return [files]
@@ -143,13 +143,13 @@ def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:
 
 
 def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = None) -> dg.AssetCheckResult:
-    """What the check of a step has counted, and in words what is wrong."""
+    """The counts of a step's check, and a message if something is wrong."""
     name = step.check.name if step.check else None
     return dg.AssetCheckResult(passed=wrong is None, check_name=name, description=wrong, metadata=dict(counts))
 
 
 def _check_files(made: Made) -> dg.AssetCheckResult:
-    """What reading every byte again has found. A step of its own would cost a process and gain nothing."""
+    """The result of reading every byte again. Dagster could run this as its own step, but that only costs a process."""
     artifact, problems = made.artifact, made.problems
     said = f"{artifact.path} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
     return dg.AssetCheckResult(
@@ -161,7 +161,7 @@ def _check_files(made: Made) -> dg.AssetCheckResult:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error, or one it comes from, is of a network, so that the same again may end otherwise."""
+    """Whether an error or one of its causes is a network error, so that a retry may succeed."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
             return True
@@ -170,7 +170,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
-    """What Dagster's UI shows of an artifact: counts, schema, where it lies, what it was made from."""
+    """The metadata of an artifact in Dagster's UI: counts, schema, path, and what it was made from."""
     shown: dict[str, Any] = {
         "built": built,
         "path": dg.MetadataValue.path(artifact.path),
@@ -186,7 +186,7 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
         shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])
     for name, value in artifact.manifest.summary.items():
         if isinstance(value, dict) and all(isinstance(part, int | float) for part in value.values()):
-            # One by one, as Dagster plots numbers over time.
+            # One entry per number, because Dagster plots numbers over time.
             shown |= {f"{name}/{part}": number for part, number in value.items()}
         else:
             shown[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
@@ -199,7 +199,7 @@ def _column(field: pa.Field) -> dg.TableColumn:
 
 
 def _column_lineage(artifact: Artifact) -> dict[str, dg.TableColumnLineage]:
-    """What each column was made from; nothing where nothing can be said."""
+    """The columns from which each column was made; empty if that cannot be determined."""
     made = {
         column: [dg.TableColumnDep(asset_key(key), name) for key, name in deps]
         for column, deps in columns(artifact).items()

@@ -20,7 +20,7 @@ Facts = Mapping[str, Any]
 
 
 class CheckError(DataError):
-    """A check failed: `counts` says how often each of its properties is broken."""
+    """A check failed. `counts`: the number of violations of each of its properties."""
 
     def __init__(self, message: str, counts: Mapping[str, int]) -> None:
         super().__init__(message)
@@ -29,10 +29,10 @@ class CheckError(DataError):
 
 @dataclass(frozen=True)
 class Check:
-    """SQL that counts what breaks the properties of a step's tables.
+    """SQL that counts violations of the properties of a step's tables.
 
-    `tables` are Parquet files by the parameter that names them in the statement: ``layer/noun/stem`` of the step or of
-    one of its inputs. `bound` gives the other parameters from the summary and the parameters of the step.
+    `tables` maps each table parameter of the statement to a Parquet file: ``layer/noun/stem`` of the step or of one of
+    its inputs. `bound` computes the other parameters from the summary and the parameters of the step.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Check:
     def count(
         self, key: str, folder: Path, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
     ) -> dict[str, int]:
-        """How often each property is broken by what a build of `key` from `inputs` has put into `folder`."""
+        """The number of violations of each property in `folder`, where `key` was built from `inputs`."""
         folders = {artifact.key: artifact.path for artifact in inputs} | {key: folder}
         files = {}
         for name, table in self.tables.items():
             of, stem = table.rsplit("/", 1)
             files[name] = folders[of] / f"{stem}.parquet"
-        from warehouse.checks import violations  # so that nothing loads an engine only to look at what is stale
+        from warehouse.checks import violations  # imported here, so that looking for stale steps loads no engine
 
         return violations(self.statement, files, **self.bound(summary, parameters))
 
@@ -80,14 +80,14 @@ def _vectors(noun: str, encoded: str) -> Check:
         "check_vectors",
         "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
         "encoder says so.",
-        # What is encoded has every item of the sequences once: its own check says so.
+        # The encoder's input has every item of the sequences exactly once: its own check ensures that.
         {"vectors": f"features/{noun}/{noun}", "items": f"features/{encoded}/{encoded}"},
         lambda summary, parameters: {"normalised": summary["encoder"]["normalised"]},
     )
 
 
 def _declared(summary: Facts, parameters: Facts) -> Facts:
-    """Every metric at each of its cut-offs, and those that grow with them."""
+    """Every metric at each of its cut-offs, and the metrics that grow with the cut-off."""
     declared = [(metric.label, k) for metric, k in figures()]
     return {
         "metrics": [label for label, _ in declared],
@@ -149,4 +149,4 @@ CHECKS: Mapping[str, Check] = {
         lambda summary, parameters: {name: parameters[name] for name in ("k", "exclude_seen")},
     ),
 }
-"""By the key of the step."""
+"""The checks, by the key of the step."""

@@ -27,15 +27,15 @@ from pipelines.planner.remembered import Remembered
 ROOMS = ("warehouse", "features", "mmm4rec", "pipelines")
 
 Symbol = tuple[str, str]
-"""A module of the project, and a name that it binds; without a name, the code that runs at every import of it."""
+"""A module of the project and a name that it binds. An empty name means the code that runs at every import of it."""
 
 _COMMENTS = {"_field": 2, "_column": 2, "_table": 0}
-"""The functions that declare columns and tables, and which of their arguments is a comment."""
+"""The functions that declare columns and tables, with the position of the argument that is a comment."""
 _SCHEMAS = frozenset({"TABLES", "ACCEPTED"})
 """Names that end the search, in the module `tables` of a package."""
 
 
-@cache  # asked for every domain
+@cache  # called for every domain
 def code_version(*names: str) -> str:
     """16 hex digits over the code that the functions, classes or constants named `module:name` run.
 
@@ -67,29 +67,29 @@ def reached(*names: str) -> set[str]:
 
 
 def normalised_sql(text: str) -> str:
-    """SQL without comments, with runs of blanks as one; what stands in quotes is kept as it is."""
+    """SQL without comments, with each run of white space as one blank. Quoted text is kept unchanged."""
     quoted = r"'(?:[^']|'')*'|\"[^\"]*\""
     blank = r"(?:--[^\n]*|/\*.*?\*/|\s)+"
     return re.sub(f"({quoted})|{blank}", lambda m: m[1] or " ", text, flags=re.DOTALL).strip()
 
 
 def forget() -> None:
-    """Read the sources again when next asked, as they may have changed."""
+    """Clear the caches, so that the next call reads the sources again."""
     for function in (code_version, _remembered, _uses, _text_of, _module, _named_files, _room, _path):
         function.cache_clear()
 
 
 @dataclass(frozen=True)
 class _Module:
-    """A module's source, by what it binds at its top."""
+    """The source of a module, by the names that it binds at its top level."""
 
     bound: dict[str, list[ast.stmt]]
     imported: dict[str, str]
-    """Where an imported name comes from, dotted."""
+    """The dotted path of each imported name."""
     effects: list[ast.stmt]
-    """Statements that do more than bind names, and so run for all who import the module."""
+    """Statements that do more than bind names. They run for every importer of the module."""
     meant: dict[str, list["_Statement"]]
-    """What counts of each name that was asked for."""
+    """The statements that count for each name requested so far."""
 
 
 def _reached(names: Iterable[str]) -> set[Symbol]:
@@ -104,7 +104,7 @@ def _reached(names: Iterable[str]) -> set[Symbol]:
 
 
 def _asked(name: str) -> Symbol:
-    """The symbol named `module:name`, marked with @ as one whose decorators do not count; of a method, its class."""
+    """The symbol named `module:name`; for a method, its class. The mark @ means that its decorators do not count."""
     module, _, bound = name.partition(":")
     bound = bound.partition(".")[0]
     if _path(module) is None:
@@ -117,7 +117,7 @@ def _asked(name: str) -> Symbol:
 
 @cache
 def _uses(symbol: Symbol) -> tuple[Symbol, ...]:
-    """The symbols that the code of a symbol names, and the effects of importing its module."""
+    """The symbols that the code of a symbol uses, and the import-time code of its module and the packages around it."""
     module, _ = symbol
     parts = module.split(".")
     found = {(package, "") for package in (".".join(parts[:end]) for end in range(1, len(parts) + 1)) if _path(package)}
@@ -128,7 +128,7 @@ def _uses(symbol: Symbol) -> tuple[Symbol, ...]:
             found |= {*_resolve(dotted)}
         for used in statement.globals | inside.keys():
             if used in aliases and _path(aliases[used]):
-                # A module: what is taken from it counts, not the whole of it.
+                # For a module, only the names taken from it count.
                 for chain in _chains(statement.node, used):
                     found |= {*_resolve(f"{aliases[used]}{chain}")}
             elif symbol_of := _lookup(module, used):
@@ -138,7 +138,7 @@ def _uses(symbol: Symbol) -> tuple[Symbol, ...]:
 
 @cache
 def _text_of(symbol: Symbol) -> str:
-    """What counts of a symbol: its statements, the packages that its names come from, and the files that it names."""
+    """The code that counts for a symbol: its statements, the packages its names come from, and the files it names."""
     module, _ = symbol
     statements, imported = _statements(symbol), _module(module).imported
     elsewhere = {
@@ -154,12 +154,12 @@ def _text_of(symbol: Symbol) -> str:
 
 @dataclass(frozen=True)
 class _Statement:
-    """A statement of a module, without what does not count, as a tree and as a text."""
+    """A statement of a module as a tree and as text, without the parts that do not count."""
 
     node: ast.stmt
     text: str
     globals: frozenset[str]
-    """The names that it takes from its module."""
+    """The names that the statement takes from its module."""
 
 
 def _statements(symbol: Symbol) -> list[_Statement]:
@@ -168,7 +168,7 @@ def _statements(symbol: Symbol) -> list[_Statement]:
     if name not in known.meant:
         known.meant[name] = []
         for statement in known.bound[name.removeprefix("@")] if name else known.effects:
-            meant = _Meaning().visit(statement)  # in place, which may be done again
+            meant = _Meaning().visit(statement)  # changes the tree in place; doing so twice is harmless
             if name.startswith("@") and isinstance(meant, ast.FunctionDef):
                 meant = ast.fix_missing_locations(ast.FunctionDef(meant.name, meant.args, meant.body, [], None))
             text = ast.unparse(meant)
@@ -186,7 +186,7 @@ def _lookup(module: str, name: str) -> Symbol | None:
 
 
 def _resolve(dotted: str) -> list[Symbol]:
-    """The symbol of a dotted path through the house; none for one of another package."""
+    """The symbols that a dotted path refers to; empty if it is not part of the project."""
     parts = dotted.split(".")
     for end in range(len(parts), 0, -1):
         module = ".".join(parts[:end])
@@ -203,7 +203,7 @@ def _resolve(dotted: str) -> list[Symbol]:
 
 
 def _globals(text: str) -> set[str]:
-    """The names that a statement takes from its module, by Python's own rules of scope."""
+    """The names that a statement takes from its module, by Python's scope rules."""
     found: set[str] = set()
     pending = [symtable.symtable(text, "house", "exec")]
     while pending:
@@ -215,7 +215,7 @@ def _globals(text: str) -> set[str]:
 
 
 def _chains(statement: ast.stmt, root: str) -> Iterator[str]:
-    """What is taken of a name by dots, such as `.a.b`; empty where it is used as it is."""
+    """The attribute chains on a name, such as `.a.b`; an empty string where the name is used alone."""
     inner = set()
     for node in ast.walk(statement):
         chain, top = "", node
@@ -227,7 +227,7 @@ def _chains(statement: ast.stmt, root: str) -> Iterator[str]:
 
 
 def _aliases(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """The names that imports in `node` bind, and the dotted paths they stand for."""
+    """The names that the imports in `node` bind, and the dotted paths that they stand for."""
     for part in ast.walk(node):
         if isinstance(part, ast.Import):
             for alias in part.names:
@@ -260,14 +260,14 @@ def _parsed(source: str) -> _Module:
 
 
 class _Meaning(ast.NodeTransformer):
-    """Takes out of a source what changes nothing when it runs: docstrings, and annotations outside of classes."""
+    """Removes the parts of a source that do not affect a run: docstrings, and annotations outside classes."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """A text that stands alone is a docstring."""
+        """Remove a constant that stands alone, which is a docstring."""
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """The comment of a column or table is a text for people."""
+        """Empty the comments of columns and tables, which are text for people."""
         if isinstance(node.func, ast.Name) and node.func.id in _COMMENTS:
             place = _COMMENTS[node.func.id]
             if len(node.args) > place and isinstance(node.args[place], ast.Constant):
@@ -275,7 +275,7 @@ class _Meaning(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """Without annotations, and of what is declared in it only the values."""
+        """Remove annotations. Of annotated variables in the body, keep only the assigned values."""
         node.returns = None
         for argument in (
             *node.args.posonlyargs,
@@ -292,7 +292,7 @@ class _Meaning(ast.NodeTransformer):
         return ast.fix_missing_locations(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """Its annotations are its fields, so they stay."""
+        """Keep the annotations of a class, because they are its fields."""
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
         return ast.fix_missing_locations(node)
@@ -305,13 +305,13 @@ def _without_annotation(statement: ast.stmt) -> list[ast.stmt]:
 
 
 def _is_guard(statement: ast.stmt) -> bool:
-    """Whether a statement is for type checkers, or for a module that is run as a script."""
+    """Whether a statement is only for type checkers, or only for a module that runs as a script."""
     test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
     return test == "TYPE_CHECKING" or test.startswith("__name__ ==")
 
 
 def _top(statement: ast.stmt) -> Iterator[ast.AST]:
-    """A statement and what is in it, without what is in functions and classes."""
+    """A statement and its parts, without the contents of functions and classes."""
     pending: list[ast.AST] = [statement]
     while pending:
         node = pending.pop()
@@ -321,7 +321,7 @@ def _top(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def _binds(statement: ast.stmt) -> set[str]:
-    """The names that a statement binds at the top of its module; `__all__` binds nothing that runs."""
+    """The names that a statement binds at the top level. `__all__` does not count, because it affects no run."""
     found = set(dict(_aliases(statement))) if isinstance(statement, ast.If | ast.Try | ast.With) else set()
     for node in _top(statement):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -332,7 +332,7 @@ def _binds(statement: ast.stmt) -> set[str]:
 
 
 def _has_effect(statement: ast.stmt) -> bool:
-    """Whether a statement does more than bind names: it calls something for its effect, or changes what is bound."""
+    """Whether a statement does more than bind names: it calls something for its effect, or changes a bound object."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return False  # a docstring
     for node in _top(statement):
@@ -350,7 +350,7 @@ def _file(path: Path) -> str:
 
 @cache
 def _named_files(room: str) -> list[Path]:
-    """The SQL files and templates of a room, which code names by their names."""
+    """The SQL files and templates of a room. Code refers to them by name."""
     return sorted([*_room(room).rglob("sql/*.sql"), *_room(room).rglob("templates/*.html")])
 
 

@@ -1,8 +1,8 @@
-"""Column lineage: which columns a column's values were made from, as Dagster, OpenLineage and the catalogue show it.
+"""Column lineage: the columns from which a column's values were made, for Dagster, OpenLineage and the catalogue.
 
-Declared for the main table of an artifact, and only where a value comes from values. What is counted, ranked or
-learned from rows is left out, and so is what decides which rows there are. The tests hold the declarations against
-what happens: they change a column of an input, build, and see which columns have changed.
+It is declared for the main table of an artifact, and only where values come from values. Counts, ranks and learned
+values are left out, and so are columns that only decide which rows exist. The tests check the declarations: they change
+a column of an input, build, and look which columns have changed.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from warehouse.artifacts.store import Artifact
 __all__ = ["columns"]
 
 Columns = Mapping[str, tuple[str, ...]]
-"""Columns of the one input, by column of the table."""
+"""Columns of the input, by column of the table."""
 
 
 def _same(*names: str) -> dict[str, tuple[str, ...]]:
@@ -48,22 +48,22 @@ _DECLARED: Final[Mapping[str, tuple[str, Columns]]] = {
     "features/item_images": ("core/items", _same("item_id") | {"url": ("image_urls",)}),
     "reports/recommendations": ("core/sequences", _same("user_id")),
 }
-"""Input and columns, by layer/noun."""
+"""The input and its columns, by layer/noun."""
 
 
 def columns(artifact: Artifact) -> dict[str, list[tuple[str, str]]]:
-    """(layer/noun, column) of what each column of the main table was made from; empty where nothing can be said."""
+    """(layer/noun, column) of the sources of each column of the main table; empty if there is no declaration."""
     source, made = _embedded(artifact) or _DECLARED.get(artifact.key, ("", {}))
     return {column: [(source, name) for name in names] for column, names in made.items()}
 
 
 def _embedded(artifact: Artifact) -> tuple[str, Columns] | None:
-    """Vectors come from the texts or pictures of the items where an encoder made them, and from elsewhere if ready."""
+    """The sources of a vector table. Computed vectors come from texts or pictures, ready ones share only the ids."""
     if artifact.key not in ("features/text_embeddings", "features/image_embeddings"):
         return None
     summary, form = artifact.manifest.summary, artifact.manifest.parameters.get("form")
     source = "features/item_text" if form else "features/item_images"
-    # A picture is known by its hash, a text by itself.
+    # A picture is identified by its hash, a text by its content.
     content = ("sha256",) if form is None else ("text_clean",) if form == "clean" else ("text",)
     if summary["encoded"] + summary["reused"] == 0:
         return source, _same("item_id")

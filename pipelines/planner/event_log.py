@@ -17,10 +17,10 @@ _DATA_VERSION = "dagster/data_version"
 
 
 def unrecorded(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[Ref]:
-    """What stands in the store though Dagster's event log has another version as its last, or none.
+    """The (key, domain) of versions in the store whose last version in Dagster's event log is another one or missing.
 
-    So it is after a process was killed between the two, and in a store that came from elsewhere. To materialise these
-    builds nothing, and records them.
+    This happens if a process was killed between publishing and recording, or if the store was copied from elsewhere.
+    Materialising them builds nothing and records them.
     """
     behind = []
     current = data_folder.store.pointed()
@@ -37,7 +37,7 @@ def _logged(instance: dg.DagsterInstance, key: str, per_domain: bool) -> dict[st
     """The data version of the last materialisation, by domain."""
     asset = dg.AssetKey(key.split("/"))
     if per_domain:
-        # One query an asset, however many domains there are; the public calls load an event a domain.
+        # One query per asset, however many domains there are; the public calls load one event per domain.
         tags = instance.event_log_storage.get_latest_tags_by_partition(
             asset, dg.DagsterEventType.ASSET_MATERIALIZATION, [_DATA_VERSION]
         )
@@ -48,7 +48,7 @@ def _logged(instance: dg.DagsterInstance, key: str, per_domain: bool) -> dict[st
 
 
 def disagreements(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[str]:
-    """Where catalogue or event log say something else than the store, a line each."""
+    """One message for each difference of the catalogue or the event log from the store."""
     found = [
         f"Dagster's event log does not have the current {key} of {domain}; `mmm4rec run` records it"
         for key, domain in unrecorded(data_folder, instance)

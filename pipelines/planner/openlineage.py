@@ -1,12 +1,12 @@
-"""Events for OpenLineage (openlineage.io): each build as a run of a job, with the data sets it read and made.
+"""Events for OpenLineage (openlineage.io): each build is a run of a job, with the data sets that it read and wrote.
 
 Off by default. The standard client is configured by its own environment variables, such as
 ``OPENLINEAGE__TRANSPORT__TYPE=file`` with ``OPENLINEAGE__TRANSPORT__LOG_FILE_PATH``, ``OPENLINEAGE_URL``, or
-``OPENLINEAGE_CONFIG`` with the path of a YAML file; the first of them that is set switches the events on. Whoever
-listens never holds up a build: an event that cannot be sent is a warning.
+``OPENLINEAGE_CONFIG`` with the path of a YAML file. If any of them is set, events are sent. A receiver never blocks a
+build: if an event cannot be sent, a warning is logged.
 
-A job is an asset, a data set an artifact of one domain (its folder, without the version) or a raw file; versions are
-facets. What the events say is what the manifest says.
+A job is an asset. A data set is an artifact of one domain (its folder, without the version) or a raw file. Versions are
+facets. All values come from the manifest.
 """
 
 import logging
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 __all__ = ["NAMESPACE", "run_events", "switched_on"]
 
 NAMESPACE: Final = "mmm4rec"
-"""Of the jobs; OPENLINEAGE_NAMESPACE names another."""
+"""The namespace of the jobs; OPENLINEAGE_NAMESPACE sets another one."""
 _SWITCHES: Final = ("OPENLINEAGE_CONFIG", "OPENLINEAGE_URL", "OPENLINEAGE__TRANSPORT")
 _log = logging.getLogger("mmm4rec")
 
 
 def switched_on() -> bool:
-    """Whether the environment says where events go."""
+    """Whether the environment configures where to send events."""
     return any(name.startswith(_SWITCHES) for name in os.environ)
 
 
 @contextmanager
 def run_events(data_folder: DataFolder, key: str, job: str, run_id: str) -> Iterator[Callable[[Artifact], None]]:
-    """Send the events of one build: that it began, and how it ended. Call what this yields with the artifact.
+    """Send the events of one build: its start and its end. Call the yielded function with the artifact.
 
     Args:
         data_folder: the data folder.
         key: the asset.
-        job: Dagster's job, and
-        run_id: its run: the parent of this one.
+        job: Dagster's job.
+        run_id: Dagster's run, the parent of this OpenLineage run.
 
     Raises:
-        SettingsError: events are switched on, and the client is not installed or not configured as it wants to be.
+        SettingsError: events are switched on, but the client is not installed or refuses its configuration.
     """
     if not switched_on():
         yield lambda artifact: None
@@ -66,7 +66,7 @@ def run_events(data_folder: DataFolder, key: str, job: str, run_id: str) -> Iter
 
 
 class _Run:
-    """One run of a job, in events."""
+    """The events of one run of a job."""
 
     def __init__(self, data_folder: DataFolder, key: str, job: str, run_id: str) -> None:
         self._data_folder, self._key = data_folder, key
@@ -78,7 +78,7 @@ class _Run:
         self._id = str(generate_new_uuid())
 
     def emit(self, kind: str, artifact: Artifact | None = None, error: BaseException | None = None) -> None:
-        """Send one event; that it cannot be sent is a warning."""
+        """Send one event. If that fails, log a warning."""
         from openlineage.client import event_v2 as events
 
         try:
@@ -92,7 +92,7 @@ class _Run:
                 producer=NAMESPACE,
             )
             self._client.emit(event)
-        except Exception as failure:  # whatever a transport raises
+        except Exception as failure:  # a transport may raise anything
             _log.warning("%s: the OpenLineage event %s was not sent: %s", self._key, kind, failure)
 
     def _facets(self, error: BaseException | None) -> dict[str, Any]:
@@ -123,12 +123,12 @@ def _client() -> "OpenLineageClient":
 
 
 def _name(store: Store, key: str, domain: str) -> tuple[str, str]:
-    """Namespace and name of an artifact as a data set: a local folder, whatever its version."""
+    """The namespace and name of an artifact as a data set: its local folder without the version."""
     return "file", str(store.folder(key, domain).absolute())
 
 
 def _inputs(data_folder: DataFolder, artifact: Artifact) -> list[Any]:
-    """What an artifact was made from: artifacts, and the raw files that still lie where they did."""
+    """The inputs of an artifact: artifacts, and the raw files that are still at their paths."""
     found = []
     for read in artifact.manifest.made_from:
         found.append(_input(*_name(data_folder.store, read.key, read.domain), read.version))

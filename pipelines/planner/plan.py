@@ -18,21 +18,21 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The domain, for people."""
+        """The domain as people see it."""
         return "all domains" if self.domain == ALL else self.domain
 
     @property
     def refs(self) -> set[Ref]:
-        """What this stage makes."""
+        """The (key, domain) of everything that this stage makes."""
         return {(step.key, self.domain) for step in self.steps}
 
     @property
     def partition(self) -> str | None:
-        """Dagster's partition, of a domain."""
+        """Dagster's partition, or None for ALL."""
         return None if self.domain == ALL else self.domain
 
     def asset_keys(self, data_folder: DataFolder) -> list[str]:
-        """The keys of the steps, and of those that would follow but are not for this domain: Dagster is told so."""
+        """The keys of the steps, and of downstream steps that do not apply to this domain (Dagster records that)."""
         built = {step.key for step in self.steps}
         following = (step for step in all_steps().values() if step.per_domain and built & set(step.upstream))
         left_out = [step for step in following if self.partition and not step.applies(data_folder, self.partition)]
@@ -58,7 +58,7 @@ def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = 
     for (key, domain), step in _wanted(data_folder, domains, only).items():
         if _is_stale(data_folder, step, domain, stale):
             before = stale if step.collects else stale.keys() & set(step.refs(data_folder, domain))
-            # One run builds one domain: what comes from another is built in an earlier one.
+            # One run builds one domain: inputs from another domain are built in an earlier run.
             level[key, domain] = max((level[ref] + (ref[1] != domain) for ref in before), default=0)
             stale[key, domain] = step
     stages: dict[tuple[int, str], list[Step]] = {}
@@ -68,7 +68,7 @@ def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = 
 
 
 def _wanted(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str]) -> dict[Ref, Step]:
-    """Every step of the domains and of ALL, with whatever those read; upstream first."""
+    """Every step of the domains and of ALL, with the steps that they read; upstream first."""
     steps = {step.key: step for step in upstream_first()}
     chosen = [step for step in steps.values() if not only or step.key in only]
     wanted = {(step.key, domain) for step in chosen for domain in step.domains(data_folder, domains)}
@@ -95,5 +95,5 @@ def _is_stale(data_folder: DataFolder, step: Step, domain: str, stale: dict[Ref,
         recipe = step.recipe(data_folder, domain, step.inputs(data_folder, domain))
         return current.manifest.recipe != recipe.digest
     except EXPECTED:
-        # Something it needs is gone: the run of this domain will say what, and the others go on.
+        # An input has disappeared. The run of this domain will report it, and the other domains continue.
         return True

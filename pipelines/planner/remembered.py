@@ -1,7 +1,7 @@
-"""Code versions remembered from one process to the next, as Python remembers what it has compiled.
+"""Code versions stored between processes, as Python stores compiled modules.
 
-They lie in a file in `__pycache__`, and hold as long as Python's version and the names, sizes and times of all sources
-are the same. Where nothing may be written there, nothing is remembered, and all is derived again.
+They are in a file in `__pycache__`. They are valid as long as Python's version and the names, sizes and times of all
+sources stay the same. If the folder is not writable, nothing is stored and everything is computed again.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _SOURCES = frozenset({".py", ".sql", ".html"})
 
 
 class Remembered:
-    """What was remembered of the sources in these folders, as they are now."""
+    """The stored code versions for the sources in these folders, in their current state."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._file = Path(importlib.util.cache_from_source(__file__)).with_name("code_versions.json")
@@ -30,11 +30,11 @@ class Remembered:
                 self._known = {str(name): str(version) for name, version in found["versions"].items()}
 
     def get(self, name: str) -> str | None:
-        """A version, or None."""
+        """A code version, or None."""
         return self._known.get(name)
 
     def put(self, name: str, version: str) -> None:
-        """Remember a version."""
+        """Store a code version."""
         self._known[name] = version
         if sys.dont_write_bytecode:
             return
@@ -45,7 +45,7 @@ class Remembered:
 
 
 def _state(folders: Iterable[Path]) -> str:
-    """A digest of what shows of the sources without reading them. The change time is one that nobody can set back."""
+    """A digest of the sources without reading them. It includes the change time, which nobody can set back."""
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in _SOURCES):
         status = path.stat()

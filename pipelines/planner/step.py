@@ -32,7 +32,7 @@ from warehouse.artifacts.store import ALL, Artifact, Recipe, mend, recipe
 from warehouse.tables import TABLES as CORE_TABLES
 
 TRAINING = "training"
-"""Folder of the cache for unfinished trainings, and for what several of a step are kept by."""
+"""Cache folder for unfinished trainings, and for the finished ones of a step that trains several models."""
 
 Ref = tuple[str, str]
 """(key, domain) of an input."""
@@ -40,26 +40,26 @@ Ref = tuple[str, str]
 
 T = TypeVar("T")
 Apart = Annotated[T, "no part of the recipe"]
-"""A field of parameters that a recipe leaves out: where something lies, or what the sources tell by its content."""
+"""A field of the parameters that is not part of the recipe: a location, or content that the sources identify."""
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """The parameters of a step that has none."""
+    """The parameters of a step without parameters."""
 
 
 P = TypeVar("P")
 
 Pool = Literal["gpu", "downloads", "catalogue"]
-"""What only so many steps of all runs may use at a time; dagster.yaml says how many."""
+"""Resources that a limited number of steps may use at the same time, over all runs. dagster.yaml sets the limits."""
 
 
 @dataclass(frozen=True)
 class Job(Generic[P]):
-    """What a build gets: what it reads, by which parameters, and the empty folder `out` it writes to.
+    """What a build receives: its inputs, its parameters, and the empty folder `out` for its files.
 
-    `cache` is the folder of the cache, `state` one of this recipe alone for what lets a build that was killed go on,
-    `logs` one for its logs.
+    `cache` is the cache folder. `state` is a folder for this recipe only, from which a killed build continues. `logs`
+    is the folder for its logs.
     """
 
     domain: str
@@ -72,18 +72,18 @@ class Job(Generic[P]):
     progress: Progress
 
     def input(self, key: str) -> Artifact:
-        """The input of that key (of this domain or of all)."""
+        """The input with this key (of this domain or of all)."""
         return next(artifact for artifact in self.inputs if artifact.key == key)
 
     def table(self, key: str, stem: str | None = None) -> Path:
-        """The path of an input's table: the main one, or another by its stem."""
+        """The path of a table of an input: the main table, or the one with this stem."""
         artifact = self.input(key)
         return artifact.path / f"{stem}.parquet" if stem else artifact.main
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a step has made: whether it was built now, what its check counted, and what is wrong with its files."""
+    """The result of a step: whether it was built now, the counts of its check, and the problems with its files."""
 
     artifact: Artifact
     built: bool
@@ -93,12 +93,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Step:
-    """The statement of one asset."""
+    """The declaration of one asset."""
 
     key: str
     room: str
     code: str
-    """Where its build is, as `module:function`."""
+    """The build function, as `module:function`."""
     build: Callable[[Job[Any]], Any]
     refs: Callable[[DataFolder, str], Sequence[Ref]]
     sources: Callable[[DataFolder, str, Sequence[Artifact]], Mapping[str, str]]
@@ -111,44 +111,44 @@ class Step:
     exposed: str | None
     identity: Literal["content", "recipe"]
     kinds: tuple[str, ...]
-    """What Dagster's UI shows as the tools of the asset."""
+    """The kinds of the asset that Dagster's UI shows."""
     pool: Pool | None
 
     @property
     def check(self) -> Check | None:
-        """What must hold of its tables before they are published."""
+        """The check that its tables must pass before they are published."""
         return CHECKS.get(self.key)
 
     @cached_property
     def code_version(self) -> str:
-        """Hash of the code that its build runs, whatever the settings choose, and of the layout of its tables."""
+        """Hash of the code that its build always runs, whatever the settings are, and of the schemas of its tables."""
         return self._code_version([])
 
     def domains(self, data_folder: DataFolder, asked: Sequence[str]) -> list[str]:
-        """Those of the `asked` domains that this step is for; the one name ALL if it spans them."""
+        """The `asked` domains to which this step applies; only ALL if the step spans all domains."""
         names = asked if self.per_domain else [ALL]
         return [domain for domain in names if self.applies(data_folder, domain)]
 
     def recipe(self, data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> Recipe:
-        """The recipe over these inputs."""
+        """The recipe with these inputs."""
         return self._recipe(data_folder, domain, inputs, self.parameters(data_folder, domain))
 
     def inputs(self, data_folder: DataFolder, domain: str) -> list[Artifact]:
-        """The current artifacts this step reads; a missing one is an error."""
+        """The current artifacts that this step reads. A missing one is an error."""
         return [data_folder.store.require(key, of) for key, of in self.refs(data_folder, domain)]
 
     def publish(self, data_folder: DataFolder, domain: str) -> tuple[Artifact, bool]:
-        """Build and publish, unless a version of the same recipe is there already; and whether it was built."""
+        """Build and publish, unless a version with the same recipe exists. Return it, and whether it was built."""
         made = self.make(data_folder, domain)
         return made.artifact, made.built
 
     def make(self, data_folder: DataFolder, domain: str) -> Made:
-        """`publish`, with what its checks found. A version whose files are damaged is marked so.
+        """Like `publish`, with the results of the checks. A version with damaged files is marked as damaged.
 
         Raises:
-            CheckError: the check failed; what was current stays current.
+            CheckError: the check failed; the current version stays current.
         """
-        # Read once: what is built from and what the recipe names are the same versions, whatever moves meanwhile.
+        # Inputs are resolved once, so that the build and the recipe use the same versions even if others get published.
         with data_folder.store.holding(self.refs(data_folder, domain)) as inputs:
             for artifact in inputs:
                 if not self.collects and data_folder.store.whole(artifact.key, artifact.domain) is None:
@@ -168,7 +168,7 @@ class Step:
                 state, logs = (data_folder.cache / what / wanted.digest for what in (TRAINING, "logs"))
                 job = Job(domain, inputs, parameters, out, data_folder.cache, state, logs, progress)
                 summary = dataclasses.asdict(self.build(job))
-            # A file that somebody writes to meanwhile is neither what it was nor what it will be.
+            # If somebody writes to a source during the build, its hash fits neither the old nor the new content.
             if (now := self.sources(data_folder, domain, inputs)) != wanted.sources:
                 moved = ", ".join(sorted(name for name, _ in {*now.items()} ^ {*wanted.sources.items()}))
                 raise StoreError(f"{moved} of {domain} changed while {self.key} read it: run it again")
@@ -176,12 +176,12 @@ class Step:
             return summary
 
         artifact, built = data_folder.store.publish(wanted, build, self.identity)
-        # Not before: killed in between, a training goes on from there.
+        # Only after publishing: a training that is killed before that continues from this state.
         shutil.rmtree(data_folder.cache / TRAINING / wanted.digest, ignore_errors=True)
         if problems := data_folder.store.verify(artifact):
-            data_folder.store.mark(artifact.named, "damaged")  # so that it counts as absent until it is built again
+            data_folder.store.mark(artifact.named, "damaged")  # it counts as missing until it is rebuilt
         elif not built:
-            # Checked when it was built, but perhaps by another statement than today's.
+            # It was checked when it was built, but the check may have changed since then.
             try:
                 found = artifact.manifest
                 counts.update(self._count(domain, artifact.path, inputs, found.summary, found.parameters))
@@ -215,7 +215,7 @@ class Step:
         summary: Mapping[str, Any],
         parameters: Mapping[str, Any],
     ) -> dict[str, int]:
-        """What the check counts in `folder`: zeros."""
+        """The counts of the check in `folder`, which are all zero (otherwise an error is raised)."""
         if self.check is None:
             return {}
         counts = self.check.count(self.key, folder, inputs, summary, parameters)
@@ -231,7 +231,7 @@ class Step:
 _LAYERS = ("raw", "core", "features", "models", "reports", "warehouse")
 
 DECLARED: dict[str, Step] = {}
-"""The steps that the modules imported so far have declared, by key."""
+"""The steps declared by the modules that are imported so far, by key."""
 
 
 def same_domain(*keys: str) -> Callable[[DataFolder, str], Sequence[Ref]]:
@@ -284,14 +284,14 @@ def all_steps() -> Mapping[str, Step]:
 
 
 def upstream_first() -> list[Step]:
-    """Every step, each after all it reads."""
+    """Every step, each after the steps that it reads."""
     steps = all_steps()
     order = TopologicalSorter({key: steps[key].upstream for key in sorted(steps)})
     return [steps[key] for key in order.static_order()]
 
 
 def recorded(parameters: Any) -> dict[str, Any]:
-    """Parameters as a recipe has them: by name, as plain JSON values, without what is set apart."""
+    """The parameters in the form of a recipe: plain JSON values by name, without the fields of type `Apart`."""
     hints = get_type_hints(type(parameters), include_extras=True)
     values = dataclasses.asdict(parameters)
     return {name: value for name, value in values.items() if get_origin(hints[name]) is not Annotated}

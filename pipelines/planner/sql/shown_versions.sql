@@ -1,4 +1,4 @@
--- The versions that the catalogue shows.
+-- The artifact versions that the catalogue shows.
 SELECT key, domain, version
 FROM lineage.artifacts
 ORDER BY ALL
