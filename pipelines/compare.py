@@ -36,7 +36,7 @@ from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import Artifact, recipe
 
 CACHE = "comparison"
-"""Folder of the cache for what came of trainings."""
+"""Cache folder for the results of trainings."""
 LABELS = {
     "popularity": "popularity",
     **{name: published.label for name, published in BASELINES.items()},
@@ -64,7 +64,7 @@ _RUNS = (
     "mmm4rec.comparison.subsets:without",
     "pipelines.assets.models:load_artifacts",
 )
-"""What trains and tests any model."""
+"""The code that trains and tests every model."""
 
 Row = dict[str, Any]
 
@@ -75,7 +75,7 @@ class Compared:
 
     artifact: Artifact
     rows: dict[str, list[Row]]
-    """Of each table, by file stem."""
+    """The rows of each table, by file stem."""
 
 
 def ask(

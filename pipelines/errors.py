@@ -17,4 +17,4 @@ class CommandError(ValueError):
 
 
 EXPECTED = (CommandError, SettingsError, StoreError, DataError, FeatureError, ModelError)
-"""What is said in words; any other error is a fault of this project."""
+"""Errors that are reported as a message. Any other error is a bug in this project."""

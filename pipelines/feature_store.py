@@ -17,5 +17,5 @@ def listing(data_folder: DataFolder, domain: str | None = None) -> list[dict[str
     """The built feature views (:func:`features.lookup.views.list_views`) of one domain or of all domains."""
     settings = data_folder.settings
     if domain is not None:
-        settings.domain(domain)  # an unknown one is an error
+        settings.domain(domain)  # raises an error if it is unknown
     return list_views(data_folder.store.whole, sorted(settings.domains) if domain is None else [domain])

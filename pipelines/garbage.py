@@ -21,9 +21,9 @@ from warehouse.artifacts.manifest import VERSION
 __all__ = ["collect"]
 
 _BY_RECIPE = ("training", "logs")
-"""Folders of the cache with a folder a recipe: of a step, or of one training of several."""
+"""Cache folders with one folder per recipe: the recipe of a step, or of one of its trainings."""
 _DIGEST = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
-"""Names of those folders; no other is removed."""
+"""The names of those folders; folders with other names are never removed."""
 
 
 def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
@@ -61,7 +61,7 @@ def _leftovers_of_trainings(data_folder: DataFolder, recipes: set[str]) -> Itera
 
 def _recipes_to_build(data_folder: DataFolder) -> set[str]:
     """Digests of the recipes that the next run would train. A training that was killed continues from its state."""
-    from pipelines.assets import models  # declares the steps; with torch, so only where it is needed
+    from pipelines.assets import models  # declares the steps; loads torch, so it is imported only here
     from pipelines.planner.step import all_steps
 
     found = set()
@@ -74,5 +74,5 @@ def _recipes_to_build(data_folder: DataFolder) -> set[str]:
                     if step.key == "models/baselines":
                         found |= {one.digest for one in models.baseline_recipes(data_folder, inputs).values()}
                 except EXPECTED:
-                    continue  # what it learns from must be built first, which may give another recipe
+                    continue  # its inputs must be built first, which may give another recipe
     return found

@@ -127,9 +127,9 @@ def verify(
             problems = [_unreadable(data_folder, version)]
         else:
             problems = data_folder.store.verify(artifact)
-            with suppress(ReadOnlyError):  # where no mark can be set, the result is still returned
+            with suppress(ReadOnlyError):  # if no mark can be set, the result is still returned
                 if not data_folder.store.mark(version, "damaged", bool(problems)):
-                    problems = []  # collected meanwhile
+                    problems = []  # removed by garbage collection in the meantime
                 elif version in refused:
                     problems.append(f"{artifact.path} has failed its check")
         found[named(version)] = problems

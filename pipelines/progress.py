@@ -31,9 +31,10 @@ from pipelines.terminal import Terminal
 from warehouse.artifacts.progress import Progress
 
 _FIRST = 10.0
-"""Seconds until the first line; what takes less needs none."""
+"""Seconds until the first line. A shorter build writes no line."""
 _SHARE = 50
-"""Two lines lie a fiftieth of the time so far apart, and `_FIRST` at least: 50 in eight minutes, 300 in a day."""
+"""The time between two lines is at least 1/50 of the elapsed time and at least `_FIRST`: 50 lines in eight minutes,
+300 in a day."""
 
 _log = logging.getLogger("mmm4rec")
 _bars: Bars | None = None
@@ -55,7 +56,7 @@ def bars() -> Iterator[None]:
         SpinnerColumn(), TextColumn("{task.description:<44}", markup=False), BarColumn(24), MofNCompleteColumn(),
         _Rate(), TimeElapsedColumn(),
     )  # fmt: skip
-    # Dagster captures a step's stderr into its log; bars are for the terminal, so they keep a descriptor of their own.
+    # Dagster captures a step's stderr into its log. The bars belong on the terminal, so they use their own descriptor.
     with (
         os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal,
         Bars(*columns, console=Terminal(file=terminal)) as _bars,
@@ -91,7 +92,7 @@ def show(what: str) -> Iterator[Progress]:
     finally:
         done = next(known for known in shown.tasks if known.id == task)
         shown.remove_task(task)
-        # What took a moment needs no line of its own.
+        # No line for a build that took only a moment.
         if (done.elapsed or 0) >= 1:
             shown.console.print(f"{what:<40} {done.elapsed:6.1f} s", markup=False, highlight=False)
 
@@ -118,7 +119,7 @@ class _Lines:
     def __call__(self, done: int, total: int) -> None:
         now = self._clock()
         if self._first is None:
-            self._first = done, now  # what an earlier process has done is no measure of the pace of this one
+            self._first = done, now  # work done by an earlier process must not count in this process's rate
         if now - self._said < max(_FIRST, (now - self._begun) / _SHARE):
             return
         self._said = now

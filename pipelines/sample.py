@@ -30,7 +30,7 @@ def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
             f"{raw} holds other files; the sample wants a data folder of its own: `mmm4rec sample --data FOLDER`"
         )
     raw.mkdir(parents=True, exist_ok=True)
-    # Written last, removed first: a mark stands for a whole catalogue.
+    # The mark is removed first and written last, so that it exists only beside a complete catalogue.
     mark.unlink(missing_ok=True)
     summary = dataclasses.asdict(write_sample(raw, seed=seed, size=size))
     settings = data / "domains.yaml"

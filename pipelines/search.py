@@ -34,7 +34,7 @@ def find(
     hits are also written to that file, as a picture or as a page (:mod:`features.lookup.sheets`).
     """
     if sheet is not None:
-        sheet_form(sheet)  # a name of no known form is an error before any work
+        sheet_form(sheet)  # an unknown form of the name is an error before any work
     store = feature_store(data_folder)
     tables = [table for view in _VIEWS if (table := store.vectors(domain, view)).present.any()]
     if item is not None:

@@ -19,7 +19,7 @@ __all__ = ["Interrupted", "aside", "end_commands", "leave", "restore_defaults"]
 T = TypeVar("T")
 
 _waiting = False
-"""Whether the main thread does nothing but wait for work that is done aside."""
+"""Whether the main thread only waits for work that runs `aside`."""
 
 
 class Interrupted(BaseException):

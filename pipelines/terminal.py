@@ -26,7 +26,7 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
-        self._width = options.get("width")  # COLUMNS is read when it is printed, not when this is imported
+        self._width = options.get("width")  # COLUMNS is read at each print, not at import
 
     @property  # type: ignore[misc]  # nobody sets it
     def size(self) -> ConsoleDimensions:
@@ -60,6 +60,6 @@ out = Terminal()
 err = Terminal(stderr=True)
 
 logging.getLogger("mmm4rec").addFilter(_write_out)
-# What is logged where nobody has set up logging goes to stderr too.
+# Log records that no handler takes are printed on stderr; these lines also show control characters as text.
 if logging.lastResort:
     logging.lastResort.setFormatter(_Visible())

@@ -24,11 +24,11 @@ from mmm4rec.metrics import SHOWN_AT, Metric, of_lists, of_users
 Row = Mapping[str, Any]
 
 _LEGEND = 5
-"""Models in a row of a legend below its panels."""
+"""Models per row in the legend below the panels."""
 MODELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned"}
-"""The models of a target domain, as people know them."""
+"""The models of a target domain, with their names for people."""
 _COLOURS = 64
-"""Enough for lines and text; a third of the bytes."""
+"""Colours of a picture: enough for lines and text, with a third of the bytes."""
 _styled = mpl.rc_context(
     {
         "font.size": 9,
@@ -59,7 +59,7 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
 
     Metrics of lists have their own panel: in a common panel, the metrics of users would look flat.
     """
-    figure, panels = _panels(3, width=3.5)  # as much as a dialog of the UI shows
+    figure, panels = _panels(3, width=3.5)  # the width of a dialog in the UI
     drawn: Sequence[tuple[str, Mapping[str, str | None]]] = (
         ("training loss", {"loss": None}),
         ("validation, mean over users", _shown(of_users())),
@@ -72,14 +72,14 @@ def training(rows: Sequence[Row], best_epoch: int) -> Figure:
         kept = f"weights kept: epoch {best_epoch}" if axes is panels[0] else None
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=kept)
         axes.set(title=title, xlabel="epoch")
-        if axes.get_legend_handles_labels()[0]:  # a model that is never validated has none
+        if axes.get_legend_handles_labels()[0]:  # empty for a model that is never validated
             axes.legend()
     return figure
 
 
 @_styled
 def lengths(rows: Sequence[Row]) -> Figure:
-    """Users by the length of their sequence, and the share of users up to each; rows of `length_distribution`."""
+    """Users by sequence length, and the share of users up to each length. Rows of `length_distribution`."""
     figure, (axes, cumulated) = _panels(2)
     _count(axes)
     _count(cumulated)
@@ -87,7 +87,7 @@ def lengths(rows: Sequence[Row]) -> Figure:
     axes.set(title="users by length of sequence", xlabel="interactions", ylabel="users")
     _line(cumulated, rows, "length", "share_at_most")
     cumulated.set(title="users with at most so many", xlabel="interactions", ylabel="share of users", ylim=(0, 1))
-    # One user may have a thousand interactions; the others would be a line at the edge.
+    # A single user with a thousand interactions would squeeze all the others into a line at the edge.
     if rows and rows[-1]["length"] > 100:
         axes.set(yscale="log")
         cumulated.set(xscale="log")
@@ -96,7 +96,7 @@ def lengths(rows: Sequence[Row]) -> Figure:
 
 @_styled
 def popularity(rows: Sequence[Row]) -> Figure:
-    """The long tail and the Lorenz curve of the items; rows of `popularity_distribution`."""
+    """The long tail and the Lorenz curve of the items. Rows of `popularity_distribution`."""
     figure, (tail, lorenz) = _panels(2)
     _line(tail, rows, "items_at_least", "interactions")
     tail.set(title="long tail", xlabel="rank of the item", ylabel="interactions", xscale="log", yscale="log")
@@ -112,7 +112,7 @@ def popularity(rows: Sequence[Row]) -> Figure:
 
 @_styled
 def ratings(rows: Sequence[Row]) -> Figure:
-    """Ratings and their mean by month; rows: `month`, `ratings`, `mean_stars`."""
+    """The number of ratings and their mean by month. Rows: `month`, `ratings`, `mean_stars`."""
     figure, (counts, stars) = _panels(2)
     counts.fill_between([row["month"] for row in rows], [row["ratings"] for row in rows], step="mid")
     counts.set(title="ratings a month", ylim=(0, None))
@@ -127,7 +127,7 @@ def ratings(rows: Sequence[Row]) -> Figure:
 
 @_styled
 def words(rows: Sequence[Row]) -> Figure:
-    """Items by the number of words of their text; rows: `words`, the lower end of a class, and `items`."""
+    """Items by the number of words in their text. Rows: `words` (the lower end of a class) and `items`."""
     figure, (axes,) = _panels(1)
     width = min((row["width"] for row in rows), default=1)
     axes.bar([row["words"] for row in rows], [row["items"] for row in rows], width=width, align="edge")
@@ -155,7 +155,7 @@ def convergence(title: str, rows: Sequence[Row]) -> Figure:
             points = ([mean(row[name] for row in epoch) for epoch in epochs] for name in (column, "ndcg_10"))
             axes.plot(*points, color=f"C{number % 10}", label=label, linewidth=1.8)
         axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(5))  # their numbers are long
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # few ticks, because the numbers are long
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=_LEGEND)
     return figure
 
@@ -183,11 +183,11 @@ def svg(figure: Figure, salt: str) -> str:
     A text alternative describes it for people who cannot see it.
     """
     text = io.StringIO()
-    # Fixed ids and no date: the same curves are the same bytes.
+    # Fixed ids and no date, so that the same curves give the same bytes.
     with mpl.rc_context({"svg.hashsalt": salt}), _quietly():
         figure.savefig(text, format="svg", metadata={"Date": None})
     drawn = text.getvalue()[text.getvalue().index("<svg") :]
-    # Letters have no colour of their own and take that of the whole; black and white are the page's.
+    # Letters have no colour of their own and inherit it; black and white are replaced by the colours of the page.
     drawn = drawn.replace("#000000", "currentColor").replace("#ffffff", "none")
     about = html.escape(_described(figure))
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{about}" fill="currentColor" ', 1)
@@ -205,14 +205,14 @@ def png(figure: Figure) -> bytes:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what matplotlib says while it draws: titles in scripts that its font lacks are no news to anybody."""
+    """Silence matplotlib's messages while it draws. Titles in scripts that its font lacks are expected."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _described(figure: Figure) -> str:
-    """What a chart shows, in words: of each panel its title, axes and lines."""
+    """A description of a chart in words: for each panel its title, axes and lines."""
     parts = []
     for axes in figure.axes:
         title, across, up = axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
@@ -223,10 +223,10 @@ def _described(figure: Figure) -> str:
 
 
 def _panels(number: int, below: float = 0.0, width: float | None = None) -> tuple[Figure, Sequence[Axes]]:
-    """Panels side by side, each so many inches wide; one alone is a little wider. Room is left `below` them."""
+    """Panels side by side, each `width` inches wide; a single panel is a little wider. `below`: space below them."""
     width, height = width or (5.2 if number == 1 else 4.2), 3.0 + below
     figure = Figure(figsize=(width * number, height))
-    # By hand, in inches: matplotlib's layouts draw everything twice to find the same.
+    # Positions set by hand, in inches: matplotlib's layouts draw everything twice to get the same result.
     left, right, bottom, top = 0.88, 0.16, 0.48 + below, 0.3
     figure.subplots_adjust(
         left=left / (width * number),
@@ -239,17 +239,17 @@ def _panels(number: int, below: float = 0.0, width: float | None = None) -> tupl
 
 
 def _shown(metrics: Iterable[Metric]) -> dict[str, str | None]:
-    """Titles by column, of those that are shown."""
+    """Titles by column, for the metrics that are shown."""
     return {metric.column(SHOWN_AT): metric.title(SHOWN_AT) for metric in metrics if SHOWN_AT in metric.cutoffs}
 
 
 def _count(axes: Axes) -> None:
-    """What goes to the right is counted: no ticks between two numbers."""
+    """Allow only whole numbers as ticks of the x axis, because it shows counts."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _line(axes: Axes, rows: Sequence[Row], x: str, y: str, label: str | None = None) -> None:
-    """A line with a mark a point where there are few."""
+    """A line. If there are few points, each gets a mark."""
     if rows:
         marker = "o" if len(rows) < 3 else None
         points = ([row[column] for row in rows] for column in (x, y))

@@ -35,18 +35,18 @@ from warehouse.catalogue.query import Session
 
 _SQL = Path(__file__).parent / "sql"
 _ROWS, _CELL, _ITEMS = 5, 60, 4
-"""Rows of a preview, characters of a cell, numbers of a list in it."""
+"""Rows of a preview, characters of a cell, and numbers of a list in a cell."""
 _PICTURES, _USERS, _BOUGHT = 18, 3, 5
-"""Pictures of a sheet; users, and purchases of each, beside as many recommendations."""
+"""Pictures of a sheet; users of the shelves; purchases, and as many recommendations, of each user."""
 _TILE, _SMALL_TILE = 92, 80
-"""Pixels of a picture's side, in a sheet and on a shelf."""
+"""Side of a picture in pixels, in a sheet and on a shelf."""
 _SHEET_BYTES = 40_000
-"""Of all sheets of an exhibit, as base64 is a third more: the event log keeps each, and the UI loads it."""
+"""Most bytes of all sheets of an exhibit (base64 adds a third). The event log keeps each, and the UI loads it."""
 
 
 @dataclass
 class Subject:
-    """An artifact to show, with queries to a catalogue of it and of the artifacts `beside` it in its domain."""
+    """An artifact to show. Queries go to a catalogue of it and of the artifacts `beside` it in its domain."""
 
     data_folder: DataFolder
     artifact: Artifact
@@ -58,7 +58,7 @@ class Subject:
         return self.table(name, **bound).to_pylist()  # type: ignore[no-any-return]
 
     def table(self, name: str, **bound: Any) -> pa.Table:
-        """The answer to ``sql/<name>.sql``."""
+        """The result of ``sql/<name>.sql``."""
         return self._session.ask((_SQL / f"{name}.sql").read_text(encoding="utf-8"), bound)
 
     def history(self) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ class Subject:
 
 
 Exhibit = Callable[[Subject], Any]
-"""Makes a value of Dagster's metadata, or None where there is nothing to show."""
+"""Makes a value of Dagster's metadata, or None if there is nothing to show."""
 
 
 def exhibits(data_folder: DataFolder, artifact: Artifact) -> tuple[dict[str, Any], dict[str, str]]:
@@ -95,7 +95,7 @@ def exhibits(data_folder: DataFolder, artifact: Artifact) -> tuple[dict[str, Any
         for name, make in wanted.items():
             try:
                 value = make(subject)
-            except Exception as error:  # whatever it is, the artifact is whole and its step has succeeded
+            except Exception as error:  # the artifact is complete and its step has succeeded in any case
                 failed[name] = visible(f"{type(error).__name__}: {error}")
             else:
                 if value is not None:
@@ -111,7 +111,7 @@ def _preview(subject: Subject) -> Any:
 
 
 def _set_aside(stem: str) -> Exhibit:
-    """What was left out, counted by reason."""
+    """The rows that were left out, counted by reason."""
 
     def set_aside(subject: Subject) -> Any:
         reasons = pq.ParquetFile(subject.artifact.path / f"{stem}.parquet").read(["reason"])["reason"].value_counts()
@@ -122,7 +122,7 @@ def _set_aside(stem: str) -> Exhibit:
 
 
 def _rows(name: str, needs: str = "", **bound: Any) -> Exhibit:
-    """The answer to a query as a table; None where it has no rows, or the catalogue not yet the view it `needs`."""
+    """The result of a query as a table; None if it has no rows, or if the catalogue lacks the view that it `needs`."""
 
     def rows(subject: Subject) -> Any:
         if needs and not subject.ask("exhibit_has", view=needs):
@@ -134,7 +134,7 @@ def _rows(name: str, needs: str = "", **bound: Any) -> Exhibit:
 
 
 def _chart(name: str, draw: Callable[[list[dict[str, Any]]], Figure]) -> Exhibit:
-    """The answer to a query as a figure; None where it has no rows."""
+    """The result of a query as a figure; None if it has no rows."""
 
     def chart(subject: Subject) -> Any:
         rows = subject.ask(name)
@@ -148,7 +148,7 @@ def _learning_curves(subject: Subject) -> Any:
 
 
 def _metrics(subject: Subject) -> Any:
-    """A row a model, the best first; means over users with their standard errors."""
+    """One row per model, best first: means over users with their standard errors."""
     models: dict[str, dict[str, Any]] = {}
     for row in subject.ask("exhibit_metrics"):
         models.setdefault(row["model"], {"users": row["users"]})[row["metric"]] = row
@@ -174,7 +174,7 @@ def _statuses(subject: Subject) -> Any:
 
 
 def _sheet(subject: Subject) -> Any:
-    """Some of the items."""
+    """A sheet with some of the items."""
     titles = {row["item_id"]: row["title"] for row in subject.ask("exhibit_pictures", items=_PICTURES)}
     found = find_pictures(subject.artifact.path, list(titles))
     samples = [(title, found.get(item_id)) for item_id, title in titles.items()]
@@ -182,7 +182,7 @@ def _sheet(subject: Subject) -> Any:
 
 
 def _shelves(subject: Subject) -> Any:
-    """What some users bought last, and what they are recommended."""
+    """For some users, what they bought last and what is recommended to them."""
     rows = subject.ask("report_shelves", users=_USERS, bought=_BOUGHT, recommended=_BOUGHT)
     ids = {item["item_id"] for row in rows for item in (*row["bought"], *row["next"])}
     pictures = subject.pictures
@@ -209,13 +209,13 @@ def _markdown(text: str) -> Any:
 
 
 def _image(content: bytes, name: str) -> str:
-    """A picture that travels in the text, since the UI shows no file of the data folder."""
+    """A picture embedded in Markdown, because the UI cannot show files of the data folder."""
     kind = "png" if content.startswith(b"\x89PNG") else "webp"
     return f"![{name}](data:image/{kind};base64,{base64.b64encode(content).decode()})"
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> Any:
-    """Rows as Dagster's UI shows them: plain text, which nobody takes for markup."""
+    """Rows in a form that Dagster's UI shows as plain text and never interprets as markup."""
     return dg.MetadataValue.table(
         [dg.TableRecord({name: _cell(row[name]) for name in columns}) for row in rows],
         dg.TableSchema([dg.TableColumn(name) for name in columns]),
@@ -267,4 +267,4 @@ _EXHIBITS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Exhibit]]] = {
     ),
     "warehouse/report": ((), {"page": _page}),
 }
-"""The exhibits of each artifact: keys of the artifacts that it is looked at with, and the exhibits by name."""
+"""The exhibits of each artifact: the keys of the artifacts that its catalogue includes, and the exhibits by name."""

@@ -17,7 +17,7 @@ from warehouse.errors import DataError
 _HERE = Path(__file__).parent
 _USERS, _BOUGHT, _RECOMMENDED = 3, 5, 5
 _LABELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned", "pretrained": "pre-trained"}
-"""Models, where people know them by another name."""
+"""Names of models for people, if they differ from the ids."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model in the results of a domain, with the shown metrics in their order."""
+    """A model in the results of a domain, with its figures for the shown metrics, in their order."""
 
     model: str
     label: str
     figures: tuple[float, ...]
     best: tuple[bool, ...]
-    """Whether no other model of the domain is better."""
+    """Per metric, whether no other model of the domain is better."""
     errors: tuple[float | None, ...]
-    """Standard errors of the figures; None of a metric that has none, or where they are not asked for."""
+    """Standard errors of the figures. None if a metric has none, or if they were not requested."""
     epochs: int | None
-    """Epochs to its best weights, where it was trained for this domain."""
+    """Epochs until its best weights, if it was trained for this domain."""
     recommends: bool
 
 
@@ -159,7 +159,7 @@ def _shelves(
 
 
 def _curves(catalogue: Path, root: Path) -> list[str]:
-    """Validation NDCG@10 by epoch, from scratch beside fine-tuned, one inline SVG a target domain."""
+    """Validation NDCG@10 by epoch, from scratch beside fine-tuned: one inline SVG per target domain."""
     rows = _ask(catalogue, root, "report_curves")
     domains = sorted({row["domain"] for row in rows})
     return [svg(learning_curves(name, [row for row in rows if row["domain"] == name]), name) for name in domains]

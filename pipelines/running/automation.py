@@ -40,15 +40,15 @@ from warehouse.errors import DataError
 from warehouse.raw.lines import blocks
 
 _CHECKING = 20
-"""Seconds of a tick after which no further file is read through; Dagster ends a tick after 60."""
+"""Seconds of a tick after which it starts to read no further file. Dagster stops a tick after 60 seconds."""
 _TOGETHER = 16
-"""Domains of one occasion at most: databases index tags, and take no long ones."""
+"""Most domains of one occasion. Their names become a tag, and databases limit the length of indexed tags."""
 _OVERLAP = timedelta(minutes=1)
-"""Runs are looked at again for so long, since the clock of a tick is not that of the database."""
+"""Runs that ended up to this long before the last tick are looked at again: the database's clock may differ."""
 
 
 def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
-    """Requests for the partitions of runs, which may be new."""
+    """Requests to add the partitions of these runs, which may be new."""
     names = sorted({request.partition_key for request in asked if request.partition_key})
     return [DOMAINS.build_add_request(names)] if names else []
 
@@ -70,7 +70,7 @@ def raw_files(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam
     deadline = time.monotonic() + _CHECKING
     for domain in data_folder.present():
         look = appearance(data_folder, domain)
-        state, known, since = [*before.get(domain, ("seen", "")), 0][:3]  # an older cursor does not say since when
+        state, known, since = [*before.get(domain, ("seen", "")), 0][:3]  # older cursors have no time
         if look != known:
             state, since = "seen", time.time_ns() // 1_000_000
         elif state != "taken" and domain not in refused and time.monotonic() < deadline:
@@ -208,7 +208,7 @@ def _unusable(data_folder: DataFolder) -> str | None:
 
 
 def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -> None:
-    """Keep the (look, reason) of what is not taken, for every sensor and schedule."""
+    """Store the (appearance, reason) of each refused domain, for every sensor and schedule."""
     path = data_folder.cache / REFUSED
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -
 
 
 def _flaw(data_folder: DataFolder, domain: str) -> str | None:
-    """Why the raw files cannot be taken, or None; compressed ones are read to their ends."""
+    """Why the raw files cannot be accepted, or None. Compressed files are read to the end."""
     try:
         for path in raw_files_of(data_folder, domain):
             if path.suffix == ".gz":

@@ -17,16 +17,18 @@ _PRELOADED = [
 
 
 def build_defs(data_folder: DataFolder) -> dg.Definitions:
-    """Everything that Dagster builds, checks and starts for a data folder, even if its settings are invalid: runs and
-    ticks report the error."""
+    """Everything that Dagster builds, checks and starts for a data folder.
+
+    This works even if the settings are invalid: then runs and ticks report the error.
+    """
     settings = automation.switched_on(data_folder)
     return dg.Definitions(
         assets=[asset_of(step) for step in all_steps().values()],
         asset_checks=dg.load_asset_checks_from_modules([checks]),
-        # Opened anew for each run and each tick, as its settings may have changed.
+        # Opened again for each run and each tick, because its settings may have changed.
         resources={"data_folder": dg.ResourceDefinition(lambda _: DataFolder(data_folder.path))},
-        # A step a process, forked from one that has imported everything, the instance's storage too: imports would
-        # outlast most steps.
+        # Each step runs in its own process. It is forked from a process that has imported everything, including the
+        # instance's storage, because the imports would take longer than most steps.
         executor=dg.multiprocess_executor.configured(
             {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
         ),

@@ -14,9 +14,9 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 LOCATION = "pipelines.definitions"
 """The code location of `mmm4rec ui`."""
 _REPOSITORY = "__repository__"
-"""What Dagster calls the definitions of a module."""
+"""Dagster's name for the definitions of a module."""
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""The event log keeps everything; the terminal belongs to the progress bars."""
+"""Nothing on the terminal, which belongs to the progress bars. The event log keeps everything."""
 
 
 def run_here(
@@ -34,7 +34,7 @@ def run_here(
     run = instance.create_run_for_job(
         part,
         run_id=run_id,
-        # Whoever started it sees how it ended: Dagster's daemon does not try it again.
+        # The caller sees how the run ended, so Dagster's daemon must not retry it.
         tags={**tags, MAX_RETRIES_TAG: "0"},
         run_config=_QUIET,
         asset_selection=frozenset(assets),

@@ -22,7 +22,7 @@ ALL_DOMAINS = "all_domains"
 
 
 def job_of(stage: Stage) -> str:
-    """The name of the job that a stage of a plan is a run of."""
+    """The name of the job that runs a stage of a plan."""
     return ONE_DOMAIN if stage.partition else ALL_DOMAINS
 
 
@@ -77,7 +77,7 @@ def everything() -> None:
 def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[DataFolder]) -> None:
     """Removes unneeded data, and hashes every file of every current version. Damaged versions become stale."""
     try:
-        data_folder.settings  # noqa: B018 - what is needed is not known where these cannot be used
+        data_folder.settings  # noqa: B018 - with invalid settings, it is unknown which data are needed
         gone = collect(data_folder)
         problems = [problem for found in verify(data_folder).values() for problem in found]
     except EXPECTED as error:

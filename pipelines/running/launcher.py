@@ -24,7 +24,7 @@ from dagster._serdes import deserialize_value
 from warehouse.artifacts.locks import held, is_held
 
 PROCESS_TAG = "mmm4rec/process"
-"""Process id and a random part: short, as the UI shows it beside every run."""
+"""The tag with the process id and a random part. It is short, because the UI shows it for every run."""
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -34,11 +34,11 @@ _UNFINISHED = [
 
 
 class RunLauncher(DefaultRunLauncher):
-    """`dagster.yaml` names it."""
+    """The launcher that `dagster.yaml` names."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring may ask."""
+        """True: run monitoring may call `check_run_worker_health`."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
@@ -61,7 +61,7 @@ def is_alive(run: dg.DagsterRun, running: Path) -> bool:
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=10)
         except DagsterUserCodeUnreachableError as error:
-            # A server that is only slow is none that is gone.
+            # A slow server is not a dead one.
             return "timed out" in str(error)
         return deserialize_value(answer, CanCancelExecutionResult).can_cancel
     if PROCESS_TAG in run.tags:
@@ -90,7 +90,7 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> None:
     holding = events.get_concurrency_run_ids()
     running = running_folder(instance)
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        # A server's run that holds nothing up is its daemon's business.
+        # If a server's run holds no pool slot, it blocks nothing, and Dagster's daemon takes care of it.
         if (PROCESS_TAG in run.tags or run.run_id in holding) and not is_alive(run, running):
             instance.report_run_failed(run, "the run's process is gone")
     for run_id in holding:

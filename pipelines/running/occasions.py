@@ -30,7 +30,7 @@ DOMAINS_TAG = "mmm4rec/domains"
 AUTOMATIC_TAG = "mmm4rec/automatic"
 
 REFUSED = "refused.json"
-"""In the cache: why the raw files of a domain are not taken, beside the look of those files."""
+"""Cache file: why the raw files of each domain are refused, with the appearance of those files."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterIn
             continue
         ended = run.is_finished and not (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true")
         (tried if ended else busy).update(_refs(run))
-    # What another occasion builds of a domain that this one is not about need not be built twice.
+    # Another occasion may already be building an unchanged domain that this one needs, too: do not build it twice.
     automatic = dg.RunsFilter(tags={AUTOMATIC_TAG: "true"}, statuses=NOT_FINISHED_STATUSES)
     for run in instance.get_runs(automatic):
         if PARTITION_NAME_TAG in run.tags and run.tags[PARTITION_NAME_TAG] not in occasion.changed:
@@ -80,7 +80,7 @@ def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterIn
     lost: set[Ref] = set()
     left = [not_taken(stage.domain, refused) for stage in stages if stage.domain in refused]
     for stage in stages:
-        # Of others than the changed ones: what is new, or is being copied, has an occasion to come.
+        # Do not build an unchanged domain that is new or is still being copied: it will get its own occasion.
         foreign = stage.partition and stage.domain not in occasion.changed
         if stage.domain in refused or (foreign and not _concerns(data_folder, occasion, stage.domain)):
             lost |= stage.refs
@@ -92,7 +92,7 @@ def requests(data_folder: DataFolder, occasion: Occasion, instance: dg.DagsterIn
 
 
 def _refs(run: dg.DagsterRun) -> set[Ref]:
-    """What a run was asked for."""
+    """The assets that a run was requested for."""
     domain = run.tags.get(PARTITION_NAME_TAG, ALL)
     return {("/".join(key.path), domain) for key in run.asset_selection or ()}
 
@@ -134,7 +134,7 @@ def _request(data_folder: DataFolder, stage: Stage, occasion: Occasion) -> dg.Ru
 
 
 def _affected(data_folder: DataFolder, changed: Sequence[str]) -> list[str]:
-    """The domains at hand that depend on the changed ones: themselves, and on a source every target."""
+    """The present domains that the changes affect: the changed ones, and all targets if a source has changed."""
     present = {name: data_folder.settings.domains[name].role for name in data_folder.present()}
     shared = any(present.get(domain) == "source" for domain in changed)
     return [
@@ -149,9 +149,9 @@ def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
 
 
 def _at_rest(data_folder: DataFolder, domain: str) -> bool:
-    """Whether nobody has touched the raw files for as long as two ticks lie apart, so that no copying goes on.
+    """Whether no raw file has changed for at least one interval between ticks, so that no copy is still running.
 
-    Whoever copies a file cannot set this time back.
+    The change time is used, because a copy program cannot set it back.
     """
     rest = data_folder.settings.automation.interval
     return all(time.time() - path.stat().st_ctime >= rest for path in raw_files_of(data_folder, domain))

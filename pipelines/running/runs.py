@@ -30,7 +30,7 @@ from warehouse.artifacts.store import ALL
 
 _DATABASES = ("history", "schedules")
 """Folders of Dagster's databases."""
-# Dagster prefixes a message with its class; the errors of this project speak for themselves.
+# Dagster puts the class of an error before its message. The messages of this project's errors need no class.
 _OWN_ERROR = re.compile(r"^(warehouse|features|mmm4rec|pipelines)\.[\w.]*Error: ")
 
 
@@ -53,10 +53,10 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance with its databases in `folder`. MMM4REC_DAGSTER must name this folder."""
     make_folder(unlinked(folder.parent, folder))
     making = folder / ".making"
-    # Two processes that make the tables of new databases at once would trip over each other.
+    # If two processes create the tables of new databases at the same time, one of them fails.
     with held(folder / ".lock"):
         if making.exists():
-            # Whoever made them was killed. Dagster would take the half for the whole and fail ever after.
+            # The process that created them was killed. Dagster would take the half-made databases as complete and fail.
             for name in _DATABASES:
                 shutil.rmtree(folder / name, ignore_errors=True)
         if not any((folder / name).exists() for name in _DATABASES):

@@ -1,4 +1,4 @@
--- What one user is recommended by one model, best first.
+-- The recommendations of one model for one user, best first.
 SELECT rank, item_id, display_title AS title, score, model
 FROM reports.recommendations
 JOIN core.items USING (domain, item_id)

@@ -1,5 +1,5 @@
--- How many items a domain keeps for a user, by which models, which is the best, how many items there are, and whether it
--- knows the user.
+-- The models with recommendations for a user, the number of items each recommends, the best model, the number of items
+-- in the domain, and whether the domain knows the user.
 SELECT
     max(json_extract_string(summary, '$.model')) AS best,
     (SELECT list(DISTINCT model ORDER BY model) FROM reports.recommendations WHERE domain = $domain) AS models,

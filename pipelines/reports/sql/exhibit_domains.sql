@@ -1,4 +1,4 @@
--- The domains in figures.
+-- The figures of each domain.
 SELECT
     domain,
     users,

@@ -1,4 +1,4 @@
--- How long the sequences of the one domain at hand are.
+-- The sequence lengths of the only domain in this catalogue.
 SELECT length, users, share_at_most
 FROM length_distribution
 ORDER BY length

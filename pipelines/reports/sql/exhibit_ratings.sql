@@ -1,4 +1,4 @@
--- Ratings month by month.
+-- Ratings by month.
 SELECT date_trunc('month', rated_at)::DATE AS month, count(*) AS ratings, avg(rating) AS mean_stars
 FROM core.interactions
 GROUP BY ALL

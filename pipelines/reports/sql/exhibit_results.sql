@@ -1,4 +1,4 @@
--- What the models of each domain achieve: NDCG@10 on the test purchases.
+-- NDCG@10 of the models of each domain on the test purchases.
 SELECT
     domain,
     role,

@@ -1,4 +1,4 @@
--- Validation NDCG@10 of every epoch of the models that a target domain is judged by.
+-- Validation NDCG@10 by epoch, for the models of each target domain (from scratch and fine-tuned).
 SELECT domain, model, epoch, ndcg_10
 FROM reports.metrics_curves
 WHERE model IN ('scratch', 'finetuned')
