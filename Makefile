@@ -1,17 +1,17 @@
-# The two commands of the README, and those of a developer. `make` alone lists them.
+# The commands of the README, and the commands for developers. `make` without a target lists them.
 PYTHON ?= python3
 DATA ?= $(or $(MMM4REC_DATA),data)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 QUIETLY := --quiet --disable-pip-version-check --no-compile
-# Containers often set this variable. The tests start hundreds of Python processes, and each would compile all that it
-# imports again (nine seconds of processor time instead of three).
+# Containers often set this variable. With it, each of the hundreds of Python processes that the tests start would
+# compile all of its imports again (nine seconds of processor time instead of three).
 unexport PYTHONDONTWRITEBYTECODE
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
 OLDEST_DUCKDB := .duckdb-oldest
 PARALLEL := --dist loadgroup --no-loadscope-reorder
-# One worker more than cores, as long tests wait for servers and daemons; short ones do not.
+# test-all uses one worker more than there are cores, because long tests wait for servers and daemons.
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 ONE_MORE := $(shell expr $(WORKERS) + 1)
 
@@ -20,16 +20,16 @@ ONE_MORE := $(shell expr $(WORKERS) + 1)
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-# Stamped by the files that decide what is installed, so a second make installs nothing. Python compiles what it
-# imports; compiling all that is installed takes longer than installing it.
+# A stamp file that depends on the files that list the packages, so a second `make` installs nothing. pip compiles
+# nothing (--no-compile): compiling all packages takes longer than installing them, and Python compiles its imports.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install $(QUIETLY) -c constraints.txt torch
 	$(PIP) install $(QUIETLY) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# An environment that sees all of .venv, and has packages of its own. What is installed there comes without its
-# dependencies: torchvision's and RecBole's would be a torch with CUDA.
+# A second virtual environment that can import everything in .venv and has additional packages. Those are installed
+# without their dependencies, because torchvision and RecBole would install a torch with CUDA.
 define laid_over
 	test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
