@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from mmm4rec.processes import end_on_signals
 
 if __name__ == "__main__":
-    end_on_signals()  # now, since what is imported below takes seconds
+    end_on_signals()  # before the imports below, which take seconds
 
 from mmm4rec.checkpoint import load_model
 from mmm4rec.config import FINETUNING, PRETRAINING, ModelConfig, TrainConfig, read_config

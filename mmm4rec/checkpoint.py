@@ -141,7 +141,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def _feature_kind(description: Mapping[str, Any], modality: str) -> FeatureKind:
-    said = description.get(f"{modality}_encoder")  # the first checkpoints did not name it
+    said = description.get(f"{modality}_encoder")  # missing in the oldest checkpoints
     return FeatureKind(int(description[f"{modality}_width"]), EncoderRecord(**said) if said else None)
 
 
@@ -176,7 +176,7 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
             f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
             f"the {domain.item_count} of {domain.name}; fine-tune it on this domain instead"
         )
-    if checkpoint.config.layers > len(checkpoint.weights):  # or a model of any size would be made to compare it
+    if checkpoint.config.layers > len(checkpoint.weights):  # a damaged config must not cause a model of any size
         raise ModelError(
             f"{checkpoint.path}: {checkpoint.config.layers} layers in its config, {len(checkpoint.weights)} tensors in "
             "all: the file is damaged; train the model again"

@@ -263,7 +263,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is typing.Annotated:
         return _read(arguments[0], value, where)
     if origin is Literal:
-        # `True in (1,)` holds in Python, hence the comparison of types.
+        # In Python, `True in (1,)` is true, so the types are compared as well.
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         choices = [str(choice) for choice in arguments]

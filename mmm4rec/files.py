@@ -38,6 +38,6 @@ def stored(path: Path) -> Path:
             pickles = [archive.read(member) for member in members if member.filename.endswith("data.pkl")]
     except zipfile.BadZipFile as error:
         raise OSError(errno.EINVAL, f"not an archive that torch.save writes ({error})", str(path)) from None
-    if any(b"bytearray" in content for content in pickles):  # the one thing weights_only builds that has any length
+    if any(b"bytearray" in content for content in pickles):  # the only type with a free length that weights_only builds
         raise OSError(errno.EINVAL, "it asks for memory that is no tensor's", str(path))
     return path

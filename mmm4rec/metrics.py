@@ -70,7 +70,7 @@ class ListMetric(Metric):
 def _log2(numbers: Any) -> Any:
     if hasattr(numbers, "log2"):
         return numbers.log2()
-    import numpy as np  # not with the module: every command imports the settings, which name metrics
+    import numpy as np  # imported here, because every command imports this module (the settings name metrics)
 
     return np.log2(numbers)
 

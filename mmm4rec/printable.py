@@ -7,7 +7,7 @@ from typing import Any, Final
 __all__ = ["duration", "plain", "visible"]
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
+"""Control characters except tab and line feed, marks that change the writing direction, and surrogates."""
 
 
 def visible(text: str) -> str:

@@ -90,7 +90,7 @@ def build_metrics(
         history, record = _training(checkpoint)
         curves.extend({"model": name, **row} for row in history)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        trained = record["training"] or {}  # not here, if it was adopted
+        trained = record["training"] or {}  # empty for an adopted model, which was not trained here
         outcomes.append(outcome(name, parameters, history, record["best_epoch"], trained.get("metric", CRITERION)))
         if progress:
             progress(done, len(models))

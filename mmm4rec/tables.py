@@ -31,7 +31,7 @@ def _table(comment: str, columns: Sequence[pa.Field]) -> pa.Schema:
 _EMBEDDINGS = pa.schema(
     [
         _field("item_id", pa.string(), "item, as in core/sequences"),
-        # The width is the encoder's; -1 stands for any.
+        # The width depends on the encoder; -1 means any width.
         _field(
             "vector",
             pa.list_(pa.float32()),
@@ -319,7 +319,7 @@ def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file that has the columns of `ACCEPTED[key]`. Errors while reading it become a ModelError."""
     names = ACCEPTED[key].names
     try:
-        # Without pre_buffer=False, reading batch by batch would read all ahead.
+        # pre_buffer would read the whole file ahead, although it is read batch by batch.
         with pq.ParquetFile(regular(path), pre_buffer=False) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:

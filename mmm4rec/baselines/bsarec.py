@@ -34,10 +34,10 @@ class FrequencyFilter(nn.Module):
         self.dropout = Dropout(config.dropout_hidden)
 
     def filtered(self, x: Tensor) -> Tensor:
-        """x [B,T,H], 0 at padding and, unsaid, from T to L; low + beta^2 high [B,T,H]."""
+        """x [B,T,H], 0 at padding; positions T to L count as 0. Returns low + beta^2 high [B,T,H]."""
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.fft.rfft(widened(x), n=self.length, dim=1, norm="ortho")
-            # What is left out at the end counts as 0.
+            # irfft takes the frequencies that are not passed as 0.
             low = torch.fft.irfft(spectrum[:, : self.bins], n=self.length, dim=1, norm="ortho")[:, : x.shape[1]]
         filtered: Tensor = low + self.beta**2 * (x - low)
         return filtered

@@ -38,6 +38,6 @@ class GRU4Rec(Baseline):
 
     def encode(self, tokens: Tensor, batch: Batch) -> Tensor:
         """[B,T,H] -> [B,T,H]."""
-        with torch.autocast(tokens.device.type, enabled=False):  # the recurrence has no narrow form on every device
+        with torch.autocast(tokens.device.type, enabled=False):  # not every device has a half-precision recurrence
             states, _ = self.gru(self.dropout(widened(tokens)))
         return cast(Tensor, self.out(states))

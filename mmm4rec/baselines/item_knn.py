@@ -18,17 +18,17 @@ from mmm4rec.evaluation.results import Ranking
 from mmm4rec.evaluation.top_k import TopKCounts
 
 HELD = 1 << 24
-"""Users times items, or items times items, in memory at a time: 64 MiB."""
+"""Users times items, or items times items, in memory at the same time: 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k most similar items of each item, the most similar first, then the lowest index."""
+    """The k most similar items of each item: the most similar first, then by lowest index."""
 
     items: Tensor
     """[N+1,k] int64; 0 if there are fewer neighbours."""
     similarities: Tensor
-    """[N+1,k] float32; 0 there."""
+    """[N+1,k] float32; 0 where there is no neighbour."""
 
 
 def neighbours(domain: DomainData, k: int) -> Neighbours:
@@ -44,8 +44,8 @@ def neighbours(domain: DomainData, k: int) -> Neighbours:
         mine = bought.index_select(1, block).to_dense()  # [U,n]
         common = torch.sparse.mm(bought.t(), mine).T  # [n,N+1]
         cosine = common / (counts[block, None] * counts).sqrt().clamp(min=1)
-        cosine[torch.arange(len(block)), block] = 0  # not its own neighbour
-        # Stable, because which of equal similarities are kept must not depend on the machine.
+        cosine[torch.arange(len(block)), block] = 0  # an item is not its own neighbour
+        # A stable sort, so that the choice among equal similarities does not depend on the machine.
         ordered = cosine.sort(dim=1, descending=True, stable=True)
         values[block] = ordered.values[:, :k]
         found[block] = torch.where(values[block] > 0, ordered.indices[:, :k], 0)

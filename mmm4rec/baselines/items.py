@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,T,H] -> [B,T,H]."""
-        # [B,heads,T,H/heads] each
+        # each [B,heads,T,H/heads]
         Q, K, V = (m.unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in self.inputs(x).chunk(3, dim=-1))
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         scores = widened(Q @ K.mT) / math.sqrt(Q.shape[-1])

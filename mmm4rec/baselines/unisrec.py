@@ -46,7 +46,7 @@ class ExpertAdaptor(nn.Module):
             logits = logits + torch.randn_like(logits) * (F.softplus(x @ self.noise) + LEAST_NOISE)
         gates = widened(logits).softmax(-1)
         x = self.dropout(x)
-        # Expert by expert: all at once would hold [n,G,H].
+        # Expert by expert, because all at once would need [n,G,H] in memory.
         vectors = torch.zeros(len(x), self.maps.shape[-1], dtype=gates.dtype, device=x.device)
         for gate, shift, weight in zip(gates.T, self.shift, self.maps, strict=True):
             vectors = vectors + gate[:, None] * ((x - shift) @ weight)

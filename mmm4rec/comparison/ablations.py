@@ -50,7 +50,7 @@ class AblatedMMM4Rec(MMM4Rec):
             for module in list(self.modules()):
                 if isinstance(module, (TimeAwareSSD, CrossSSD)):
                     module.add_module("state_space", AttentionMixer(config, ssd_form))
-        self._initialise()  # with what is new
+        self._initialise()  # again, to include the replaced parts
         for mixing in [module for module in self.modules() if isinstance(module, FourierMixing)]:
             if not config.text_filter:
                 mixing.add_module("text", Fixed(torch.ones_like))
@@ -117,5 +117,5 @@ class Fixed(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+        """x of any shape -> the result of the fixed map."""
         return self.function(x)

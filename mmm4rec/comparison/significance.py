@@ -25,7 +25,7 @@ def paired_p(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], see
     count = len(differences)
     if not count:
         return 1.0
-    # Sums of the same numbers in another order differ in the last digits.
+    # Tolerance, because the sum of the same numbers in another order differs in the last digits.
     least = abs(differences.sum()) * (1 - 1e-12)
     if count <= EXACT:
         signs = (np.arange(2**count)[:, None] >> np.arange(count) & 1) * 2 - 1

@@ -251,7 +251,7 @@ def compare(
     runs = planned(asked, can_transfer=given is not None or bool(sources))
     domain = target.load()
     for percent in {run.percent for run in runs}:
-        share_of_users(domain, percent)  # what cannot be done is said before hours are spent on the rest
+        share_of_users(domain, percent)  # reports an impossible share before hours are spent on trainings
     seeds = sorted({run.seed for run in runs if run.pretrained and run.seed is not None})
     total = 1000 * (len(runs) + (0 if given else len(seeds)))
     done = 0
@@ -313,7 +313,7 @@ def _finished(
         return _counted(domain, run)
     share = run.percent if run.percent < 100 else None
     special = {"init": start and start[1], "users": share, "lacks": run.lacks}
-    more = {name: value for name, value in special.items() if value is not None}  # none: as a run trains it
+    more = {name: value for name, value in special.items() if value is not None}  # empty: the same training as in a run
     code = keeping.tests(config) if more else keeping.trains(config)
     recipe = TrainingRecipe(config, training, target.versions, code, more)
 
@@ -328,7 +328,7 @@ def _finished(
         record = _record(trained) | {"lists": ranking.of_lists()}
         (made / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-    # Weights go when what came of them is kept, and not before.
+    # The weights are deleted, but only after the results of their test are stored.
     results = keep(keeping.results, {"training": recipe.decisive, "code": keeping.tests(config)}, test)
     with ExitStack() as weights, results as folder:
         ranks = pq.ParquetFile(folder / "ranks.parquet").read()["rank"].to_numpy()

@@ -175,6 +175,6 @@ def _merge_features(features: Sequence[Features], domains: Sequence[DomainData],
     return Features(
         vectors=torch.cat([first.vectors[:1], *(feature.vectors[1:] for feature in features)]),
         present=torch.cat([first.present[:1], *(feature.present[1:] for feature in features)]),
-        # Ready vectors of several domains have no encoder in common that anybody knows of.
+        # Merged ready vectors have no known common encoder.
         encoder=next(iter(known.values()), first.encoder if len(features) == 1 else None),
     )

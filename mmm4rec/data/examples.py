@@ -14,7 +14,8 @@ Split = Literal["training", "validation", "test", "everything"]
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 """The padded positions of a part, by device. On a CPU, the largest activation then takes about 30 MiB at the published
-sizes, which the allocator keeps, and the products are wide enough for full speed. On a GPU, launches dominate."""
+sizes. The allocator reuses blocks of that size, and the matrix products are wide enough for full speed. On a GPU, the
+time of kernel launches dominates."""
 
 
 def tokens_on(device: torch.device) -> int:

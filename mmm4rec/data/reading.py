@@ -99,7 +99,7 @@ def _read_encoder(path: Path) -> EncoderRecord | None:
     """The contents of an `encoder.json` of the feature store; None if there is none."""
     try:
         said = json.loads(regular(path).read_text(encoding="utf-8"))
-        # Not the model's name, of which one model may have several, nor the precision, which is rounding.
+        # Not the name, because one model may have several names, and not the precision, which only rounds.
         decisive = [said["weights_sha256"], said["preprocessing"]]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
         return EncoderRecord(str(said["model"]), digest, ready=said["preprocessing"] == "unknown")
@@ -127,7 +127,7 @@ def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encod
         )
     order = rows.to_numpy()
     present = np.concatenate([[False], table["present"].to_numpy()[order]])
-    place = np.zeros(len(found), np.int64)  # of each row that is read; 0: not wanted, or not present
+    place = np.zeros(len(found), np.int64)  # target row of each row in the file; 0: not wanted, or not present
     place[order] = np.arange(1, len(item_ids) + 1)
     place[order[~present[1:]]] = 0
     vectors = np.zeros((len(item_ids) + 1, _width(path, key)), np.float32)

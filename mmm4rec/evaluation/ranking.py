@@ -22,21 +22,21 @@ from mmm4rec.evaluation.top_k import TopKCounts
 from mmm4rec.model.recommender import Recommender
 
 USER_BATCH, USER_BATCH_CPU = 1024, 128
-"""Users that the model encodes at a time. On a CPU, fewer users are twice as fast, as activations fit the cache."""
+"""Users that the model encodes at a time. On a CPU, small batches are twice as fast: activations fit the cache."""
 ENCODED_TOGETHER = 4096
 """Users whose items pass through the adapters together, each item once."""
 RANKED_TOGETHER = 16_384
 """Users that are sorted by label before ranking, so that the users of a block share few blocks of labels."""
 USER_BLOCK = 512
 ITEM_BLOCK, ITEM_BLOCK_CPU = 65_536, 2048
-"""Scores of USER_BLOCK users and this many items are held at a time: on a CPU, what its cache holds."""
+"""The scores of USER_BLOCK users and this many items are in memory at a time. On a CPU, they fit the cache."""
 TABLE_BLOCK = 16_384
 """Items whose vectors are computed at a time."""
 
 DIVERGED = "a score is NaN or infinite: the model has diverged; lower the learning rate and train again"
 
 Score = Callable[[Tensor, int, int], Tensor]
-"""(user rows [B], first item, last item exclusive) -> scores [B, last - first]; -inf marks an item as no candidate."""
+"""(user rows [B], first item, last item exclusive) -> scores [B, last - first]; -inf: the item is not a candidate."""
 
 
 def ranks_by_counting(
@@ -60,8 +60,8 @@ def ranks_by_counting(
     broken = torch.zeros((), dtype=torch.bool, device=labels.device)
     for part in _split(labels.argsort(stable=True), USER_BLOCK):
         label = labels[part]
-        # The label's score is taken from the very product that is compared with it: another product of the
-        # same numbers may differ in the last bit, and break ties. As labels are sorted, few blocks hold them all.
+        # The label's score comes from the same matrix product as the scores it is compared with: another product of the
+        # same numbers may differ in the last bit and break ties. The labels are sorted, so they lie in few blocks.
         own = torch.full((len(part),), -torch.inf, device=labels.device)
         made, kept = -1, own
         least, most = label[[0, -1]].tolist()
@@ -75,10 +75,10 @@ def ranks_by_counting(
         best = top_k_counts.best(len(part)) if top_k_counts else None
         for low in starts:
             scores = kept if low == made else score(part, low, min(low + block, rows))
-            # Summed in 32 bits, which is several times faster than in 64.
+            # int32 sums are several times faster than int64 sums.
             higher += (scores > own[:, None]).sum(1, dtype=torch.int32)
             at_least += (scores >= own[:, None]).sum(1, dtype=torch.int32)
-            # The largest is NaN where any is; looked at once, at the end: every look waits for the device.
+            # amax is NaN if any score is NaN. It is read only once, at the end, because each read waits for the device.
             broken |= scores.amax().isnan()
             if best:
                 best.see(scores, low)
@@ -103,7 +103,7 @@ def encode_users(model: Recommender, examples: Examples, index: Tensor) -> Tenso
 
 
 def _encode(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
-    # From short to long, so that no batch computes positions that none of it needs.
+    # Sorted by length, so that a batch does not compute positions that none of its rows needs.
     size = USER_BATCH_CPU if index.device.type == "cpu" else USER_BATCH
     order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
     batches = [
@@ -178,7 +178,7 @@ def scorer(model: Recommender, users: Tensor, table: Tensor) -> Score:
     """Scores users [U,H] against the item table [N+1,H]."""
 
     def score(rows: Tensor, low: int, high: int) -> Tensor:
-        # Rounded to bf16, scores would tie by the dozen.
+        # Without autocast: in bf16, dozens of scores would be equal.
         with torch.autocast(users.device.type, enabled=False):
             return model.scores(users[rows], table[low:high], low)
 

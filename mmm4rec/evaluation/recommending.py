@@ -90,7 +90,8 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if scores.amax().isnan():
         raise ModelError(DIVERGED)
     scores[:, 0] = -torch.inf
-    # topk leaves open which of equal scores it takes: only the k-th best score is of use. By row, then by item:
+    # topk does not define which of several equal scores it takes, so only the k-th best score is used.
+    # The order is by row, then by score, then by item.
     least = scores.topk(min(k, scores.shape[1] - 1)).values[:, -1:]
     row, item = ((scores >= least) & (scores > -torch.inf)).nonzero(as_tuple=True)
     value = scores[row, item]

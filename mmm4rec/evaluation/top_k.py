@@ -18,13 +18,13 @@ class Best:
 
     def __init__(self, users: int, places: int, device: torch.device) -> None:
         self.scores = torch.full((users, places), -torch.inf, device=device)
-        """[B,places], falling; -inf where there were not so many."""
+        """[B,places], descending; -inf if there are fewer candidates."""
         self.items = torch.zeros((users, places), dtype=torch.int64, device=device)
 
     def see(self, scores: Tensor, first: int) -> None:
         """Add the scores [B,n] of the items from `first` on."""
         places = self.scores.shape[1]
-        # After some blocks few are better than the last that is kept, and picking few is several times faster.
+        # After some blocks, few scores are better than the worst one kept. Picking only these is several times faster.
         better = int((scores > self.scores[:, -1:]).sum(1, dtype=torch.int32).max())
         if not better:
             return

@@ -71,7 +71,7 @@ def chunk_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
     It is called without D, because its skip connection uses x and ours uses delta * x. delta is final: no bias and no
     softplus. In float32 its products round to TF32.
     """
-    # Not under autocast: the kernel wants x, B and C of one type and sums decays in float32 itself.
+    # Without autocast: the kernel needs x, B and C in the same type, and sums the decays in float32 itself.
     with torch.autocast(x.device.type, enabled=False):
         return SCAN(x, delta.float(), A.float(), B.to(x.dtype), C.to(x.dtype), SCAN_CHUNK, dt_softplus=False)
 
@@ -105,10 +105,10 @@ def choose_conv(
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, form: ConvForm = "auto") -> Tensor:
-    """y[b,t,c] = bias[c] + sum over w of weight[c,0,w] x[b,t-W+1+w,c], positions before the first being 0;
-    then SiLU where `silu`.
+    """y[b,t,c] = bias[c] + sum over w of weight[c,0,w] x[b,t-W+1+w,c], where positions before the first are 0;
+    then SiLU if `silu`.
 
-    x [B,T,C], weight [C,1,W] as `nn.Conv1d` holds it, bias [C], result [B,T,C].
+    x [B,T,C], weight [C,1,W] as in `nn.Conv1d`, bias [C], result [B,T,C].
     """
     chosen = _conv_form(weight, x) if form == "auto" else choose_conv(*_sizes(weight), form, x.device, x.dtype).form
     if chosen == "fused":
@@ -125,7 +125,7 @@ def shifted_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # As a picture of height 1 with channels last: on a CPU three times faster than conv1d.
+    # As an image of height 1 with channels last: three times faster than conv1d on a CPU.
     padded = F.pad(x, (0, 0, weight.shape[2] - 1, 0)).transpose(1, 2).unsqueeze(2)
     return F.conv2d(padded, weight.unsqueeze(2), bias, groups=len(weight)).squeeze(2).transpose(1, 2)
 
@@ -133,7 +133,7 @@ def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         rows = x.transpose(1, 2)
-        # The kernel reads eight channels at once; other strides go through its channels-first layout.
+        # The kernel reads eight channels at once. For other strides it uses its channels-first layout.
         if rows.stride(0) % 8 or rows.stride(2) % 8 or rows.stride(1) != 1:
             rows = rows.contiguous()
         y = CONV(rows, weight[:, 0].float(), bias.float(), activation="silu" if silu else None)
@@ -159,6 +159,6 @@ def _imported(module: str, name: str) -> Callable[..., Any] | str:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
-    # Not for torch.compile to look into. Only here, since the compiler takes seconds to import.
+    # torch.compile must not trace into the kernel. `torch.compiler` is used only here: its import takes seconds.
     disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return disabled

@@ -11,7 +11,7 @@ from mmm4rec.model.compat import Rules
 from mmm4rec.model.ssd import widened
 
 BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""The number of scores in memory at a time: on a CPU 16 MiB, which the cache and the allocator keep."""
+"""The number of scores in memory at a time. On a CPU: 16 MiB, which fits the cache and which the allocator reuses."""
 
 
 def full_cross_entropy(users: Tensor, table: Tensor, labels: Tensor, rules: Rules) -> Tensor:

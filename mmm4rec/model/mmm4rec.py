@@ -51,7 +51,7 @@ class StateSpace(nn.Module):
         """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
         x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
         delta = self._steps(dt, a)
-        # The skip takes delta * x, where Mamba takes x.
+        # The skip connection uses delta * x; Mamba's uses x.
         return self._result(ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form, self.skip), z)
 
     def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class StateSpace(nn.Module):
             position = torch.arange(x.shape[1], device=x.device)
             decay = elapsed.masked_fill((position > last[:, None])[..., None], -torch.inf).exp()
         similarity = (B * C[:, None]).sum(-1).repeat_interleave(self.heads // self.groups, dim=-1)
-        # The skip, delta * x of the position itself, is one more term of the same sum.
+        # The skip connection, delta * x at the position itself, is one more term of the same sum.
         weights = similarity * decay + self.skip * (position == last[:, None])[..., None]
         y = ((weights * delta)[..., None] * x).sum(1)
         return self._result(y, z)
@@ -197,7 +197,7 @@ class Layer(nn.Module):
 
         self.branches = TimeAwareSSD(config, ssd_form)
         self.text_norm, self.image_norm, self.cross_norm = norm(), norm(), norm()
-        # The image branch has no feed-forward network in the published model, though the paper draws one.
+        # The image branch has no feed-forward network in the published code, although the paper draws one.
         self.text_ffn, self.cross_ffn = feed_forward(), feed_forward()
         self.cross = CrossSSD(config, ssd_form)
         self.dropout = Dropout(config.dropout_hidden)
@@ -234,7 +234,7 @@ class Layer(nn.Module):
 def at(x: Tensor, position: Tensor) -> Tensor:
     """x [B,T,C] at position [B] or [B,n] of its row -> [B,C] or [B,n,C]."""
     row = torch.arange(len(x), device=x.device) * x.shape[1]
-    # By embedding, not by indexing: only embedding adds the gradients of repeated positions in a fixed order.
+    # F.embedding instead of indexing, because only it adds the gradients of repeated positions in a fixed order.
     return F.embedding(position + (row if position.dim() == 1 else row[:, None]), x.flatten(0, 1))
 
 
@@ -328,7 +328,7 @@ class MMM4Rec(Recommender):
             present = present if index is None else present[index]
             present = present | ~present.any(dim=1, keepdim=True)
             logits = logits.masked_fill(~present, -torch.inf)
-        # The published static score is a plain sum, hence 2 times the mean.
+        # The published static score is a plain sum, which is 2 times the mean.
         return logits.softmax(dim=-1) * (2 if static else 1)
 
     def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:

@@ -78,13 +78,14 @@ class Recommender(nn.Module, ABC):
                 vectors, table = items.vectors, items.table
             users = self.user_vectors(batch, vectors, batch.items)
             return full_cross_entropy(users, table, batch.labels, self.rules)
-        # Only the items of the batch are made into vectors.
+        # Only the vectors of the batch's items are computed.
         used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
         vectors = self.item_vectors(used)
         places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
-        # A sequence does not see the others of its batch: only the scores need all of them at once.
+        # A sequence does not depend on the others of its batch, so users are encoded piece by piece. Only the scores
+        # need all of them at once.
         users = torch.cat([self.user_vectors(b, vectors, places[at, : b.items.shape[1]]) for at, b in batch.pieces()])
-        # By embedding, not by indexing: labels repeat, and only embedding adds their gradients in a fixed order.
+        # F.embedding instead of indexing: labels repeat, and only embedding adds their gradients in a fixed order.
         of_labels = torch.stack([F.embedding(labels, table) for table in vectors])
         candidates = self.score_vectors(of_labels, batch.labels)
         return in_batch_cross_entropy(users @ candidates.T, batch.labels, self.rules)
@@ -109,7 +110,7 @@ class StepItems:
     """
 
     def __init__(self, model: Recommender) -> None:
-        vectors = widened(model.item_vectors())  # gradients of many parts are added up in it
+        vectors = widened(model.item_vectors())  # in float32, because the gradients of many parts are summed
         self._computed = [vectors, model.score_vectors(vectors)]
         self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
 

@@ -95,7 +95,7 @@ def sequential(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
     inputs = (delta.double()[..., None] * x.double())[..., None]
     state = inputs.new_zeros(batch, heads, width, B.shape[-1])
     outputs = []
-    # Unbound, not indexed: the gradient of an index is as long as the sequence, at every position.
+    # unbind instead of indexing: at every position, the gradient of an index is as long as the whole sequence.
     for decay_t, input_t, B_t, C_t in zip(*(m.unbind(1) for m in (decay, inputs, B, C)), strict=True):
         state = decay_t * state + input_t * B_t
         outputs.append((state * C_t).sum(-1))
@@ -109,11 +109,11 @@ def quadratic(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: T
 
 
 def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Like `quadratic` within chunks, and by the state at the end of each chunk: time and memory linear in T."""
+    """Like `quadratic` within chunks, which the state at each chunk's end links: time and memory are linear in T."""
     batch, length, heads, width = x.shape
     if length <= chunk:
         return quadratic(x, delta, A, B, C)
-    # N chunks of c positions as rows of their own, heads first, copied once for all the products below.
+    # N chunks of c positions become separate rows, heads first, copied only once for all products below.
     x, B, C = (_in_chunks(m, chunk).contiguous() for m in (x, B, C))
     steps = _in_chunks(widened(delta), chunk)  # [BN,K,c]
     B_of_head, C_of_head = (m.repeat_interleave(heads // m.shape[1], dim=1) for m in (B, C))
@@ -152,7 +152,7 @@ def _in_chunks(m: Tensor, chunk: int) -> Tensor:
 
 
 def _passed(added: Tensor, decay: Tensor) -> Tensor:
-    """The state that enters each chunk, from what each adds and the decay over it; all [B,N,...]."""
+    """The state that enters each chunk, from the amount each chunk adds and the decay over it; all [B,N,...]."""
     state = torch.zeros_like(added[:, 0])
     entering = []
     for added_n, decay_n in zip(added.unbind(1), decay.unbind(1), strict=True):

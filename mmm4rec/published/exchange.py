@@ -118,7 +118,7 @@ def _our_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             weights[name] = tensor.float()
     for published, tensor in copies.items():
-        # One copy suffices; two must agree.
+        # One copy is enough. If there are two, they must be equal.
         own = weights.setdefault(from_published(published) or published, tensor.float())
         if own.shape != tensor.shape or not torch.equal(own, tensor.float()):
             raise ModelError(
@@ -150,7 +150,7 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
         named[published] = weight
         if match := re.fullmatch(r"encoder_ssd_layers\.(\d+)\.ssd\.(.+)", published):
             named[f"decoder_ssd_layers.{match[1]}.ssd.{match[2]}"] = weight
-    # Through memory: torch.save writes the name of a file into it, and equal weights are to be equal bytes.
+    # Through memory, because torch.save writes the file name into the file, and equal weights must give equal bytes.
     content = io.BytesIO()
     torch.save({"model": dict(sorted(named.items()))}, content)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
         found = torch.load(stored(file), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
-    except Exception as error:  # a damaged archive raises nearly anything
+    except Exception as error:  # a damaged archive can raise almost any error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"{file}: not a checkpoint that can be read safely ({cause}): it is damaged, or holds objects other than "

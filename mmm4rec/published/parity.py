@@ -25,8 +25,8 @@ OUTPUT_TOLERANCE = 2e-5
 GRADIENT_TOLERANCE = 1e-4
 """Largest difference within a gradient tensor, relative to the largest magnitude in that tensor."""
 GRADIENT_FLOOR = 1e-8
-"""A tensor whose largest gradient is below this is float32 noise, and differences are taken relative to this
-instead. The published start gives the gates of the time path gradients of 1e-12."""
+"""The divisor for tensors whose largest gradient is smaller than this: such gradients are float32 noise. With the
+published initialisation, the gates of the time path have gradients of 1e-12."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ParityReport:
 
     @property
     def gradient(self) -> float:
-        """Largest relative difference over all gradients; 0 where the file has none."""
+        """Largest relative difference over all gradients; 0 if the file has none."""
         return max(self.gradients.values(), default=0.0)
 
     @property
@@ -244,7 +244,7 @@ def _gradient_differences(file: Path, model: MMM4Rec, tensors: dict[str, Tensor]
         published = key.removeprefix("grad.")
         parameter = ours.get(from_published(published) or "")
         gradient = None if parameter is None else parameter.grad
-        # A parameter that the variant does not use has no gradient here and zero there.
+        # For a parameter that the variant does not use, there is no gradient here, and a gradient of zero in the file.
         found = torch.zeros_like(theirs) if gradient is None else gradient
         if found.numel() != theirs.numel():
             raise ModelError(f"{file}: {key} is {list(theirs.shape)}, expected {list(found.shape)}")

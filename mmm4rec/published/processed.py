@@ -121,7 +121,7 @@ def _training_histories(folder: Path, items: int) -> dict[int, History]:
 
 
 def _with_prefix(seen: int, history: History, where: str) -> int:
-    """The set of lengths `seen`, one bit each, with that of `history`."""
+    """`seen`, a bit set of lengths, with the length of `history` added."""
     bit = 1 << len(history)
     if len(history) < 2 or seen & bit:
         raise ModelError(f"{where}: a prefix of {len(history)}, too short for a label or there before; {_MEND}")
@@ -204,14 +204,14 @@ def _without_picture(path: Path) -> set[int]:
 
 
 def _features(path: Path, items: int, absent: set[int]) -> Features:
-    """The vectors of items 1..N after the row for padding, which is that of the file, otherwise zero."""
+    """The vectors of items 1..N, after a row for padding: the one in the file, if it has one, otherwise zeros."""
     try:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; {_MEND}") from None
     except OSError as error:
         raise ModelError(f"{path}: is no tensor that can be read safely ({error.strerror}); {_MEND}") from None
-    except Exception as error:  # pickle's, zip's and torch's own
+    except Exception as error:  # errors of pickle, zip and torch
         raise ModelError(f"{path}: is no tensor that can be read safely ({type(error).__name__}); {_MEND}") from None
     if (
         not isinstance(tensor, Tensor)
@@ -219,7 +219,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
         or tensor.layout is not torch.strided
         or tensor.dim() != 2
         or not tensor.shape[1]
-        or tensor.nbytes > path.stat().st_size  # a view that repeats what it holds
+        or tensor.nbytes > path.stat().st_size  # a view that repeats its data
     ):
         raise ModelError(f"{path}: is no table of floats [items, width]; {_MEND}")
     if len(tensor) not in (items, items + 1):

@@ -41,7 +41,7 @@ from mmm4rec.training.resume import identity
 __all__ = ["LAST_GOOD", "Adopted", "Epoch", "TrainSummary", "adopt", "fit", "pretrain"]
 
 STATE_SECONDS = 30.0
-"""The time between two saves of the state: about the work that a kill loses."""
+"""Seconds between two saves of the state. A kill loses about this much work."""
 
 
 def fit(
@@ -85,7 +85,7 @@ def fit(
     if train_config.least_steps:
         train_config = train_config.fitted(len(domain.examples("training", model_config.length)))
     fabric = make_fabric(train_config, logs)
-    ssd = _ssd_form(model_config, train_config, fabric.device)  # before anything is read or built: it may not run here
+    ssd = _ssd_form(model_config, train_config, fabric.device)  # first of all, because the form may not run here
     known = None if state is None else identity(domain, model_config, train_config, init)
     arguments = Arguments(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
@@ -154,7 +154,7 @@ class Adopted:
 
     parameters: int
     items: int
-    """N of the per-item weights; 0 where there are none."""
+    """N of the per-item weights; 0 if there are none."""
     model: dict[str, Any]
     """The config of the model, and its kind if it is not MMM4Rec."""
 

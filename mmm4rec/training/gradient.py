@@ -79,12 +79,12 @@ def accumulate_on_devices(
     places = list(range(rank, len(parts), count))
     mine = [parts[place] for place in places]
     if count > 1:
-        # The mean over the devices is taken when gradients are exchanged, and the sum is wanted. A device
-        # without a part in a short step takes part with a gradient of zero.
+        # The exchange takes the mean of the devices' gradients, but the sum is needed, so each share is multiplied by
+        # the number of devices. In a short step, a device without a part contributes a gradient of zero.
         mine = [part._replace(share=part.share * count) for part in mine] or [parts[0]._replace(share=0.0)]
     items = None
-    if count == 1 and not in_batch:  # DDP follows gradients through the model alone
-        # The making of item vectors may be random too (UniSRec's is), and no part of the step is its own.
+    if count == 1 and not in_batch:  # with several devices, DDP needs the item vectors inside the model's forward pass
+        # Computing item vectors may be random too (as in UniSRec). It belongs to no part, so it has its own seed.
         torch.manual_seed(seed_of(-1))
         with fabric.autocast():
             items = model.step_items()
@@ -108,4 +108,4 @@ def accumulate_on_devices(
 def part_seed(seed: int, epoch: int, step: int, place: int) -> int:
     """The seed of a part's dropout. It depends neither on the device nor on where a run was resumed."""
     digest = hashlib.sha256(f"{seed} {epoch} {step} {place}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")  # the CPU's generator takes 32 bits
+    return int.from_bytes(digest[:4], "little")  # the CPU's generator uses a seed of 32 bits

@@ -64,7 +64,7 @@ def keep(
             shutil.rmtree(place / "unfinished", ignore_errors=True)
         yield finished
         if not stood and not lasting:
-            finished.rename(made)  # at once, so that a kill leaves nothing that looks damaged
+            finished.rename(made)  # renamed first, so that a kill leaves no half-deleted result that looks damaged
             shutil.rmtree(made)
 
 

@@ -36,6 +36,6 @@ class EpochLog:
             said.append(f"validation {self._training.metric} {value:.4f}")
         left, done = self._training.epochs - epoch.epoch, epoch.epoch - self._first.epoch
         if left and done:
-            # Patience may end it earlier.
+            # At most, because patience may end the training earlier.
             said.append(f"at most {duration(left * (epoch.seconds - self._first.seconds) / done)} left")
         _log.info("%s: epoch %d of %d: %s", self._of, epoch.epoch, self._training.epochs, ", ".join(said) or "begins")

@@ -15,7 +15,7 @@ def make_loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
         ModelError: no folder is given, or the package of a logger is not installed.
     """
     if not config.loggers or os.environ.get("LOCAL_RANK", "0") != "0":
-        return []  # the first process logs
+        return []  # only the first process logs
     if logs is None:
         raise ModelError(f"loggers is {', '.join(config.loggers)} but no folder is given: pass logs (--logs)")
     from lightning_fabric.loggers.csv_logs import CSVLogger
@@ -24,7 +24,7 @@ def make_loggers(config: TrainConfig, logs: Path | None) -> list[Any]:
     loggers: list[Any] = []
     for name in config.loggers:
         folder = logs / name
-        # A resumed run logs its past again, so what it left is not missed, and would show every epoch twice.
+        # A resumed run logs its past epochs again. With the old files, every epoch would appear twice.
         for old in [*folder.glob("metrics.csv"), *folder.glob("events.out.tfevents.*")]:
             old.unlink(missing_ok=True)
         if name == "csv":

@@ -75,7 +75,7 @@ class Loop:
             if fabric.is_global_zero:
                 print(f"{domain.name}: goes on after {self.state.optimiser_steps} optimiser steps", file=sys.stderr)
         self.saved_at = time.perf_counter()
-        fabric.barrier()  # nobody saves before everybody has read
+        fabric.barrier()  # no process may save before all have read
 
     def run(self) -> None:
         """Run the remaining epochs, up to the maximum or until patience runs out.
@@ -96,7 +96,7 @@ class Loop:
         config, state = self.config, self.state
         started = time.perf_counter()
         self.wrapped_model.train()
-        # A loss that looks across its batch needs it whole.
+        # The in-batch loss compares the examples of a batch, so it needs whole batches.
         tokens = None if config.loss == "in_batch" else tokens_on(self.fabric.device)
         order = self.examples.steps(config.batch_size, config.accumulate, config.seed * 1_000_003 + number, tokens)
         for parts in islice(order, state.epoch_steps, None):
@@ -126,7 +126,7 @@ class Loop:
             in_batch=self.config.loss == "in_batch",
             seed_of=partial(part_seed, self.config.seed, epoch, self.state.epoch_steps),
         )
-        # Looked at once a step: every look waits for the device.
+        # Checked once per step, because every check waits for the device.
         if not losses.isfinite().all():
             first = self.state.epoch_steps * self.config.accumulate + 1
             last = min(first + self.config.accumulate - 1, self.batches)

@@ -14,7 +14,7 @@ def forget_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        (_PROC / "clear_refs").write_text("5")  # proc(5): the peak of the resident set is what it is now
+        (_PROC / "clear_refs").write_text("5")  # proc(5): resets the peak to the current resident set
     except OSError:
         return
 

@@ -87,7 +87,7 @@ class _Seconds:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.by_epoch: dict[str, float] = {}
-        with suppress(OSError, ValueError):  # without it, only times of epochs that are done are unknown
+        with suppress(OSError, ValueError):  # without the file, only the times of past epochs are unknown
             self.by_epoch = dict(json.loads(file.read_text(encoding="utf-8")))
 
     def __call__(self, epoch: Epoch) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LAST_GOOD: Final = "last-good"
-"""Folder, in the state's (else in the output's), for the last good weights of a training that diverged."""
+"""Folder for the last good weights of a training that diverged; in the folder of the state, otherwise of the output."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _write_last_good(plan: Arguments, loop: Loop, moved: Transfer | None, error:
         out.mkdir(parents=True, exist_ok=True)
         loop.state.stopped = str(error)
         _write(plan, loop, moved, out)
-    loop.fabric.barrier()  # the end of one is the end of all, and the first is still writing
+    loop.fabric.barrier()  # one process that ends would end all, and the first is still writing
     raise ModelError(f"{error}. The last good weights, those of epoch {best.epoch}, are in {out}") from None
 
 

@@ -46,7 +46,7 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
         raise ModelError(f"devices is {config.devices} but there are {gpus} GPUs: set devices to at most {gpus}")
     strategy: Any = "auto"
     if config.devices > 1:
-        # The buffers are the features, the same everywhere: broadcasting them would cost more than the step.
+        # No broadcast: the buffers are the features, equal everywhere, and sending them would cost more than the step.
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Fabric(
         accelerator=config.device,
@@ -81,7 +81,7 @@ def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
         for receiver in [one for one in receivers if one in ready]:
             try:
                 kind, value = receiver.recv()
-            except (EOFError, OSError):  # from a process that has ended, or was killed while it sent
+            except (EOFError, OSError):  # the process has ended, or was killed while it was sending
                 receivers.remove(receiver)
                 continue
             if kind in ("summary", "error"):
@@ -89,12 +89,12 @@ def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
             else:
                 send(kind, value)
 
-    # Fabric could start the processes, but would not say which they are.
+    # Fabric could start the processes itself, but it does not return them, and they must be ended here.
     port = LightningEnvironment().main_port
     started = start_processes(_worker, (arguments, senders, port), count, join=False)  # type: ignore[no-untyped-call]
     try:
         for sender in senders:
-            sender.close()  # now the pipes end when the processes do
+            sender.close()  # so that a pipe ends when its process ends
         while not started.join(timeout=0):
             receive(wait([*receivers, *started.sentinels]))
     except ProcessException as error:
@@ -102,7 +102,7 @@ def train_in_new_processes(arguments: Arguments, send: Send) -> TrainSummary:
     finally:
         end(started.processes)
     while ready := wait(receivers, timeout=0):
-        receive(ready)  # their last messages
+        receive(ready)  # the last messages
     cause = results.get("error", failure)
     if cause is not None:
         raise cause
@@ -125,7 +125,7 @@ def _worker(rank: int, arguments: Arguments, senders: "Sequence[Connection]", po
         summary = train_here(fabric, arguments, send)
     except ModelError as error:
         send("error", error)
-        raise  # the end of one is the end of all
+        raise  # one process that ends makes the parent end all of them
     if fabric.is_global_zero:
         send("summary", summary)
-    fabric.barrier()  # or one would end while another still speaks to it
+    fabric.barrier()  # so that no process ends while another still communicates with it

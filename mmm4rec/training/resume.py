@@ -83,7 +83,7 @@ class StateFolder:
     def save(self, progress: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Replace the state. `progress` is JSON; floats are restored exactly."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Another name than that of the current state, which stays whole until the rename below.
+        # A new file name, so that the current state stays complete until the rename below.
         file = self.folder / f"state-{progress['steps']}-{progress['epoch']}-{os.getpid()}.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
         record = {

@@ -104,7 +104,7 @@ class TrainingState:
                 elif kind == "kept":
                     state.best_weights[name] = value.to(parameters[name].device)
                 else:
-                    # Moments lie beside their parameter; counters stay on the CPU, as NAdam makes them.
+                    # Moments go to the device of their parameter. Counters stay on the CPU, as NAdam creates them.
                     slot, name = name.split(".", 1)
                     parameter = parameters[name]
                     is_moment = value.shape == parameter.shape
