@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks.NAME [--quick] [--json]``. Each compares in one run on one machine, as ratios."""
+"""Benchmarks: ``python -m benchmarks.NAME [--quick] [--json]``. Each compares runs on one machine and shows ratios."""

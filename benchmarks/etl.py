@@ -1,9 +1,9 @@
-"""Raw ratings to sequences and splits: against plain Python, and against DuckDB's bare read of the same file.
+"""From raw ratings to sequences and splits: compared with plain Python, and with DuckDB only reading the same file.
 
-The ratings are synthetic (`benchmarks.synthetic`); the whole is ingest, interactions and sequences, each with its
-Parquet files, in one process as three steps of the pipeline do it. The bare read is DuckDB's ``read_csv`` with the
-column types given, on as many threads, into a table of a database file: like ours it leaves the rows on disk. Beside
-it stands the read into a table in memory, which nobody could come back to.
+The ratings are synthetic (`benchmarks.synthetic`). Our run consists of ingest, interactions and sequences, each with
+its Parquet files, in one process, like three steps of the pipeline. The plain read is DuckDB's ``read_csv`` with given
+column types and the same number of threads, into a table of a database file, so both leave the rows on disk. A read
+into a table in memory is also measured, although its result is lost when the process ends.
 """
 
 import shutil
@@ -73,8 +73,8 @@ def _against_python(folder: Path, rows: int, repeat: int) -> dict[str, Any]:
     source, items = _generate(folder, rows)
     ours: list[Measured] = []
     plain: list[Measured] = []
-    for _ in range(repeat):  # in turn: a machine that slows down for a while slows both
-        # Once for nothing: while plain Python runs, the system may take file and libraries out of memory.
+    for _ in range(repeat):  # in turns, so that a slow phase of the machine affects both
+        # One unmeasured run first: while plain Python runs, the system may drop the file and libraries from memory.
         measured(_build, source, items, folder / "out", "3GB")
         ours.append(measured(_build, source, items, folder / "out", "3GB"))
         plain.append(measured(_plain, source, items, folder / "plain"))
@@ -90,7 +90,7 @@ def _against_python(folder: Path, rows: int, repeat: int) -> dict[str, Any]:
 
 
 def _ratios(runs: Sequence[Measured], others: Sequence[Measured]) -> list[float]:
-    """Seconds of each run over those of the one beside it, the least first."""
+    """The ratio of seconds of each pair of runs, smallest first."""
     return sorted(run.seconds / other.seconds for run, other in zip(runs, others, strict=True))
 
 
@@ -103,7 +103,7 @@ def _generate(folder: Path, rows: int) -> tuple[Path, Path]:
 
 
 def _build(source: Path, items: Path, out: Path, memory: str) -> dict[str, float]:
-    """The whole, as the assets do it; seconds of each step."""
+    """All three steps as the assets run them. Returns the seconds of each step."""
     shutil.rmtree(out, ignore_errors=True)
     folders = [out / name for name in ("ratings", "interactions", "sequences")]
     for folder in folders:

@@ -1,15 +1,15 @@
-"""How near extraction comes to the encoder's own speed, the shard reader to Pillow's, and how long no news takes.
+"""The speed of extraction relative to the encoder, of the shard reader relative to Pillow, and of a run without news.
 
-``python -m benchmarks.extraction [--quick] [--json]``. Pictures are JPEGs of 300 to 500 pixels a side, with a seed; the
-encoder is a CLIP ViT-B/32 with random weights (a far smaller one with --quick), on the GPU if there is one. In turns,
-medians:
+``python -m benchmarks.extraction [--quick] [--json]``. The pictures are seeded random JPEGs with sides of 300 to 500
+pixels. The encoder is a CLIP ViT-B/32 with random weights (a much smaller one with --quick), on the GPU if there is
+one. The measurements take turns; the figures are medians.
 
-- fraction_of_forward: ``embed_images`` from shards to Parquet, in pictures a second (items_per_second), against
-  forward passes over prepared batches that lie in memory, on the encoder's device.
-- reader_fraction_of_pillow: pictures that a second of one core's time reads from a shard, checks, decodes and resizes,
-  against Pillow's own decoding and resizing of bytes in memory.
-- noop_seconds: composing the text and the image embeddings of 100,000 items (2,000 with --quick) whose contents are
-  all in the cache, 512 wide.
+- fraction_of_forward: pictures per second (items_per_second) of ``embed_images``, from shards to Parquet, divided by
+  those of forward passes over prepared batches in memory, on the encoder's device.
+- reader_fraction_of_pillow: pictures that are read from a shard, checked, decoded and resized in one second of one
+  core's time, divided by those that Pillow only decodes and resizes from bytes in memory.
+- noop_seconds: seconds to write the text and image embeddings of 100,000 items (2,000 with --quick) if the cache
+  already has all vectors, 512 wide.
 """
 
 import io
@@ -39,12 +39,12 @@ from features.vectors.embeddings import embed_images, embed_texts
 from features.vectors.loading import Original, load
 
 BATCH = 64
-"""Pictures in a batch, here and there."""
+"""Pictures per batch, for the extraction and for the bare forward passes."""
 SIDE = 224
 
 
 def main() -> None:
-    """Make pictures, shards and a model, measure, show."""
+    """Make pictures, shards and a model; measure; show the figures."""
     options = arguments(__doc__ or "", repeats=3, pictures=0)
     count = options.pictures or (48 if options.quick else 256)
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +90,7 @@ def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_
 
 
 def jpegs(count: int, seed: int = 0) -> list[bytes]:
-    """Smooth shapes with some grain, as product pictures have."""
+    """JPEGs of smooth shapes with some grain, like product pictures."""
     chance, made = np.random.default_rng(seed), []
     for _ in range(count):
         width, height = chance.integers(300, 501, 2)
@@ -104,7 +104,7 @@ def jpegs(count: int, seed: int = 0) -> list[bytes]:
 
 
 def write_images(folder: Path, pictures: list[bytes]) -> list[Original]:
-    """The artifact item_images of these pictures, and where each lies."""
+    """Write the artifact item_images with these pictures. Returns the place of each."""
     folder.mkdir()
     originals, rows = [], []
     with ShardWriter(folder) as writer:
@@ -124,12 +124,12 @@ def image_row(original: Original) -> dict[str, Any]:
 
 
 def decoded(data: bytes) -> Image.Image:
-    """What Pillow makes of bytes in memory."""
+    """The picture that Pillow decodes from bytes in memory."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def resized(picture: Image.Image) -> NDArray[Any]:
-    """The picture at SIDE x SIDE."""
+    """The picture resized to SIDE x SIDE."""
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -157,7 +157,7 @@ def extracted(images: Path, encoder: Encoder, out: Path) -> None:
 
 
 def noop_of(folder: Path, items: int) -> Callable[[int], None]:
-    """What embeds texts and pictures of `items` items without anything to encode, into a new folder each turn."""
+    """A function that embeds texts and pictures of `items` items, all already cached, into a new folder per turn."""
     identity = EncoderIdentity(
         architecture="random",
         model="random",
@@ -198,7 +198,7 @@ def noop_of(folder: Path, items: int) -> Callable[[int], None]:
 
 
 class Idle:
-    """An encoder that is never asked for a vector."""
+    """An encoder that must never be asked for a vector."""
 
     device = "cpu"
 
@@ -206,12 +206,12 @@ class Idle:
         self.identity = identity
 
     def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """No text is."""
+        """False for every text."""
         return np.zeros(len(texts), np.bool_)
 
 
 def open_random_clip(folder: Path, small: bool) -> Encoder:
-    """A CLIP with random weights, ViT-B/32 or a far smaller one, in sentence-transformers' layout."""
+    """A CLIP with random weights in the format of sentence-transformers: ViT-B/32, or a much smaller one."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer

@@ -1,8 +1,8 @@
-"""1,000 item vectors out of a million by random ids, beside pyarrow reading the rows from the Parquet file.
+"""Looking up 1,000 item vectors of a million by random ids, compared with pyarrow reading these rows from Parquet.
 
-``python -m benchmarks.lookup [--quick] [--json]``. What is timed is `FeatureStore.items`, ids to a matrix with its
-mask, over the mapped copy in a warm file cache; every question has other ids. pyarrow reads the same columns with a
-filter on the ids, on all cores.
+``python -m benchmarks.lookup [--quick] [--json]``. It times `FeatureStore.items` (from ids to a matrix with its mask)
+over the mapped copy in a warm file cache, with new ids in every call. pyarrow reads the same columns with a filter on
+the ids, on all cores.
 """
 
 import tempfile
@@ -26,14 +26,14 @@ VIEW = "text_embeddings"
 
 @dataclass(frozen=True)
 class Built:
-    """The one artifact there is."""
+    """The only artifact of this benchmark."""
 
     version: str
     path: Path
 
 
 def main() -> None:
-    """Write, measure, print."""
+    """Write the vectors, measure, print."""
     given = arguments(__doc__ or "", items=1_000_000, width=512, repeats=100, folder="")
     items = 20_000 if given.quick else given.items
     with tempfile.TemporaryDirectory(dir=given.folder or None) as name:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _copy(artifact: Built) -> None:
-    """The first time, the table is copied."""
+    """Open the store for the first time, which copies the table."""
     _open(artifact)
 
 
@@ -77,7 +77,7 @@ def _look_up(artifact: Built, items: int, repeats: int) -> dict[str, Any]:
 
 
 def _anonymous_gib() -> float:
-    """Memory of this process without the pages of files that it has mapped, which the system may take back."""
+    """Memory of this process without mapped file pages, which the system can reclaim."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0
@@ -86,7 +86,7 @@ def _anonymous_gib() -> float:
 
 
 def _read_parquet(artifact: Built, items: int, repeats: int) -> float:
-    """Median milliseconds."""
+    """The median time in milliseconds."""
     path, columns = artifact.path / f"{VIEW}.parquet", ["item_id", "vector", "present", "content_sha256"]
     seconds = []
     for asked in _questions(items, repeats):

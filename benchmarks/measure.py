@@ -1,4 +1,4 @@
-"""What every benchmark shares: a function measured in a process of its own, and how figures are shown."""
+"""The common parts of all benchmarks: measuring a function in its own process, and printing figures."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Measured:
-    """One call: its wall time, the most memory its process held at any moment, and what it returned."""
+    """One call: its wall time, the peak memory of its process, and its result."""
 
     seconds: float
     peak_rss_bytes: int
@@ -35,9 +35,9 @@ class Measured:
 
 
 def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """Call a module-level function in a fresh process, so that neither caches nor memory of another call count.
+    """Call a module-level function in a new process, so that no cache or memory of another call has an effect.
 
-    The clock runs inside the process: starting it and importing are not measured.
+    The clock runs inside the process, so starting the process and its imports are not measured.
 
     Raises:
         RuntimeError: the process ended without a result; its own message is on stderr.
@@ -57,12 +57,12 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
 
 
 def median(runs: Sequence[Measured]) -> float:
-    """Median seconds."""
+    """The median of the seconds."""
     return statistics.median(run.seconds for run in runs)
 
 
 def arguments(description: str, **more: Any) -> argparse.Namespace:
-    """The command line of a benchmark: --quick, --json and those of `more` (name=default, an int or a string)."""
+    """The command line of a benchmark: --quick, --json, and the options `more` (name=default, an int or a string)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes: that it works, not how fast it is")
     parser.add_argument("--json", action="store_true", help="one flat JSON object")
@@ -94,7 +94,7 @@ def _call(sender: Any, function: Callable[..., Any], values: Sequence[Any]) -> N
 
 def _peak_rss() -> int:
     status = Path("/proc/self/status")
-    if status.exists():  # a fresh process's ru_maxrss begins at its parent's, which this does not
+    if status.exists():  # unlike this value, ru_maxrss of a new process starts at that of its parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

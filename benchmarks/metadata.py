@@ -1,9 +1,9 @@
-"""How fast `warehouse.raw.metadata` reads a product file, beside DuckDB's `read_json` of the same file.
+"""The speed at which `warehouse.raw.metadata` reads a product file, compared with DuckDB's `read_json`.
 
-``python -m benchmarks.metadata [--quick] [--json]``. A json.gz file with a seed, 400 MB of text (8 with --quick).
-Ours checks every line and writes Parquet; DuckDB, on two threads, fills a table in memory with the same fields,
-declared to it (`read_json`) or found by it (`read_json_auto`), or writes Parquet too (`read_json_to_parquet`). Each
-run is a process of its own, in turns; medians.
+``python -m benchmarks.metadata [--quick] [--json]``. The file is a seeded json.gz with 400 MB of text (8 with --quick).
+Our reader checks every line and writes Parquet. DuckDB, on two threads, reads the same fields into a table in memory,
+with declared types (`read_json`) or detected types (`read_json_auto`), or also writes Parquet
+(`read_json_to_parquet`). Each run has its own process. The runs take turns; the figures are medians.
 """
 
 import gzip
@@ -35,7 +35,7 @@ FOUND: Final = "auto_detect = true"
 
 
 def main() -> None:
-    """Write the file, measure, show."""
+    """Write the file, measure, show the figures."""
     options = arguments(__doc__ or "", repeats=5)
     megabytes = 8 if options.quick else 400
     with tempfile.TemporaryDirectory() as folder:
@@ -70,13 +70,13 @@ def main() -> None:
 
 
 def read_ours(source: Path, out: Path) -> int:
-    """Products read into Parquet files."""
+    """The number of products, after reading them into Parquet files."""
     out.mkdir()
     return ingest_metadata(source, out).rows
 
 
 def read_with_duckdb(source: Path, options: str, parquet: Path | None = None) -> int:
-    """Products read into a table in memory, or into a Parquet file compressed as ours is."""
+    """The number of products, after reading them into a table in memory or into Parquet with our compression."""
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("SET enable_progress_bar = false")
         products = (
@@ -92,7 +92,7 @@ def read_with_duckdb(source: Path, options: str, parquet: Path | None = None) ->
 
 
 def write_metadata(path: Path, size: int, seed: int = 0) -> tuple[int, int]:
-    """Write products until their lines come to `size` bytes; return the bytes and the products."""
+    """Write products until their lines have `size` bytes. Returns the number of bytes and of products."""
     written = count = 0
     with gzip.open(path, "wb", compresslevel=6) as file:
         for product in _products(random.Random(seed)):
@@ -105,7 +105,7 @@ def write_metadata(path: Path, size: int, seed: int = 0) -> tuple[int, int]:
 
 
 def _products(dice: random.Random) -> Iterator[dict[str, Any]]:
-    """Products like those of Amazon 2018: long texts and link lists, scraped HTML, missing values as empty ones."""
+    """Products like those of Amazon 2018: long texts and lists of links, scraped HTML, and empty values if missing."""
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(dice.choices(letters, range(26, 0, -1), k=dice.randint(2, 11))) for _ in range(20_000)]
     weights = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
@@ -145,7 +145,7 @@ def _products(dice: random.Random) -> Iterator[dict[str, Any]]:
 
 
 def _best(runs: Sequence[Measured]) -> float:
-    """Fewest seconds: on a machine that others use too, the steadier figure."""
+    """The smallest number of seconds, which is more stable than the median on a shared machine."""
     return min(run.seconds for run in runs)
 
 

@@ -1,6 +1,6 @@
-"""The recipe in plain Python: what the warehouse's tables must say, and what its speed is measured against.
+"""The recipe in plain Python: the expected contents of the warehouse's tables, and the reference for their speed.
 
-As somebody would write it who knows the recipe and the standard library, and no other tool.
+It is written as a programmer would write it who knows the recipe and uses only the standard library.
 """
 
 import json
@@ -16,7 +16,7 @@ __all__ = ["Row", "interactions", "k_core", "run", "sequences"]
 
 
 class Row(NamedTuple):
-    """A rating; `position` is its line."""
+    """A rating; `position` is its line number."""
 
     position: int
     user: str
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def run(ratings: Path, items: Collection[str], out: Path, k: int = 5) -> dict[str, int]:
-    """From a ratings file to tables as JSON lines, the same tables that the warehouse writes."""
+    """Read a ratings file and write the same tables as the warehouse, as JSON lines."""
     rows = []
     with ratings.open("rb") as lines, (out / "ratings.jsonl").open("w") as table:
         for number, line in enumerate(lines, 1):
@@ -49,7 +49,7 @@ def run(ratings: Path, items: Collection[str], out: Path, k: int = 5) -> dict[st
 def interactions(
     ratings: Iterable[Row], items: Collection[str], wanted: Wanted | None = None
 ) -> tuple[list[Row], list[tuple[Row, str]]]:
-    """Distinct ratings of items with metadata that the domain asks for; and the others with the first reason."""
+    """The distinct ratings of items with metadata that `wanted` includes; the others, each with its first reason."""
     wanted = wanted or Wanted()
     seen = set()
     kept, rejected = [], []
@@ -72,7 +72,7 @@ def interactions(
 
 
 def k_core(rows: list[Row], k: int) -> list[Row]:
-    """Rows of users and items with k rows or more, until all have."""
+    """Remove the rows of users and items with fewer than k rows, until no such user or item is left."""
     while True:
         users, items = Counter(row.user for row in rows), Counter(row.item for row in rows)
         kept = [row for row in rows if users[row.user] >= k and items[row.item] >= k]
@@ -84,7 +84,7 @@ def k_core(rows: list[Row], k: int) -> list[Row]:
 def sequences(
     rows: Iterable[Row], split: GlobalTimeSplit | None = None, max_length: int | None = None
 ) -> dict[str, list[tuple[Row, str]]]:
-    """Each user's rows in order of (time, position), each with its part; users in bytewise order."""
+    """Each user's rows ordered by (time, position), each with its split. Users are in the order of their bytes."""
     by_user: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_user[row.user].append(row)

@@ -1,10 +1,10 @@
-"""The training step as published, in plain torch: what `benchmarks.training` compares with.
+"""The training step as published, in plain torch: the reference for `benchmarks.training`.
 
-Full padded length, branch by branch, segsum through repeat and cumsum, one scoring product per modality, one sample
-at a time from a Dataset through a DataLoader without workers, float32, torch's own dropout, the gradients of 8
-batches summed for a step of NAdam. It is written from the equations of arXiv 2506.02916, shares no computation with
-`mmm4rec`, and takes its weights under the same names, so that the two can be held to the same loss. One layer and the
-full, static loss with per-item vectors: the published fine-tuning with ID.
+It uses the full padded length, one branch after the other, segsum through repeat and cumsum, one scoring product per
+modality, one sample at a time from a Dataset through a DataLoader without workers, float32, torch's own dropout, and
+the summed gradients of 8 batches for one step of NAdam. It is written from the equations of arXiv 2506.02916 and shares
+no computation with `mmm4rec`. It takes its weights under the same names, so that the losses of both can be compared. It
+has one layer and the full, static loss with per-item vectors: the published fine-tuning with ID.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ from mmm4rec.config import ModelConfig
 from mmm4rec.data.domain import DomainData
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Items [L], times [L], length and label; of a batch, with B in front."""
+"""Items [L], times [L], length and label. In a batch, each has a leading dimension B."""
 
 
 class Prefixes(Dataset[Sample]):
-    """The training examples, cut and padded one by one; where it fits, the label's time stays among the times."""
+    """The training examples, cut and padded one by one. If there is room, the times include the label's time."""
 
     def __init__(self, domain: DomainData, length: int) -> None:
         examples = domain.examples("training", length)
@@ -50,12 +50,12 @@ def loader(domain: DomainData, length: int, batch_size: int, seed: int) -> "Data
 
 
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:
-    """The published one."""
+    """The published optimiser."""
     return torch.optim.NAdam(model.parameters(), lr=1e-4, weight_decay=0.005)
 
 
 def step(model: "PublishedModel", optimiser: torch.optim.Optimizer, batches: Iterable[Sample]) -> float:
-    """One optimiser step: the gradients of `batches` summed. The sum of their losses."""
+    """One optimiser step with the summed gradients of `batches`. Returns the sum of their losses."""
     total = 0.0
     for batch in batches:
         loss = model(*batch)
@@ -75,12 +75,12 @@ def segsum(v: Tensor) -> Tensor:
 
 
 def conv(channels: int, width: int) -> nn.Conv1d:
-    """A depthwise convolution that is cut to the past afterwards."""
+    """A depthwise convolution; `past` cuts its output to the causal part."""
     return nn.Conv1d(channels, channels, width, groups=channels, padding=width - 1)
 
 
 def past(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """silu(conv) of x [B,T,C]."""
+    """silu(conv) of x [B,T,C], causal."""
     return F.silu(conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
 
 
@@ -100,7 +100,7 @@ class StepScale(nn.Module):
 
 
 class GapGate(nn.Module):
-    """The gap signal that leaves the block."""
+    """The gap signal for the next block."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class GapGate(nn.Module):
 
 
 class StateSpace(nn.Module):
-    """Steps, SSD, skip, gate, norm, output map."""
+    """Steps, SSD, skip connection, gate, norm, output map."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class StateSpace(nn.Module):
 
 
 class TimeAwareSSD(nn.Module):
-    """The block of the branches."""
+    """The block of the text and of the image branch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class TimeAwareSSD(nn.Module):
 
 
 class CrossSSD(nn.Module):
-    """The block that joins them."""
+    """The block that joins the branches."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Fourier(nn.Module):
 
 
 class Layer(nn.Module):
-    """One branch, the other, the cross block."""
+    """The text branch, the image branch, then the cross block."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Layer(nn.Module):
 
 
 class PublishedModel(nn.Module):
-    """The whole, with its loss."""
+    """The whole model with its loss."""
 
     text_features: Tensor
     image_features: Tensor

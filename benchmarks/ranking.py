@@ -1,13 +1,13 @@
-"""Full ranking by counting in blocks, beside sorting every user's scores; and what an evaluation holds in memory.
+"""Full ranking by counting in blocks, compared with sorting every user's scores; and the memory of an evaluation.
 
-``python -m benchmarks.ranking [--quick] [--json]``. Three measurements, each in processes of their own:
+``python -m benchmarks.ranking [--quick] [--json]``. Three measurements, each in its own processes:
 
-- Office's size: the ranks of 87,346 users among 25,986 items from ready user vectors. The plain way scores a batch of
-  1,024 users, sorts the scores and looks the label up; as it is slow, it gets a part of the users. In turns; the ranks
-  of those users must agree.
-- The whole evaluation of that size by a model of the published sizes, of all users and of a quarter of them: what the
-  peak grows by is what users cost (the histories themselves included).
-- A catalogue of a million items with text and image vectors 768 wide, without ID: the peak of its evaluation.
+- The size of Office: the ranks of 87,346 users among 25,986 items, from ready user vectors. The plain way scores a
+  batch of 1,024 users, sorts the scores and finds the label. It is slow, so it ranks only a part of the users. Both ways
+  take turns, and the ranks of these users must agree.
+- The complete evaluation at that size, by a model of the published sizes, for all users and for a quarter of them. The
+  difference of the peaks is the memory that the users need, including their histories.
+- The peak memory of an evaluation with a million items, with text and image vectors 768 wide and without ID.
 """
 
 import time
@@ -39,7 +39,7 @@ def main() -> None:
         ours.append(measured(_count, users, items, sample))
         plain.append(measured(_sort, users, items, sample))
     for one, other in zip(ours, plain, strict=True):
-        assert np.abs(one.result["ranks"] - other.result["ranks"]).max() <= 1  # another product, another last bit
+        assert np.abs(one.result["ranks"] - other.result["ranks"]).max() <= 1  # the products may differ in the last bit
     counted, sorting = (float(np.median([run.result["per_second"] for run in runs])) for runs in (ours, plain))
     part, whole = (measured(_evaluate, count, items, True) for count in (users // 4, users))
     largest = measured(_evaluate, min(users, 2048), catalogue, False)
@@ -112,7 +112,7 @@ def _vectors(users: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _domain(users: int, items: int) -> DomainData:
-    """Histories of 5 items and more, popular items more often; every item with text and picture."""
+    """Histories of at least 5 items, in which popular items are more frequent. Every item has text and picture."""
     random = torch.Generator().manual_seed(0)
     lengths = 5 + torch.empty(users).exponential_(1 / (MEAN_LENGTH - 4.5), generator=random).long()
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
@@ -140,7 +140,7 @@ def _domain(users: int, items: int) -> DomainData:
 
 
 def _items(uniform: Tensor, items: int) -> Tensor:
-    """Items 1..N from numbers in [0, 1), the first ones most often."""
+    """Items 1..N from numbers in [0, 1); low item numbers are the most frequent."""
     return (uniform.square() * items).long().clamp(max=items - 1) + 1
 
 

@@ -1,14 +1,15 @@
-"""GRU4Rec and SASRec beside RecBole's: whether what MMM4Rec is measured against is as good as people know it.
+"""GRU4Rec and SASRec compared with RecBole's, to check that the baselines of MMM4Rec are as good as the known ones.
 
-Two independent programs learn the same sequences, each with its own defaults for the model, and with the same split,
-learning rate, batches and epochs: per model and program NDCG@10 and HR@10 on test, of the epoch that is best on
-validation, as means over the seeds. A ratio below 1 means that ours would make MMM4Rec look better than it is.
-`same_weights` is how far scores lie apart if ours has RecBole's weights, in shares of the largest score.
+Two independent programs learn the same sequences. Each uses its own defaults for the model. The split, learning rate,
+batch size and number of epochs are the same. The table shows test NDCG@10 and HR@10 per model and program, from the
+epoch that is best on validation, as means over the seeds. A ratio below 1 means that our baseline is too weak, so that
+it would make MMM4Rec look better than it is. `same_weights` is the largest difference of scores if our model has
+RecBole's weights, divided by the largest score.
 
-RecBole 1.2.1 is not among the dependencies: `make recbole` makes .venv-recbole, an environment of its own laid over
-.venv, and runs the tests of this in it; `.venv-recbole/bin/python -m benchmarks.recbole` is the benchmark. --data is a
-data folder of the pipeline, --domain one of its domains that is built. Without a folder (and with --quick) the domain
-is a random one: that shows that both run, and nothing about how well they learn.
+RecBole 1.2.1 is not a dependency. `make recbole` creates .venv-recbole, a separate environment on top of .venv, and
+runs the tests of this module in it. Run the benchmark with `.venv-recbole/bin/python -m benchmarks.recbole`. --data is
+a data folder of the pipeline, and --domain is one of its built domains. Without a folder, or with --quick, the domain
+is random: this only shows that both programs run, and nothing about how well they learn.
 """
 
 import os
@@ -45,7 +46,7 @@ from pipelines.data_folder.folder import DataFolder
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a training came to."""
+    """The result of a training."""
 
     ndcg: float
     hr: float
@@ -54,17 +55,17 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Theirs:
-    """A model of RecBole's over a domain, as it starts, with its data."""
+    """A RecBole model before training, with its data."""
 
     config: Any
     network: Any
     splits: tuple[Any, Any, Any]
     ids: Tensor
-    """[N+1] RecBole's number of our item n."""
+    """[N+1] RecBole's number for our item n."""
 
 
 def open_recbole(model: str, domain: DomainData, training: TrainConfig, length: int, folder: Path) -> Theirs:
-    """RecBole's form of a domain, below `folder`, and its model: leave-one-out, ranked over all items."""
+    """A domain in RecBole's format, in `folder`, and its untrained model: leave-one-out, ranking over all items."""
     _with_old_names()
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -76,7 +77,7 @@ def open_recbole(model: str, domain: DomainData, training: TrainConfig, length: 
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
         for user in range(domain.user_count):
             bought = domain.items[domain.offsets[user] : domain.offsets[user + 1]].tolist()
-            # The place in the sequence for a time, so that both have the same order.
+            # The position in the sequence serves as time, so that both programs use the same order.
             file.writelines(f"u{user}\ti{item}\t{moment}\n" for moment, item in enumerate(bought))
     config = Config(
         model=model,
@@ -100,15 +101,15 @@ def open_recbole(model: str, domain: DomainData, training: TrainConfig, length: 
 
 
 def _with_old_names() -> None:
-    """What RecBole 1.2.1 needs of numpy 1 and of torch before 2.6; the only pickle it reads is the one it wrote."""
+    """Restore what RecBole 1.2.1 needs of numpy 1 and of torch before 2.6. It reads only a pickle of its own."""
     for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         setattr(np, old, new)
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    sys.argv[1:] = []  # it reads the command line, too
+    sys.argv[1:] = []  # RecBole reads the command line, too
 
 
 def theirs(model: str, domain: DomainData, training: TrainConfig, length: int) -> tuple[Learnt, float]:
-    """RecBole's training; and `apart` after it."""
+    """The result of RecBole's training, and `apart` after it."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         opened = open_recbole(model, domain, training, length, Path(folder))
@@ -125,7 +126,7 @@ def theirs(model: str, domain: DomainData, training: TrainConfig, length: int) -
 
 
 def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -> Learnt:
-    """Our training."""
+    """The result of our training."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         fit(domain, config, training, Path(folder))
@@ -135,7 +136,7 @@ def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -
 
 
 def apart(model: str, opened: Theirs, domain: DomainData, length: int) -> float:
-    """The largest difference of scores of all test users and items, over the largest score, if ours has its weights."""
+    """The largest score difference over all test users and items if ours has its weights, relative to the largest score."""
     mine = make(configs(length)[model], domain).eval()
     mine.load_state_dict(renamed(opened.network.state_dict(), opened.ids))
     network = opened.network.eval()
@@ -151,7 +152,7 @@ def apart(model: str, opened: Theirs, domain: DomainData, length: int) -> float:
 
 
 def renamed(weights: Mapping[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
-    """RecBole's weights under our names, its items in our order."""
+    """RecBole's weights under our names, with the items in our order."""
     found = {"item": weights["item_embedding.weight"][ids]}
     names = {
         **{"position_embedding.weight": "positions", "gru_layers.": "gru.", "trm_encoder.layer.": "layers."},
@@ -172,7 +173,7 @@ def renamed(weights: Mapping[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
 
 
 def configs(length: int) -> dict[str, RecommenderConfig]:
-    """Our models with their defaults, by RecBole's names."""
+    """Our models with their default settings, by RecBole's names."""
     return {"GRU4Rec": GRU4RecConfig(length=length), "SASRec": SASRecConfig(length=length)}
 
 
@@ -191,7 +192,7 @@ def main() -> None:
                 epochs=2 if small else given.epochs, patience=None, loss="full", accumulate=1, weight_decay=0.0,
                 batch_size=given.batch_size, learning_rate=float(given.learning_rate), seed=2020 + seed,
             )  # fmt: skip
-            # Each in a process of its own: RecBole changes settings of torch for all that comes after it.
+            # Each in its own process, because RecBole changes global settings of torch.
             learnt, distance = measured(theirs, model, domain, training, length).result
             found["RecBole"].append(learnt)
             found["ours"].append(measured(ours, config, domain, training).result)

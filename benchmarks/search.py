@@ -1,9 +1,9 @@
-"""Exact search of one query over 100,000 items, 512 wide, beside NumPy's plain matrix-vector product.
+"""Exact search for one query in 100,000 items, 512 wide, compared with NumPy's plain matrix-vector product.
 
-``python -m benchmarks.search [--quick] [--json]``. The vectors lie in Parquet and are searched through their mapped
-copy, as `mmm4rec search` does it; the plain product is taken over the same vectors in memory, with BLAS as it is set
-up, and is followed by a partition for the best ten. In turns, each in a process of its own: the threads of BLAS keep
-a core busy for a while after each product.
+``python -m benchmarks.search [--quick] [--json]``. The vectors are in Parquet and are searched through their mapped
+copy, as in `mmm4rec search`. The plain product uses the same vectors in memory, with the installed BLAS, and then
+selects the best ten with a partition. Both take turns, each in its own process, because the threads of BLAS keep a core
+busy for a while after each product.
 """
 
 import os
@@ -26,7 +26,7 @@ K, TURNS = 10, 3
 
 
 def main() -> None:
-    """Write, measure, print."""
+    """Write the vectors, measure, print."""
     given = arguments(__doc__ or "", items=100_000, width=512, repeats=100, folder="")
     items = 5_000 if given.quick else given.items
     with tempfile.TemporaryDirectory(dir=given.folder or None) as name:
@@ -58,14 +58,14 @@ def main() -> None:
 
 
 def _open(source: Path) -> dict[str, Any]:
-    """The first time, the table is copied."""
+    """Open the table for the first time, which copies it."""
     return {"open": timed(lambda: _table(source))[0]}
 
 
 def _search(source: Path, repeats: int, seed: int) -> dict[str, Any]:
     opened, table = timed(lambda: _table(source))
     queries = _queries(repeats, table.identity.width, seed)
-    search([table], [queries[0]], K)  # the pages of the copy are mapped
+    search([table], [queries[0]], K)  # this maps the pages of the copy
     answers = [timed(lambda query=query: search([table], [query], K)) for query in queries]
     found = [sorted(hit.item_id for hit in hits) for _, hits in answers]
     return {"open": opened, "seconds": [seconds for seconds, _ in answers], "found": found}

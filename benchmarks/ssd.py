@@ -1,11 +1,11 @@
-"""Time of the SSD's forms against the length: where they cross, and that the chunked form is linear.
+"""The time of each form of the SSD by length: where they cross, and whether the chunked form is linear.
 
-``python -m benchmarks.ssd [--quick] [--json]``. Forward and backward at the published sizes (8 heads of width 64,
-a group each, state 64), a batch of `--rows`, on CUDA where it is there, in one process and in turns. `slope` is the
-exponent of the chunked form's time against the length, by least squares on logarithms: 1 is linear. `crossing` is the
-first length measured from which on the chunked form is faster than the quadratic (0: none). With more rows the longest
-tensors pass the size from which the C library takes fresh pages for each, and `slope` includes that. A form is left
-out at lengths where its matrices or its loop would take over.
+``python -m benchmarks.ssd [--quick] [--json]``. Forward and backward passes at the published sizes (8 heads of width
+64, one group per head, state 64), with a batch of `--rows`, on CUDA if available. All run in one process and take
+turns. `slope` is the exponent of the chunked form's time as a function of the length (least squares on logarithms); 1
+is linear. `crossing` is the smallest measured length from which the chunked form is always faster than the quadratic
+one (0: none). With more rows, the longest tensors exceed the size from which the C library requests new pages for each
+tensor, and `slope` includes that cost. A form is left out at lengths where its matrices or its loop would dominate.
 """
 
 import math
@@ -29,14 +29,14 @@ LONGEST: dict[SSDForm, int] = {"sequential": 256, "quadratic": 1024, "chunked": 
 
 
 def main() -> None:
-    """Measure, fit, print."""
+    """Measure, fit the slope, print."""
     given = arguments(__doc__ or "", rows=1, turns=5, threads=0)
     lengths = LENGTHS[:4] if given.quick else LENGTHS
     rows, turns = given.rows, 2 if given.quick else given.turns
     found = measured(_times, lengths, rows, turns, given.threads).result
     seconds: dict[str, dict[int, float]] = found["seconds"]
     chunked, quadratic = seconds["chunked"], seconds["quadratic"]
-    # Up to one chunk the two are the same computation.
+    # Up to the length of one chunk, both forms are the same computation.
     slower = [n for n in quadratic if n <= CHUNK or quadratic[n] <= chunked[n]]
     crossing = next((n for n in quadratic if n > max(slower)), 0)
     figures: dict[str, float | int | str] = {
@@ -59,13 +59,13 @@ def main() -> None:
 
 
 def slope(seconds: dict[int, float]) -> float:
-    """The exponent of time against length."""
+    """The exponent of the time as a function of the length."""
     logs = [(math.log(length), math.log(value)) for length, value in seconds.items()]
     return statistics.linear_regression(*zip(*logs, strict=True)).slope
 
 
 def _times(lengths: list[int], rows: int, turns: int, threads: int) -> dict[str, Any]:
-    """Median seconds by form and length. Long and short take turns, so that a busy machine slows all alike."""
+    """Median seconds by form and length. All lengths take turns, so that a busy machine slows them equally."""
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,7 +75,7 @@ def _times(lengths: list[int], rows: int, turns: int, threads: int) -> dict[str,
     for turn in range(turns + 1):
         for form, length in runs:
             seconds = _step(form, length, rows, device)
-            if turn > 0:  # the first one warms up
+            if turn > 0:  # the first turn is a warm-up
                 taken[form, length].append(seconds)
     medians = {
         form: {length: statistics.median(taken[form, length]) for f, length in runs if f == form} for form in forms
@@ -92,11 +92,11 @@ def _runs(form: SSDForm, device: torch.device) -> bool:
 
 
 def _step(form: SSDForm, length: int, rows: int, device: torch.device) -> float:
-    """Seconds of a forward and a backward pass."""
+    """Seconds for one forward and one backward pass."""
     random = torch.Generator(device).manual_seed(length)
     shapes = [(rows, length, HEADS, WIDTH), (rows, length, HEADS), (HEADS,)] + 2 * [(rows, length, HEADS, STATE)]
     x, delta, A, B, C = (torch.randn(shape, generator=random, device=device) for shape in shapes)
-    # Steps and decays of a trained model's size: delta below 0.1, A between -16 and -1.
+    # Steps and decays of the size in a trained model: delta below 0.1, A between -16 and -1.
     tensors = [m.requires_grad_() for m in (x, delta.sigmoid() / 10, -(1 + 15 * A.sigmoid()), B, C)]
     gradient = torch.ones_like(x)
     _wait(device)

@@ -1,4 +1,4 @@
-"""Ratings files of any size, shaped like Amazon's: grouped by item, whole days, heavy-tailed users and items."""
+"""Ratings files of any size that resemble Amazon's: grouped by item, whole days, heavy-tailed users and items."""
 
 from pathlib import Path
 from typing import Final
@@ -17,10 +17,10 @@ _USERS_A_ROW: Final = 1 / 2.2
 _ITEMS_A_ROW: Final = 1 / 17
 _USER_TAIL: Final = 2.75
 _ITEM_TAIL: Final = 6
-"""Chosen so that the 5-core keeps what it keeps of the five published source domains: 31% of 45.7M ratings, with a
-user for every 34 of them and an item for every 80 (here), 102 (there)."""
+"""The constants above are chosen so that the 5-core keeps the same share as in the five published source domains: 31%
+of 45.7M ratings, with 34 ratings per user, and 80 ratings per item (102 in the published domains)."""
 _REPEATED: Final = 0.012
-"""Share of lines that repeat an earlier one, as in Magazine_Subscriptions."""
+"""Share of lines that repeat an earlier line, as in Magazine_Subscriptions."""
 _WITHOUT_METADATA: Final = 0.02
 
 Codes = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ def write_ratings(path: Path, rows: int, seed: int = 0) -> None:
     with path.open("wb") as file:
         for start in range(0, rows, _CHUNK):
             size = min(_CHUNK, rows - start)
-            # Items come one after the other; the share of the k-th falls like k^(1/tail - 1).
+            # Lines are grouped by item; the share of the k-th item falls like k^(1/tail - 1).
             item = (items * ((start + np.arange(size)) / rows) ** _ITEM_TAIL).astype(np.int64)
             user = (users * random.random(size) ** _USER_TAIL).astype(np.int64)
             stars = random.choice(5, size, p=[0.08, 0.05, 0.09, 0.18, 0.60]) + 1
@@ -47,7 +47,7 @@ def write_ratings(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def write_items(path: Path, rows: int) -> None:
-    """Write the ids of the items that have metadata, sorted, as the one column of ``core/items`` that ratings meet."""
+    """Write the sorted ids of the items that have metadata: the only column of ``core/items`` that the ratings need."""
     items = int(rows * _ITEMS_A_ROW) + 1
     known = np.flatnonzero(np.random.default_rng(0).random(items) >= _WITHOUT_METADATA)
     text = np.concatenate([np.full((len(known), 1), ord("B"), np.uint8), _ids(known, 9)], axis=1)
@@ -78,7 +78,7 @@ def _lines(item: Codes, user: Codes, stars: Codes, time: Codes) -> Text:
 
 
 def _ids(codes: Codes, width: int) -> Text:
-    """`width` characters, a different text for every code, in no order."""
+    """Ids of `width` characters: unique for each code, and in no order."""
     bits = int(width * np.log2(36))
     mask = (1 << bits) - 1
     mixed = codes * 0x1E3779B97F4A7C15 & mask

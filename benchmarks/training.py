@@ -1,9 +1,10 @@
-"""Training examples per second and peak memory, beside the step as published (`benchmarks.published_step`).
+"""Training examples per second and peak memory, compared with the published step (`benchmarks.published_step`).
 
-``python -m benchmarks.training [--quick] [--json] [--precision bf16]``. Published sizes and published mode: the same
-equations, weights, dropout and optimiser on both sides. In turns, each in a process of its own; one step of 8 batches
-of 1,024 is timed after a smaller one. Time is taken with the catalogue of Scientific (4,385 items), memory with that
-of Office (25,986). Beforehand both sides compute the loss of one batch without dropout, which must be the same.
+``python -m benchmarks.training [--quick] [--json] [--precision bf16]``. Both sides have the published sizes, published
+mode, and the same equations, weights, dropout and optimiser. They take turns, each in its own process. After a smaller
+warm-up step, one step of 8 batches of 1,024 is timed. Speed is measured with the item count of Scientific (4,385),
+memory with that of Office (25,986). First, both sides compute the loss of one batch without dropout, and the losses
+must be equal.
 """
 
 import math
@@ -107,7 +108,7 @@ def _plain(users: int, items: int, batch: int, seed: int, batches: int, device: 
 
 
 def _now(device: str) -> float:
-    """Seconds, once the device has done what it was given."""
+    """The time in seconds, after the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -118,7 +119,7 @@ def _device_memory(device: str) -> dict[str, int]:
 
 
 def _peak(run: Measured) -> int:
-    """Bytes: of the GPU's memory where there is one, else resident."""
+    """Peak memory in bytes: of the GPU if there is one, otherwise of the process."""
     return int(run.result.get("device_bytes", run.peak_rss_bytes))
 
 
@@ -127,7 +128,7 @@ def _named(device: str) -> str:
 
 
 def _difference(users: int, items: int) -> float:
-    """Of the two losses of one batch, without dropout."""
+    """The difference of the two losses of one batch, without dropout."""
     domain = make_domain(users, items)
     ours = make_model(domain).eval()
     plain = published_step.PublishedModel(config(), domain, dict(ours.named_parameters())).eval()
@@ -146,13 +147,13 @@ def config() -> ModelConfig:
 
 
 def make_model(domain: DomainData) -> MMM4Rec:
-    """A model of known weights."""
+    """A model with reproducible weights."""
     torch.manual_seed(0)
     return MMM4Rec(config(), domain)
 
 
 def make_domain(users: int, items: int, seed: int = 0) -> DomainData:
-    """Random interactions after a 5-core: 7 to a user, with a tail that makes prefixes of 5 positions in the mean."""
+    """Random interactions as after a 5-core: 7 per user, with a tail that gives prefixes of 5 positions on average."""
     random = torch.Generator().manual_seed(seed)
     more = torch.randn(users, generator=random).mul(1.4).sub(0.1).exp().floor().long()
     counts = 5 + more.clamp(max=95)

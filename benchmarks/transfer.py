@@ -1,12 +1,12 @@
-"""Whether pre-training pays: a target domain learnt from a pre-trained model, against the same model from
-scratch, in both modes of the model (`mmm4rec compare` does it in one).
+"""Whether pre-training helps: a target domain learned from a pre-trained model, compared with the same model from
+scratch, in both modes of the model (`mmm4rec compare` uses one mode).
 
-Over a data folder of the pipeline with built domains (`mmm4rec run`), with its settings of model and training; its
-source domains are pre-trained on together. For every seed, with and without an item's own vector, in default and in
-published mode: test HR@10 and NDCG@10, and the optimiser steps to the best epoch and to 95% of what the model from
-scratch reaches at best on validation. Steps are what is compared, so other work on the machine changes nothing.
+It uses a data folder of the pipeline with built domains (`mmm4rec run`), and its settings of model and training. The
+source domains are used together for pre-training. For each seed, with and without per-item vectors, in default and in
+published mode, it reports test HR@10 and NDCG@10, and the optimiser steps to the best epoch and to 95% of the best
+validation value of the model from scratch. It compares steps, so other work on the machine does not affect the result.
 
-Without a folder (and with --quick) the domains are random ones: that shows that it runs, and nothing about transfer.
+Without a folder, or with --quick, the domains are random: this only shows that it runs, and nothing about transfer.
 """
 
 import statistics
@@ -38,7 +38,7 @@ MODES: tuple[Compat, ...] = ("default", "published")
 
 @dataclass(frozen=True)
 class Bench:
-    """What is trained, and how."""
+    """The domains and settings of the trainings."""
 
     sources: Sequence[DomainData]
     target: DomainData
@@ -73,9 +73,9 @@ def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def _rows(bench: Bench, mode: Compat, seeds: int, cache: Path, progress: Callable[[int, int], None]) -> list[Row]:
-    """The four models of a mode: from scratch and fine-tuned, with and without an item's own vector.
+    """The four models of a mode: from scratch and fine-tuned, with and without per-item vectors.
 
-    Means over the seeds. Errors are over users; `spread` is the standard deviation over seeds.
+    The figures are means over the seeds. Errors are over users; `spread` is the standard deviation over seeds.
     """
     model = replace(bench.model, compat=mode)
     asked = ComparisonRequest(tuple(OURS), model, bench.pretraining, bench.finetuning, {}, seeds, ablations=False)
@@ -124,7 +124,7 @@ def _of_folder(data: Path, target: str) -> Bench:
 
 
 def load(data_folder: DataFolder, domain: str) -> DomainData:
-    """The sequences and vectors of a domain that is built."""
+    """The sequences and vectors of a built domain."""
     return load_artifacts([data_folder.store.require(key, domain) for key in DATA], domain)
 
 

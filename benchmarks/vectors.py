@@ -1,4 +1,4 @@
-"""Embeddings of random directions with a seed, written as the extraction writes them, a batch at a time."""
+"""Seeded random unit vectors, written batch by batch in the format of the extraction."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from features.tables import embedding_schema
 
 
 def write_vectors(folder: Path, noun: str, rows: int, width: int, seed: int = 0) -> Path:
-    """Write `<noun>.parquet` and encoder.json; items are called as :func:`item_id` says, vectors have length 1."""
+    """Write `<noun>.parquet` and encoder.json. The items have the ids of :func:`item_id`; vectors have length 1."""
     identity = EncoderIdentity(
         architecture="none",
         model="random",
@@ -42,5 +42,5 @@ def write_vectors(folder: Path, noun: str, rows: int, width: int, seed: int = 0)
 
 
 def item_id(row: int) -> str:
-    """The id of a row, as long as an ASIN."""
+    """The id of a row, with the length of an ASIN."""
     return f"B{row:09d}"
