@@ -3,7 +3,7 @@
 ``python -m benchmarks.ranking [--quick] [--json]``. Three measurements, each in its own processes:
 
 - The size of Office: the ranks of 87,346 users among 25,986 items, from ready user vectors. The plain way scores a
-  batch of 1,024 users, sorts the scores and finds the label. It is slow, so it ranks only a part of the users. Both ways
+  batch of 1,024 users, sorts the scores and finds the label. It is slow, so it ranks only a part of the users. The two
   take turns, and the ranks of these users must agree.
 - The complete evaluation at that size, by a model of the published sizes, for all users and for a quarter of them. The
   difference of the peaks is the memory that the users need, including their histories.

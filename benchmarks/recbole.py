@@ -136,7 +136,7 @@ def ours(config: RecommenderConfig, domain: DomainData, training: TrainConfig) -
 
 
 def apart(model: str, opened: Theirs, domain: DomainData, length: int) -> float:
-    """The largest score difference over all test users and items if ours has its weights, relative to the largest score."""
+    """The largest score difference over all test users and items if ours has its weights, over the largest score."""
     mine = make(configs(length)[model], domain).eval()
     mine.load_state_dict(renamed(opened.network.state_dict(), opened.ids))
     network = opened.network.eval()

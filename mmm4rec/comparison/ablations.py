@@ -26,9 +26,9 @@ class AblationConfig(ModelConfig):
     shared_projection: bool = True
     """Whether text and image share one TimeAwareSSD; otherwise each has its own."""
     text_filter: bool = True
-    """Whether a learned filter (Wt) is applied to the spectrum of the text's gap signal; otherwise none is."""
+    """Whether a learned filter (Wt) is applied to the spectrum of the text's gap signal."""
     image_filter: bool = True
-    """The same for Wv, of the image."""
+    """The same for the filter Wv of the image's gap signal."""
     cross_filter: bool = True
     """Whether the sum of both passes Wco; otherwise it is halved, as the initial Wco of default mode does."""
     mixer: Literal["ssd", "attention"] = "ssd"

@@ -29,16 +29,16 @@ __all__ = ["Prompt", "ask", "chosen", "example_table", "parameters", "rounded", 
 T = TypeVar("T")
 
 SHOWN: Final = 100
-"""Rows that a prompt shows of an answer."""
+"""The most rows of an answer that the prompt shows."""
 
 TABLE: Final = 1000
-"""Rows that a table shows of an answer outside the prompt."""
+"""The most rows of an answer that a table shows outside the prompt."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection)."""
+"""Characters with which a formula starts in a spreadsheet (OWASP, CSV injection)."""
 
 HISTORY: Final = ".mmm4rec_history"
-"""In the home folder: what was typed, up to `_HISTORY_LINES`."""
+"""File in the home folder with the last `_HISTORY_LINES` lines that were typed."""
 
 _HISTORY_LINES: Final = 1000
 

@@ -1,7 +1,7 @@
 """Code versions: a hash of the code that a function runs, computed and never typed by hand.
 
-The code of a function is the function itself, every function, class and constant of the project that it names, whatever
-those name in turn, and the SQL files and templates whose names appear in any of them. Comments (also those of columns),
+The code of a function is the function itself, every function, class and constant of the project that it names, directly
+or indirectly, and the SQL files and templates whose names appear in any of them. Comments (also those of columns),
 docstrings, annotations of functions and layout do not count, so rewording makes nothing stale. Other code in the same
 module does not count either.
 
