@@ -159,7 +159,7 @@ class DataFolder:
         )
 
     def damaged(self) -> list[str]:
-        """The damaged tables that the catalogue and the report leave out; each message says how to repair it."""
+        """The damaged artifacts that the catalogue and the report leave out; each message says how to repair it."""
         mended = {*self.present(), ALL}
         return [
             f"{key} of {domain} is damaged and left out: {why}"

@@ -72,7 +72,7 @@ def passed_over(folder: Path) -> dict[str, str]:
 
 
 def misplaced(folder: Path, data: Path) -> dict[str, str]:
-    """Raw files that are outside the raw folder: in `data`, or in a subfolder named like the publisher's folder.
+    """Raw files in a wrong folder: in `data`, or in a subfolder of the raw folder that is named like the publisher's.
 
     Returns: path relative to the raw folder -> reason. Names of ratings files are ambiguous, so these count only
     if their metadata file is known.
@@ -111,7 +111,7 @@ def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
 
 
 def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
-    """The message about a file without its partner: which file is missing, and which other file may be meant as it."""
+    """The message about a file without its partner: the missing names, and a file that may be it under a similar name."""
     other: Kind = "ratings" if kind == "metadata" else "metadata"
     *most, last = names(category, other)
     others = {found: name for name in left if (found := _category(other, name))}

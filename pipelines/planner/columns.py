@@ -2,7 +2,7 @@
 
 It is declared for the main table of an artifact, and only where values come from values. Counts, ranks and learned
 values are left out, and so are columns that only decide which rows exist. The tests check the declarations: they change
-a column of an input, build, and look which columns have changed.
+a column of an input, build, and compare which columns have changed.
 """
 
 from collections.abc import Mapping
