@@ -111,7 +111,7 @@ def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
 
 
 def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
-    """The message about a file without its partner: the missing names, and a file that may be it under a similar name."""
+    """The message about a file without its partner: the missing names, and a similarly named file that may be it."""
     other: Kind = "ratings" if kind == "metadata" else "metadata"
     *most, last = names(category, other)
     others = {found: name for name in left if (found := _category(other, name))}

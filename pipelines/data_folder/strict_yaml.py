@@ -80,7 +80,7 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
     """A YAML loader without dates that refuses repeated keys. It uses libyaml where PyYAML has it."""
 
     def get_single_node(self) -> yaml.Node | None:
-        """The document, checked for repeated keys before objects are built: Python would silently keep the last value."""
+        """The document, checked for repeated keys before objects are built: PyYAML would silently keep the last."""
         top: yaml.Node | None = super().get_single_node()
         nodes, seen = [top] if top else [], set()
         while nodes:

@@ -149,7 +149,7 @@ def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = 
 
 
 def _check_files(made: Made) -> dg.AssetCheckResult:
-    """The result of reading every byte again. As a separate Dagster step, this would cost a process and gain nothing."""
+    """The result of reading every byte again. As a Dagster step of its own, it would only cost a process."""
     artifact, problems = made.artifact, made.problems
     said = f"{artifact.path} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
     return dg.AssetCheckResult(
