@@ -20,7 +20,7 @@ _TAG = re.compile(r"<[^<>]*>|<[a-zA-Z/!][^<>]*$")
 
 @dataclass(frozen=True)
 class ItemTextSummary:
-    """The numbers of items with and without text."""
+    """How many items have text, and how many have none."""
 
     items: int
     present: int

@@ -1,4 +1,4 @@
-"""Encoders: content to vectors. The only place in the feature store where torch is imported, and lazily."""
+"""Encoders, which turn content into vectors. torch is imported only when it is needed, as when a model is opened."""
 
 import pkgutil
 from collections.abc import Mapping
