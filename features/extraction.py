@@ -24,7 +24,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from warehouse.artifacts.processes import end_on_signals
 
 if __name__ == "__main__":
-    end_on_signals()  # now, since what is imported below takes a while
+    end_on_signals()  # called here, because the imports below take some time
 
 from features.encoders import Encoder, ReadyVectors, open_encoder
 from features.errors import FeatureError
@@ -101,7 +101,7 @@ def extract(
         dist.init_process_group("gloo", timeout=timedelta(days=30))
         try:
             summary = embed(encoder, None, share, _PrintedProgress(who))
-            dist.barrier()  # an error here: another rank has died, and has said why
+            dist.barrier()  # an error here means that another rank died; that rank printed the reason
         finally:
             dist.destroy_process_group()
     if out is not None and share.rank == 0:
@@ -119,7 +119,7 @@ def extract(
 def _embedding(
     modality: str, items: Path, settings: EncoderSettings, cache: Path, workers: int | None, batch_size: int | None
 ) -> Callable[[Encoder | ReadyVectors, Path | None, Share, Progress | None], EmbeddingSummary]:
-    """embed_texts or embed_images with what does not change between the calls."""
+    """embed_texts or embed_images, with the arguments that are the same in every call."""
     size = {} if batch_size is None else {"batch_size": batch_size}
 
     def embed(
@@ -147,7 +147,7 @@ def _device(named: str) -> str:
 
 
 class _PrintedProgress:
-    """Lines on stderr: how many of how many, and how many a second."""
+    """Prints lines of progress on stderr: the number done, the total, and the number per second."""
 
     def __init__(self, who: str) -> None:
         self._who = who

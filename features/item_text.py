@@ -13,20 +13,20 @@ from features.parquet import read_catalogue, write_table
 from features.tables import ITEM_TEXT
 
 _SCRIPT = "getTime"
-"""What a title has that is the page's script, `var pageStart = (new Date()).getTime() ...`: the filter of the published
-notebook for the 2018 data (https://nijianmo.github.io/amazon/), which drops such rows."""
+"""A title that contains this is script code of the web page, `var pageStart = (new Date()).getTime() ...`. The
+published notebook for the 2018 data (https://nijianmo.github.io/amazon/) uses the same filter and drops such rows."""
 _TAG = re.compile(r"<[^<>]*>|<[a-zA-Z/!][^<>]*$")
 
 
 @dataclass(frozen=True)
 class ItemTextSummary:
-    """The numbers of items with and without text."""
+    """How many items have text, and how many have none."""
 
     items: int
     present: int
     missing: int
     script_titles: int
-    """Items whose title is script of the page it was read from; it is in neither text."""
+    """Items whose title is script code of a web page; the title is in neither text."""
 
 
 def is_script(title: str | None) -> bool:
@@ -35,7 +35,7 @@ def is_script(title: str | None) -> bool:
 
 
 def _clean(text: str | None) -> str:
-    """Plain text on one line: no tags (a cut-off one at the end included), entities or control characters."""
+    """Plain text on one line, without tags (also one that is cut off at the end), entities and control characters."""
     plain = unicodedata.normalize("NFC", html.unescape(_TAG.sub(" ", text or "")))
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
 

@@ -14,7 +14,7 @@ from warehouse.artifacts.files import regular
 __all__ = ["ROW_GROUP", "read_catalogue", "read_table", "write_table"]
 
 ROW_GROUP: Final = 8192
-"""Rows in a row group of every file written here."""
+"""Rows per row group of every file written here."""
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -42,13 +42,16 @@ def read_catalogue(items: Path, sequence_items: Path, columns: list[str]) -> pa.
     """Columns of core/items for exactly the items of core/sequences, sorted by the bytes of item_id.
 
     An item that is not in core/items has null in every other column.
+
+    Raises:
+        FeatureError: a file cannot be read, or an item_id occurs twice.
     """
     kept = read_table(sequence_items, SEQUENCE_ITEMS)
     known = read_table(items, pa.schema([CORE_ITEMS.field(name) for name in ["item_id", *columns]]))
     for path, ids in ((sequence_items, kept["item_id"]), (items, known["item_id"])):
         if len(ids.unique()) != len(ids):
             raise FeatureError(f"{path}: an item_id occurs twice; rebuild the artifact that holds this file")
-    # Arrow joins carry no list columns, so rows are looked up by position of the key instead.
+    # Arrow's joins do not support list columns, so rows are looked up by the position of their key.
     rows = pc.index_in(kept["item_id"], known["item_id"].combine_chunks())
     table = known.drop_columns("item_id").take(rows).add_column(0, "item_id", kept["item_id"])
     return table.sort_by("item_id")

@@ -1,6 +1,6 @@
 """What the settings of a domain say about its features: which encoders, and how pictures are fetched.
 
-Only declarations live here, so that settings are read without loading what encodes and fetches.
+This module holds only declarations, so that settings can be read without loading the code that encodes and fetches.
 """
 
 from collections.abc import Iterable
@@ -12,46 +12,49 @@ from features.errors import FeatureError
 __all__ = ["TEXT_TOKENS", "EncoderSettings", "Fetching", "Precision", "Zeros", "unread"]
 
 Zeros = Literal["refused", "missing"]
-"""What a ready vector of zeros is: an error, or an item that has none."""
+"""How a ready vector of zeros is treated: as an error, or as a missing vector."""
 
 TEXT_TOKENS = 64
-"""The published recipe's cut of an item's text."""
+"""The number of tokens after which the published recipe cuts an item's text."""
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Which encoder, as named in the settings of a domain.
+    """The encoder of one modality, as named in the settings of a domain.
 
-    Ready settings:
-        ``EncoderSettings()``: the small CLIP shipped with this package, at home in the sample catalogue.
+    Examples:
+        ``EncoderSettings()``: the small CLIP shipped with this package; it was trained for the sample catalogue.
         ``EncoderSettings(model="clip-ViT-B-32")``: CLIP ViT-B/32, 512 wide, text and pictures.
         ``EncoderSettings(model="google/siglip-base-patch16-224")``: the published one, 768 wide, text and pictures.
         ``EncoderSettings(model="all-MiniLM-L6-v2")``: 384 wide, text only.
-        ``EncoderSettings(kind="open-clip", model="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")``: with the extra open-clip.
+        ``EncoderSettings(kind="open-clip", model="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")``: needs the open-clip extra.
         ``EncoderSettings(kind="vectors", path="features.parquet", column="text")``: vectors made elsewhere.
-        ``EncoderSettings(kind="published", path="processed/Scientific", column="image")``: the published ones.
+        ``EncoderSettings(kind="published", path="processed/Scientific", column="image")``: the published vectors.
         ``EncoderSettings(kind="none")``: the modality is missing for every item.
     """
 
     kind: Literal["sentence-transformers", "transformers", "open-clip", "published", "vectors", "none"] = (
         "sentence-transformers"
     )
-    """The first two differ in bare names of the hub only; what a model is, its folder says."""
+    """The first two kinds differ only in hub names without an owner; otherwise the model's folder decides how it is
+    opened."""
     model: str = "sample-clip"
-    """Of the first three kinds: hub id (a bare name is sentence-transformers' own), local folder or sample-clip."""
+    """For the first three kinds: a hub id, a local folder, or sample-clip. With kind sentence-transformers, a hub name
+    without an owner is a model of the owner sentence-transformers."""
     path: str | None = None
-    """vectors: Parquet file with an id column (item_id or asin); published: the project's processed folder."""
+    """vectors: a Parquet file with an id column (item_id or asin); published: the published project's processed
+    folder."""
     column: str | None = None
-    """vectors: name of the fixed-size-list column; published: text or image."""
+    """vectors: the name of the fixed-size-list column; published: text or image."""
     zeros: Zeros = "refused"
-    """vectors, published: what a vector of zeros is."""
+    """vectors, published: how a vector of zeros is treated."""
     text: Literal["clean", "published"] = "clean"
     """Which form of item_text is encoded."""
     tokens: int = TEXT_TOKENS
-    """Where a text is cut; a model with a lower limit cuts at its own. Part of the identity."""
+    """A text is cut after this many tokens, or at the model's own limit if that is lower. Part of the identity."""
     precision: Precision = "float32"
-    """Of a model's forward pass; part of the identity."""
+    """Precision of a model's forward pass. Part of the identity."""
     storage: Literal["float32", "float16"] = "float32"
     """Number format of the vectors in Parquet; they are computed in `precision`."""
 
@@ -70,7 +73,7 @@ _READ = {
 
 
 def unread(kind: str, names: Iterable[str], modality: Literal["text", "image"]) -> list[str]:
-    """Those of the settings `names` that decide nothing for an encoder of this kind and modality."""
+    """Those of the settings `names` that an encoder of this kind and modality does not read."""
     read = _READ.get(kind, _MODEL | _READY) - ({"text", "tokens"} if modality == "image" else set())
     return [name for name in names if name not in read]
 
@@ -84,26 +87,26 @@ class Fetching:
     """
 
     http: bool = True
-    """Whether http(s) addresses are asked at all."""
+    """Whether pictures are requested from http(s) addresses at all."""
     per_host: int = 4
-    """Requests to one host at the same time."""
+    """Most requests to one host at the same time."""
     concurrency: int = 32
-    """Requests at the same time; as many bodies of features.pictures.decode.MAX_BYTES may be in memory."""
+    """Most requests at the same time; up to this many bodies of features.pictures.decode.MAX_BYTES are in memory."""
     timeout: float = 15.0
-    """Seconds to connect, and of silence."""
+    """Seconds to connect, and seconds without any byte."""
     total_timeout: float = 60.0
-    """Seconds that all requests for one picture may take, redirects and further attempts included."""
+    """Seconds that all requests for one picture may take, including redirects and retries."""
     attempts: int = 3
-    """Requests for one picture, if what failed may pass: no connection, a timeout, 408, 425, 429, 5xx."""
+    """Most requests for one picture, if the failure is temporary: no connection, a timeout, 408, 425, 429, 5xx."""
     wait: float = 1.0
-    """Seconds before the second attempt, doubled before each further one, give or take half."""
+    """Seconds before the second attempt, doubled before each further one, and randomly up to half more or less."""
     longest_wait: float = 60.0
-    """Seconds; a server that asks for more by Retry-After is asked again after this."""
+    """Seconds. If a server's Retry-After asks for a longer wait, it is asked again after this time."""
     give_up_after: int = 20
-    """Attempts in a row that fail in this way until a host is not asked any more in this run."""
+    """After this many temporary failures in a row, a host is not asked again in this run."""
     max_redirects: int = 5
     private_addresses: bool = False
-    """Whether hosts of an intranet and this machine itself may be asked."""
+    """Whether hosts of an intranet, and this machine itself, may be asked."""
     user_agent: str = "mmm4rec (fetches pictures of published catalogues)"
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ ITEM_IMAGES = pa.schema(
 )
 
 ACCEPTED: dict[str, pa.Schema] = {"core/items/items": CORE_ITEMS, "core/sequences/items": SEQUENCE_ITEMS}
-"""Tables read; their files may hold further columns."""
+"""The tables that are read; their files may have further columns."""
 
 
 def _commented(schema: pa.Schema, comment: str) -> pa.Schema:
@@ -97,4 +97,4 @@ TABLES: dict[str, pa.Schema] = {
         embedding_schema(), "A vector for every item's picture. Key: item_id, sorted"
     ),
 }
-"""Tables produced, keyed layer/noun/file stem."""
+"""The tables that are written, by layer/noun/file stem."""

@@ -1,4 +1,4 @@
-"""Checks: properties of the tables, each a statement in ``sql/check_*.sql`` that counts what breaks it."""
+"""Checks of the tables. Each statement in ``sql/check_*.sql`` counts the violations of some properties."""
 
 import tempfile
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ __all__ = ["violations"]
 
 
 def violations(check: str, tables: Mapping[str, Path], **parameters: Any) -> dict[str, int]:
-    """How often each property of ``sql/<check>.sql`` is broken over Parquet files; 0 everywhere is well.
+    """How often Parquet files violate each property of ``sql/<check>.sql``; all counts should be 0.
 
     Args:
         check: name of the statement, such as ``check_sequences``.
-        tables: files by the parameter that names them in the statement.
-        parameters: its other parameters.
+        tables: the files, by the parameter that stands for them in the statement.
+        parameters: the statement's other parameters.
     """
     bound = {name: pattern(path) for name, path in tables.items()} | parameters
     with tempfile.TemporaryDirectory() as folder, connect(Engine(), Path(folder)) as connection:

@@ -1,10 +1,11 @@
-"""DuckDB as a calculator: a private engine with stated limits, statements from ``sql/``, Parquet out.
+"""DuckDB as a query engine: a private instance with fixed limits runs statements from ``sql/`` and writes Parquet.
 
-Every word of SQL that Python itself speaks is in this module; all else is in ``sql/*.sql``, one statement a
-file, values bound as parameters. Identifiers, which no parameter can carry, pass `identifier`.
+All SQL that is written in Python is in this module. Everything else is in ``sql/*.sql``, one statement per file, with
+values bound as parameters. Identifiers, which cannot be parameters, go through `identifier`.
 """
 
-# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+# Annotations stay text: DuckDB's Python binding reports leaked types if an annotation that holds one of its types
+# outlives the interpreter.
 from __future__ import annotations
 
 import glob
@@ -54,18 +55,18 @@ OLDEST: Final = "1.2.0"
 """The oldest DuckDB that reads the catalogue."""
 
 SPILLED: Final = "10GB"
-"""What questions may spill to disk, all of one session together."""
+"""How much all queries of one session together may spill to disk."""
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a build may use. Nothing here changes a byte of the result."""
+    """The threads and memory that a build may use. They do not change a byte of the result."""
 
     threads: int = field(default_factory=available_cores)
     memory: str = "3GB"
-    """DuckDB's own limit; beyond it, it spills to disk."""
+    """DuckDB's own limit; if it needs more, it spills to disk."""
 
     def __post_init__(self) -> None:
         if self.threads < 1 or not re.fullmatch(r"[1-9][0-9]*(MB|GB|MiB|GiB)", self.memory):
@@ -74,7 +75,11 @@ class Engine:
 
 @contextmanager
 def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A private in-memory database that spills into a folder below `out`, removed at the end."""
+    """A private in-memory database that spills into a folder below `out`; the folder is removed at the end.
+
+    Raises:
+        DataError: DuckDB ran out of memory.
+    """
     spill = out / ".spill"
     spill.mkdir()
     connection = _open(engine, temp_directory=str(spill))
@@ -92,9 +97,10 @@ def connect(engine: Engine, out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new DuckDB file that `OLDEST` and newer can read, open for writing; flushed and closed at the end.
+    """A new DuckDB file, open for writing, that DuckDB `OLDEST` and newer can read; flushed and closed at the end.
 
-    All is one transaction, as DuckDB flushes the file at the end of each: a catalogue takes a hundred statements.
+    Everything is one transaction, because DuckDB flushes the file at the end of each transaction, and a catalogue takes
+    a hundred statements.
     """
     connection = _open(Engine(), temp_directory="")
     try:
@@ -109,10 +115,10 @@ def create(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def attach(path: Path, engine: Engine | None = None, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB file, read-only; what does not fit into the memory goes to the folder `spill`, up to `SPILLED`.
+    """A DuckDB file, read-only. Data that does not fit into memory is spilled to the folder `spill`, up to `SPILLED`.
 
-    Attached to a private in-memory database, because DuckDB would hand a second connection to the same
-    path the first one's file, also after a new file has taken its place.
+    The file is attached to a private in-memory database. Otherwise DuckDB would give a second connection to the same
+    path the file of the first connection, even after a new file has replaced it.
     """
     connection = _open(engine or Engine(), temp_directory=str(spill) if spill else "", max_temp_directory_size=SPILLED)
     try:
@@ -125,19 +131,19 @@ def attach(path: Path, engine: Engine | None = None, spill: Path | None = None) 
 
 @contextmanager
 def spilling() -> Iterator[Path]:
-    """A folder of this process in the system's temporary place (TMPDIR), removed at the end.
+    """A folder of this process in the system's temporary folder (TMPDIR), removed at the end.
 
-    What killed processes have left there is removed first.
+    Leftovers of killed processes are removed first.
 
     Raises:
-        DataError: there is no such place, or its part for this user belongs to somebody else.
+        DataError: there is no temporary folder, or the folder for this user in it is not private to this user.
     """
     with ExitStack() as closing:
         try:
             place = Path(tempfile.gettempdir()) / f"mmm4rec-{os.getuid()}"
             place.mkdir(mode=0o700, exist_ok=True)
             found = place.lstat()
-            # Everybody may write beside it, so another user may have made it first, or linked it elsewhere.
+            # Everybody may write to the temporary folder, so another user may have made this name first, or linked it.
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise DataError(
                     f"{place} is no private folder of this user, so nothing can be spilled there: "
@@ -152,12 +158,12 @@ def spilling() -> Iterator[Path]:
 
 
 def confine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """From now on the connection reads no files but those below `folder`, and no setting can be changed.
+    """From now on the connection reads only files below `folder`, and its settings cannot be changed.
 
-    DuckDB follows links before it decides. It adds the files it has open and the folder it spills into; and what may
-    be read may be written, so what is asked must be held to reading.
+    DuckDB resolves links before it decides. It also permits the files that it has open and the folder that it spills
+    into. It can write whatever it may read, so the caller must ensure that queries only read.
     """
-    # DuckDB asks for the path as the view spells it, and again for the file it leads to.
+    # DuckDB checks the path as the view spells it, and then the file that the path leads to.
     places = {str(folder.absolute()), str(folder.resolve())}
     allowed = ", ".join(literal(spelling) for spelling in sorted(places | {*map(glob.escape, places)}))
     connection.execute(f"SET allowed_directories = [{allowed}]")
@@ -173,32 +179,32 @@ def _open(engine: Engine, path: Path | str = ":memory:", **more: str) -> duckdb.
             "memory_limit": engine.memory,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            # A table name in SQL is never a variable of the calling Python.
+            # A table name in SQL must never refer to a Python variable of the caller.
             "python_enable_replacements": False,
             **more,
         },
     )
-    connection.execute("SET enable_progress_bar = false")  # the terminal has bars of ours
+    connection.execute("SET enable_progress_bar = false")  # this project shows its own progress bars
     return connection
 
 
 @cache
 def load_sql(name: str) -> str:
-    """The statement ``<name>.sql``, which stands in the folder ``sql`` of this package or of one inside it."""
+    """The statement ``<name>.sql``, from the folder ``sql`` of this package or of a package inside it."""
     return _statements()[name].read_text(encoding="utf-8")
 
 
 @cache
 def _statements() -> dict[str, Path]:
-    """The SQL files of the warehouse by name; no two bear one."""
+    """The SQL files of the warehouse by name; no two files have the same name."""
     return {path.stem: path for path in sorted(Path(__file__).parent.rglob("sql/*.sql"))}
 
 
 def identifier(name: str) -> str:
-    """`name`, if it may stand in SQL unquoted-safe as a schema, table or column name, in double quotes.
+    """`name` in double quotes, as the name of a schema, table or column in SQL.
 
     Raises:
-        DataError: it holds anything but letters, digits and underscores.
+        DataError: it is not 1 to 64 letters, digits and underscores, or it begins with a digit.
     """
     if not _IDENTIFIER.fullmatch(name):
         raise DataError(f"{name!r} cannot name a table: use letters, digits and underscores")
@@ -206,12 +212,12 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` as an SQL string, for the statements that take no parameters (views, comments)."""
+    """`text` as an SQL string, for statements that cannot have parameters (views, comments)."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def pattern(path: Path) -> str:
-    """A path for DuckDB's readers, which would expand ``*?[`` in it."""
+    """A path for DuckDB's readers, escaped because they would expand ``*?[`` in it."""
     return glob.escape(str(path.absolute()))
 
 
@@ -221,7 +227,7 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     fragments: Mapping[str, str] | None = None,
 ) -> None:
-    """Run ``sql/<name>.sql``; `fragments` fill its $-names with text made by `identifier` and `literal`."""
+    """Run ``sql/<name>.sql``; `fragments` replace its $-names with text from `identifier` and `literal`."""
     connection.execute(fill(name, fragments) if fragments else load_sql(name), parameters)
 
 
@@ -237,7 +243,7 @@ def write_parquet(
     schema: pa.Schema,
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
-    """Stream the result of ``sql/<name>.sql``, in a total order, to Parquet; returns the rows."""
+    """Stream the result of ``sql/<name>.sql``, which must have a total order, to Parquet; return the number of rows."""
     with ParquetSink(path, schema) as sink:
         sink.write_all(stream(connection, name, parameters))
     return sink.rows
@@ -251,17 +257,17 @@ def stream(
 
 
 def fill(name: str, fragments: Mapping[str, str]) -> str:
-    """``sql/<name>.sql`` with its $-names filled by `fragments`, text made by `identifier`, `literal` and `fill`."""
+    """``sql/<name>.sql`` with its $-names replaced by `fragments`: text from `identifier`, `literal` and `fill`."""
     return Template(load_sql(name)).substitute(fragments)
 
 
 def qualified(name: str) -> str:
-    """``schema.view`` as it may stand in SQL, whatever words the two are."""
+    """``schema.view`` quoted for SQL, even if one of the two is a reserved word."""
     return ".".join(map(identifier, name.split(".")))
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of a declared type."""
+    """DuckDB's name for a declared type."""
     if kinds.is_list(kind) or kinds.is_fixed_size_list(kind):
         return f"{sql_type(kind.value_type)}[]"
     names = {

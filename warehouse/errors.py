@@ -1,7 +1,7 @@
-"""The error of whoever reads raw files, makes tables of them, and asks the catalogue."""
+"""The error of code that reads raw files, makes tables from them, or queries the catalogue."""
 
 __all__ = ["DataError"]
 
 
 class DataError(ValueError):
-    """Data, a question to them, or a file that cannot be used; the message names it, the cause and what mends it."""
+    """Data, a query or a file cannot be used. The message names it, the cause, and how to fix it."""

@@ -1,8 +1,7 @@
-"""Parquet files that are the same bytes for the same rows, however the rows arrive.
+"""Writes Parquet files that have the same bytes for the same rows, whatever the sizes of the batches.
 
-The row groups are cut at a fixed number of rows here, not where a query happens to end a batch: DuckDB's own
-COPY moves these borders with the number of threads. They are encoded in a thread of their own, while the caller
-prepares the next.
+Every row group has a fixed number of rows and does not depend on where a query ends a batch. (DuckDB's own COPY changes
+these borders with the number of threads.) A separate thread encodes a row group while the caller prepares the next.
 """
 
 from collections import deque
@@ -20,20 +19,20 @@ from warehouse.errors import DataError
 __all__ = ["ROW_GROUP", "ParquetSink", "rows_of"]
 
 ROW_GROUP: Final = 122_880
-"""Rows of a row group: 60 of DuckDB's vectors, so that its scans split evenly."""
+"""Rows per row group: 60 of DuckDB's vectors, so that its scans split evenly."""
 
 
 _FILE_ORDER: Final = ("line", "position")
 """Columns that number the lines of a raw file."""
 _GROUPS_IN_FLIGHT: Final = 2
-"""Row groups that may wait for the writing thread: enough to keep it busy, few enough to bound memory."""
+"""Row groups that may wait for the writing thread: enough to keep it busy, and few enough to limit memory."""
 
 
 class ParquetSink:
-    """Writes record batches of one table to one file. A context manager; `rows` counts what was written.
+    """Writes record batches of one table to one file. A context manager; `rows` counts the rows written.
 
-    Columns are taken by name and cast to the declared schema; a null in a column declared without nulls is a
-    DataError.
+    Columns are taken by name and cast to the declared schema. A null in a column that is declared without nulls raises
+    a DataError.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, row_group: int = ROW_GROUP) -> None:
@@ -43,7 +42,8 @@ class ParquetSink:
         self._row_group = row_group
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
-        # In the order of a raw file, the least and the greatest id of a row group rule nothing out, and cost a tenth.
+        # If rows are in the order of a raw file, the smallest and largest id of a row group exclude nothing from a
+        # scan, and to compute them takes a tenth of the time.
         in_file_order = schema.names[0] in _FILE_ORDER
         encodings = {field.name: encoding for field in schema if (encoding := _encoding(field))}
         self._writer = pq.ParquetWriter(
@@ -106,10 +106,11 @@ class ParquetSink:
         self._waiting, self._waiting_rows = [rest], rest.num_rows
 
     def _encode(self, group: pa.Table) -> None:
-        self._writer.write_table(group.combine_chunks(), self._row_group)  # else pages end where batches do
+        # Without `combine_chunks`, pages would end where batches end.
+        self._writer.write_table(group.combine_chunks(), self._row_group)
 
     def _wait(self, most: int) -> None:
-        """Until no more than `most` row groups are in flight; what went wrong in the thread goes wrong here."""
+        """Wait until at most `most` row groups are in flight; an error of the thread is raised here."""
         while len(self._in_flight) > most:
             self._in_flight.popleft().result()
 
@@ -120,10 +121,10 @@ def rows_of(path: Path) -> int:
 
 
 def _encoding(field: pa.Field) -> str | None:
-    """How a column is encoded where neither a dictionary nor plain values do well."""
+    """The encoding of a column for which neither a dictionary nor plain values are good; None for other columns."""
     if field.name == "user_id":
-        # Users hardly repeat within a row group: a dictionary costs time and saves no space. Lengths apart from
-        # the text cost half the time of plain strings, to write and to read.
+        # Users hardly repeat within a row group, so a dictionary costs time and saves no space. Lengths stored apart
+        # from the text take half the time of plain strings, to write and to read.
         return "DELTA_LENGTH_BYTE_ARRAY"
     return "DELTA_BINARY_PACKED" if field.name in _FILE_ORDER else None
 

@@ -1,7 +1,7 @@
-"""The tables the warehouse writes: column, type, nullability and meaning of each, in one place.
+"""The tables that the warehouse writes, with the type, nullability and meaning of every column.
 
-A key of `TABLES` is ``layer/noun/file stem``. Comments travel into the Parquet files and, from there or from
-here, into the analysts' catalogue. What is *not* here: how a table is made (see the module of its noun).
+A key of `TABLES` is ``layer/noun/file stem``. The comments are written into the Parquet files, and into the analysts'
+catalogue. The module of a table's noun says how the table is made.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Encoders: content to vectors. The only place in the feature store where torch is imported, and lazily."""
+"""Encoders, which turn content into vectors. torch is imported only when it is needed, as when a model is opened."""
 
 import pkgutil
 from collections.abc import Mapping
@@ -26,20 +26,20 @@ __all__ = [
 ]
 
 _MODELS = ("sentence-transformers", "transformers", "open-clip")
-"""Kinds that are models."""
+"""The kinds that are models."""
 _READY: Final[Mapping[str, str]] = {
     "published": "features.encoders.published:read_published",
     "vectors": "features.encoders.vectors:ReadyVectors.read",
     "none": "features.encoders.vectors:ReadyVectors.none",
 }
-"""What opens vectors that are ready, by kind."""
+"""The function that opens ready vectors, by kind."""
 
 
 def implementation(settings: EncoderSettings) -> str:
-    """Where what opens an encoder is, as `module:name`. It is loaded when it is opened.
+    """The class or function that opens an encoder, as `module:name`. It is imported when the encoder is opened.
 
     Raises:
-        FeatureError: the settings name no kind, or a model that cannot be used.
+        FeatureError: there is no such kind, or the model cannot be used.
     """
     if settings.kind in _READY:
         return _READY[settings.kind]
@@ -54,11 +54,11 @@ def implementation(settings: EncoderSettings) -> str:
 
 
 def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder | ReadyVectors:
-    """Open what the settings name: an encoder of content, or vectors looked up by item id.
+    """Open what the settings name: a model that encodes content, or ready vectors that are looked up by item id.
 
     Args:
         settings: see :class:`EncoderSettings`.
-        device: torch device of a model; "auto" is cuda where there is one, else cpu.
+        device: torch device of a model; "auto" is cuda if there is a GPU, otherwise cpu.
 
     Raises:
         FeatureError: the model or file cannot be used; the message says what to put where.
@@ -72,9 +72,9 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
 
 
 def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
-    """What decides an encoder's vectors, without loading it (and torch): the part of a recipe that it is.
+    """What decides an encoder's vectors, found without loading the model. It is the encoder's part of a recipe.
 
-    Equal to the same fields of ``open_encoder(settings).identity``.
+    It equals the same fields of ``open_encoder(settings).identity``.
 
     Raises:
         FeatureError: as :func:`open_encoder`.

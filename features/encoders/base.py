@@ -18,18 +18,20 @@ from features.errors import FeatureError
 from features.settings import Precision
 
 VOCABULARY = 0.9
-"""Least share of a model's words that its tokenizer knows; models round up their number, to a multiple of 64 or so."""
+"""Lowest share of a model's words that its tokenizer must know. It is below 1, because models round the number of their
+words up, for example to a multiple of 64."""
 
 TRIAL = ["a mug", "a mug and a lamp"]
-"""Encoded when a model is opened: what is missing of a tokenizer's settings shows at the first padding only."""
+"""Texts that are encoded when a model is opened, because missing settings of a tokenizer are noticed only when it pads
+texts for the first time."""
 
 
 class TorchEncoder:
-    """An encoder whose subclass sets `identity` and says what its model makes of texts and of pixels.
+    """Base class of encoders. A subclass sets `identity` and runs its model on texts and on pixels.
 
     Args:
-        device: torch device; "auto" is cuda where there is one, else cpu.
-        precision: of the forward pass (autocast); weights stay in float32, and vectors come out in it.
+        device: torch device; "auto" is cuda if there is a GPU, otherwise cpu.
+        precision: precision of the forward pass (autocast); weights and resulting vectors are float32.
 
     Raises:
         FeatureError: there is no such device.
@@ -44,14 +46,14 @@ class TorchEncoder:
             raise FeatureError(f"there is no device {device!r} for the encoder: torch sees no GPU; use auto or cpu")
         self._dtype: torch.dtype = getattr(torch, precision)
         self._batch = 256 if self.device.startswith("cuda") else 32
-        """Contents in a forward pass."""
+        """Contents per forward pass."""
 
     def _text_vectors(self, texts: list[str]) -> Tensor:
         """Vectors [n, width] of texts."""
         raise NotImplementedError
 
     def _is_cut(self, texts: list[str]) -> Tensor:
-        """[n] bool, whether each text has more tokens than are read."""
+        """[n] bool, whether each text has more tokens than the encoder reads."""
         raise NotImplementedError
 
     def _image_vectors(self, pixels: Tensor) -> Tensor:
@@ -60,17 +62,17 @@ class TorchEncoder:
 
     @property
     def preparation(self) -> Preparation:
-        """What makes a picture ready for :meth:`encode_prepared`, in any process.
+        """The function that prepares a picture for :meth:`encode_prepared`; it can run in any process.
 
         Raises:
-            FeatureError: the encoder cannot see pictures.
+            FeatureError: the encoder cannot encode pictures.
         """
         raise NotImplementedError
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, width]; texts are cut at the settings' `tokens` or the model's own limit."""
         vectors = self._empty(len(texts))
-        # Those of like length go together: a batch is as long as its longest.
+        # Texts of similar length share a batch, because a batch is padded to its longest text.
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
@@ -112,7 +114,10 @@ class TorchEncoder:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """No gradients, in the encoder's precision; on CUDA float32 is not TF32, and the same batch the same bits."""
+        """Compute without gradients and in the encoder's precision.
+
+        On CUDA, float32 does not become TF32, and the same batch always gives the same bits.
+        """
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(
@@ -123,7 +128,7 @@ class TorchEncoder:
             yield
 
     def _as_float32(self, vectors: Tensor) -> Vectors:
-        """Float32 on the host; a unit vector that was rounded to half precision is made one again."""
+        """Float32 on the host; unit vectors that were rounded to half precision are normalised again."""
         vectors = vectors.float()
         if self.identity.normalised and self._dtype is not torch.float32:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -131,7 +136,7 @@ class TorchEncoder:
 
 
 def not_encodable(identity: EncoderIdentity, modality: str, modalities: str) -> FeatureError:
-    """The error of an encoder that is asked for a modality it does not know."""
+    """The error for an encoder that does not support the requested modality."""
     return FeatureError(
         f"encoder model {identity.model!r} cannot encode {modality}s, only {modalities}; use a CLIP model such as "
         "sample-clip or clip-ViT-B-32, ready vectors (kind: vectors), or kind: none"
@@ -140,7 +145,7 @@ def not_encodable(identity: EncoderIdentity, modality: str, modalities: str) -> 
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """While a model's files are opened: no progress bars, as long work reports through `progress`, and one error.
+    """Open a model's files inside this: it hides progress bars, and turns every error into a FeatureError.
 
     Raises:
         FeatureError: anything went wrong.
@@ -153,7 +158,7 @@ def loading(folder: Path) -> Iterator[None]:
         yield
     except FeatureError:
         raise
-    except Exception as error:  # any of a dozen libraries' errors
+    except Exception as error:  # the errors of a dozen libraries
         raise FeatureError(
             f"encoder model in {folder} cannot be loaded: {type(error).__name__}: {error}; "
             "check that its files are complete and fetch it again"
@@ -164,22 +169,22 @@ def loading(folder: Path) -> Iterator[None]:
 
 
 def check_weights(folder: Path, missing: Collection[str]) -> None:
-    """Refuse a model some of whose weights its files do not hold: transformers draws them at random.
+    """Refuse a model whose files lack some of its weights, because transformers would draw these at random.
 
     Raises:
-        FeatureError: there are missing ones; names three.
+        FeatureError: weights are missing; the message names up to three.
     """
     if missing:
         raise unreadable(folder, f"its weights lack {', '.join(sorted(missing)[:3])}")
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    """Refuse a tokenizer that knows few of the words that the model has vectors for: part of it is missing.
+    """Refuse a tokenizer that knows too few of the words that the model has vectors for: part of it is missing.
 
     Raises:
-        FeatureError: it knows less than VOCABULARY of them.
+        FeatureError: it knows a share of fewer than VOCABULARY.
     """
-    # A CLIP of transformers has its words in its text tower.
+    # In a CLIP of transformers, the words are in the text tower.
     words = getattr(model, "text_model", model).get_input_embeddings().num_embeddings
     if tokenizer is not None and len(tokenizer) < VOCABULARY * words:
         raise unreadable(
@@ -188,6 +193,6 @@ def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
 
 
 def image_configuration(processor: Any) -> dict[str, Any]:
-    """What the image processor of transformers, alone or within a processor of several modalities, is set to."""
+    """The settings of an image processor of transformers, which may be part of a processor of several modalities."""
     configuration: dict[str, Any] = getattr(processor, "image_processor", processor).to_dict()
     return configuration

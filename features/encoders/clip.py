@@ -1,4 +1,4 @@
-"""CLIP and SigLIP models in the format of transformers, without another library."""
+"""CLIP and SigLIP models in the format of transformers; they need no other library."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +14,16 @@ from features.settings import Precision
 
 
 class ClipEncoder(TorchEncoder):
-    """A CLIP or SigLIP; its vectors have unit length, as those that its own forward pass compares.
+    """A CLIP or SigLIP model. Its vectors have length 1, like those that the model's own forward pass compares.
 
     Args:
-        folder: of the model.
-        files: what its files are.
-        device, precision: as of :class:`TorchEncoder`.
-        tokens: where a text is cut.
+        folder: folder of the model.
+        files: description of its files.
+        device, precision: as in :class:`TorchEncoder`.
+        tokens: number of tokens after which a text is cut.
 
     Raises:
-        FeatureError: its files cannot be loaded, or do not hold every weight.
+        FeatureError: its files cannot be loaded, or weights are missing.
     """
 
     def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
@@ -31,7 +31,7 @@ class ClipEncoder(TorchEncoder):
         with loading(folder):
             from transformers import AutoImageProcessor, AutoModel
 
-            # No network, no code from the folder, float32 whatever the file holds.
+            # No network, no code from the folder, and float32 whatever the format of the weights file.
             local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             model, found = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **local
@@ -56,18 +56,18 @@ class ClipEncoder(TorchEncoder):
 
     @property
     def preparation(self) -> Preparation:
-        """As of the model's image processor."""
+        """The preparation that the model's image processor defines."""
         return Preparation.of(self._images)
 
     def _is_cut(self, texts: list[str]) -> Tensor:
-        # One more than is read, and no more: a text may be as long as a book.
+        # The tokenizer stops one token after the limit, because a text may be as long as a book.
         tokens = self._tokenizer(texts, truncation=True, max_length=self._tokens + 1)
         return torch.tensor([len(ids) > self._tokens for ids in tokens["input_ids"]])
 
     def _text_vectors(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(
             texts,
-            # SigLIP was trained on texts filled up to its length, without a mask.
+            # SigLIP was trained on texts that are padded to its full length, without a mask.
             padding="max_length" if self._siglip else True,
             truncation=True,
             max_length=self._tokens,
@@ -85,9 +85,9 @@ def _unit(output: Any) -> Tensor:
 
 
 def _tokenizer(folder: Path, local: dict[str, Any]) -> Any:
-    """The tokenizer that tokenizer.json is, whichever class the configuration names.
+    """The tokenizer in tokenizer.json, whatever class the configuration names.
 
-    SigLIP's own class needs the sentencepiece package, and where it is installed would be taken silently.
+    SigLIP's own class needs the sentencepiece package, and would be used silently if that is installed.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

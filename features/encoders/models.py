@@ -24,24 +24,25 @@ _CONFIGURATION = ("*.json", "*.txt", "*.model")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZERS = (("tokenizer.json",), ("*.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
-"""Files of a tokenizer, any one of these sets. Without them, transformers makes one that knows no word."""
+"""Files of a tokenizer: a model has one of these sets. Without them, transformers makes a tokenizer that knows no
+words."""
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WITH_WEIGHTS = ("Transformer", "CLIPModel", "Dense")
-"""Modules of sentence-transformers that are nothing without weights; the first two are models of transformers."""
+"""Modules of sentence-transformers that need weights; the first two are models of transformers."""
 _OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a library lays out a model's folder."""
+    """The files that a library expects in a model's folder."""
 
     configuration: str
-    """The file without which a folder is no model."""
+    """The file that every model folder must have."""
     weights: tuple[str, ...]
-    """Names of weights, the first that is there counts. A pickled one is read with ``weights_only=True``, which
+    """Names of weight files; the first that exists is used. A pickled file is read with ``weights_only=True``, which
     builds tensors and runs no code."""
     needed: str
-    """What to put into a folder, in words."""
+    """The files to put into a folder, in words, for messages."""
 
 
 TRANSFORMERS = Layout(
@@ -58,7 +59,7 @@ OPEN_CLIP = Layout(
 
 
 def model_folder(settings: EncoderSettings) -> Path:
-    """Folder of the model that settings name: by hub id, local folder or "sample-clip".
+    """Folder of the model that the settings name, by hub id, local folder or "sample-clip".
 
     Raises:
         FeatureError: there is no such folder, or files are missing in it; or the model is not cached and cannot be
@@ -78,12 +79,12 @@ def model_folder(settings: EncoderSettings) -> Path:
 
 
 def layout_of(settings: EncoderSettings) -> Layout:
-    """How the folder of the settings' model is laid out."""
+    """The layout of the folder of the settings' model."""
     return OPEN_CLIP if settings.kind == "open-clip" else TRANSFORMERS
 
 
 def _hub_folder(repository: str, layout: Layout) -> Path:
-    """Folder of the cached snapshot of a hub repository; fetched when it is missing or incomplete."""
+    """Folder of the cached snapshot of a hub repository; it is fetched if it is missing or incomplete."""
     from huggingface_hub import HfApi, snapshot_download
 
     incomplete = ""
@@ -96,7 +97,7 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
     except (OSError, ValueError):  # not cached
         pass
     try:
-        # Asked first because snapshot_download waits for ever for a hub that never answers.
+        # The hub is asked first with a timeout, because snapshot_download would wait forever if it never answers.
         listing = HfApi().model_info(repository, timeout=HUB_TIMEOUT).siblings or []
         folder = Path(
             snapshot_download(
@@ -108,7 +109,7 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
         )
         check_complete(folder, layout)
         return folder
-    except Exception as error:  # of the hub's client, of its HTTP library, of the file system
+    except Exception as error:  # errors of the hub's client, its HTTP library or the file system
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FeatureError(
             f"encoder model {repository!r} is neither cached nor could it be fetched ({reason}). {incomplete}Where "
@@ -119,7 +120,7 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
 
 
 def _weight_patterns(names: list[str], layout: Layout) -> list[str]:
-    """What to fetch of a repository's weights: safetensors, or else the pickled ones, but never both."""
+    """The patterns of the weight files to fetch: safetensors if there are any, otherwise pickled files, never both."""
     safe = [name for name in layout.weights if ".safetensors" in name]
     stems = {name.split(".")[0] for name in safe}
     shipped = any(Path(name).suffix == ".safetensors" and Path(name).name.startswith(tuple(stems)) for name in names)
@@ -130,10 +131,10 @@ def _weight_patterns(names: list[str], layout: Layout) -> list[str]:
 
 
 def check_complete(folder: Path, layout: Layout = TRANSFORMERS) -> None:
-    """Refuse a folder in which files are missing that the libraries do without: they make up what is not there.
+    """Refuse a folder that lacks files which the libraries do not require, because they would invent the contents.
 
     Raises:
-        FeatureError: names the missing files and the folder.
+        FeatureError: files are missing; the message names them and the folder.
     """
     if not (folder / layout.configuration).is_file() and not (folder / "modules.json").is_file():
         raise _incomplete(folder, [layout.configuration], layout)
@@ -156,11 +157,11 @@ def _incomplete(folder: Path, lacking: list[str], layout: Layout) -> FeatureErro
 
 
 def _lacking_of_module(kind: str, module: Path) -> list[str]:
-    """Names of what a module of sentence-transformers, or a model of transformers, lacks beside its weights."""
-    if kind == "Normalize":  # is nothing but its name
+    """Names of the files, except weights, that a module of sentence-transformers or a model of transformers lacks."""
+    if kind == "Normalize":  # this module has no files
         return []
     if kind not in _WITH_WEIGHTS[:2]:
-        # The others have a configuration, which not all of them call config.json.
+        # Every other module has a configuration, but not always with the name config.json.
         return [] if any(module.glob("*.json")) else ["config.json"]
     if not (module / "config.json").is_file():
         return ["config.json"]
@@ -174,7 +175,7 @@ def _lacking_of_module(kind: str, module: Path) -> list[str]:
 
 
 def _lacking_of_open_clip(folder: Path) -> list[str]:
-    """Names of what a folder of open_clip lacks beside its weights: its own tokenizer comes with the library."""
+    """Names of the files, except weights, that a folder of open_clip lacks; open_clip ships its own tokenizer."""
     model = read_json(folder / OPEN_CLIP.configuration).get("model_cfg")
     text = model.get("text_cfg") if isinstance(model, dict) else None
     return _lacking_tokenizer(folder) if isinstance(text, dict) and text.get("hf_tokenizer_name") else []
@@ -183,16 +184,16 @@ def _lacking_of_open_clip(folder: Path) -> list[str]:
 def _lacking_tokenizer(folder: Path) -> list[str]:
     if any(all(any(folder.glob(name)) for name in names) for names in _TOKENIZERS):
         return []
-    # What is there of one says which it was.
+    # The tokenizer files that exist show which set the model had.
     begun = [names for names in _TOKENIZERS if any(any(folder.glob(name)) for name in names)]
     return [name for name in (begun or _TOKENIZERS)[0] if not any(folder.glob(name))]
 
 
 def weight_files(folder: Path, layout: Layout = TRANSFORMERS) -> list[Path]:
-    """Weight files that are loaded from a model folder, safetensors where there are any.
+    """The weight files that are loaded from a model folder; safetensors if there are any.
 
     Raises:
-        FeatureError: the folder, or a module in it that needs weights, holds none, or not all that an index lists.
+        FeatureError: the folder, or a module in it that needs weights, has none, or not all that an index lists.
     """
     files: list[Path] = []
     lacking: list[Path] = []
@@ -214,7 +215,7 @@ def weight_files(folder: Path, layout: Layout = TRANSFORMERS) -> list[Path]:
 
 
 def _shards(index: Path) -> set[str]:
-    """Names of the files that an index of weights lists, all of them in its own folder."""
+    """Names of the files that an index of weights lists; all must be in the folder of the index."""
     listed = read_json(index).get("weight_map")
     names = set(listed.values()) if isinstance(listed, dict) else set()
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
@@ -223,7 +224,8 @@ def _shards(index: Path) -> set[str]:
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """Class and folder of the modules of a sentence-transformers model; a bare model is the one module Transformer."""
+    """Class and folder of the modules of a sentence-transformers model; a model without modules.json counts as one
+    module Transformer."""
     listing = folder / "modules.json"
     if not listing.is_file():
         return [("Transformer", folder)]
@@ -241,10 +243,10 @@ def modules_of(folder: Path) -> list[tuple[str, Path]]:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What a configuration file holds, an object unless another `kind` is asked for.
+    """The content of a JSON configuration file: an object, or another `kind` if requested.
 
     Raises:
-        FeatureError: it is missing, or no JSON of that kind.
+        FeatureError: the file is missing, or not JSON of that kind.
     """
     try:
         content = json.loads(regular(path).read_text("utf-8"))
@@ -256,23 +258,23 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def unreadable(folder: Path, reason: str) -> FeatureError:
-    """The error of a model whose files cannot be used."""
+    """The error for a model whose files cannot be used."""
     return FeatureError(
         f"encoder model in {folder} cannot be loaded: {reason}; check that its files are complete and fetch it again"
     )
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a folder holds a CLIP or SigLIP as transformers stores it: both towers, and no modules around it."""
+    """Whether a folder holds a CLIP or SigLIP as transformers stores it: with both towers, and without modules.json."""
     if (folder / "modules.json").is_file() or not (folder / "config.json").is_file():
         return False
     return read_json(folder / "config.json").get("model_type") in ("clip", "siglip")
 
 
 def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
-    """What the model of a folder is, by its files.
+    """Describe the model in a folder by its files.
 
-    A local folder goes by its name: its place on one machine is no part of what it is.
+    A local folder is described by its name without its path, because the path differs between machines.
     """
     model, layout = settings.model, layout_of(settings)
     configuration = sorted({file for pattern in _CONFIGURATION for file in folder.rglob(pattern)})
@@ -289,7 +291,7 @@ def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
 
 
 def files_sha256(files: list[Path], folder: Path) -> str:
-    """Sha256 of a file's content; of several, that of their list as sha256sum prints it, sorted by name."""
+    """Sha256 of one file's content; for several files, sha256 of their list as sha256sum prints it, sorted by name."""
     digests = {str(file.relative_to(folder)): _file_sha256(file) for file in files}
     if len(digests) == 1:
         return next(iter(digests.values()))
@@ -304,5 +306,5 @@ def _file_sha256(path: Path) -> str:
 
 @cache
 def _digest(path: Path, look: tuple[int, ...]) -> str:
-    """Weights of gigabytes are hashed once a process for all domains, unless their `look` says that they changed."""
+    """Sha256 of a file. Gigabytes of weights are hashed once per process for all domains, unless `look` has changed."""
     return sha256_file(path)

@@ -1,4 +1,4 @@
-"""Models of open_clip, which comes with the extra open-clip and needs torchvision."""
+"""Models of open_clip. The open-clip extra of this package installs open_clip, which needs torchvision."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +18,13 @@ _FILTERS = {"bicubic": 3, "bilinear": 2}
 
 
 class OpenClipEncoder(TorchEncoder):
-    """A folder with open_clip_config.json and its weights; vectors have unit length.
+    """A model in a folder with open_clip_config.json and weights. Its vectors have length 1.
 
     Args:
-        folder: of the model.
-        files: what its files are.
-        device, precision: as of :class:`TorchEncoder`.
-        tokens: where a text is cut.
+        folder: folder of the model.
+        files: description of its files.
+        device, precision: as in :class:`TorchEncoder`.
+        tokens: number of tokens after which a text is cut.
 
     Raises:
         FeatureError: open_clip is not installed, or the folder's files cannot be loaded.
@@ -35,16 +35,17 @@ class OpenClipEncoder(TorchEncoder):
         self._cut = tokens
         try:
             import open_clip
-        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch do not fit
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision does not fit this torch
             raise FeatureError(
                 f"encoder kind 'open-clip' needs open_clip, which cannot be imported ({error}); install it with "
                 "`pip install 'mmm4rec[open-clip]'` and a torchvision that fits this torch"
             ) from error
-        # Never code that a tokenizer brings; open_clip's own tokenizer does not know the question.
+        # Code that a tokenizer brings is never run; open_clip's own tokenizer does not accept the option.
         options = {"trust_remote_code": False} if _text_configuration(folder).get("hf_tokenizer_name") else {}
         name = f"local-dir:{folder}"
         with loading(folder):
-            # It takes the first of OPEN_CLIP's weights, as the identity does, and misses none of them.
+            # open_clip loads the first weights file of OPEN_CLIP that exists, as the identity assumes, and requires
+            # every weight.
             model = open_clip.create_model(name, require_pretrained=True, weights_only=True, device="cpu")
             self._tokenizer = open_clip.get_tokenizer(name, **options)
         self._model = model.float().eval().to(self.device)
@@ -57,7 +58,7 @@ class OpenClipEncoder(TorchEncoder):
 
     @property
     def preparation(self) -> Preparation:
-        """As of the model's preprocess_cfg."""
+        """The preparation that the model's preprocess_cfg defines."""
         size, mode, resample = (self._images[key] for key in ("size", "resize_mode", "interpolation"))
         height, width = (size, size) if isinstance(size, int) else size
         if mode not in ("shortest", "squash") or resample not in _FILTERS or (mode == "shortest" and height != width):
@@ -74,7 +75,7 @@ class OpenClipEncoder(TorchEncoder):
         )
 
     def _tokens(self, texts: list[str]) -> Tensor:
-        """Token ids [n, the model's own length]: cut, then filled up."""
+        """Token ids [n, the model's own length]: cut, then padded."""
         length = self._model.context_length
         cut = min(self._cut, length)
         tokens: Tensor = self._tokenizer(texts, context_length=cut).to(self.device)
@@ -82,12 +83,12 @@ class OpenClipEncoder(TorchEncoder):
 
     @property
     def _filler(self) -> int:
-        """The token that stands behind the end of a text."""
+        """The token that pads a text after its end."""
         return getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
 
     def _is_cut(self, texts: list[str]) -> Tensor:
-        # A tokenizer of open_clip tells no lengths, and its last token may be the filler: what is cut is so by one
-        # place less or more.
+        # A tokenizer of open_clip does not give the length of a text, and its last token may equal the padding. So the
+        # texts are tokenized with one place more: a text is cut if the result differs.
         cut = min(self._cut, self._model.context_length)
         read, longer = (self._tokenizer(texts, context_length=length) for length in (cut, cut + 1))
         differs: Tensor = (longer[:, :cut] != read).any(dim=1) | (longer[:, cut] != self._filler)
@@ -103,7 +104,7 @@ class OpenClipEncoder(TorchEncoder):
 
 
 def _text_configuration(folder: Path) -> dict[str, Any]:
-    """Of the text tower, once it is clear that the folder stands for itself.
+    """The configuration of the text tower, after a check that the folder does not depend on another model.
 
     Raises:
         FeatureError: the configuration would fetch another model, or sets options that are not known here.

@@ -1,8 +1,8 @@
-"""A picture's way to pixels: resize, crop, scale and shift. Pillow and NumPy only, so worker processes start fast.
+"""Turns a picture into pixels: resize, crop, scale and shift. Uses only Pillow and NumPy, so workers start fast.
 
-The model library's own processors are what this is held to by a test. They are not used, because they go through
-arrays and back for each step, and because they resize differently where torchvision is installed: the same identity
-would then stand for two kinds of vectors.
+A test compares the result with the model library's own processors. These are not used here, because they convert to
+arrays and back for each step. They also resize differently if torchvision is installed, and then one identity would
+stand for two kinds of vectors.
 """
 
 from dataclasses import dataclass
@@ -20,19 +20,22 @@ _KNOWN = ("CLIPImageProcessor", "SiglipImageProcessor")
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes an RGB picture into float32 pixels [3, height, width]; knows no weights, so it travels to processes."""
+    """Turns an RGB picture into float32 pixels [3, height, width]. It has no weights, so it is cheap to send to
+    processes."""
 
     size: int | tuple[int, int]
-    """Pixels of the shorter side, the shape kept; or (height, width), squashed."""
+    """Pixels of the shorter side, with the aspect ratio kept; or (height, width), with the picture squashed."""
     crop: tuple[int, int] | None
-    """(height, width) cut from the middle, black where the picture is smaller."""
+    """(height, width) that are cut from the middle; the rest is black if the picture is smaller."""
     resample: int
-    """Pillow's number of the filter."""
+    """Pillow's number of the resize filter."""
     factor: tuple[float, float, float]
-    """By which each channel of 0..255 is multiplied, 1 / 255 / deviation; `offset`, mean / deviation, is then taken."""
+    """Each channel, 0..255, is multiplied by this, 1 / 255 / deviation; then `offset`, mean / deviation, is
+    subtracted."""
     offset: tuple[float, float, float]
     rounds: bool = False
-    """Where the middle falls between two pixels: the even one (torchvision), else the upper left (transformers)."""
+    """If the middle is between two pixels, the crop starts at the even one (True, as in torchvision) or at the upper
+    left one (False, as in transformers)."""
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Pixels [3, height, width] of a picture."""
@@ -44,7 +47,7 @@ class Preparation:
         if self.crop:
             top, left = (self._margin(whole, part) for whole, part in zip((height, width), self.crop, strict=True))
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
-        # Channels are moved while they are still bytes, a quarter of the memory.
+        # Channels are moved while they are still bytes, which take a quarter of the memory.
         pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
         pixels *= np.array(self.factor, np.float32)[:, None, None]
         pixels -= np.array(self.offset, np.float32)[:, None, None]
@@ -62,10 +65,10 @@ class Preparation:
 
     @classmethod
     def of(cls, configuration: dict[str, Any]) -> "Preparation":
-        """What a processor of transformers does, from its `to_dict()`.
+        """The preparation that a processor of transformers does, from its `to_dict()`.
 
         Raises:
-            FeatureError: it does something that is not known here.
+            FeatureError: the processor does something that is not known here.
         """
         kind = str(configuration.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
         size, cut = configuration.get("size") or {}, configuration.get("crop_size") or {}

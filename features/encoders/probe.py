@@ -1,8 +1,8 @@
-"""Fixed inputs that tell whether an encoder still makes the vectors that its identity stands for.
+"""Fixed inputs that show whether an encoder still makes the vectors that its identity stands for.
 
-An identity is read from a model's files. What the libraries make of the files can change without it: a processor that
-resizes otherwise, an attention kernel with a fault, weights that a loader skips. The vectors of a few fixed texts and
-pictures, kept beside the vectors of a catalogue, show it.
+An identity is read from a model's files. The libraries can make different vectors from the same files: a processor may
+resize differently, an attention kernel may have a bug, or a loader may skip weights. So the vectors of a few fixed
+texts and pictures are stored beside the vectors of a catalogue, and compared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from features.encoders.protocol import Encoder, EncoderIdentity, Vectors
 from features.errors import FeatureError
 
 Probe = dict[str, list[float]]
-"""A vector for each probe that the encoder can take in, by the probe's name; fit for JSON."""
+"""A vector for each probe that the encoder can encode, by the probe's name; ready for JSON."""
 
 _TEXTS = {
     "text: a title": "Striped ceramic mug, 350 ml",
@@ -24,11 +24,11 @@ _TEXTS = {
     "text: too long": "blue desk lamp with a steel arm; " * 40,
 }
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""By precision: how far kernels of another device or version may move a vector, as a share of its length."""
+"""By precision: how much a vector may change with another device or library version, as a share of its length."""
 
 
 def probe_vectors(encoder: Encoder) -> Probe:
-    """The vectors of the probes, to six digits; a modality that the encoder does not know is left out."""
+    """The vectors of the probes, rounded to six digits; a modality that the encoder does not support is left out."""
     vectors: Probe = {}
     texts, pictures = _TEXTS, _pictures()
     with suppress(FeatureError):
@@ -45,12 +45,13 @@ def _rounded(names: Iterable[str], vectors: Vectors) -> Probe:
 def check_probe(
     stored: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]], identity: EncoderIdentity
 ) -> None:
-    """Hold the probes of an encoder to those that an encoder of the same identity had.
+    """Compare the probes of an encoder with the stored ones of an encoder with the same identity.
 
-    Only probes that both know are compared.
+    Only probes that both have are compared.
 
     Raises:
-        FeatureError: a vector differs; names the encoder and the largest difference.
+        FeatureError: a vector differs by more than its tolerance; the message names the encoder and the largest
+            difference.
     """
     tolerance, worst, where = TOLERANCE[identity.precision], 0.0, ""
     for name in sorted(stored.keys() & now.keys()):
@@ -70,7 +71,7 @@ def check_probe(
 
 
 def _pictures() -> dict[str, Image.Image]:
-    """Pictures of integer arithmetic alone, so that they are the same everywhere: wide, tall and tiny."""
+    """A wide, a tall and a tiny picture, made with integer arithmetic only, so that they are the same everywhere."""
 
     def picture(height: int, width: int) -> Image.Image:
         y, x = np.mgrid[:height, :width]

@@ -1,4 +1,4 @@
-"""What an encoder is: its methods and an identity; and the settings that name one."""
+"""The interface of an encoder, and its identity."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
-    """All that decides what vector a content gets, read from files without loading a model."""
+    """Everything that decides which vector a content gets, read from files without loading a model."""
 
     model: str
     weights_sha256: str
@@ -27,7 +27,8 @@ class EncoderFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderIdentity(EncoderFiles):
-    """What made a vector, with what follows from the files; equal identities give comparable vectors."""
+    """What made a vector: the files, and what follows from them. Vectors are comparable if their identities are
+    equal."""
 
     architecture: str
     normalised: bool
@@ -36,7 +37,7 @@ class EncoderIdentity(EncoderFiles):
 
 
 class Encoder(Protocol):
-    """Turns content into vectors; the order of the answer is the order of the question."""
+    """Turns contents into vectors; the vectors are in the order of the contents."""
 
     @property
     def identity(self) -> EncoderIdentity:
@@ -45,39 +46,39 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it computes: cpu, or cuda with or without a number."""
+        """The device that it computes on: cpu, or cuda with or without a number."""
         ...
 
     @property
     def preparation(self) -> Callable[[Image.Image], NDArray[np.float32]]:
-        """What makes one RGB picture into pixels [3, height, width]; without weights, to be sent to processes.
+        """Turns one RGB picture into pixels [3, height, width]. It has no weights, so it can be sent to processes.
 
         Raises:
-            FeatureError: the encoder cannot see pictures.
+            FeatureError: the encoder cannot encode pictures.
         """
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Vectors [n, width] of texts; what exceeds the token limit is cut.
+        """Vectors [n, width] of texts; texts are cut at the token limit.
 
         Raises:
-            FeatureError: the encoder cannot read text.
+            FeatureError: the encoder cannot encode text.
         """
         ...
 
     def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """Of texts [n], whether each exceeds the token limit, so that its end has no part in its vector.
+        """[n] whether each text exceeds the token limit, so that its end does not count in its vector.
 
         Raises:
-            FeatureError: the encoder cannot read text.
+            FeatureError: the encoder cannot encode text.
         """
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        """Vectors [n, width] of RGB pictures: those of :meth:`encode_prepared` over their preparations.
+        """Vectors [n, width] of RGB pictures, by `preparation` and :meth:`encode_prepared`.
 
         Raises:
-            FeatureError: the encoder cannot see pictures.
+            FeatureError: the encoder cannot encode pictures.
         """
         ...
 
@@ -89,6 +90,6 @@ class Encoder(Protocol):
         """Vectors [n, width] of prepared pictures [n, 3, height, width], in one forward pass.
 
         Raises:
-            FeatureError: the encoder cannot see pictures.
+            FeatureError: the encoder cannot encode pictures.
         """
         ...

@@ -1,10 +1,12 @@
-"""The published project's processed folder: vectors by item, and the histories that go with them.
+"""Reads the published project's processed folder: vectors by item, and the histories of the same items.
 
-`text_feat.pth` and `image_feat.pth` are tensors [items, width]; `item2id.jsonl` has a line `["asin", number]` for each
-item, numbers from 1, and the row of an item is its number less 1 (its number, where a row 0 is there for padding).
-`item.jsonl`, one JSON object in spite of its name, tells of each number the path of its picture or null; where it is
-null, the row is the vector of a white square, which is not taken. `train_seq.jsonl`, `eval_seq.jsonl` and
-`test_seq.jsonl` have a line `[user number, [[item number, seconds], ...]]` for each history.
+- `text_feat.pth` and `image_feat.pth` are tensors [items, width]. The row of an item is its number - 1, or its number
+  if there is a row 0 for padding.
+- `item2id.jsonl` has a line `["asin", number]` for each item; numbers start from 1.
+- `item.jsonl`, one JSON object despite its name, has the path of the picture, or null, by item number. If it is null,
+  the row of the item is the vector of a white square, and is not used.
+- `train_seq.jsonl`, `eval_seq.jsonl` and `test_seq.jsonl` have a line `[user number, [[item number, seconds], ...]]`
+  for each history.
 
 Tensors are read with ``weights_only=True``, which builds tensors and runs no code.
 """
@@ -27,7 +29,7 @@ _IDS, _ITEMS = "item2id.jsonl", "item.jsonl"
 
 
 def published_files(path: str | Path, column: str) -> EncoderFiles:
-    """What decides the vectors of :func:`read_published`, by the files alone.
+    """What decides the vectors of :func:`read_published`, from the files alone.
 
     Raises:
         FeatureError: a file is missing, or `column` is neither text nor image.
@@ -50,20 +52,20 @@ def published_files(path: str | Path, column: str) -> EncoderFiles:
 
 
 def read_published(path: str | Path, column: str, zeros: Zeros = "refused") -> ReadyVectors:
-    """Vectors of a processed folder's items, by asin; an item without a picture has none.
+    """Vectors of a processed folder's items, by asin; an item without a picture has no picture vector.
 
     Args:
         path: the folder.
         column: text or image.
-        zeros: what a vector of zeros is, an error or a missing one.
+        zeros: how a vector of zeros is treated, as an error or as a missing vector.
 
     Raises:
-        FeatureError: a file is missing or damaged, the files do not belong together, or there is a vector of zeros.
+        FeatureError: a file is missing or damaged, the files do not belong together, or `zeros` refuses a vector.
     """
     folder, files = Path(path), published_files(path, column)
     items = _items(folder / _IDS)
     vectors = _tensor(folder / f"{column}_feat.pth", len(items))
-    if (folder / "test_seq.jsonl").is_file():  # it holds what the other two hold
+    if (folder / "test_seq.jsonl").is_file():  # it contains the histories of the other two files
         for _ in read_histories(folder, "test", items):
             pass
     absent = _without_picture(folder / _ITEMS) if column == "image" else set()
@@ -75,10 +77,12 @@ def read_published(path: str | Path, column: str, zeros: Zeros = "refused") -> R
 def read_histories(
     folder: Path, split: Literal["train", "eval", "test"], items: list[str]
 ) -> Iterator[tuple[int, list[str], list[int]]]:
-    """The histories of a split: user number, asins and unix seconds, oldest first.
+    """The histories of a split: user number, asins and Unix seconds, oldest first.
+
+    `items` are the asins of the items 1, 2, ... in this order.
 
     Raises:
-        FeatureError: a line is no history, or names an item that `items`, by number less 1, does not have.
+        FeatureError: a line is not a history, or names an item that is not in `items`.
     """
     path = folder / f"{split}_seq.jsonl"
     for number, line in _lines(path):
@@ -96,7 +100,7 @@ def read_histories(
 
 
 def _items(path: Path) -> list[str]:
-    """The asins in the order of their numbers, which start from 1 and leave none out."""
+    """The asins in the order of their numbers, which must be 1, 2, ... without gaps."""
     items: dict[int, str] = {}
     for number, line in _lines(path):
         match line:
@@ -110,7 +114,7 @@ def _items(path: Path) -> list[str]:
 
 
 def _without_picture(path: Path) -> set[int]:
-    """Numbers of the items that have no picture; of none where the file is missing."""
+    """Numbers of the items that have no picture; empty if the file is missing."""
     if not path.is_file():
         return set()
     listing = read_json(path)
@@ -125,7 +129,7 @@ def _tensor(path: Path, items: int) -> Vectors:
 
     try:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own
+    except Exception as error:  # errors of pickle, zip and torch
         raise FeatureError(
             f"{path}: is no tensor that can be read safely ({type(error).__name__}); fetch it again"
         ) from error
@@ -134,7 +138,7 @@ def _tensor(path: Path, items: int) -> Vectors:
         or not tensor.is_floating_point()
         or tensor.layout is not torch.strided
         or tensor.dim() != 2
-        or tensor.nbytes > path.stat().st_size  # a view that repeats what it holds
+        or tensor.nbytes > path.stat().st_size  # a view that repeats its elements
     ):
         raise FeatureError(f"{path}: is no table of floats [items, width]; fetch it again")
     if len(tensor) not in (items, items + 1):

@@ -1,4 +1,4 @@
-"""Encoders over sentence-transformers: its CLIPs for texts and pictures, sentence models for texts."""
+"""Encoders with sentence-transformers: its CLIP models for texts and pictures, its sentence models for texts."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,16 +23,16 @@ from features.settings import Precision
 
 
 class SentenceTransformersEncoder(TorchEncoder):
-    """A model in sentence-transformers' layout, or a text model that it can open.
+    """A model in the layout of sentence-transformers, or a text model that sentence-transformers can open.
 
     Args:
-        folder: of the model.
-        files: what its files are.
-        device, precision: as of :class:`TorchEncoder`.
-        tokens: where a text is cut.
+        folder: folder of the model.
+        files: description of its files.
+        device, precision: as in :class:`TorchEncoder`.
+        tokens: number of tokens after which a text is cut.
 
     Raises:
-        FeatureError: its files cannot be loaded, or do not hold every weight and word.
+        FeatureError: its files cannot be loaded, or weights or words are missing.
     """
 
     def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
@@ -40,7 +40,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         with loading(folder):
             from sentence_transformers import SentenceTransformer
 
-            # No network, no code from the folder, float32 whatever the file holds.
+            # No network, no code from the folder, and float32 whatever the format of the weights file.
             self._model = SentenceTransformer(
                 str(folder),
                 device=self.device,
@@ -54,7 +54,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         first, *others = self._model
         limit = self._model.max_seq_length
         self._limit = min(limit, tokens) if isinstance(limit, int) else None
-        """Tokens that are read; None for a model that reads all."""
+        """Number of tokens that are read; None for a model that reads all."""
         if self._limit is not None:
             self._cut_at(self._limit)
         self._processor = getattr(first, "processor", None)
@@ -74,7 +74,7 @@ class SentenceTransformersEncoder(TorchEncoder):
 
     @property
     def preparation(self) -> Preparation:
-        """As of the model's processor."""
+        """The preparation that the model's processor defines."""
         self._check("image")
         return Preparation.of(image_configuration(self._processor))
 
@@ -85,7 +85,7 @@ class SentenceTransformersEncoder(TorchEncoder):
     def _cut_at(self, limit: int) -> None:
         first: Any = self._model[0]
         self._model.max_seq_length = limit
-        if hasattr(first, "processing_kwargs"):  # a length that a CLIP's tokenizer was saved with goes before that
+        if hasattr(first, "processing_kwargs"):  # the length saved with a CLIP's tokenizer overrides max_seq_length
             settings = first.processing_kwargs
             first.processing_kwargs = {**settings, "text": {**settings.get("text", {}), "max_length": limit}}
 
@@ -93,7 +93,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         self._check("text")
         if self._limit is None:
             return torch.zeros(len(texts), dtype=torch.bool)
-        self._cut_at(self._limit + 1)  # one more than is read, and no more: a text may be as long as a book
+        self._cut_at(self._limit + 1)  # only one token after the limit, because a text may be as long as a book
         try:
             mask: Tensor = self._model.preprocess(texts)["attention_mask"]
         finally:
@@ -114,10 +114,12 @@ class SentenceTransformersEncoder(TorchEncoder):
 
 
 def _check_loaded(folder: Path, module: Any) -> None:
-    """Hold a module that is a model of transformers to its files; sentence-transformers itself does not look.
+    """Check that the files of a module have all its weights and words. sentence-transformers does not check this.
+
+    Only modules that are models of transformers are checked.
 
     Raises:
-        FeatureError: weights are missing, or most of the words.
+        FeatureError: weights are missing, or more words than `VOCABULARY` permits.
     """
     from transformers import PreTrainedModel
     from transformers.utils import logging
@@ -127,13 +129,13 @@ def _check_loaded(folder: Path, module: Any) -> None:
         return
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:  # once more, as only the first call in a library's depths was told what is missing
+    try:  # load it again, because sentence-transformers does not pass on the list of missing weights
         loaded: Any = type(model).from_pretrained(
             folder, config=model.config, dtype=torch.float32, weights_only=True, output_loading_info=True,
             local_files_only=True,
         )  # fmt: skip
     finally:
         logging.set_verbosity(verbosity)
-    # Sentences are pooled from the vectors of tokens: a model's own pooler is not asked, and often not stored.
+    # Sentence vectors are pooled from the token vectors: a model's own pooler is not used, and often not stored.
     check_weights(folder, {name for name in loaded[1]["missing_keys"] if not name.startswith("pooler.")})
     check_vocabulary(folder, getattr(module, "tokenizer", None), model)

@@ -2,16 +2,16 @@
 
     python -m features.encoders.train_sample_clip --out features/encoders/sample_clip
 
-Products are drawn from the generator's whole product space (all domains), each with a fresh text in one of
-the forms that an encoder meets: title and description, title alone, description alone, the published
-template, a raw title with markup, or a short query such as "striped red mug". Two losses: the symmetric
-contrastive one of CLIP (Radford et al. 2021, arXiv 2103.00020), and, for each attribute that the modality
-shows, a linear classifier on the unit vector. The classifiers are thrown away; they are there because
-contrast alone would teach the towers to forget what only one modality shows (the trim, the brand), which is
-just what recommendation wants from a second modality.
+Products are drawn from the generator's whole product space (all domains). Each gets a fresh text in one of the forms
+that an encoder meets: title and description, title alone, description alone, the published template, a raw title with
+markup, or a short query such as "striped red mug". There are two losses: the symmetric contrastive loss of CLIP
+(Radford et al. 2021, arXiv 2103.00020), and the loss of one linear classifier on the unit vector for each attribute
+that the modality shows. The classifiers are discarded after training. They are needed because the contrastive loss
+alone would teach the towers to forget what only one modality shows (the trim, the brand), and this is what
+recommendation needs from a second modality.
 
-Every random draw follows from `--seed`. Kinds x colours x patterns x materials set aside for the figures in
-`recipe.json` are never trained on.
+`--seed` determines every random draw. The combinations of kind, colour, pattern and material that are held out for the
+figures in `recipe.json` are never trained on.
 """
 
 import argparse
@@ -48,12 +48,12 @@ VALUES: Final = {"kind": KINDS, **ATTRIBUTES}
 IN_PICTURE: Final = ("kind", "colour", "pattern", "material", "trim")
 IN_TEXT: Final = ("kind", "colour", "pattern", "material", "brand")
 _CONTEXT: Final = 77  # positions of the text tower, as in CLIP
-_UNSEEN = -100  # cross_entropy's mark for "do not count"
+_UNSEEN = -100  # the label that cross_entropy does not count
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of a training. `pictures` are drawn once and reused; texts are fresh at every step."""
+    """Settings of a training. `pictures` are drawn once and reused; texts are drawn anew at every step."""
 
     seed: int = 0
     steps: int = 1200
@@ -74,7 +74,7 @@ def _signature(product: Product) -> tuple[str, str, str, str]:
 
 
 def _query(product: Product, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
-    """A short query (`striped red mug`) and the attributes that it names, nearly always the kind."""
+    """A short query (`striped red mug`) and the attributes that it names, which nearly always include the kind."""
 
     def pick(words: Sequence[str]) -> str:
         return words[0] if rng.random() < 0.5 else words[int(rng.integers(len(words)))]
@@ -94,7 +94,7 @@ def _query(product: Product, rng: np.random.Generator) -> tuple[str, frozenset[s
 
 
 def _text(product: Product, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
-    """A text in one of the forms that an encoder meets, and the attributes that it is sure to name."""
+    """A text in one of the forms that an encoder meets, and the attributes that it certainly names."""
     form = rng.random()
     if form < 0.3:
         return _query(product, rng)
@@ -113,7 +113,7 @@ def _text(product: Product, rng: np.random.Generator) -> tuple[str, frozenset[st
 
 
 def _labels(products: Sequence[Product], names: Sequence[str], named: Sequence[frozenset[str]] | None) -> Tensor:
-    """Codes of the attributes `names`, int64 [products, names]; `_UNSEEN` where the text may not name one."""
+    """Codes of the attributes `names`, int64 [products, names]; `_UNSEEN` if the text may not name the attribute."""
     return torch.tensor(
         [
             [
@@ -126,9 +126,9 @@ def _labels(products: Sequence[Product], names: Sequence[str], named: Sequence[f
 
 
 def _tokenizer(settings: TrainingSettings, rng: np.random.Generator) -> CLIPTokenizer:
-    """CLIP's own kind of tokenizer, with a small vocabulary: all bytes, then merges learnt from texts.
+    """A tokenizer of the same type as CLIP's, with a small vocabulary: all bytes, then merges learned from texts.
 
-    Every byte has its two forms (inside a word, at its end), so no text has an unknown token.
+    Every byte has two forms (inside a word, at the end of a word), so no text has an unknown token.
     """
     corpus = [_text(product, rng)[0] for product in draw_products(KINDS, 20_000, rng)]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -201,7 +201,7 @@ class _Student(nn.Module):
 
 
 def _attribute_loss(heads: nn.ModuleList, vectors: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the attributes, the unit vectors scaled by 10 to let the classifiers be sure."""
+    """Mean cross-entropy of the attributes; unit vectors are scaled by 10, so that classifiers can be confident."""
     losses = [
         F.cross_entropy(head(10 * vectors), labels[:, place], ignore_index=_UNSEEN, reduction="sum")
         / (labels[:, place] != _UNSEEN).sum().clamp(min=1)
@@ -211,7 +211,7 @@ def _attribute_loss(heads: nn.ModuleList, vectors: Tensor, labels: Tensor) -> Te
 
 
 def _read(student: _Student, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Unit vectors [texts, width]; texts of like length are padded together, which saves time."""
+    """Unit vectors [texts, width]; texts of similar length are padded together, which saves time."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     vectors = []
     for start in range(0, len(texts), 32):
@@ -223,7 +223,7 @@ def _read(student: _Student, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class _Eye:
-    """What the image processor does to a picture of the right size: scale to 0..1, shift, divide."""
+    """What the image processor does with a picture of the right size: scale to 0..1, subtract the mean, divide."""
 
     mean: Tensor
     std: Tensor
@@ -245,10 +245,10 @@ def _held_out_figures(
     products: Sequence[Product],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Retrieval among the held-out products, and how well one linear look at a vector tells each attribute.
+    """Retrieval among the held-out products, and how accurately the linear classifiers read each attribute.
 
-    A text may fit several pictures (the trim is in no text), so a hit is a product alike in kind, colour,
-    pattern and material. Queries name pattern, colour and kind, and a hit shares the three.
+    A text may fit several pictures (no text names the trim), so a hit is a product with the same kind, colour, pattern
+    and material. Queries name pattern, colour and kind; their hits are products with the same three.
     """
     student.eval()
     pixels = _draw(products, rng)
@@ -286,10 +286,9 @@ def _held_out_figures(
 
 
 def _save(clip: CLIPModel, processor: CLIPProcessor, out: Path) -> str:
-    """Write the folder that `SentenceTransformer(out)` opens like `clip-ViT-B-32`; return weights' sha256.
+    """Write a folder that `SentenceTransformer(out)` opens like `clip-ViT-B-32`; return the sha256 of the weights.
 
-    The weights are stored in half precision; the configuration says float32, so they are loaded and used in
-    full.
+    The weights are stored in half precision. The configuration says float32, so they are loaded and used in float32.
     """
     with tempfile.TemporaryDirectory() as folder:
         clip.save_pretrained(folder)
@@ -304,7 +303,7 @@ def _save(clip: CLIPModel, processor: CLIPProcessor, out: Path) -> str:
 
 
 def train(settings: TrainingSettings, out: Path, report: Callable[[str], None]) -> None:
-    """Train by `settings`, write the folder `out` with its `recipe.json`, and `report` lines of progress."""
+    """Train with `settings`, write the folder `out` with its `recipe.json`, and `report` lines of progress."""
     started = time.monotonic()
     torch.manual_seed(settings.seed)
     rng = np.random.Generator(np.random.PCG64(settings.seed))
@@ -366,7 +365,7 @@ def train(settings: TrainingSettings, out: Path, report: Callable[[str], None]) 
 
 
 def _versions() -> dict[str, str]:
-    """What the weights may depend on."""
+    """The versions that the weights may depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

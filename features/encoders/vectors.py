@@ -1,4 +1,4 @@
-"""Ready vectors: made elsewhere, looked up by item id."""
+"""Ready vectors, which were made elsewhere and are looked up by item id."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ID_COLUMNS = ("item_id", "asin")
 class ReadyVectors:
     """Vectors by item id, with the identity of their content.
 
-    An item the file does not know, or knows with a null, has no vector.
+    An item that is not in the file, or has null there, has no vector.
     """
 
     def __init__(self, ids: Sequence[str], vectors: Vectors, identity: EncoderIdentity) -> None:
@@ -31,7 +31,7 @@ class ReadyVectors:
 
     @classmethod
     def none(cls) -> "ReadyVectors":
-        """No vector for any item; width 1, the least that a model can take in."""
+        """No vector for any item; the width is 1, the smallest that a model accepts."""
         identity = EncoderIdentity(
             architecture="none",
             model="none",
@@ -45,14 +45,14 @@ class ReadyVectors:
 
     @classmethod
     def read(cls, path: str | Path, column: str, zeros: Zeros = "refused") -> "ReadyVectors":
-        """Vectors of a Parquet file: id column item_id or asin, and a fixed-size-list column of floats.
+        """Read the vectors of a Parquet file: an id column item_id or asin, and a fixed-size-list column of floats.
 
-        The identity's sha256 is over the sorted ids and their float32 vectors, so neither row order nor
-        compression of the file matters.
+        The identity's sha256 is over the sorted ids and their float32 vectors, so it does not depend on the order of
+        the rows or on the compression of the file.
 
         Raises:
-            FeatureError: no such file or column, ids that are null or repeat, a vector that is not finite, or one of
-                zeros that `zeros` does not take for missing.
+            FeatureError: there is no such file or column, ids are null or repeat, a vector is not finite, or a vector
+                is zero and `zeros` refuses it.
         """
         path = Path(path)
         ids, vectors = without_zeros(*_read(path, column), zeros, f"{path}, column {column}")
@@ -90,10 +90,10 @@ class ReadyVectors:
 
 
 def without_zeros(ids: list[str], vectors: Vectors, zeros: Zeros, where: str) -> tuple[list[str], Vectors]:
-    """The ids [n] and vectors [n, width] without those of zeros, which many write for a missing one.
+    """The ids [n] and vectors [n, width] without the vectors of zeros, which many files have in place of missing ones.
 
     Raises:
-        FeatureError: there are some, and `zeros` says "refused": they may as well be a fault.
+        FeatureError: there are vectors of zeros, and `zeros` is "refused", because they may also be an error.
     """
     kept = np.flatnonzero(vectors.any(axis=1))
     if len(kept) == len(ids):
@@ -108,7 +108,7 @@ def without_zeros(ids: list[str], vectors: Vectors, zeros: Zeros, where: str) ->
 
 
 def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
-    """Ids and finite vectors of the rows that have one."""
+    """Ids and vectors of the rows that have a vector; all vectors are finite."""
     try:
         schema = pq.read_schema(regular(path))
         key = next((name for name in ID_COLUMNS if name in schema.names), None)

@@ -30,10 +30,10 @@ from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.locks import held
 
 Rows = NDArray[np.int64]
-"""Row numbers of items, from 1; 0 is nobody."""
+"""Row numbers of items, from 1; 0 stands for an unknown item."""
 
 _FORMAT = 1
-"""Counted up when a copy of today could not be read as one of before."""
+"""The version of the copy's format. Increase it with every change after which older copies must not be read."""
 _ROWS, _VECTORS, _LENGTH = "rows.arrow", "vectors.npy", "length"
 _UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, pa.ArrowException)
 
@@ -43,14 +43,14 @@ class ItemTable:
     """A mapped table. Rows are counted from 1, in bytewise order of item_id. Row 0 stands for an unknown item."""
 
     schema: pa.Schema
-    """Of every column but the vectors."""
+    """The schema of every column except the vectors."""
     batches: Sequence[pa.RecordBatch]
     """Those columns, mapped."""
     item_ids: pa.LargeStringArray
-    """[n], sorted bytewise, each once; in memory, unlike the rest."""
+    """[n], sorted bytewise, each once. They are in memory, unlike the other columns."""
     vectors: Vectors | None
-    """[n+1, width], mapped; row 0 is zero, as is a row that is not present. None: the table has none. What is written
-    into it stays in this process."""
+    """[n+1, width], mapped; row 0 and rows that are not present are zero. None if the table has no vectors. Changes to
+    the array stay in this process."""
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """The row of each id [len(ids)]; 0 if the table does not have the id.
@@ -85,20 +85,20 @@ class VectorTable:
     item_ids: pa.LargeStringArray
     """[n], sorted bytewise, each once."""
     vectors: Vectors
-    """[n+1, width]; zero where not present."""
+    """[n+1, width]; a row that is not present is zero."""
     present: NDArray[np.bool_]
     """[n+1]: whether the item has this modality; false for row 0."""
     lengths: NDArray[np.float32]
     """[n+1]: Euclidean length of each vector."""
     identity: EncoderIdentity
-    """What made the vectors."""
+    """The encoder that made the vectors."""
 
     @classmethod
     def of(cls, table: ItemTable, identity: EncoderIdentity) -> Self:
         """The vectors of a mapped table of embeddings.
 
         Raises:
-            FeatureError: the table has no vectors, or none of that encoder.
+            FeatureError: the table has no vectors, or their width is not that of the encoder.
         """
         if table.vectors is None or table.vectors.shape[1] != identity.width:
             raise FeatureError(
@@ -115,14 +115,14 @@ class VectorTable:
         )
 
     def rows(self, ids: Sequence[str]) -> Rows:
-        """As :meth:`ItemTable.rows`."""
+        """The same as :meth:`ItemTable.rows`."""
         return find_rows(self.item_ids, ids)
 
 
 def find_rows(item_ids: pa.LargeStringArray, ids: Sequence[str]) -> Rows:
     """The row of each of `ids` in the sorted `item_ids`, counted from 1; 0 if the id is missing.
 
-    A binary search for all ids at once: about twenty small steps for a million items, without an index.
+    This is a binary search for all ids at once: about twenty small steps for a million items, without an index.
 
     Raises:
         FeatureError: an id is not a text.
@@ -164,7 +164,7 @@ def open_table(source: Path, folder: Path) -> ItemTable:
         if table is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with held(folder.parent / ".lock", notice=0, limit=math.inf):
-                table = _load(folder, stamp)  # somebody may have been faster
+                table = _load(folder, stamp)  # another process may have made the copy in the meantime
                 if table is None:
                     _copy(source, folder, stamp)
                     table = _load(folder, stamp)
@@ -179,7 +179,7 @@ def open_table(source: Path, folder: Path) -> ItemTable:
 
 
 def _at(item_ids: pa.LargeStringArray, rows: Rows) -> pa.Array:
-    """Ids at these rows; one beyond the end is held to be the last."""
+    """Ids at these rows; a row beyond the end gives the last id."""
     return item_ids.take(pa.array(np.minimum(rows, len(item_ids) - 1)))
 
 
@@ -188,13 +188,13 @@ def _numpy(mask: pa.BooleanArray) -> NDArray[np.bool_]:
 
 
 def _stamp(source: Path) -> bytes:
-    """What tells this file from another of the same version: a damaged one that was built again, say."""
+    """A text that differs between files of the same version, for example after a damaged file was built again."""
     found = source.stat()
     return f"{_FORMAT}:{found.st_size}:{found.st_mtime_ns}".encode()
 
 
 def _load(folder: Path, stamp: bytes) -> ItemTable | None:
-    """The copy in a folder; None if it is not there, not whole, or of another file."""
+    """The copy in a folder; None if it is missing, incomplete, or a copy of another file."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS)))
         schema = reader.schema
@@ -217,14 +217,14 @@ def _load(folder: Path, stamp: bytes) -> ItemTable | None:
 
 
 def _copy(source: Path, folder: Path, stamp: bytes) -> None:
-    """Write the copy, the vectors first; then the neighbours go."""
+    """Write the copy, the vectors first; then remove its neighbours."""
     _remove(folder)
     folder.mkdir()
     # Without pre_buffer=False, all row groups would be read ahead into memory.
     with pq.ParquetFile(source, pre_buffer=False) as file, ExitStack() as open_files:
         schema = file.schema_arrow
         width = _width(source, schema)
-        # Left in the opposite order, so the rows, which carry the stamp, take their name last.
+        # Files are closed in the opposite order. So the rows, which contain the stamp, get their name last.
         rows = open_files.enter_context(_replacing(folder / _ROWS))
         fields = [field.with_nullable(True) for field in schema if field.name != "vector"]
         if width is not None:
@@ -251,7 +251,7 @@ def _copy(source: Path, folder: Path, stamp: bytes) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a copy, whole or not; a folder with anything else in it is none of ours."""
+    """Remove a copy, complete or not. A folder with any other file in it is not a copy, and is left alone."""
     ours = {_ROWS, _VECTORS, *map(_unfinished, (_ROWS, _VECTORS))}
     if folder.is_dir() and not folder.is_symlink() and {path.name for path in folder.iterdir()} <= ours:
         shutil.rmtree(folder, ignore_errors=True)
@@ -278,7 +278,7 @@ def _width(source: Path, schema: pa.Schema) -> int | None:
 
 
 def _check_order(source: Path, ids: pa.Array, last: pa.Scalar | None) -> pa.Scalar | None:
-    """The last of these ids, if they and the `last` before them ascend bytewise."""
+    """Check that the `last` id before these ids, and these ids, ascend bytewise; return the last of them."""
     if not len(ids):
         return last
     ascending = pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py()
@@ -288,7 +288,7 @@ def _check_order(source: Path, ids: pa.Array, last: pa.Scalar | None) -> pa.Scal
 
 
 def _vectors(source: Path, batch: pa.RecordBatch, width: int) -> Vectors:
-    """The vectors of a batch, whatever the number format, [rows, width]; zero where the mask says so."""
+    """The vectors of a batch as float32, [rows, width]; zero if the mask says that there is none."""
     values = batch["vector"].flatten()
     if batch["vector"].null_count or batch["present"].null_count or values.null_count:
         raise FeatureError(f"{source}: nulls among the vectors or in their mask; rebuild the embeddings")
@@ -298,7 +298,7 @@ def _vectors(source: Path, batch: pa.RecordBatch, width: int) -> Vectors:
 
 
 def _lengths(source: Path, batch: pa.RecordBatch, vectors: Vectors) -> NDArray[np.float32]:
-    """Euclidean lengths [rows]; summed in float64, where the square of no float32 is too large."""
+    """Euclidean lengths [rows]; summed in float64, in which the square of a float32 cannot overflow."""
     lengths: NDArray[np.float32] = np.linalg.norm(vectors.astype(np.float64), axis=1).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(lengths))
     if len(bad):
@@ -313,7 +313,7 @@ def _unfinished(name: str) -> str:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the name only when it is whole and on the disk."""
+    """A new file that gets the name only when it is complete and on the disk."""
     with replacing(path, path.with_name(_unfinished(path.name))) as file:
         yield file
     flush(path.parent)

@@ -88,12 +88,12 @@ def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: 
 
 
 def _cosines(table: VectorTable, direction: Vectors) -> NDArray[np.float32]:
-    """Cosine [n+1] of every vector with a direction of length 1; 0 of a zero vector."""
+    """Cosine [n+1] of every vector with a direction of length 1; 0 for a zero vector."""
     cosines = np.empty(len(table.vectors), np.float32)
 
     def multiply(start: int) -> None:
-        # Row by row: half the time of a matrix product with one column, whose sums would also depend on how rows are
-        # cut into blocks, so that equal vectors would get unequal scores.
+        # Computed row by row, which takes half the time of a matrix product with one column. The sums of a matrix
+        # product would also depend on the blocks of rows, so equal vectors would get different scores.
         block = slice(start, start + _BLOCK)
         np.vecdot(table.vectors[block], direction, out=cosines[block])
 
@@ -104,7 +104,7 @@ def _cosines(table: VectorTable, direction: Vectors) -> NDArray[np.float32]:
 
 
 def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
-    """Rows of the k highest candidates, best first, ties by row."""
+    """Rows of the k candidates with the highest scores, best first; equal scores are in the order of the rows."""
     k = min(k, int(candidates.sum()))
     if k < 1:
         return np.empty(0, np.int64)
@@ -115,12 +115,12 @@ def _best(scores: NDArray[np.float32], candidates: NDArray[np.bool_], k: int) ->
 
 
 def text_query(encoder: Encoder, text: str) -> Query:
-    """A query for words."""
+    """A query by a text."""
     return Query(encoder.encode_texts([text])[0], encoder.identity)
 
 
 def picture_query(encoder: Encoder, picture: Path) -> Query:
-    """A query for a picture file.
+    """A query by a picture file.
 
     Raises:
         FeatureError: the file is missing or is not a usable picture.
@@ -134,7 +134,7 @@ def picture_query(encoder: Encoder, picture: Path) -> Query:
 
 
 def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: int = 10) -> list[Hit]:
-    """The nearest items to words, a picture, or both. Each query is compared with every table of its encoder.
+    """The nearest items to a text, a picture, or both. Each query is compared with every table of its encoder.
 
     Several queries of one encoder are combined into their mean direction.
 
@@ -168,7 +168,7 @@ def search_item(tables: Sequence[VectorTable], item_id: str, k: int = 10) -> lis
 
 
 def _vector(table: VectorTable, item_id: str) -> Vectors | None:
-    """The item's vector [width], or None where the modality is missing."""
+    """The item's vector [width], or None if the item lacks this modality."""
     row = table.rows([item_id])[0]
     if not row:
         raise FeatureError(f"no item {item_id!r} in this domain; ids look like {table.item_ids[:3].to_pylist()}")

@@ -25,7 +25,7 @@ Sample = tuple[Hit, str, bytes | None]
 
 _TILE: Final = 160
 _QUALITIES: Final = (70, 50, 30, 10)
-"""Of WebP, best first."""
+"""Qualities of WebP, best first."""
 _FORMS: Final[dict[str, Literal["png", "html"]]] = {".png": "png", ".html": "html", ".htm": "html"}
 
 
@@ -33,7 +33,7 @@ def sheet_form(path: Path) -> Literal["png", "html"]:
     """The form of a sheet with this file name.
 
     Raises:
-        FeatureError: the name ends with neither of the two endings.
+        FeatureError: the name ends with neither .png nor .html or .htm.
     """
     if path.suffix.lower() not in _FORMS:
         raise FeatureError(f"{path}: a sheet is a picture or a page; name it .png or .html")
@@ -63,13 +63,14 @@ def write_sheet(samples: Iterable[Sample], path: Path, heading: str = "Search re
 
 
 def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, tile: int, size: int) -> bytes:
-    """A small WebP of pictures in rows of `columns`, each `tile` pixels a side with its title below.
+    """A small WebP file with pictures in a grid, each with its title below.
 
     Args:
-        samples: titles and the bytes of pictures; one without a usable picture gets an empty frame.
-        columns: pictures in a row.
-        tile: pixels.
-        size: bytes that the sheet should not exceed. Its quality falls until it fits; the lowest is taken as it is.
+        samples: titles and the bytes of pictures; a title without a usable picture gets an empty frame.
+        columns: pictures per row.
+        tile: pixels per side of a picture.
+        size: bytes that the sheet should not exceed. Its quality is lowered until it fits. If even the lowest quality
+            does not fit, the sheet is larger.
     """
     sheet = _grid(samples, columns, tile)
     for quality in _QUALITIES:
@@ -81,7 +82,7 @@ def contact_sheet(samples: Sequence[tuple[str, bytes | None]], columns: int, til
 
 
 def _page(samples: Sequence[Sample], heading: str) -> str:
-    """One file with all it shows; the policy forbids a browser to fetch anything, whatever a title says."""
+    """One HTML file with all its pictures. Its policy forbids browsers to fetch anything, whatever a title contains."""
     figures = "\n".join(_figure(*sample) for sample in samples)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -122,7 +123,7 @@ def _data_uri(picture: Image.Image) -> str:
 
 
 def _grid(samples: Sequence[tuple[str, bytes | None]], columns: int, tile: int) -> Image.Image:
-    """Pictures in a grid, each with its label below; an empty frame where there is none."""
+    """Pictures in a grid, each with its label below; an empty frame if there is no picture."""
     font = ImageFont.load_default(12)
     line, gap = 15, 8
     height = tile + 2 * line + gap

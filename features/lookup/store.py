@@ -28,7 +28,7 @@ from features.tables import SEQUENCE_ITEMS
 __all__ = ["Aligned", "DomainFeatures", "FeatureStore", "Histories", "Items", "Moment"]
 
 Moment = int | float | str | date
-"""Unix seconds, a date (its first second), a datetime or a text of one; without an offset it is UTC."""
+"""Unix seconds, a date (its first second), a datetime, or a datetime as text; without an offset it is UTC."""
 
 Columns = Mapping[str, NDArray[Any]]
 Form = TypeVar("Form", pa.Table, Columns)
@@ -51,12 +51,12 @@ class Items(Generic[Form]):
     """The features of the requested items, row by row in the order of the request."""
 
     item_ids: list[str]
-    """[n], as asked, repeats and all."""
+    """[n], as requested, including repeats."""
     known: NDArray[np.bool_]
-    """[n]: whether every view knows the item. What a view does not know is null in Arrow; in NumPy a text is None, a
-    number NaN, a vector zero; `present` is false in both."""
+    """[n]: whether every requested view has the item. In a view without the item, its values are null in Arrow; in
+    NumPy, a text is None, a number NaN, and a vector zero. `present` is false in both."""
     unknown: list[str]
-    """The ids that some view does not know, each once, in the order asked."""
+    """The ids that at least one view does not have, each once, in the order of the request."""
     views: dict[str, Form]
     """The columns of each view [n]; its `vector` is [n, width]."""
 
@@ -66,11 +66,12 @@ class Aligned:
     """The vectors of one modality by item_index; row 0 is padding."""
 
     vectors: Vectors
-    """[N+1, width] float32; zero where not present. May be written to: what is written stays in this process."""
+    """[N+1, width] float32; a row that is not present is zero. The array may be changed; changes stay in this
+    process."""
     present: NDArray[np.bool_]
     """[N+1]; false for row 0."""
     identity: EncoderIdentity
-    """What made the vectors."""
+    """The encoder that made the vectors."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class FeatureStore:
         return VectorTable.of(table, read_identity(self._artifact(view.key, domain).path))
 
     def _aligned(self, domain: str, name: str, item_ids: list[str]) -> Aligned:
-        # A mapping of its own: what a trainer writes into it changes no other answer.
+        # Mapped again for each call, so that a trainer's changes to it do not affect other answers.
         table = self._vectors(domain, VIEWS[name], self._map(domain, VIEWS[name]))
         rows = find_rows(table.item_ids, item_ids)
         if not rows.all():
@@ -215,7 +216,7 @@ class FeatureStore:
 
 
 def _columns(view: FeatureView, table: ItemTable, rows: Rows) -> dict[str, pa.ChunkedArray]:
-    """The columns but id and vectors; whoever is unknown is not present."""
+    """The columns except id and vectors; an unknown item is not present."""
     found = table.take(rows, [name for name in view.columns if name not in ("item_id", "vector")])
     columns = dict(zip(found.column_names, found.columns, strict=True))
     if "present" in columns:

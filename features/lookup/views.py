@@ -25,7 +25,7 @@ class BuiltVersion(Protocol):
 
     @property
     def version(self) -> str:
-        """Names the version among those of its domain; safe as a folder name."""
+        """The name of the version, unique within its domain and usable as a folder name."""
         ...
 
     @property
@@ -40,10 +40,10 @@ class FeatureView:
 
     name: str
     entity: Literal["item", "user"]
-    """What a row is about; its id is the first of the columns."""
+    """What a row describes; the first column is its id."""
     columns: tuple[str, ...]
     source: str
-    """layer/noun of what it is computed from."""
+    """layer/noun of the artifact that it is computed from."""
     owner: str
     """The package that computes it."""
     freshness: str
@@ -51,13 +51,13 @@ class FeatureView:
     key: str
     """layer/noun of the artifact that holds it."""
     width: int | None = None
-    """Length of its vectors; None if it has none, or in the declaration."""
+    """Length of its vectors; None in the declaration, or if the view has no vectors."""
     encoder: str | None = None
-    """The model that made its vectors; None as for `width`."""
+    """The model that made its vectors; None in the same cases as `width`."""
 
     @property
     def vectors(self) -> bool:
-        """Whether a row is a vector."""
+        """Whether the view has vectors."""
         return "vector" in self.columns
 
     def table(self, artifact: BuiltVersion) -> Path:
@@ -65,10 +65,10 @@ class FeatureView:
         return artifact.path / f"{self.key.split('/')[1]}.parquet"
 
     def built(self, artifact: BuiltVersion) -> "FeatureView":
-        """The view as an artifact has it, width and encoder filled in.
+        """The view of an artifact, with width and encoder filled in.
 
         Raises:
-            FeatureError: nothing says what made the vectors.
+            FeatureError: there is no readable record of the encoder that made the vectors.
         """
         if not self.vectors:
             return self
@@ -104,12 +104,12 @@ VIEWS: Final[dict[str, FeatureView]] = {
 
 
 def list_views(current: Callable[[str, str], BuiltVersion | None], domains: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per view and domain where the view is built. A view that is built nowhere has one row without a domain.
+    """One row per view and domain in which it is built. A view that is not built in any domain has one row without it.
 
     Columns: those of :class:`FeatureView`, and domain, version and rows (of the view's table).
 
     Args:
-        current: the artifact of (layer/noun, domain), None where there is none.
+        current: returns the artifact of (layer/noun, domain), or None if there is none.
         domains: the domains to look at.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Connections to checked addresses only, that wait no longer than a request may take.
+"""Connections only to checked addresses, which never wait longer than the deadline of their request.
 
-Two things that no timeout and no look at a URL can do: a server that sends a byte now and then is cut off at the
-deadline, and a name that leads to a private address is refused, whatever it led to a moment before.
+They do two things that a timeout and a check of the URL cannot do. A server that sends a byte now and then is cut off
+at the deadline. A host name that resolves to a private address is refused, even if it resolved to another address a
+moment before.
 """
 
 import ipaddress
@@ -22,14 +23,18 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Limits(threading.local):
-    """What the request of this thread may do. A thread does one request at a time, from connecting to the last byte."""
+    """The limits of this thread's request. A thread does one request at a time, from connecting to the last byte."""
 
     deadline = 0.0
     silence = 0.0
     private = False
 
     def patience(self) -> float:
-        """Seconds to wait for the next byte."""
+        """Seconds to wait for the next byte.
+
+        Raises:
+            TimeoutError: the deadline is over.
+        """
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -40,7 +45,7 @@ limits = Limits()
 
 
 class _Socket(socket.socket):
-    """Waits no longer than the request may: a timeout of a socket alone begins anew with every byte."""
+    """Waits only until the deadline of the request; the timeout of a plain socket starts again with every byte."""
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         self.settimeout(limits.patience())
@@ -72,11 +77,11 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 def _connect(host: str, port: int, options: Iterable[tuple[Any, ...]]) -> socket.socket:
-    """A connection to an address of `host` that was looked up and checked here: no second look-up can name another.
+    """A connection to an address of `host` that is looked up and checked here, so no second look-up can give another.
 
     Raises:
-        PictureError: refused.
-        OSError: no connection.
+        PictureError: the address is refused.
+        OSError: there is no connection.
     """
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     for *_, address in found:
@@ -100,7 +105,7 @@ def _connect(host: str, port: int, options: Iterable[tuple[Any, ...]]) -> socket
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, as is an address of IPv4 within one of IPv6."""
+    """Whether an IP address is public. An IPv6 address that contains an IPv4 address is judged by the latter."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -114,10 +119,10 @@ def is_public(address: str) -> bool:
 
 
 def open_web(hosts: int, per_host: int) -> PoolManager:
-    """Connections of that kind, kept open for so many hosts, so many each. They obey :data:`limits`.
+    """A pool of such connections, kept open for up to `hosts` hosts, `per_host` each. They obey :data:`limits`.
 
-    Requests raise PictureError, refused, where urllib3's own errors do not fit. Proxies, cookies and logins are not
-    used. Certificates are those of the system and those of certifi.
+    Requests raise urllib3's own errors, and PictureError if an address is refused. Proxies, cookies and logins are not
+    used. Certificates are those of the system and of certifi.
     """
     tls = ssl.create_default_context()
     tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)

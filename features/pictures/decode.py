@@ -1,4 +1,4 @@
-"""Decodes the bytes of a picture from a stranger to an upright RGB image, or gives the reason for a failure.
+"""Decodes the bytes of an untrusted picture to an upright RGB image, or gives the reason for a failure.
 
 The content decides the format, never a file name or a content type. Nothing is decoded before its header shows the size
 of the result. All functions may be called from several threads.
@@ -16,41 +16,41 @@ from PIL import Image, features
 from warehouse.artifacts.threads import available_cores
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
-"""Formats decoded; never one that starts another program (EPS) or calls on the system (WMF). AVIF where Pillow was
-built with it, as its wheels are."""
+"""Formats that are decoded. A format that starts another program (EPS) or calls the system (WMF) must not be here. AVIF
+is decoded if Pillow was built with it, as its wheels are."""
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000
-"""Largest picture decoded: 50 megapixels, 200 MB as Pillow holds RGB."""
+"""Pixels of the largest picture that is decoded: 50 megapixels, which take 200 MB as RGB in Pillow."""
 MAX_WEBP_PIXELS = MAX_PIXELS // 4
-"""Of WebP and AVIF, whose decoders take four times the memory: WebP's holds every picture as an animation, with two
-canvases, AVIF's the planes that it makes pixels of."""
+"""The same limit for WebP and AVIF, whose decoders take four times the memory: the decoder of WebP treats every picture
+as an animation with two canvases, and that of AVIF also holds the planes that it makes pixels from."""
 MAX_UNENDED_PIXELS = MAX_PIXELS // 4
-"""Of a JPEG without its end marker, which is decoded once more for each of `_FILLINGS` to see that nothing else is
-missing."""
+"""The same limit for a JPEG without its end marker. It is decoded once more for each of `_FILLINGS`, to check that
+nothing else is missing."""
 MAX_SCANS = 100
-"""Of a JPEG; some ten are usual. A scan of a few bytes costs a pass over all pixels."""
+"""Most scans of a JPEG; about ten are usual. A scan of a few bytes can cost a pass over all pixels."""
 MAX_TIFF_PARTS = 1 << 16
-"""Strips or tiles of a TIFF; each costs hundreds of bytes of memory and two bytes of the file."""
+"""Most strips or tiles of a TIFF; each takes hundreds of bytes of memory, but only two bytes of the file."""
 MAX_TILE_PIXELS = 1 << 24
-"""Of a tile of a TIFF, which may be larger than the picture."""
+"""Most pixels of a tile of a TIFF; a tile may be larger than the picture."""
 MIN_SIDE = 8
-"""Pixels; shops serve a 1x1 picture for "no picture"."""
+"""Pixels per side. Smaller pictures are refused, because shops serve a 1x1 picture for "no picture"."""
 LONG_SIDE = 1024
-"""Encoders see a few hundred pixels a side; batches hold pictures reduced to this, to bound memory."""
+"""Pixels. Pictures in batches are reduced to this, to bound memory; encoders see only a few hundred pixels per side."""
 THREADS = min(available_cores(), 8)
-"""Pictures measured at once; each may take four bytes for each of its pixels."""
+"""Pictures that are measured at the same time; each may take four bytes per pixel."""
 _measuring = threading.BoundedSemaphore(THREADS)
 _ORIENTATION = 0x0112
 _ORDERS = {b"II": "<", b"MM": ">"}
-"""Byte orders by the first bytes of a TIFF."""
+"""Byte orders by the first two bytes of a TIFF."""
 _TIFF_PARTS, _TIFF_TILE = (273, 324), (322, 323)
-"""Tags of a TIFF: places of strips or of tiles; width and length of a tile."""
+"""Tags of a TIFF: the offsets of strips or tiles; the width and length of a tile."""
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
-"""Markers of a JPEG: a scan follows; the picture ends. Neither is in the bytes of a scan."""
+"""Markers of a JPEG: the start of a scan, and the end of the picture. The bytes of a scan contain neither."""
 _FILLINGS = (b"\x00", b"\x55", b"\xb7")
-"""Bytes that stand for different codes in every table of codes that is usual."""
+"""Bytes that decode to different codes in all usual code tables."""
 _BAND = 256
-"""Rows converted at once: a conversion may go through three more pictures."""
+"""Rows that are converted at once; a conversion may need memory for three more pictures of this height."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,16 +60,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, by its EXIF orientation; from 5 on width and height change places."""
+"""The transposition that makes a picture upright, by its EXIF orientation; from 5 on, width and height are swapped."""
 
-# A status says what is wrong with a picture; of some, Pillow's warnings are thousands of lines. Once for the process,
-# as warnings.catch_warnings is not for threads.
+# A status says what is wrong with a picture, and for some pictures Pillow's warnings are thousands of lines. They are
+# switched off for the whole process, because warnings.catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PictureError(Exception):
-    """Why there is no picture: a status of `item_images.STATUSES` and what exactly happened."""
+    """Why there is no picture: a status of `item_images.STATUSES`, and details."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(f"{status}: {detail}")
@@ -78,7 +78,7 @@ class PictureError(Exception):
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read the header only; refuse what is not a picture, or would become too large."""
+    """Read only the header; refuse content that is not a picture or that would become too large."""
     if data[:2] in _ORDERS:
         _check_tiff(data)
     try:
@@ -102,8 +102,11 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _lacks_end_only(data: bytes) -> bool:
-    """Whether a JPEG without an end marker has all its pixels. What is missing would be made of whatever follows: the
-    picture would be another one for another filling."""
+    """Whether a JPEG without an end marker has all its pixels.
+
+    The decoder would make missing pixels from the bytes that follow, so different fillings would give different
+    pictures.
+    """
     try:
         pictures = (
             np.asarray(Image.open(io.BytesIO(data + 250 * filling + _END), formats=("JPEG",))) for filling in _FILLINGS
@@ -137,7 +140,7 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """1 to 8 as EXIF counts them; 1, upright, if what is said cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it cannot be read."""
     try:
         orientation = picture.getexif().get(_ORIENTATION)
         return orientation if orientation in _TURNS else 1
@@ -146,7 +149,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16 bit scaled to 8, transparency over white."""
+    """Convert a picture of any mode to RGB: 16 bits are scaled to 8, and transparent parts become white."""
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture
     whole = Image.new("RGB", picture.size)
@@ -177,17 +180,17 @@ def decode(data: bytes) -> Image.Image:
         picture.load()
         turn = _TURNS.get(_orientation(picture))
         upright: Image.Image = _rgb(picture)
-        del picture  # two of the large ones at once suffice
+        del picture  # so that at most two large pictures are in memory at once
         return upright if turn is None else upright.transpose(turn)
     except Exception as error:  # as above
         raise _broken(kind, error) from error
 
 
 def measure(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of what :func:`decode` would give, or its error; at a fraction of time and memory.
+    """Width and height in pixels of the image that :func:`decode` would give, or its error, with less time and memory.
 
-    All bytes are decoded, but a JPEG at an eighth of its size, and one pixel is converted to RGB. At most THREADS
-    threads do so at once, the others wait.
+    All bytes are decoded, but a JPEG only at an eighth of its size, and only one pixel is converted to RGB. At most
+    THREADS threads do this at once; the others wait.
     """
     with _measuring:
         return _measure(_open(data))
@@ -198,7 +201,7 @@ def _measure(picture: Image.Image) -> tuple[int, int]:
     try:
         if picture.draft(picture.mode, (1, 1)) is None:
             picture.load()
-            size = picture.size  # a TIFF sets itself upright
+            size = picture.size  # a TIFF is made upright by `load`
         else:
             picture.load()
         _rgb(picture.crop((0, 0, 1, 1)))
@@ -214,11 +217,11 @@ def _broken(kind: str | None, error: Exception) -> PictureError:
 def format_of(data: bytes) -> str:
     """File extension by content, lower case: jpeg, png, gif, webp, bmp, tiff, avif."""
     name = (_open(data).format or "").lower()
-    return "jpeg" if name == "mpo" else name  # MPO: a JPEG with more pictures behind the first
+    return "jpeg" if name == "mpo" else name  # MPO: a JPEG with more pictures after the first
 
 
 def bounded(picture: Image.Image) -> Image.Image:
-    """The picture at most LONG_SIDE pixels on its long side, for batches whose memory must stay bounded."""
+    """The picture, reduced to at most LONG_SIDE pixels on its long side, so that the memory of a batch is bounded."""
     if max(picture.size) > LONG_SIDE:
         picture = picture.copy()
         picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BICUBIC)

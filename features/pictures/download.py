@@ -36,7 +36,10 @@ _log = logging.getLogger("mmm4rec")
 
 @dataclass(eq=False)
 class _Task:
-    """One address on its way: `url` is where its redirects have led, `left` the seconds its requests still have."""
+    """One address that is being fetched.
+
+    `url` is the address that its redirects have led to. `left` is the number of seconds that its requests still have.
+    """
 
     address: str
     url: str
@@ -47,7 +50,10 @@ class _Task:
 
 @dataclass(eq=False)
 class _Host:
-    """A host's tasks, and how many work on them. `failures`: in a row; `lost`: why it is not asked any more."""
+    """A host, its waiting tasks, and the number of its workers.
+
+    `failures`: failures in a row. `lost`: the reason why the host is not asked again, None if it still is.
+    """
 
     name: str
     waiting: deque[_Task] = field(default_factory=deque)
@@ -59,14 +65,14 @@ class _Host:
 
 @dataclass(frozen=True)
 class _Moved:
-    """The answer is elsewhere."""
+    """A redirect to another address."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class _TemporaryFailure:
-    """A failure that may pass, after so many seconds at the earliest as the server says."""
+    """A failure that may be temporary; the server asks to retry after `after` seconds at the earliest."""
 
     status: str
     detail: str
@@ -78,18 +84,18 @@ def _ignore(*_: object) -> None:
 
 
 class Downloads:
-    """Fetches what the cache lacks. A context manager; what is known of a host holds for as long as it is open.
+    """Fetches the addresses that are not in the cache. A context manager; it remembers the state of hosts while open.
 
-    An event loop in the caller's thread (so not within another one) decides what is asked next, `fetching.concurrency`
-    other threads ask. A host's tasks wait in a queue of its own, which `fetching.per_host` workers empty, so a slow
-    host holds up no other.
+    An event loop in the caller's thread, which must not run another loop, decides which address is requested next;
+    `fetching.concurrency` other threads do the requests. Each host has its own queue of tasks and up to
+    `fetching.per_host` workers, so a slow host does not delay other hosts.
     """
 
     def __init__(self, cache: Path, fetching: Fetching) -> None:
         self._cache = cache
         self._fetching = fetching
         self._hosts: dict[str, _Host] = {}
-        self._slots = asyncio.Semaphore(fetching.concurrency)  # first come, first served: the hosts by turns
+        self._slots = asyncio.Semaphore(fetching.concurrency)  # first come, first served, so hosts take turns
         self._web = open_web(fetching.concurrency, fetching.per_host)
 
     def __enter__(self) -> Self:
@@ -110,15 +116,15 @@ class Downloads:
         seen: Callable[[bytes], object] = _ignore,
         progress: Progress = _ignore,
     ) -> None:
-        """Ask for each address once and remember the replies.
+        """Fetch each address once and store the replies. If an address cannot be fetched, this is stored as its reply.
 
         Args:
-            addresses: of http or https; repeated ones are asked once.
+            addresses: http or https; repeated ones are fetched once.
             seen: called with each body, in another thread.
             progress: called with (done, total) addresses.
 
         Raises:
-            FeatureError: the cache cannot be written. An address that cannot be had is a reply, never an error.
+            FeatureError: the cache cannot be written.
         """
         tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
         self._seen, self._progress, self._done, self._total = seen, progress, 0, len(tasks)
@@ -133,7 +139,7 @@ class Downloads:
                 await self._queue(task)
 
     async def _queue(self, task: _Task) -> None:
-        """Let the task wait for its turn at its host."""
+        """Put the task into the queue of its host."""
         try:
             name = parse_url(task.url).host
         except ValueError:
@@ -148,7 +154,7 @@ class Downloads:
             self._group.create_task(self._work(host))
 
     async def _work(self, host: _Host) -> None:
-        """Ask what waits at a host, one after another."""
+        """Do the waiting tasks of a host, one after another."""
         while host.waiting:
             if (pause := host.paused_until - time.monotonic()) > 0 and not host.lost:
                 await asyncio.sleep(pause)
@@ -163,7 +169,7 @@ class Downloads:
         host.workers -= 1
 
     async def _settle(self, task: _Task, reply: Reply) -> None:
-        """Remember a reply that no request gave."""
+        """Store a failure as the final reply of a task."""
         await asyncio.to_thread(self._keep, task, reply)
         self._count()
 
@@ -172,7 +178,7 @@ class Downloads:
         self._progress(self._done, self._total)
 
     async def _follow(self, task: _Task, host: _Host, outcome: Reply | _Moved | _TemporaryFailure) -> None:
-        """What follows from a request."""
+        """Act on the outcome of a request: count it, follow a redirect, retry, or give up."""
         match outcome:
             case Reply():
                 host.failures = 0
@@ -201,7 +207,7 @@ class Downloads:
         await asyncio.sleep(after)
         await self._queue(task)
 
-    # What follows runs in the other threads.
+    # The methods below run in the other threads.
 
     def _keep(self, task: _Task, reply: Reply) -> None:
         remember(self._cache, task.address, reply, self._fetching.private_addresses)
@@ -209,7 +215,7 @@ class Downloads:
             self._seen(reply.body)
 
     def _attempt(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
-        """Ask once; a reply that is final is remembered."""
+        """Do one request, and store the reply if it is final."""
         began = time.monotonic()
         limits.deadline = began + task.left
         limits.silence = self._fetching.timeout
@@ -218,7 +224,7 @@ class Downloads:
             outcome = self._request(task)
         except PictureError as error:
             outcome = Reply(error.status, error.detail)
-        except Exception as error:  # a stranger's answer makes libraries raise anything; it must not end the run
+        except Exception as error:  # an untrusted answer can make libraries raise anything; it must not end the run
             outcome = self._broken_off(error, "no answer")
         task.left -= time.monotonic() - began
         if isinstance(outcome, Reply):
@@ -236,7 +242,7 @@ class Downloads:
         return _TemporaryFailure("timeout", f"{limit} s")
 
     def _request(self, task: _Task) -> Reply | _Moved | _TemporaryFailure:
-        # Bytes as they are: what is compressed on the way could unpack to any size.
+        # No compression for the transfer: a compressed body could unpack to any size.
         headers = {"User-Agent": self._fetching.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"}
         patience = limits.patience()
         answer = self._web.urlopen(
@@ -246,7 +252,7 @@ class Downloads:
             if 200 <= answer.status < 300:
                 return self._body(answer)
             with suppress(HTTPError, HTTPException, OSError):
-                # A short page is read to its end, so that the connection can be used again.
+                # A short body is read to its end, so that the connection can be used again.
                 answer.read(_CHUNK, decode_content=False)
             place = answer.headers.get("Location")
             if answer.status in (301, 302, 303, 307, 308) and place:
@@ -260,7 +266,7 @@ class Downloads:
             answer.close()
 
     def _body(self, answer: BaseHTTPResponse) -> Reply | _TemporaryFailure:
-        """The whole body; of one that breaks off what came, if that is a picture all the same."""
+        """The whole body; if it breaks off, the bytes that came, provided that they are a complete picture."""
         body = bytearray()
         try:
             while chunk := answer.read1(_CHUNK, decode_content=False):
@@ -278,7 +284,7 @@ class Downloads:
         if task.redirects >= self._fetching.max_redirects:
             return Reply("unreachable", f"more than {self._fetching.max_redirects} redirects")
         try:
-            # Bytes of UTF-8, which http.client takes for Latin-1.
+            # The bytes are UTF-8, but http.client decodes them as Latin-1.
             url = urljoin(task.url, place.encode("latin-1").decode("utf-8", "replace"))
         except ValueError:
             return Reply("unreachable", "a redirect to no valid address")
@@ -288,14 +294,14 @@ class Downloads:
 
 
 def _wait(task: _Task, fetching: Fetching) -> float:
-    """Seconds before the next attempt; the jitter is the address's own, so it is the same in every run."""
+    """Seconds before the next attempt; the jitter depends only on address and attempt, so every run has the same."""
     digest = hashlib.sha256(f"{task.attempts} {task.address}".encode("utf-8", "surrogatepass")).digest()
     jitter = 0.5 + int.from_bytes(digest[:4]) / 2**32
     return min(fetching.wait * 2.0 ** (task.attempts - 1) * jitter, fetching.longest_wait)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the first cause last."""
+    """An error and its causes; the first cause comes last."""
     cause: BaseException | None = error
     while cause:
         yield cause
@@ -303,5 +309,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _name_of(error: BaseException) -> str:
-    """What happened, without what differs from run to run."""
+    """A description of the error without parts that differ between runs."""
     return getattr(error, "strerror", None) or type(error).__name__

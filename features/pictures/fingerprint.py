@@ -1,5 +1,5 @@
-"""Whether the pictures of a domain would still be the same, without network requests. This decides if item_images is
-stale."""
+"""A fingerprint that shows whether the pictures of a domain may have changed, without network requests. It decides
+whether item_images is stale."""
 
 import hashlib
 import os
@@ -26,12 +26,12 @@ def image_fingerprint(
     cache: Path | None = None,
     fetching: Fetching = DEFAULT,
 ) -> str:
-    """Sha256 over every address of every item and what would be found there, asking nobody.
+    """Sha256 over every address of every item and the state of its picture, without requests.
 
-    It changes when :func:`features.pictures.item_images.collect_images` could have another result although its tables
-    are the same. A file counts by its content (or why there is none); its hash is remembered in `cache` and taken from
-    there while size, time and inode of the file stay the same. An http(s) address counts by how often it was forgotten,
-    so a download does not change it.
+    It changes if :func:`features.pictures.item_images.collect_images` could have another result from the same tables.
+    For a file, the state is its content, or why there is none. Hashes of files are stored in `cache`, and are used as
+    long as size, times and inode of the file stay the same. For an http(s) address, the state is how often it was
+    forgotten, so a download does not change the fingerprint.
     """
     digest = hashlib.sha256()
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
@@ -50,12 +50,12 @@ def image_fingerprint(
 
 
 class _FileHashes:
-    """Hashes of local files, remembered in the cache by image root."""
+    """Hashes of local files, stored in the cache in one file per image root."""
 
     _SCHEMA = pa.schema([("url", pa.string()), ("stamp", pa.string()), ("sha256", pa.string())])
-    """`stamp`: what :meth:`_stamp` gave when the file had the hash."""
+    """`stamp`: the result of :meth:`_stamp` when the file had this hash."""
     _SETTLED = 2 * 10**9
-    """Nanoseconds. A file changed more recently can change again without its time telling."""
+    """Nanoseconds. A file that changed more recently may change again and keep the same time."""
 
     def __init__(self, image_root: Path | None, cache: Path | None) -> None:
         self._root = image_root
@@ -70,10 +70,10 @@ class _FileHashes:
                 columns = (column.to_pylist() for column in table.cast(self._SCHEMA).columns)
                 self._known = {url: (stamp, digest) for url, stamp, digest in zip(*columns, strict=True)}
             except (OSError, KeyError, pa.ArrowException):
-                pass  # none, or damaged: hashed again
+                pass  # missing or damaged: the files are hashed again
 
     def of(self, url: str) -> str:
-        """The sha256 of the file at an address, or the status of its absence."""
+        """The sha256 of the file at an address, or the status that says why it cannot be read."""
         known = self._known.get(url)
         stamp = self._stamp(url) if self._file else None
         if known and known[0] == stamp:
@@ -88,7 +88,8 @@ class _FileHashes:
         return found
 
     def _stamp(self, url: str) -> str | None:
-        """What changes with a file: device, inode, size, times; of a file:// address nothing is remembered."""
+        """A text that changes with the file: device, inode, size, times. None for a file:// address or a missing file,
+        whose hash is not stored."""
         try:
             found = os.stat(os.path.join(self._root or "", url))  # noqa: PTH116, PTH118 - 100,000 times
         except (OSError, ValueError):
@@ -96,7 +97,7 @@ class _FileHashes:
         return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
     def keep(self) -> None:
-        """Remember what is new."""
+        """Store the hashes if there are new ones."""
         if self._new and self._file:
             rows = [(url, *self._known[url]) for url in sorted(self._known)]
             table = pa.table(list(map(list, zip(*rows, strict=True))), schema=self._SCHEMA)

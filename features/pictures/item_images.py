@@ -38,19 +38,19 @@ STATUSES = {
     "too_large": "more bytes or pixels than features.pictures.decode.MAX_BYTES, MAX_PIXELS",
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
-"""Those that a content can have."""
+"""The statuses that describe a content."""
 _AHEAD = 2 * THREADS
-"""Items looked at before they are needed; few, because they hold pictures."""
+"""Items that are read ahead; only a few, because they hold pictures in memory."""
 
 
 @dataclass(frozen=True)
 class ItemImagesSummary:
-    """Items by status, and what the shards hold."""
+    """Numbers of items by status, and of shards and their bytes."""
 
     items: int
     statuses: dict[str, int]
     fallbacks: int
-    """Items whose first address failed and a later one was good."""
+    """Items whose first address failed and whose picture comes from a later address."""
     shards: int
     bytes: int
 
@@ -59,7 +59,7 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
     """Let the next run retry the addresses whose downloads ended in one of these statuses. Return their number.
 
     Raises:
-        FeatureError: an unknown status, or the cache cannot be written.
+        FeatureError: a status is unknown, or the cache cannot be written.
     """
     known = STATUSES.keys() - {"ok", "no_url"}
     if unknown := set(statuses) - known:
@@ -77,7 +77,7 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
 
 @dataclass(frozen=True)
 class _Found:
-    """The picture of an item, `url` None if it has none, and what went wrong before: address and problem."""
+    """The picture of an item (`url` is None if it has none), and the problems of the addresses before it."""
 
     url: str | None
     data: bytes
@@ -87,7 +87,7 @@ class _Found:
 
 
 class _Finder:
-    """Looks through the addresses of items. What a content is worth is judged once, however often it is met."""
+    """Looks through the addresses of items. Each content is judged once, however often it occurs."""
 
     def __init__(self, image_root: Path | None, cache: Path, fetching: Fetching) -> None:
         self._image_root = image_root
@@ -96,7 +96,7 @@ class _Finder:
         self._judged: dict[str, tuple[int, int] | tuple[str, str]] = {}
 
     def missing(self, urls: list[str]) -> str | None:
-        """The address that has to be asked before it is clear which one is the picture."""
+        """The address that must be fetched before the item's picture can be chosen; None if none is missing."""
         try:
             self.find(urls, settled=False)
         except UnaskedError as unasked:
@@ -107,7 +107,7 @@ class _Finder:
         """The first good picture.
 
         Raises:
-            LookupError: an address comes first that was not asked yet; only if not `settled`.
+            LookupError: an address before it was not fetched yet; only if not `settled`.
         """
         problems: list[tuple[str, PictureError]] = []
         for url in urls:
@@ -124,7 +124,7 @@ class _Finder:
         return _Found(None, b"", "", (0, 0), problems)
 
     def see(self, data: bytes) -> None:
-        """Judge a content that will be met."""
+        """Judge a content in advance."""
         with suppress(PictureError):
             self._measured(data, hashlib.sha256(data).hexdigest())
 
@@ -150,14 +150,14 @@ def _ask_missing(
     threads: ThreadPoolExecutor,
     progress: Progress,
 ) -> int:
-    """Download what it takes to know the picture of every item: addresses that come first, then those behind bad ones.
+    """Download until the picture of every item is known: first addresses first, then those after bad addresses.
 
-    `items` are their addresses; returns how many were asked.
+    `items` are the addresses of each item. Returns the number of addresses that were requested.
     """
     asked: set[str] = set()
     while items:
         missing = list(map_in_order(threads, finder.missing, items, _AHEAD))
-        # Of one that was asked and is missing still, find says what it knows.
+        # An address that was requested and is still missing is not requested again; `find` reports the problem.
         items = [urls for urls, url in zip(items, missing, strict=True) if url and url not in asked]
         wanted = {url for url in missing if url} - asked
         downloads.ask(sorted(wanted), finder.see, partial(_further, progress, len(asked)))
@@ -166,7 +166,7 @@ def _ask_missing(
 
 
 def _further(progress: Progress, before: int, done: int, total: int) -> None:
-    """Progress of a round, with what was done before it."""
+    """Report the progress of a round, including the `before` addresses of earlier rounds."""
     progress(before + done, before + total)
 
 
@@ -183,21 +183,23 @@ def collect_images(
 ) -> ItemImagesSummary:
     """Write item_images.parquet (:data:`features.tables.ITEM_IMAGES`) and its shards.
 
-    Both are over exactly the items of core/sequences, sorted by item_id. The first address of an item that yields a
-    good picture wins. If every address fails, the item has the status of the first, the best one, and all details.
+    The table has exactly the items of core/sequences. Table and shards are sorted by item_id. The picture of an item
+    comes from its first address that gives a good picture. If every address fails, the item has the status of the
+    first, which is the best address, and the details of all. A problem with a picture never raises an error.
 
     Args:
         items_parquet: core/items.
         sequence_items_parquet: the items of core/sequences.
-        image_root: folder that paths start from; None: there is none.
-        out: empty folder.
-        cache: what became of http(s) addresses, and what this call asks: see `replies`. None: only this call's.
-        fetching: how they are asked.
-        shard_bytes: bound of a shard, bytes.
+        image_root: folder that relative paths start from; None if there is none.
+        out: an empty folder.
+        cache: folder of the replies of http(s) addresses (see `replies`), including those of this call. None: the
+            replies are kept only during this call.
+        fetching: how addresses are requested.
+        shard_bytes: largest size of a shard, in bytes.
         progress: called with (done, total) downloads and items.
 
     Raises:
-        FeatureError: an input table cannot be read, or the cache not written. What befalls a picture is a status.
+        FeatureError: an input table cannot be read, or the cache cannot be written.
     """
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     ids, addresses = catalogue["item_id"].to_pylist(), [urls or [] for urls in catalogue["image_urls"].to_pylist()]

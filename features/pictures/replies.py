@@ -3,8 +3,8 @@
     <cache>/<2 hex>/<sha256 of the address>   a line of JSON: url, status, detail, private, bytes, sha256; then the body
     <cache>/forgotten.json                    how often an address was forgotten, by the sha256 of the address
 
-Failures are stored too. The judgement of a body is not stored: features.pictures judges it by its present rules. A file
-appears under its name only when it is complete, whenever the process ends. A damaged file counts as absent.
+Failures are stored too. Whether a body is a good picture is not stored: features.pictures decides it by its current
+rules. A file gets its name only when it is complete, whenever the process ends. A damaged file counts as missing.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from warehouse.artifacts.durable import replacing
 
 _FORGOTTEN: Final = "forgotten.json"
 _LITTER_AGE: Final = 3600.0
-"""Seconds after which an unfinished file is nobody's any more."""
+"""Seconds after which an unfinished file counts as abandoned."""
 _LOGIN: Final = re.compile(r"(?<=://)[^/?#]*@")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of an address: status `ok` and a body, or a status of `item_images.STATUSES` and why."""
+    """The result for an address: status `ok` and a body, or another status of `item_images.STATUSES` and details."""
 
     status: str
     detail: str | None = None
@@ -38,7 +38,7 @@ class Reply:
 
 
 def is_web(address: str) -> bool:
-    """Whether an address is one of http or https."""
+    """Whether an address is http or https."""
     return address[:8].lower().startswith(("http://", "https://"))
 
 
@@ -48,9 +48,9 @@ def key_of(address: str) -> str:
 
 
 def recall(cache: Path, address: str, private: bool = False) -> Reply | None:
-    """The reply remembered; None if there is none, or its file is damaged.
+    """The stored reply; None if there is none, or its file is damaged.
 
-    Nor is there one if the address was refused, and private addresses, not allowed then, are allowed now.
+    It is also None if the address was refused when private addresses were not allowed, and they are allowed now.
     """
     try:
         with _place(cache, key_of(address)).open("rb") as file:
@@ -64,7 +64,7 @@ def recall(cache: Path, address: str, private: bool = False) -> Reply | None:
 
 
 def remember(cache: Path, address: str, reply: Reply, private: bool = False) -> None:
-    """Keep the reply of an address; `private`: asked with private addresses allowed.
+    """Store the reply of an address; `private`: private addresses were allowed when it was requested.
 
     Raises:
         FeatureError: the cache cannot be written.
@@ -81,9 +81,9 @@ def remember(cache: Path, address: str, reply: Reply, private: bool = False) -> 
 
 
 def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
-    """Let every address whose reply has one of these statuses be asked again; return how many there are.
+    """Remove the replies with one of these statuses, so that their addresses are requested again; return their number.
 
-    `judge` says the status of a body, where one came; None: bodies are kept.
+    `judge` returns the status of a reply's body; None: replies with a body are kept.
 
     Raises:
         FeatureError: the cache cannot be written.
@@ -97,10 +97,10 @@ def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]
                 if status in statuses:
                     found.append(path)
         except (OSError, ValueError, TypeError, KeyError):
-            pass  # damaged: asked again anyhow
+            pass  # damaged: it is requested again anyway
     if found:
         counts = times_forgotten(cache)
-        # The counts first: a command that dies in between has made stale too much, never too little.
+        # The counts are written first: if the process dies in between, too much is stale, never too little.
         counts |= {path.name: counts.get(path.name, 0) + 1 for path in found}
         write_whole(cache / _FORGOTTEN, json.dumps(counts, sort_keys=True, indent=0).encode())
         for path in found:
@@ -109,7 +109,7 @@ def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]
 
 
 def times_forgotten(cache: Path) -> dict[str, int]:
-    """How often each address was forgotten, by :func:`key_of`; those that never were are left out."""
+    """How often each address was forgotten, by :func:`key_of`; addresses that never were are left out."""
     try:
         counts = json.loads((cache / _FORGOTTEN).read_bytes())
         return {str(key): int(count) for key, count in counts.items()}
@@ -118,10 +118,10 @@ def times_forgotten(cache: Path) -> dict[str, int]:
 
 
 def write_whole(path: Path, *parts: bytes) -> None:
-    """Write a file that is there whole or not at all, whenever the process ends.
+    """Write a file so that it is complete or missing, whenever the process ends.
 
     Raises:
-        FeatureError: it cannot be written.
+        FeatureError: the file cannot be written.
     """
     new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
@@ -136,7 +136,7 @@ def write_whole(path: Path, *parts: bytes) -> None:
 
 
 def sweep(cache: Path) -> None:
-    """Remove what processes that died have left unfinished."""
+    """Remove unfinished files of processes that died."""
     for path in cache.glob("**/*.new"):
         with suppress(OSError):  # another process may have finished it
             if time.time() - path.stat().st_mtime > _LITTER_AGE:

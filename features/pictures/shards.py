@@ -1,10 +1,11 @@
 """Pictures in WebDataset shards: tar files of <key>.<format> + <key>.json pairs, sorted by item id.
 
-The key is the item id with everything but letters, digits, ``_``, ``-`` and ``~`` percent-encoded: in a
-WebDataset key a dot ends the key and a slash is a folder. The true id stands in the JSON as well.
-An extraction takes each picture from its place (:func:`read_bytes`), and needs no WebDataset. :func:`read_shards`, for
-who trains on the pictures elsewhere, reads with it (the extra `shards`), from streams opened here: WebDataset never
-sees an address, so none of its URL schemes (``pipe:`` runs a shell) can be reached.
+The key is the item id, percent-encoded except for letters, digits, ``_``, ``-`` and ``~``, because in a WebDataset key
+a dot ends the key and a slash is a folder. The JSON contains the original id as well.
+
+An extraction reads each picture from its place (:func:`read_bytes`), and does not need WebDataset. :func:`read_shards`
+is for training on the pictures elsewhere, and needs WebDataset (the `shards` extra). It passes streams that are opened
+here: WebDataset never gets an address, so its URL schemes (``pipe:`` runs a shell) cannot be used.
 """
 
 import io
@@ -24,12 +25,12 @@ from features.pictures.decode import format_of
 SHARD_BYTES = 128 * 2**20
 SHARD_NAME = re.compile(r"images-\d{6}\.tar")
 _BLOCK = 512
-"""Bytes of a tar header, and what every member is padded to."""
+"""Bytes of a tar header; every member is padded to a multiple of it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture as it came: `item_id`, original bytes `data`, and `meta`, its JSON sidecar."""
+    """A picture as it was received: `item_id`, the original bytes `data`, and `meta`, its JSON sidecar."""
 
     item_id: str
     data: bytes
@@ -38,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Place:
-    """Where original bytes lie: shard file name and offset in it."""
+    """Where a picture's original bytes are: the file name of the shard, and the offset in it."""
 
     shard: str
     offset: int
@@ -46,15 +47,15 @@ class Place:
 
 def sample_key(item_id: str) -> str:
     """Key of an item in a shard: ASCII without dots and slashes, reversible with urllib.parse.unquote."""
-    # A lone percent sign, which no encoded id is, stands for the empty id: WebDataset drops empty keys.
+    # WebDataset drops empty keys, so a single percent sign, which is no encoded id, stands for the empty id.
     return quote(item_id, safe="").replace(".", "%2E") or "%"
 
 
 class ShardWriter:
-    """Writes images-000000.tar, images-000001.tar ... whose bytes depend on the samples alone.
+    """Writes images-000000.tar, images-000001.tar ..., whose bytes depend only on the samples.
 
-    A shard holds at least one sample and is otherwise about `shard_bytes` long at most (tar pads its end to
-    10 KiB). Call :meth:`add` in order of item ids.
+    A shard holds at least one sample. With more than one it has at most about `shard_bytes` bytes (tar pads its end to
+    10 KiB). Call :meth:`add` in the order of item ids.
     """
 
     def __init__(self, out: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -74,7 +75,7 @@ class ShardWriter:
             self._tar.close()
 
     def add(self, item_id: str, data: bytes, meta: dict[str, Any]) -> Place:
-        """Append a picture's original bytes and its JSON sidecar, to which the item id is added."""
+        """Append a picture's original bytes and its JSON sidecar; the item id is added to the sidecar."""
         key = sample_key(item_id)
         sidecar = json.dumps({"item_id": item_id, **meta}, sort_keys=True, ensure_ascii=False).encode()
         tar = self._tar_with_room(2 * _BLOCK + _padded(data) + _padded(sidecar))
@@ -97,7 +98,7 @@ class ShardWriter:
 
 
 def _padded(data: bytes) -> int:
-    """Bytes that a content takes in a tar."""
+    """Bytes that a content takes in a tar file."""
     return -(-len(data) // _BLOCK) * _BLOCK
 
 
@@ -113,12 +114,12 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def read_shards(folder: Path, names: Iterable[str] | None = None) -> Iterator[Sample]:
-    """Samples of the shards of a folder (all, or those named), in their order.
+    """Samples of the shards of a folder (all, or those in `names`), in the order of the shards.
 
     Raises:
         FeatureError: a shard is missing, cut off or not made by :class:`ShardWriter`; or webdataset is not installed.
     """
-    try:  # here, because it brings torch where torch is installed
+    try:  # imported here, because it imports torch if torch is installed
         from webdataset.tariterators import group_by_keys, tar_file_expander
     except ImportError as error:
         raise FeatureError(f"webdataset is not installed ({error}); `pip install 'mmm4rec[shards]'`") from error
@@ -137,7 +138,7 @@ def read_shards(folder: Path, names: Iterable[str] | None = None) -> Iterator[Sa
 
 
 def read_bytes(folder: Path, place: Place, size: int) -> bytes:
-    """Original bytes of one picture, straight from its place."""
+    """Original bytes of one picture, read directly from its place."""
     if not SHARD_NAME.fullmatch(place.shard):
         raise FeatureError(f"{place.shard!r} is not the name of a shard (images-000000.tar)")
     with (folder / place.shard).open("rb") as stream:

@@ -1,4 +1,4 @@
-"""The bytes at one address of a picture: a file inside the image root, or what the web answered when it was asked."""
+"""The bytes at one address of a picture: a file inside the image root, or the stored reply of a web server."""
 
 import os
 import re
@@ -15,22 +15,22 @@ from features.settings import Fetching
 __all__ = ["DEFAULT", "UnaskedError", "read_source"]
 
 DEFAULT: Final = Fetching()
-"""How the web is asked where nothing else is said."""
+"""The default settings for requests to the web."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _INLINE: Final = re.compile(r"data:[^,]*,", re.IGNORECASE)
-"""How an address begins that is the picture itself."""
+"""The beginning of an address that contains the picture itself."""
 
 
 class UnaskedError(LookupError):
-    """The cache knows no reply of an http(s) address yet."""
+    """The cache has no reply of this http(s) address yet."""
 
 
 def read_source(url: str, image_root: Path | None, cache: Path | None = None, fetching: Fetching = DEFAULT) -> bytes:
-    """Bytes at one address: a path relative to `image_root`, a file:// URL inside it, or what the web answered.
+    """Bytes at one address: a path relative to `image_root`, a file:// URL inside it, or a stored reply of the web.
 
     Raises:
-        PictureError: unreachable, refused, too_large, or what else became of a download.
-        LookupError: an http(s) address that was not asked yet.
+        PictureError: unreachable, refused, too_large, or another status of a download.
+        LookupError: the http(s) address was not requested yet.
     """
     if _INLINE.match(url):
         raise PictureError("refused", "it is a picture itself (data:), which is not read: put it into a file")
@@ -64,20 +64,20 @@ def _read_reply(url: str, cache: Path | None, fetching: Fetching) -> bytes:
 
 
 def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
-    """Bytes of a regular file that lies inside `root` after every .. and symbolic link is followed."""
+    """Bytes of a regular file that is inside `root` after every .. and symbolic link is resolved."""
     try:
         root = root.resolve(strict=True)
         path = (root / name).resolve()
         if not path.is_relative_to(root):
             raise PictureError("refused", "outside the image root")
-        # Without blocking, because opening a FIFO would wait for its other end.
+        # Opened without blocking, because opening a FIFO would wait for its other end.
         with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PictureError("unreachable", "not a regular file")
             if status.st_size > max_bytes:
                 raise PictureError("too_large", f"{status.st_size:,} bytes, at most {max_bytes:,}")
-            return stream.read(status.st_size)  # nothing of a pseudo-file of size 0
+            return stream.read(status.st_size)  # reads nothing from a pseudo-file of size 0
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a loop of links
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PictureError("unreachable", reason) from error

@@ -1,10 +1,10 @@
-"""The sample catalogue on disk: ratings, metadata and pictures in the raw layout of Amazon Review 2018.
+"""Writes the sample catalogue: ratings, metadata and pictures in the raw layout of Amazon Review 2018.
 
-What lives here: file formats, identifiers, and the dirt that real files have, in small, counted doses. The
-truth behind the files is drawn by `features.sample.people`.
+This module defines the file formats, the identifiers, and small, counted numbers of the flaws that real files have.
+`features.sample.people` draws the purchases that the files are made from.
 
     <Domain>.csv              item, user, rating, unix seconds (whole days); no header; oldest first
-    meta_<Domain>.json.gz     one JSON object a line
+    meta_<Domain>.json.gz     one JSON object per line
     images/<Domain>/<asin>.jpg|png     named by the URL fields, relative to the folder of the files
 """
 
@@ -36,7 +36,7 @@ _DAYS: Final = 1_826  # to the end of 2018
 class _Extent:
     users: int
     items: int
-    purchases: float  # mean of a user's
+    purchases: float  # mean per user
 
 
 _EXTENTS: Final[dict[Size, dict[str, _Extent]]] = {
@@ -45,13 +45,13 @@ _EXTENTS: Final[dict[Size, dict[str, _Extent]]] = {
 }
 _FEWEST, _MOST = 5, 30  # purchases of a regular user
 _STARS: Final = (1,) * 4 + (2,) * 5 + (3,) * 11 + (4,) * 25 + (5,) * 55  # ratings carry no signal
-_CASUAL = 0.08  # share of further users who buy less than `_FEWEST` times, so that a 5-core drops them
+_CASUAL = 0.08  # additional users, as a share, who buy fewer than `_FEWEST` times, so that a 5-core drops them
 _PEOPLE_PER_USER: Final = 2  # the people of the sample, per user of a source domain: some shop in several domains
 
 
 @dataclass(frozen=True)
 class DomainSummary:
-    """What was written for one domain. `dirt` counts every flaw put into the files, by name."""
+    """What was written for one domain. `dirt` counts the flaws in the files, by their names."""
 
     role: str
     users: int
@@ -84,7 +84,7 @@ class Customer:
 
 @dataclass(frozen=True)
 class Market:
-    """A domain's truth, before any file is written: shop, the asins of its N items, customers."""
+    """A domain before its files are written: the shop, the asins of its N items, and the customers."""
 
     shop: Shop
     asins: tuple[str, ...]
@@ -92,7 +92,7 @@ class Market:
 
 
 def draw_market(domain: SampleDomain, seed: int = 0, size: Size = "demo") -> Market:
-    """The truth of one domain. The same arguments give it again; a person has one taste everywhere."""
+    """Draw one domain. The same arguments always give the same market. A person has the same taste in all domains."""
     number = DOMAINS.index(domain)
     extent = _EXTENTS[size][domain.role]
     rng = _generator(seed, 1, number)
@@ -120,7 +120,7 @@ def write_sample(
     size: Size = "demo",
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSummary:
-    """Write the raw files of all `DOMAINS` into the existing folder `raw`; same arguments, same bytes.
+    """Write the raw files of all `DOMAINS` into the existing folder `raw`. The same arguments give the same bytes.
 
     `progress(done, total)` counts pictures, which take most of the time.
     """
@@ -157,7 +157,7 @@ def write_sample(
 
 
 def _user_id(person: int) -> str:
-    """Identifiers whose order says nothing: 7919 is coprime to a million, so no two people share one."""
+    """An identifier whose order has no meaning. It is unique, because 7919 is coprime to a million."""
     return f"A{person * 7_919 % 10**6:06d}SAMPLE"
 
 
@@ -169,7 +169,7 @@ def _generator(*key: int) -> np.random.Generator:
 
 
 def _write_ratings(path: Path, market: Market, rng: np.random.Generator) -> tuple[int, dict[str, int]]:
-    """Write the ratings, oldest first; the order among equal days is the true one. Return rows and dirt."""
+    """Write the ratings, oldest first; purchases of the same day keep their order. Return rows and flaws."""
     timed: list[tuple[int, str]] = []
     equal_times = repeats = 0
     for customer in market.customers:
@@ -228,7 +228,7 @@ _FLAWS: Final = {
     "pages_for_pictures": 0.005,
     "python_literals": 0.0,
 }
-"""Share of items with each flaw; at least one item has it. No item has two."""
+"""The share of items with each flaw. At least one item has each flaw, and no item has two."""
 
 Flaws = dict[str, frozenset[int]]
 
@@ -250,14 +250,14 @@ def _few(total: int, share: float) -> int:
 
 
 def _write_metadata(path: Path, market: Market, flaws: Flaws, rng: np.random.Generator) -> tuple[int, dict[str, int]]:
-    """Write one line an item, gzip without a time stamp. Return rows and the dirt that is not an item's."""
+    """Write one line per item, as gzip without a time stamp. Return rows and the flaws that belong to no item."""
     lines = []
     for item, asin in enumerate(market.asins):
         record = _record(market, item, asin, flaws, rng)
         if item in flaws["missing_metadata"]:
             continue
         lines.append(repr(record) if item in flaws["python_literals"] else json.dumps(record, ensure_ascii=False))
-        if item in flaws["duplicate_asins"]:  # the same asin once more, worse
+        if item in flaws["duplicate_asins"]:  # the same asin again, with less content
             lines.append(json.dumps({**record, "title": record["title"] + " (renewed)", "description": []}))
     unreadable = (
         lines[0][: len(lines[0]) // 2],
@@ -305,12 +305,12 @@ def _record(market: Market, item: int, asin: str, flaws: Flaws, rng: np.random.G
 
 
 def _picture_path(market: Market, item: int) -> str:
-    """Where the picture lies, relative to the raw folder: mostly JPEG, every tenth PNG."""
+    """The path of the picture, relative to the raw folder; every tenth picture is a PNG, the others are JPEG."""
     return f"images/{market.shop.domain.name}/{market.asins[item]}.{'png' if item % 10 == 9 else 'jpg'}"
 
 
 def _pictures(market: Market, flaws: Flaws, rng: np.random.Generator) -> list[bytes | None]:
-    """The bytes of every item's picture file, or None where there is none."""
+    """The bytes of every item's picture file, or None if the item has no file."""
     files: list[bytes | None] = []
     for item, product in enumerate(market.shop.products):
         image = draw_picture(product, rng)

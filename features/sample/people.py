@@ -1,17 +1,14 @@
-"""People, what they like, and what they buy one after the other: the truth behind the sample's ratings.
+"""Simulates people, their tastes and their purchases one after the other, which the sample's ratings are made from.
 
-What lives here: the simulation of purchases. A person has tastes over the attributes that all domains
-share, and a mood that lasts for a while and that only the pace of buying gives away:
+A person has a taste for the attributes that all domains share. A person also has a mood that lasts for a while, and
+that shows only in the time between purchases:
 
-- `project`: the next purchases come within days, and are mostly the accessory of the last thing bought, in
-  its colour;
-- `browsing`: they come after a week or three, and follow taste alone;
-- `restocking`: they come after one to three months, and mostly replace the last thing by another of its
-  kind and brand.
+- `project`: the next purchases come within days, and are mostly the accessory of the last item, in the same colour;
+- `browsing`: they come after one to three weeks, and depend only on taste;
+- `restocking`: they come after one to three months, and mostly replace the last item by one of the same kind and brand.
 
-The mood in which something is bought sets the gap before it; the mood then in force chooses the thing
-bought AFTER it. So the gap before the last known purchase says what comes next, and no purchase needs its
-own time to be told.
+The mood of a purchase decides the gap BEFORE it, and which item is bought AFTER it. So the gap before the last known
+purchase tells what comes next, and a model can predict a purchase without knowing its time.
 """
 
 from dataclasses import dataclass
@@ -26,8 +23,8 @@ MOODS: Final = ("project", "browsing", "restocking")
 GAP_DAYS: Final = {"project": (0, 5), "browsing": (8, 22), "restocking": (30, 91)}
 """Days since the last purchase, from (inclusive) and to (exclusive), in each mood. They do not overlap."""
 
-_STAY = 0.7  # chance that the mood lasts to the next purchase, before it is drawn afresh
-_FOLLOW = 0.9  # chance that a project or a restocking is obeyed, else taste alone decides
+_STAY = 0.7  # chance that the mood lasts to the next purchase; otherwise a new one is drawn, perhaps the same
+_FOLLOW = 0.9  # chance that a purchase follows its project or restocking; otherwise only taste decides
 _LIKED: Final = {
     "colour": (2, 3.0),
     "pattern": (1, 2.5),
@@ -35,17 +32,17 @@ _LIKED: Final = {
     "trim": (1, 3.5),
     "brand": (3, 3.0),
 }
-"""For each attribute: how many values a person likes, and what liking adds to the log-odds of buying."""
+"""For each attribute: how many of its values a person likes, and what a liked value adds to the log-odds of buying."""
 _POPULARITY = 0.9  # exponent of Zipf's law over the items of a domain
 _KIND_BONUS = 6.0  # log-odds of the kind that a project or a restocking asks for
-_MATCH_BONUS = 1.6  # log-odds of the last thing's colour (project) or brand (restocking)
+_MATCH_BONUS = 1.6  # log-odds of the last item's colour (project) or brand (restocking)
 
 Logits = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Purchase:
-    """One purchase: the item's index in its domain, days since the first purchase, and the mood in force."""
+    """One purchase: the item's index in its domain, the days since the first purchase, and the mood."""
 
     item: int
     day: int
@@ -69,11 +66,11 @@ class Shop:
 
 
 Taste = dict[str, Logits]
-"""Per attribute, what each of its values adds to the log-odds of buying."""
+"""For each attribute, what each of its values adds to the log-odds of buying."""
 
 
 def open_shop(domain: SampleDomain, items: int, rng: np.random.Generator) -> Shop:
-    """A domain with `items` products of heavy-tailed popularity."""
+    """A domain with `items` products, whose popularity has a heavy tail."""
     products = tuple(draw_products(domain.kinds, items, rng))
     kinds = domain.kinds
     return Shop(
@@ -90,7 +87,7 @@ def open_shop(domain: SampleDomain, items: int, rng: np.random.Generator) -> Sho
 
 
 def draw_taste(rng: np.random.Generator) -> Taste:
-    """A person's taste: a few liked values in every attribute. It holds in all domains."""
+    """A person's taste: a few liked values in every attribute. It is the same in all domains."""
     taste: Taste = {}
     for name, values in ATTRIBUTES.items():
         liked, strength = _LIKED[name]
@@ -100,15 +97,15 @@ def draw_taste(rng: np.random.Generator) -> Taste:
 
 
 def liking(shop: Shop, taste: Taste) -> Logits:
-    """What a person thinks of every item [N], in log-odds: its popularity and their taste."""
+    """How much a person likes every item [N], in log-odds: the item's popularity plus the person's taste."""
     return shop.popularity + sum(taste[name][codes] for name, codes in shop.attributes.items())
 
 
 def next_purchase(shop: Shop, liked: Logits, history: list[Purchase]) -> Logits:
-    """Chance [N] of every item to be bought next, after a non-empty history; `liked` is from `liking`.
+    """The probability [N] of every item to be bought next, after a non-empty history; `liked` comes from `liking`.
 
-    Things already bought are not bought again. The simulation draws from this very function, so ranking by
-    it is the best that any recommender could do.
+    No item is bought twice. The simulation draws from exactly these probabilities, so no recommender can rank better
+    than they do.
     """
     last, mood = history[-1].item, history[-1].mood
     bought = [purchase.item for purchase in history]

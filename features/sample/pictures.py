@@ -1,7 +1,7 @@
-"""The picture of a product: its silhouette in colour and pattern, shaded as its material, rimmed by its trim.
+"""Draws the picture of a product: its silhouette in its colour and pattern, shaded by its material, with a rim of its
+trim.
 
-What lives here: drawing. Shapes come from `features.sample.silhouettes`; files are written by
-`features.sample.files`.
+Shapes come from `features.sample.silhouettes`; `features.sample.files` writes the files.
 """
 
 from functools import cache
@@ -16,8 +16,8 @@ from features.sample.silhouettes import SILHOUETTES, Shape
 SIZE = 96
 """Width and height of a picture, in pixels."""
 
-_FINE = 4  # silhouettes are painted this many times larger, then reduced, so that edges come out smooth
-_MARGIN = 0.1  # share of the picture left free on each side, room for the jitter of position
+_FINE = 4  # silhouettes are painted this many times larger, then reduced, so that edges are smooth
+_MARGIN = 0.1  # share of the picture that is left free on each side, because the position varies
 
 Field = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 
 
 def draw_picture(product: Product, rng: np.random.Generator) -> Image.Image:
-    """An RGB picture of `SIZE` x `SIZE` pixels; `rng` moves, turns and mirrors it and picks the backdrop."""
+    """An RGB picture of `SIZE` x `SIZE` pixels; `rng` moves, turns and mirrors the object and picks the background."""
     body, part, dark, whole = _placed(product.kind, rng)
     base = np.array(_COLOURS[product.colour], np.float32)
     pattern = _pattern(product.pattern, rng)[..., None]
@@ -60,7 +60,7 @@ def draw_picture(product: Product, rng: np.random.Generator) -> Image.Image:
 
 
 def _placed(kind: str, rng: np.random.Generator) -> tuple[Field, Field, Field, Field]:
-    """Masks of body, part, dark and all with its rim, each [size, size, 1] in 0..1, moved as `rng` says."""
+    """Masks of body, part, dark, and the whole with its rim, each [size, size, 1] in 0..1, moved randomly by `rng`."""
     angle = np.deg2rad(rng.uniform(-9, 9))
     zoom = 1 / rng.uniform(0.88, 1.06)
     mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -81,9 +81,9 @@ def _placed(kind: str, rng: np.random.Generator) -> tuple[Field, Field, Field, F
 
 @cache
 def _silhouette(kind: str) -> Image.Image:
-    """The outline in place, not yet moved: channels body, part, dark, everything with its rim.
+    """The outline before it is moved, with the channels body, part, dark, and the whole with its rim.
 
-    CMYK serves as four plain channels: Pillow would multiply those of RGBA by the fourth when it resamples.
+    CMYK is used as four plain channels. With RGBA, Pillow would multiply the others by the fourth when it resamples.
     """
     side = _FINE * SIZE
     image = Image.new("CMYK", (side, side))
@@ -93,7 +93,7 @@ def _silhouette(kind: str) -> Image.Image:
     body, part, dark, _ = image.split()
     union = Image.fromarray(np.maximum.reduce([np.asarray(layer) for layer in (body, part, dark)]))
     rim = union
-    for _ in range(3):  # three small filters grow as far as one of 19, in a sixth of the time
+    for _ in range(3):  # three small filters grow the shape as far as one of size 19, in a sixth of the time
         rim = rim.filter(ImageFilter.MaxFilter(7))
     return Image.merge("CMYK", (body, part, dark, rim)).reduce(_FINE)
 
@@ -115,7 +115,7 @@ def _paint(draw: ImageDraw.ImageDraw, shape: Shape, side: int) -> None:
 
 
 def _pattern(name: str, rng: np.random.Generator) -> Field:
-    """Where the accent colour shows, [size, size] in 0..1."""
+    """How much of the accent colour is visible at each pixel, [size, size] in 0..1."""
     period = 13.0  # pixels
     x, y = _X + rng.uniform(0, period), _Y + rng.uniform(0, period)
     if name == "striped":
@@ -132,7 +132,7 @@ def _pattern(name: str, rng: np.random.Generator) -> Field:
 
 
 def _shaded(fill: Field, material: str, rng: np.random.Generator) -> Field:
-    """`fill` as the material shows it, [size, size, 3]."""
+    """`fill` with the shading of the material, [size, size, 3]."""
     x, y = _X / SIZE, _Y / SIZE
     if material == "glossy":  # round shading and two hard reflections
         shade = (1.12 - 0.9 * (x - 0.42) ** 2 - 0.5 * (y - 0.4) ** 2)[..., None]
@@ -142,7 +142,7 @@ def _shaded(fill: Field, material: str, rng: np.random.Generator) -> Field:
         grain = np.sin(2 * np.pi * (9 * x + 0.55 * np.sin(2 * np.pi * (1.3 * y + rng.random()))))
         tinted = 0.62 * fill + 0.38 * _WOOD
         return np.asarray(tinted * (0.92 + 0.2 * grain)[..., None], np.float32)
-    if material == "metal":  # brushed: broad bands of light, a little greyed
+    if material == "metal":  # brushed: broad bands of light, slightly grey
         bands = 0.5 + 0.5 * np.sin(2 * np.pi * (1.9 * (x - 0.6 * y) + rng.random()))
         greyed = 0.72 * fill + 0.28 * np.float32(150)
         return np.asarray(greyed * (0.55 + 0.75 * bands)[..., None], np.float32)

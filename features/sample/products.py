@@ -1,11 +1,9 @@
-"""What a sample product is: its kind, the attributes that all domains share, and the domains themselves.
+"""The product space of the sample: the kinds of products, the attributes that all domains share, and the domains.
 
-What lives here: the product space. Pictures, texts, people and files are drawn from it by the neighbouring
-modules.
+The other modules of this package make pictures, texts, people and files from it.
 
-Where an attribute can be seen: kind, colour, pattern and material in picture and text; the trim (the rim
-around the object) in the picture only; the brand in the text only. So neither modality makes the other
-redundant.
+Kind, colour, pattern and material are visible in the picture and in the text. The trim (the rim around the object) is
+only in the picture, and the brand only in the text. So neither modality makes the other redundant.
 """
 
 from dataclasses import dataclass
@@ -30,15 +28,15 @@ ATTRIBUTES: Final = {
     "trim": TRIMS,
     "brand": BRANDS,
 }
-"""What all domains share: every attribute but the kind, with its values."""
+"""The attributes that all domains share, which are all except the kind, with their values."""
 
 
 @dataclass(frozen=True)
 class SampleDomain:
     """One category of the sample catalogue.
 
-    `role` is `source` (pre-training) or `target` (fine-tuning). `accessory` maps each kind to the kind that
-    is bought next to it: its keys are the domain's kinds.
+    `role` is `source` (pre-training) or `target` (fine-tuning). `accessory` maps each kind of the domain to the kind
+    that is bought after it.
     """
 
     name: str
@@ -47,7 +45,7 @@ class SampleDomain:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds sold here, in the order of declaration."""
+        """The kinds sold in this domain, in the order of declaration."""
         return tuple(self.accessory)
 
 
@@ -134,7 +132,7 @@ KINDS: Final = tuple(kind for domain in DOMAINS for kind in domain.kinds)
 
 @dataclass(frozen=True)
 class Product:
-    """One product: what its picture is drawn from and its text is written from."""
+    """One product: the attributes that its picture and its text are made from."""
 
     kind: str
     colour: str
@@ -145,7 +143,7 @@ class Product:
 
 
 def draw_products(kinds: tuple[str, ...], count: int, rng: np.random.Generator) -> list[Product]:
-    """`count` products over `kinds`, the kinds as even as they go, every other attribute uniform."""
+    """Draw `count` products. All `kinds` are equally frequent, up to one product; other attributes are uniform."""
 
     def pick(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]

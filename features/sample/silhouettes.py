@@ -1,11 +1,10 @@
 """The outline of every kind of product, as plain numbers in a box of 100 x 100 (origin top left).
 
-What lives here: shapes only. Colour, pattern, material and trim are laid over them by
-`features.sample.pictures`.
+This module holds only shapes. `features.sample.pictures` adds colour, pattern, material and trim.
 
-An outline is a sequence of shapes painted one over the other. Each shape names a layer: `BODY` takes colour
-and pattern, `PART` the colour alone but darker (handles, legs), `DARK` is near black (seams, wheels),
-`HOLE` lets the background through.
+An outline is a sequence of shapes that are painted one over the other. Each shape names a layer: `BODY` has the colour
+and the pattern, `PART` has only the colour, but darker (handles, legs), `DARK` is nearly black (seams, wheels), and
+`HOLE` shows the background.
 """
 
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ from typing import Literal, NamedTuple
 Tool = Literal["polygon", "ellipse", "box", "line", "arc"]
 Layer = tuple[int, int, int, int]
 
-# One channel a layer; the fourth is left to the trim, which grows around whatever is painted.
+# One channel per layer; the fourth channel is for the trim, which surrounds everything that is painted.
 BODY: Layer = (255, 0, 0, 0)
 PART: Layer = (0, 255, 0, 0)
 DARK: Layer = (0, 0, 255, 0)
@@ -21,7 +20,7 @@ HOLE: Layer = (0, 0, 0, 0)
 
 
 class Shape(NamedTuple):
-    """One stroke: x, y pairs, and a corner radius, a line width, or (start, end, width) of an arc."""
+    """One shape: x, y pairs, and in `extra` a corner radius, a line width, or (start, end, width) of an arc."""
 
     layer: Layer
     tool: Tool

@@ -1,7 +1,7 @@
-"""Title and description of a product, in the varied words that sellers use.
+"""Writes the title and description of a product, with the varied words that sellers use.
 
-What lives here: words. Every attribute but the trim is named in some part of the text; which words and in
-which order is drawn, so that the text can be learnt but is not one template.
+The text names every attribute except the trim. The words and their order are drawn, so that a model can learn from the
+text although it is not one template.
 """
 
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ _CHATTER = (
 
 @dataclass(frozen=True)
 class ProductText:
-    """What a seller writes: the title, and the description in fragments."""
+    """The text of a seller: the title, and the description in fragments."""
 
     title: str
     description: tuple[str, ...]

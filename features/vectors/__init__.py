@@ -1,1 +1,1 @@
-"""Embeddings: contents through an encoder, once each, into tables with an identity."""
+"""Embeddings: an encoder encodes each content once, and the vectors become tables with the encoder's identity."""

@@ -2,16 +2,16 @@
 
     <root>/<text|image>-<first 16 hex digits of the identity's sha256>/
         encoder.json            the identity, for people and for clean-up
-        probe.json              what this encoder made of the probes (:mod:`features.encoders.probe`), once
+        probe.json              the first probe vectors of this encoder (:mod:`features.encoders.probe`)
         <sha256>.parquet        a part: content_sha256 string, vector fixed-size list of float32
 
-A part is named by the sha256 of its bytes, written elsewhere in the folder, flushed, and renamed into place, so a part
-is whole or not there, whoever is killed; any number of processes add parts at once. All that lies here can be made
-again: what cannot be trusted is thrown away, and counts as never made.
+A part is named by the sha256 of its bytes. It is written to another file of the folder, flushed, and renamed. So a part
+is either complete or missing, even if a process is killed, and any number of processes can add parts at the same time.
+Everything in the cache can be computed again, so a damaged file is removed and counts as missing.
 
-What is added at once is small. :meth:`VectorCache.compact` writes many small parts into a large one, and then removes
-them. In it, the rows of each part that was added are a run under that part's name (in the file's metadata), so of
-several vectors of one content the same one is found before and after.
+Every call adds a small part. :meth:`VectorCache.compact` writes many small parts into a large one, and then removes
+them. In the large part, the rows of each original part form a run that has the original part's name (in the file's
+metadata). If one content has several vectors, the same vector is therefore found before and after.
 """
 
 import json
@@ -41,36 +41,37 @@ _log = logging.getLogger("mmm4rec")
 _PROBE = "probe.json"
 
 _PART = "[0-9a-f]" * 64 + ".parquet"
-"""No other file is read here, or found damaged and removed."""
+"""The names of parts. No other file is read as a part, or removed as damaged."""
 _UNFINISHED = ".part"
 _ABANDONED = 24 * 3600
-"""Seconds after which an unfinished file belongs to a process that died."""
+"""Seconds after which an unfinished file counts as left by a process that died."""
 _RUNS = b"runs"
-"""Key of a part's metadata: [[name of the part that was added, rows here], ...] in JSON; absent where it is one."""
+"""Key in a part's metadata: [[name of an original part, its number of rows here], ...] as JSON. A part that was never
+compacted lacks it."""
 _LARGE = 64 * 2**20
-"""Bytes of a part that many were written into, about; one of half of that is not written again."""
+"""Approximate bytes of a compacted part; a part of at least half this size is not compacted again."""
 _MANY = 64
-"""Small parts that are worth a compaction."""
+"""The number of small parts from which a compaction is worth its cost."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Contents that were added at once, and where they lie now."""
+    """Contents that were added together, and where they are now."""
 
     name: str
     path: Path
     start: int
-    """Row of the first in its part."""
+    """Row of the run's first content in its part."""
     contents: pa.Array
 
 
 class VectorCache:
-    """The vectors of one modality by one encoder; the folder need not be there.
+    """The vectors of one modality by one encoder.
 
     Args:
-        root: folder of all caches.
+        root: folder of all caches; it may be missing.
         modality: kind of content.
-        identity: the encoder; another identity is another cache.
+        identity: the encoder; each identity has its own cache.
     """
 
     def __init__(self, root: Path, modality: Literal["text", "image"], identity: EncoderIdentity) -> None:
@@ -82,10 +83,10 @@ class VectorCache:
         """Parts found damaged so far."""
 
     def look_up(self, contents: Sequence[str | None]) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Vectors [n, width], zeros where there is none, and the mask [n] of those found; None is never found.
+        """Vectors [n, width], zeros where none is found, and the mask [n] of those found; None is never found.
 
-        Every part that a vector is taken from is checked whole. Of several vectors of one content, that in the part
-        whose name comes first is taken.
+        Every part that a vector comes from is checked completely. If a content has several vectors, the vector of the
+        original part whose name sorts first is used.
         """
         vectors = np.zeros((len(contents), self.width), np.float32)
         if not contents:
@@ -113,13 +114,13 @@ class VectorCache:
                     vectors[rows] = read[row[rows] - ends[run_of[rows]] + starts[run_of[rows]]]
             if not gone:
                 return vectors, known
-            vectors[:] = 0  # and again without those: what they held may lie in others, as after a compaction
+            vectors[:] = 0  # repeat without these parts: others may have their contents, for example after a compaction
 
     def compact(self) -> None:
-        """Write small parts into large ones, where there are many.
+        """Write small parts into large ones if there are many.
 
-        Readers, writers and other compactions may go on beside it, and it may be killed: a part is removed only when
-        all that it holds is in another, and on the disk. What cannot be written stays as it is.
+        Other processes may read, write and compact at the same time, and this one may be killed: a part is removed only
+        after all its contents are in another part on the disk. If a part cannot be written, the small ones stay.
         """
         small = {path: size for path in sorted(self.folder.glob(_PART)) if (size := _size(path)) < _LARGE // 2}
         if len(small) < _MANY:
@@ -139,7 +140,7 @@ class VectorCache:
             _log.warning("%s: its %d small files could not be put together (%s)", self.folder, len(small), error)
 
     def _merge(self, parts: Mapping[Path, list[_Run]], elsewhere: set[str]) -> None:
-        """Write one part for these, but for the runs that lie elsewhere: of a compaction that was killed."""
+        """Write one part for these parts, without the runs that are `elsewhere` because a compaction was killed."""
         if len(parts) < 2:
             return
         read = {path: held for path, runs in parts.items() if (held := self._read(path, runs)) is not None}
@@ -160,7 +161,7 @@ class VectorCache:
                 path.unlink(missing_ok=True)
 
     def add(self, contents: Sequence[str], vectors: Vectors) -> None:
-        """Keep the vectors [n, width] of n contents; once this returns, a loss of power does not lose them."""
+        """Store the vectors [n, width] of n contents; after this returns, even a power failure does not lose them."""
         self._add(contents, vectors)
 
     def _add(self, contents: Sequence[str], vectors: Vectors, runs: Sequence[tuple[str, int]] = ()) -> Path:
@@ -177,7 +178,7 @@ class VectorCache:
         return self._write(f"{sha256(buffer.getbuffer()).hexdigest()}.parquet", buffer.getbuffer())
 
     def probe(self) -> Probe | None:
-        """The probe vectors kept here; None where there are none, or none that can be read."""
+        """The stored probe vectors; None if there are none, or they cannot be read."""
         try:
             kept = json.loads((self.folder / _PROBE).read_text("utf-8"))
             return {str(name): [float(number) for number in vector] for name, vector in kept.items()}
@@ -185,12 +186,12 @@ class VectorCache:
             return None
 
     def keep_probe(self, probe: Probe) -> None:
-        """Keep the probe vectors of this encoder."""
+        """Store the probe vectors of this encoder."""
         self._make_folder()
         self._write(_PROBE, (json.dumps(probe, indent=1, sort_keys=True) + "\n").encode())
 
     def _make_folder(self) -> None:
-        """Make the folder, say whose it is, and remove what died there."""
+        """Make the folder, write the encoder's identity into it, and remove abandoned files."""
         if self._made:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -209,10 +210,10 @@ class VectorCache:
         return self.folder / name
 
     def _list(self, listed: dict[Path, list[_Run]]) -> dict[Path, list[_Run]]:
-        """Bring a listing up to date with what was added.
+        """Add new parts to a listing, and repeat until there are none.
 
-        Until there is nothing new: a folder that is changed while it is read may show neither the parts that a
-        compaction removes nor the one that it has made of them.
+        This is necessary because a folder that changes while it is listed may show neither the parts that a compaction
+        removes nor the part that it made from them.
         """
         while new := [path for path in sorted(self.folder.glob(_PART)) if path not in listed]:
             for path in new:
@@ -221,19 +222,19 @@ class VectorCache:
         return listed
 
     def _runs(self, path: Path) -> list[_Run] | None:
-        """The contents that a part claims to hold: a hint, since only :meth:`_read` checks it."""
+        """The contents that a part claims to hold; only :meth:`_read` checks the claim."""
         try:
             return _runs_of(path, pq.read_table(path, columns=["content_sha256"]))
-        except FileNotFoundError:  # another process has found it damaged, or compacted it
+        except FileNotFoundError:  # another process found it damaged, or compacted it
             return None
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno:
-                raise  # the disk's fault, not the file's
+                raise  # an error of the disk, not of the file
         self._throw_away(path)
         return None
 
     def _read(self, path: Path, runs: list[_Run]) -> Vectors | None:
-        """The vectors [n, width] of a part, in the order of its contents."""
+        """The vectors [n, width] of a part, in the order of its contents; None if it is missing or damaged."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -247,7 +248,7 @@ class VectorCache:
         return None
 
     def _throw_away(self, path: Path) -> None:
-        """Count a damaged part and remove it; whoever needs its contents makes them again."""
+        """Count a damaged part and remove it; its contents are encoded again when they are needed."""
         self.damaged += 1
         _log.warning("%s is damaged; what it held will be encoded again", path)
         path.unlink(missing_ok=True)
@@ -257,7 +258,7 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
     """The runs of a part.
 
     Raises:
-        ValueError, TypeError, KeyError, pa.ArrowException: it is none.
+        ValueError, TypeError, KeyError, pa.ArrowException: the file is not a part.
     """
     contents = table["content_sha256"].combine_chunks()
     declared = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
@@ -271,12 +272,12 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
 
 
 def _in_order(listed: Mapping[Path, list[_Run]]) -> list[_Run]:
-    """All runs: of a content that lies in several, the first is taken."""
+    """All runs, in the order in which they are searched: if several runs have a content, the first one counts."""
     return sorted((run for runs in listed.values() for run in runs), key=lambda run: (run.name, run.path))
 
 
 def _by_part(runs: list[_Run], wanted: NDArray[np.int64]) -> Iterator[tuple[Path, NDArray[np.int64]]]:
-    """The parts that hold some of the runs `wanted` [n], and where in [n] these are."""
+    """The parts that hold some of the runs `wanted` [n], each with the places of these runs in `wanted`."""
     paths = sorted({run.path for run in runs})
     numbers = {path: number for number, path in enumerate(paths)}
     part = np.array([numbers[run.path] for run in runs], np.int64)[wanted]
@@ -287,7 +288,7 @@ def _by_part(runs: list[_Run], wanted: NDArray[np.int64]) -> Iterator[tuple[Path
 
 
 def _size(path: Path) -> float:
-    """Bytes; none to compact where another process has removed the file."""
+    """Bytes of a file; infinity if another process has removed it, so that it is not compacted."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

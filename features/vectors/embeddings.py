@@ -1,19 +1,19 @@
 """Embeddings: the vector of every item of a domain, with a mask, a content hash and the encoder's identity.
 
-A content is encoded once: its vector goes into the vector cache (:mod:`features.vectors.cache`), and the table is
-composed from there. So a run that was killed goes on where it stood, a new version encodes what is new, and several
-processes can share the encoding.
+Each content is encoded once: its vector goes into the vector cache (:mod:`features.vectors.cache`), and the table is
+made from the cache. So a run that was killed continues where it stopped, a new version encodes only new contents, and
+several processes can share the encoding.
 
-How the work is cut follows from the items alone. The distinct contents, each at its first item, form segments: the
-pictures of a shard, or the texts of SEGMENT items in a row. A segment is one process's; of its contents, those that
-the cache lacks are encoded in item order, in batches, and every CHUNK of them is committed to the cache as one.
-What a killed run leaves of a segment is therefore a whole number of chunks, and the rest is cut as it was before.
+Only the items decide how the work is divided. The distinct contents, each at its first item, form segments: the
+pictures of one shard, or the texts of SEGMENT items in a row. One process encodes a segment. It encodes the contents
+that are not in the cache in the order of the items, in batches, and commits every CHUNK of them to the cache together.
+So a killed run leaves a whole number of chunks of a segment, and the rest is divided as before.
 
-To the bit the same, on one kind of device with one number of threads: a run, the same run killed at any moment and
-taken up again, the same run by any number of ranks and workers, and any number of repetitions over one cache.
-To rounding only: a run over a cache that had other contents to begin with, which an earlier version, another domain
-or a damaged part has left, against a run over an empty one; and one beside which another process encodes the same
-contents. There the batches differ, and with them the padding and the order of a matrix kernel's sums.
+The vectors are equal to the bit, on one kind of device with one number of threads, in these cases: a run; the same run,
+killed at any moment and continued; the same run with any number of ranks and workers; any number of repetitions with
+one cache. They are equal only up to rounding in two cases: if the cache had other contents at the start (from an
+earlier version, another domain or after a damaged part), and if another process encodes the same contents at the same
+time. Then the batches differ, and with them the padding and the order of a matrix kernel's sums.
 """
 
 import json
@@ -46,45 +46,45 @@ from warehouse.artifacts.progress import Progress
 _log = logging.getLogger("mmm4rec")
 
 SEGMENT = 8192
-"""Items whose texts are one process's work."""
+"""Items in a row whose texts one process encodes."""
 CHUNK = 1024
-"""Contents committed to the cache at once: what a killed run loses at most."""
+"""Contents that are committed to the cache together; a killed run loses at most this many."""
 
 Encode = Callable[[list[list[int]]], Iterator[Vectors]]
-"""The vectors of batches of rows, batch by batch."""
+"""A function that takes batches of rows and returns their vectors, batch by batch."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSummary:
-    """How the vectors of `items` came about; encoded, reused, imported and missing add up to it."""
+    """Where the vectors of the items come from: items = encoded + reused + imported + missing."""
 
     items: int
     encoded: int
     """Contents that went through the encoder."""
     reused: int
-    """Vectors of a content that was encoded before, in another run or for another item."""
+    """Items whose content was encoded before, in another run or for another item."""
     imported: int
-    """Ready vectors."""
+    """Items with a ready vector."""
     missing: int
     """Items without this modality: zeros, present = false."""
     cut: int
-    """Items whose text is longer than the encoder reads, so that its end has no part in the vector."""
+    """Items whose text is longer than the encoder reads, so that its end does not count in the vector."""
     damaged: int
-    """Parts of the cache that were damaged; what they held was encoded again."""
+    """Parts of the cache that were damaged; their contents were encoded again."""
     encoder: dict[str, Any]
     """The encoder's identity."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What part of the work is this process's: that of `rank`, 0..`world`-1."""
+    """The part of the work that this process does: process number `rank`, 0..`world`-1, of `world` processes."""
 
     rank: int = 0
     world: int = 1
 
 
 ALONE = Share()
-"""All of the work."""
+"""The share of a single process: all of the work."""
 
 
 def embed_texts(
@@ -103,21 +103,21 @@ def embed_texts(
     """Write text_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
     Args:
-        item_text: folder of item_text.parquet; decides the items.
-        encoder: encodes the texts, or knows the vectors of the items.
-        out: empty folder; None encodes what the cache lacks and writes no table.
-        form: the text that is encoded; its sha256 becomes content_sha256.
-        cache: folder of the vector caches; None forgets what was encoded.
+        item_text: folder of item_text.parquet, whose items get vectors.
+        encoder: encodes the texts, or has ready vectors of the items.
+        out: an empty folder; None only encodes the contents that are not in the cache, and writes no table.
+        form: the form of the text that is encoded; its sha256 becomes content_sha256.
+        cache: folder of the vector caches; None does not keep the vectors after this call.
         storage: number format of the table.
-        share: part of the contents to encode. A table needs all of them: it is written by a process alone (the
-            default), after the others are done.
-        batch_size: texts handed to the encoder at once.
-        chunk_size: texts committed to the cache at once.
+        share: the part of the contents to encode. A table needs all of them, so a single process (the default) writes
+            it, after the others are done.
+        batch_size: texts per call of the encoder.
+        chunk_size: texts that are committed to the cache together.
         progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, a vector is not finite or all zeros, the vectors do not tell contents
-            apart, or the encoder no longer makes the vectors that it made of the same probes before.
+        FeatureError: an input cannot be read, a vector is not finite or all zeros, the vectors do not distinguish
+            contents, or the encoder's probe vectors differ from those that it made before.
     """
     table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
     ids = table["item_id"].to_pylist()
@@ -155,20 +155,20 @@ def embed_images(
     """Write image_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
     Args:
-        item_images: folder of item_images.parquet and its shards; decides the items. Of the shards, only what has
-            to be encoded is read.
-        encoder: encodes the pictures, or knows the vectors of the items.
-        out: empty folder; None encodes what the cache lacks and writes no table.
-        cache: folder of the vector caches; None forgets what was encoded.
+        item_images: folder of item_images.parquet and its shards, whose items get vectors. Only the pictures that must
+            be encoded are read from the shards.
+        encoder: encodes the pictures, or has ready vectors of the items.
+        out: an empty folder; None only encodes the contents that are not in the cache, and writes no table.
+        cache: folder of the vector caches; None does not keep the vectors after this call.
         storage: number format of the table.
-        share: part of the contents to encode, as in :func:`embed_texts`.
-        workers: processes that decode; 0 decodes in this one, None chooses.
-        batch_size: pictures handed to the encoder at once; None: 128 on a GPU, else 64.
-        chunk_size: pictures committed to the cache at once.
+        share: the part of the contents to encode, as in :func:`embed_texts`.
+        workers: number of processes that decode; 0 decodes in this process, None chooses.
+        batch_size: pictures per call of the encoder; None means 128 on a GPU, otherwise 64.
+        chunk_size: pictures that are committed to the cache together.
         progress: called with (done, total) contents to encode.
 
     Raises:
-        FeatureError: an input cannot be read, shards and table disagree, a process died, or as :func:`embed_texts`.
+        FeatureError: an input cannot be read, shards and table disagree, a process died, or as in :func:`embed_texts`.
     """
     table = read_table(item_images / "item_images.parquet", ITEM_IMAGES)
     ids = table["item_id"].to_pylist()
@@ -196,14 +196,14 @@ def embed_images(
 
 @dataclass(frozen=True)
 class _Work:
-    """The contents of one modality of a domain, and how they are cut."""
+    """The contents of one modality of a domain, and how they are divided."""
 
     modality: Literal["text", "image"]
     ids: list[str]
     digests: list[str | None]
-    """Content by row; None where the modality is missing."""
+    """The sha256 of each row's content; None if the modality is missing."""
     segments: Sequence[Hashable]
-    """Segment by row; equal ones are the work of one process."""
+    """The segment of each row; one process does all rows with the same segment."""
     batch_size: int
     chunk_size: int
     share: Share
@@ -237,7 +237,7 @@ def _embed(
     storage: Storage,
     progress: Progress | None,
 ) -> EmbeddingSummary:
-    """Encode what the cache lacks of this process's share; then, with `out`, compose the table."""
+    """Encode the contents of this process's share that are not in the cache; then, with `out`, write the table."""
     identity, ids, digests = encoder.identity, work.ids, work.digests
     with ExitStack() as stack:
         if cache_root is None:
@@ -284,7 +284,7 @@ def _fill(
     cache: VectorCache,
     progress: Progress | None,
 ) -> int:
-    """Encode into the cache, chunk by chunk, the rows that each segment lacks; how many contents that were."""
+    """Encode the rows that each segment lacks, chunk by chunk, into the cache; return the number of contents."""
     chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
     total, done = sum(map(len, lacking)), 0
     if not total:
@@ -306,7 +306,7 @@ def _fill(
 
 
 def _probe(encoder: Encoder, cache: VectorCache) -> None:
-    """Hold the encoder to the probe vectors it once made, so that one cache never mixes what two have made."""
+    """Compare the encoder's probe vectors with the stored ones, so that a cache never mixes vectors of two encoders."""
     now, then = probe_vectors(encoder), cache.probe()
     if then is None:
         cache.keep_probe(now)
@@ -319,7 +319,7 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
 
 
 def _check(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
-    """Refuse a vector that is not finite, or zeros, which stand for a missing one."""
+    """Refuse a vector that is not finite or is zero, because zeros stand for a missing vector."""
     for bad, what in ((~np.isfinite(vectors).all(axis=1), "that is not finite"), (~vectors.any(axis=1), "of zeros")):
         if bad.any():
             raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector {what}")
@@ -333,7 +333,7 @@ def _import(
     storage: Storage,
     progress: Progress | None,
 ) -> EmbeddingSummary:
-    """Ready vectors of the items; the content hash is that of the vector itself."""
+    """Take the ready vectors of the items; the content hash is the hash of the vector itself."""
     vectors, present = ready.look_up(ids)
     digests = [
         sha256(vector.astype("<f4").tobytes()).hexdigest() if here else None
@@ -367,7 +367,7 @@ def _write(
     identity: EncoderIdentity,
     storage: Storage,
 ) -> None:
-    """The Parquet table, uncompressed because floats hardly shrink, and encoder.json."""
+    """Write encoder.json and the Parquet table, which is uncompressed because compression hardly reduces floats."""
     schema = embedding_schema(identity.width, storage)
     present = np.array([digest is not None for digest in digests], np.bool_)
     with np.errstate(over="ignore", under="ignore"):  # checked right below

@@ -1,8 +1,9 @@
-"""From shards to batches that an encoder takes: pictures read, checked, decoded, prepared, and copied to its device.
+"""Makes batches for an encoder: reads pictures from shards, checks, decodes and prepares them, and copies the batches
+to the encoder's device.
 
-Decoding and resizing run in worker processes where that pays (:func:`choose_workers`), in this process otherwise; the
-batches are the same and come in the order they were asked for. A picture is read from its place in its shard, so a
-run that lacks one picture in a hundred reads one in a hundred, and no picture's bytes travel between processes.
+Decoding and resizing run in worker processes if that is faster (:func:`choose_workers`), otherwise in this process. The
+batches are the same in both cases, and come in the requested order. Each picture is read from its place in its shard.
+So a run that needs one picture in a hundred reads only these, and the original bytes are not sent between processes.
 """
 
 import os
@@ -26,17 +27,17 @@ from warehouse.artifacts.processes import end, end_with_parent
 from warehouse.artifacts.threads import available_cores
 
 Preparation = Callable[[Image.Image], NDArray[np.float32]]
-"""A picture to what a model takes, [3, H, W]; without weights, so that it can be handed to a process."""
+"""Turns a picture into the input of a model, [3, H, W]. It has no weights, so it can be sent to a process."""
 
 AHEAD = 2
-"""Batches that a worker process makes ahead of use."""
+"""Batches that a worker process prepares ahead."""
 _WORTH_PROCESSES = 1024
-"""Pictures below which starting processes takes longer than they save."""
+"""With fewer pictures, starting processes takes longer than they save."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A picture in a shard: whose it is, what it is, and where its `size` bytes lie."""
+    """A picture in a shard: its item, the sha256 of its bytes, and the place of its `size` bytes."""
 
     item_id: str
     sha256: str
@@ -45,12 +46,12 @@ class Original:
 
 
 def choose_workers(pictures: int, device: str, cores: int | None = None) -> tuple[int, str]:
-    """How many worker processes to decode with (0: none, this process decodes), and why.
+    """The number of worker processes that should decode (0: this process decodes), and the reason for it.
 
     Args:
-        pictures: how many there are to decode.
+        pictures: the number of pictures to decode.
         device: torch's name of the device that encodes them.
-        cores: those of this process; None looks.
+        cores: the number of cores of this process; None finds it.
     """
     if cores is None:
         cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -69,14 +70,14 @@ def prepared(
     """The batches [n, 3, H, W], in their order: arrays or tensors of the CPU, or tensors already on a GPU.
 
     Args:
-        folder: where the shards are.
-        batches: which pictures; memory holds :data:`AHEAD` batches a worker.
+        folder: folder of the shards.
+        batches: the pictures of each batch; up to :data:`AHEAD` batches per worker are in memory.
         preparation: applied to every decoded picture.
-        workers: processes; 0 decodes here.
-        device: where the batches are to be.
+        workers: number of processes; 0 decodes in this process.
+        device: the device that the batches are copied to.
 
     Raises:
-        FeatureError: a picture cannot be read or is not what the table says; a worker process died.
+        FeatureError: a picture cannot be read or is not the one in the table, or a worker process died.
     """
     cuda = device.startswith("cuda")
     loader = _in_processes(folder, batches, preparation, workers, pin=cuda) if workers else None
@@ -88,13 +89,13 @@ def load(folder: Path, batch: Sequence[Original], preparation: Preparation) -> N
     """One batch, [n, 3, H, W].
 
     Raises:
-        FeatureError: a picture cannot be read or is not what the table says.
+        FeatureError: a picture cannot be read or is not the one in the table.
     """
     return np.stack([preparation(_picture(folder, original)) for original in batch])
 
 
 def _picture(folder: Path, original: Original) -> Image.Image:
-    """The decoded picture, checked to be the one that the table means."""
+    """The decoded picture, after a check that it is the one in the table."""
     try:
         data = read_bytes(folder, original.place, original.size)
     except OSError as error:
@@ -111,13 +112,13 @@ def _picture(folder: Path, original: Original) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Batches:
-    """What torch's loader calls a data set, in a worker process: its index is the batch itself."""
+    """The data set of torch's DataLoader in a worker process; its index is the batch itself."""
 
     folder: Path
     preparation: Preparation
 
     def __getitem__(self, batch: Sequence[Original]) -> Any:
-        """The batch as a tensor, which travels in shared memory; or what is wrong with it, in words."""
+        """The batch as a tensor, which is sent in shared memory; or the message of the error."""
         import torch
 
         try:
@@ -127,7 +128,7 @@ class _Batches:
 
 
 class _Context(ForkServerContext):
-    """Starts processes, and keeps them in `started`: the loader asks its own to end, but kills none that does not."""
+    """Starts processes and keeps them in `started`, because the loader asks its processes to end, but kills none."""
 
     def __init__(self) -> None:
         self.started: list[BaseProcess] = []
@@ -138,7 +139,8 @@ class _Context(ForkServerContext):
 
 
 def _begin(worker: int) -> None:
-    # torch looks for another parent process, which never comes: the server that forks lives as long as its children.
+    # torch's own check waits until the parent process changes. This never happens, because the parent is the fork
+    # server, which lives as long as its children.
     end_with_parent()
 
 
@@ -160,7 +162,7 @@ def _in_processes(
         num_workers=workers,
         prefetch_factor=AHEAD,
         pin_memory=pin,
-        # Not forked from this process, which holds the threads of a model.
+        # Workers are not forked from this process, because it has the threads of a model.
         multiprocessing_context=context,
         worker_init_fn=_begin,
     )
@@ -169,7 +171,7 @@ def _in_processes(
             if isinstance(batch, str):
                 raise FeatureError(batch)
             yield batch
-    # Which of these depends on what the process was doing: sending a batch, or making one.
+    # The type of the error depends on what the process was doing: sending a batch, or making one.
     except (RuntimeError, OSError, EOFError, ProcessError) as error:
         raise FeatureError(
             f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts too), give it more or "
@@ -180,7 +182,7 @@ def _in_processes(
 
 
 def _on_gpu(batches: Iterable[Any], device: str) -> Iterator[Any]:
-    """Batches copied one ahead of use, on a stream of their own, while the GPU computes on the one before."""
+    """Copy each batch to the GPU on a separate stream, while the GPU computes on the batch before it."""
     import torch
 
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

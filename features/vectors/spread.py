@@ -1,4 +1,5 @@
-"""Whether vectors distinguish contents: an encoder with a missing part silently gives all contents the same vector."""
+"""Checks that vectors distinguish contents, because an encoder with a missing part can silently give all contents the
+same vector."""
 
 from collections.abc import Sequence
 
@@ -10,34 +11,36 @@ from features.encoders.probe import TOLERANCE
 from features.errors import FeatureError
 
 _FEWEST = 8
-"""Contents below which chance decides."""
+"""With fewer contents, the result would depend on chance, so nothing is checked."""
 _SAMPLE = 1024
-"""Contents that are compared, each with each, evenly from all; some 0.1 s of one core."""
+"""Contents that are compared pairwise, chosen evenly from all; this takes about 0.1 s of one core."""
 _SHARED, _SHARED_READY = 0.25, 0.5
-"""Greatest share of contents whose vector another has: some texts differ in capitals, or after the last token read.
-Of ready vectors it is unknown which contents are the same, so only a placeholder for most items is refused."""
+"""Highest share of contents that may have the same vector as another content. It is not 0, because some texts differ
+only in capital letters or after the last token that is read. For ready vectors it is unknown which contents are the
+same, so only a placeholder for most items is refused."""
 _CLOSE = 0.999
-"""Cosine above which two vectors are as good as one: real models stay below it for most pairs of any catalogue."""
+"""Cosine above which two vectors count as the same; for most pairs of any catalogue, real models stay below it."""
 _NEARLY_ALL = 0.95
-"""Share of the pairs that must be as close for the vectors to be refused."""
+"""Vectors are refused if more than this share of the pairs is that close."""
 
 
 def check_spread(
     vectors: Vectors, rows: NDArray[np.int64], ids: Sequence[str], noun: str, identity: EncoderIdentity, ready: bool
 ) -> None:
-    """Refuse vectors that do not tell contents apart.
+    """Refuse vectors that do not distinguish contents.
 
     Args:
         vectors: [n, width].
-        rows: rows of different contents, or of all present items of ready vectors; none is zero.
+        rows: rows of different contents, or of all present items of ready vectors; none of them is zero.
         ids: [n], for the message.
-        noun: of the table, for the message.
-        identity: of the encoder.
-        ready: whether the vectors were made elsewhere; they are compared by distance, as their lengths may tell items
-            apart, and others by direction.
+        noun: noun of the table, for the message.
+        identity: identity of the encoder.
+        ready: whether the vectors were made elsewhere. Ready vectors are compared by distance, because their lengths
+            may distinguish items; other vectors are compared by direction.
 
     Raises:
-        FeatureError: too many have one vector, or nearly all nearly one; says what to look at.
+        FeatureError: too many contents share a vector, or nearly all vectors are nearly parallel; the message says what
+            to check.
     """
     if len(rows) < _FEWEST:
         return
@@ -47,9 +50,9 @@ def check_spread(
         sample /= np.linalg.norm(sample, axis=1, keepdims=True)
     products = sample @ sample.T
     squares = np.diagonal(products)
-    # Squared distances as a share of the squared lengths: twice (1 - cosine) where lengths are equal.
+    # Squared distances as a share of the squared lengths: 2 * (1 - cosine) if the lengths are equal.
     apart = (squares[:, None] + squares - 2 * products) / np.sqrt(squares[:, None] * squares)
-    # Not to the bit: what else is in a batch moves a vector by rounding.
+    # Equal up to a tolerance: the other contents of a batch change a vector by rounding.
     same = np.tril(apart <= (TOLERANCE[identity.precision] / 5) ** 2, -1)
     shared = float(same.any(axis=1).mean())
     pairs = len(rows) * (len(rows) - 1)

@@ -1,10 +1,11 @@
-"""warehouse.duckdb, the analysts' catalogue: views over the current version of everything, lineage as tables.
+"""Builds warehouse.duckdb, the analysts' catalogue: views over the current artifacts, and tables of their lineage.
 
 It contains no data beyond the Parquet files, so it is never updated: a new file is built, checked by opening it, and
-swapped in. Readers of the old file keep it, and its views keep their versions.
+put in the place of the old file. Processes that have the old file open keep it, and its views keep their versions.
 """
 
-# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+# Annotations stay text: DuckDB's Python binding reports leaked types if an annotation that holds one of its types
+# outlives the interpreter.
 from __future__ import annotations
 
 from collections import defaultdict
@@ -132,7 +133,7 @@ def _views(artifacts: Sequence[Artifact]) -> list[_View]:
 
 
 def _fragments(view: _View, declared: pa.Schema | None) -> dict[str, str]:
-    """What stands in the view's statement: its name, its files, and of which domain and version each of them is."""
+    """The text for the view's statement: its name, its files, and the domain and version of each file."""
     return {
         "schema": identifier(view.schema),
         "view": identifier(view.name),
@@ -144,7 +145,8 @@ def _fragments(view: _View, declared: pa.Schema | None) -> dict[str, str]:
 
 
 def _more(view: _View, declared: pa.Schema | None) -> str:
-    """Columns that the view has besides those of its files: newer ones than the files, and one made of others."""
+    """Columns that the view has besides those of its files: declared ones that older files lack, and the column of
+    `ADDED`."""
     found = [artifact.manifest.files[path.name].columns for path, artifact in view.files]
     known = [{*columns} for columns in found if columns]
     if len(known) < len(found):
@@ -171,7 +173,7 @@ def _comment(
     keys: Mapping[tuple[str, str], str],
     declared: Mapping[str, pa.Schema],
 ) -> None:
-    """Comment what is declared. `keys` leads from a view's name to its declaration."""
+    """Write the declared comments. `keys` maps a view's name to the key of its declaration."""
     views = {(row["schema"], row["name"]) for row in table(connection, "catalogue_views").to_pylist()}
     for row in table(connection, "catalogue_columns").to_pylist():
         schema, name = row["schema"], row["name"]
@@ -210,7 +212,7 @@ def _comment_macros(connection: duckdb.DuckDBPyConnection, macros: Sequence[str]
 
 
 def _check(file: Path, stored: Sequence[str], derived: Sequence[str]) -> None:
-    """Open the file as an analyst does, read a row of every table of the store, and bind all that is made of them."""
+    """Open the file as an analyst does, read one row of every store table, and bind all derived views and macros."""
     with attach(file) as connection:
         for view in stored:
             execute(connection, "catalogue_probe", fragments={"view": qualified(view)})

@@ -1,9 +1,10 @@
 """What the catalogue derives from the store's tables: statistics, quarantined and rejected rows, macros.
 
-The existing tables decide which of them exist. Their SQL is in ``sql/``.
+A view or macro exists only if the tables that it needs exist. Their SQL is in ``sql/``.
 """
 
-# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+# Annotations stay text: DuckDB's Python binding reports leaked types if an annotation that holds one of its types
+# outlives the interpreter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ _VIEWS: Final = {
     "pictures": {"features.item_images"},
     "domains": _CORE,
 }
-"""Views of `main` by the views they are made from, in the order in which they can be; sql/<name>.sql states each."""
+"""Views of `main`, each with the views that it needs, in an order in which they can be created; sql/<name>.sql holds
+the statement of each."""
 _RESULTS: Final = _CORE | {"reports.metrics", "reports.metrics_outcomes"}
 
 _MACROS: Final = {
@@ -34,17 +36,15 @@ _MACROS: Final = {
     "downstream": "macro_downstream",
     "impact": "macro_impact",
 }
-"""The statement of each macro; in full, as the code version looks for names of files."""
+"""The SQL file of each macro. The names are written in full, because the code version looks for them in the code."""
 
 
 def create_derived(
     connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
 ) -> list[str]:
-    """Create `lineage.place`, and those views of `main` whose tables are in `stored` (``schema.view`` each).
+    """Create `lineage.place`, and the views of `main` whose tables are all in `stored` (each ``schema.view``).
 
-    Returns the names of all of them.
-
-    `results` has the `metrics` as columns; without metrics, this view does not exist.
+    Returns the names of all of them. `results` has the `metrics` as columns; without metrics, this view does not exist.
     """
     made = []
     for name, needed in _VIEWS.items():
@@ -68,7 +68,7 @@ def create_derived(
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) -> list[str]:
-    """Create the macros that can be queried over `stored`. Returns their names, ``schema.macro`` each."""
+    """Create the macros whose views are all in `stored`. Returns their names, each ``schema.macro``."""
     made = []
     for key, macro in MACROS.items():
         if macro.needs <= set(stored):
@@ -78,7 +78,7 @@ def create_macros(connection: duckdb.DuckDBPyConnection, stored: Sequence[str]) 
 
 
 def sources(names: Sequence[str]) -> Iterator[str]:
-    """What can follow FROM: the views in `names`, and the table macros with empty arguments."""
+    """What can follow FROM: the views in `names`, and the table macros with NULL as every argument."""
     for name in names:
         macro = MACROS.get(name.replace(".", "/"))
         if macro is None:

@@ -17,7 +17,7 @@ from warehouse.artifacts.manifest import Environment
 __all__ = ["Columns", "lineage"]
 
 Columns = Mapping[str, Sequence[tuple[str, str]]]
-"""(layer/noun, column) of what a column was made from, by column."""
+"""For each column, the columns that it was made from, as (layer/noun, column)."""
 
 Rows = list[dict[str, Any]]
 
@@ -53,7 +53,7 @@ def lineage(
 
 
 def _environment(environment: Environment | None) -> dict[str, Any]:
-    """What is known of an environment, a column a package; a column that is left out is null."""
+    """The known values of an environment, one column per package; a missing column becomes null."""
     if environment is None:
         return {}
     packages = {name.replace("-", "_"): version for name, version in environment.packages.items()}
@@ -77,7 +77,7 @@ def _columns(artifact: Artifact, columns: Columns) -> Iterator[dict[str, str]]:
 
 
 def _moment(text: str) -> datetime | None:
-    """A moment of a manifest, in UTC; a store may come from elsewhere, so it may be no moment."""
+    """A moment of a manifest, in UTC; None if the text is not a moment, because a store may come from elsewhere."""
     try:
         found = datetime.fromisoformat(text)
         return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found

@@ -5,7 +5,8 @@ decides what may be read. DuckDB can write wherever it can read. Therefore a que
 be known to be read-only.
 """
 
-# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+# Annotations stay text: DuckDB's Python binding reports leaked types if an annotation that holds one of its types
+# outlives the interpreter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from warehouse.errors import DataError
 __all__ = ["Answer", "Session", "check_place", "ends", "query"]
 
 _STATEMENTS: Final = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
-"""The parts of a question that are statements and only read. DuckDB takes others in WITH: COPY, INSERT, ..."""
+"""The types of statements inside a query that only read. In WITH, DuckDB also accepts others: COPY, INSERT, ..."""
 
 _FUNCTIONS: Final = frozenset(
     """
@@ -40,11 +41,11 @@ _FUNCTIONS: Final = frozenset(
     pragma_table_info pragma_user_agent pragma_version
     """.split()  # noqa: SIM905 - sixty quoted names are harder to read
 ) | {name.rpartition("/")[2] for name in MACROS}
-"""The functions that may stand in FROM. Others run text as a statement (json_execute_serialized_sql, query), read
-whatever an address points at (arrow_scan), or change a state (checkpoint)."""
+"""The functions that may stand in FROM. Others run a text as a statement (json_execute_serialized_sql, query), read
+any memory address (arrow_scan), or change the state of the database (checkpoint)."""
 
 _BATCH: Final = 2048
-"""Rows of a part of an answer; what DuckDB works on at a time."""
+"""Rows per part of an answer; the size of a DuckDB vector."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Answer:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns, in their order; two may have one name."""
+        """The names of the columns, in their order; two columns may have the same name."""
         return list(self.schema.names)
 
 
@@ -145,14 +146,16 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        # Before the file is opened: a swap in between is then reported once too often, not once too few.
+        # Identified before the file is opened: if it is replaced in between, `superseded` is true without need, but
+        # never false by mistake.
         self._opened = self._identity()
         if self._opened is None:
             raise DataError(f"{self.catalogue} is not there: `mmm4rec run` builds the catalogue")
         try:
             spill = self._closing.enter_context(spilling())
             self._connection = self._closing.enter_context(attach(self.catalogue, self._engine, spill))
-            # A cursor does not USE the catalogue, whose macros could stand for the functions that parse.
+            # A cursor does not USE the catalogue. The catalogue's macros could otherwise replace the functions that
+            # parse.
             self._parser = self._connection.cursor()
             confine(self._connection, self._root)
         except duckdb.Error as error:
@@ -160,7 +163,7 @@ class Session:
             raise DataError(f"{self.catalogue} cannot be read as a catalogue: {error}") from error
 
     def _relation(self, sql: str, parameters: Mapping[str, Any] | None) -> duckdb.DuckDBPyRelation:
-        """A question to be run, once it is known that all of it reads."""
+        """A query, ready to run, after a check that every part of it only reads."""
         if [found.type for found in self._connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
             raise DataError(
                 f"{sql.strip()[:80]!r} is not one SELECT: the catalogue is read-only and answers one question at a time"
@@ -178,7 +181,7 @@ class Session:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """Turn DuckDB's errors into errors of the project. Arrow passes on those that come with a part of an answer."""
+        """Turn DuckDB's errors into a `DataError`. Errors while an answer is read arrive as Arrow's exceptions."""
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -230,7 +233,7 @@ def ends(text: str) -> bool:
 
 
 def _end(text: str) -> int | None:
-    """The byte where the semicolons begin that end the text; comments may follow them."""
+    """The byte at which the text's final semicolons begin; comments may follow them. None if there are none."""
     data, end = text.encode(), None
     for start, kind in reversed(duckdb.tokenize(text)):
         if kind == duckdb.token_type.operator and data[start : start + 1] == b";":
@@ -241,5 +244,5 @@ def _end(text: str) -> int | None:
 
 
 def _bare(sql: str) -> str:
-    """A statement without its semicolon and the comments after it, since DuckDB puts text behind it."""
+    """A statement without its final semicolon and the comments after it, because DuckDB appends text to it."""
     return sql.encode()[: _end(sql)].decode()

@@ -22,18 +22,18 @@ __all__ = ["Example", "example", "examples"]
 
 _PARAMETER: Final = re.compile(r"-- \$(?P<name>\w+) = (?P<default>\(SELECT .+\)|\S+): (?P<meaning>.+)")
 Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
-"""Asks the catalogue: a query and its parameters, to rows."""
+"""Asks the catalogue: takes a query and its parameters, returns rows."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A $-parameter of an example. It has the type of its default; null and a query mean text."""
+    """A $-parameter of an example. It has the type of its default; if that is null or a query, it is text."""
 
     name: str
     default: str | int | float | None
     meaning: str
     query: str | None = None
-    """What is asked for the default, where the data decide it."""
+    """The query that gives the default, if the data decide it."""
 
     def read(self, text: str) -> str | int | float:
         """A value as typed on the command line."""
@@ -46,7 +46,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Example:
-    """A question and the statement that answers it."""
+    """A question of an analyst, and the statement that answers it."""
 
     name: str
     question: str

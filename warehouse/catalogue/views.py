@@ -1,8 +1,8 @@
 """The catalogue's own views, tables and macros, in addition to the views of the store's tables.
 
 This module declares names, columns, types and meanings, which become the comments in the catalogue and the data
-dictionary. The SQL of each is in ``sql/<name>.sql``. It is separate from `warehouse.tables`, so that a changed word
-here does not make a table of the store stale.
+dictionary. The SQL of each is in ``sql/<name>.sql``. The declarations are separate from `warehouse.tables`, so that a
+changed word here does not make a table of the store stale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from warehouse.artifacts.schema import table as _table
 __all__ = ["ADDED", "CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Added", "Macro", "figure", "results", "shown"]
 
 PARTITION: Final = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
-"""Columns that every view of a table of the store has besides the table's own."""
+"""Columns that every view of a store table has besides the table's own columns."""
 
 
 _string, _int32, _int64, _double = pa.string(), pa.int32(), pa.int64(), pa.float64()
@@ -31,7 +31,7 @@ class Added:
 
     column: pa.Field
     sql: str
-    """Its statement, in full, as the code version looks for names of files."""
+    """The name of its SQL file, written in full, because the code version looks for it in the code."""
     needs: frozenset[str]
     """Columns of the table that it is made from."""
 
@@ -57,7 +57,7 @@ ADDED: Final[Mapping[str, Added]] = {
 
 
 def shown(key: str, table: pa.Schema) -> pa.Schema:
-    """What the view of a store table shows of a domain."""
+    """The columns that the view of a store table shows besides those of `PARTITION`."""
     return table.append(ADDED[key].column) if key in ADDED else table
 
 
@@ -242,7 +242,7 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("rows", _int64, "Lines or rows; of prices, items"),
     ),
 }
-"""Tables and views that exist only in the analysts' catalogue, but for `results`."""
+"""Tables and views that exist only in the analysts' catalogue, except `results`."""
 
 JUDGED: Final = {
     "popularity": "the items bought most in training",
@@ -250,7 +250,7 @@ JUDGED: Final = {
     "scratch": "the model trained on this domain alone",
     "finetuned": "the pre-trained model fine-tuned on this domain",
 }
-"""The models that `results` has figures of."""
+"""The models whose figures `results` shows."""
 
 
 def figure(model: str, metric: str) -> str:
@@ -259,7 +259,7 @@ def figure(model: str, metric: str) -> str:
 
 
 def results(metrics: Sequence[str]) -> pa.Schema:
-    """``main/results``, with these metrics at 10 of every model; metrics as ``reports.metrics`` names them."""
+    """``main/results``, with these metrics at 10 for every model; the metrics are named as in ``reports.metrics``."""
     return _table(
         "How good each model is on the test item of every user. Key: domain",
         _name,
@@ -286,18 +286,18 @@ def results(metrics: Sequence[str]) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Macro:
-    """A question with parameters: ``FROM schema.name(...)``, or a function where it has no columns."""
+    """A query with parameters: a table macro, ``FROM schema.name(...)``, or a scalar function if it has no columns."""
 
     parameters: Mapping[str, str]
-    """What each parameter means, in their order."""
+    """The meaning of each parameter, in the order of the parameters."""
     columns: pa.Schema
-    """What it answers; the schema's comment says what the macro does."""
+    """The columns of its answer; the schema's comment says what the macro does."""
     needs: frozenset[str] = frozenset()
     """The views that it reads."""
 
     @property
     def comment(self) -> str:
-        """All of it in one text, for the catalogue."""
+        """What the macro does and its parameters in one text, for the catalogue."""
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in self.parameters.items())
         return f"{self.columns.metadata[b'comment'].decode()}. {meanings}"
 
@@ -373,4 +373,4 @@ MACROS: Final[dict[str, Macro]] = {
         ),
     ),
 }
-"""Table macros of the catalogue, by ``schema/name``; sql/macro_<name>.sql states each."""
+"""Macros of the catalogue, by ``schema/name``; sql/macro_<name>.sql holds the statement of each."""

@@ -1,1 +1,1 @@
-"""Layer core: clean items, distinct interactions, and the sequences that models learn from."""
+"""Layer core: cleaned items, distinct interactions, and the sequences that models learn from."""

@@ -1,9 +1,9 @@
-"""core/interactions: distinct ratings of items that have metadata, and of those the ones a domain asks for.
+"""core/interactions: the distinct ratings of items that have metadata, limited to those that a domain asks for.
 
-Duplicates are found by fingerprints: all of them, each with its line packed into the same 64 bits, are sorted as
-plain integers, which costs a fraction of grouping the rows themselves. What the fingerprints say is written, and the
-rows that they accuse are compared in full on the way; should the hash have lied, all is written again. So the answer
-is exact, whatever the hash does.
+Duplicates are found by fingerprints, which are hashes of rows. Each fingerprint and the number of its line share 64
+bits, and these are sorted as plain integers, which is much cheaper than grouping the rows themselves. The tables are
+written from what the fingerprints say, and during this the rows that share a fingerprint are compared in full. If two
+different rows had the same fingerprint, the tables are written again. So the result is exact, even if hashes collide.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,8 @@ from warehouse.tables import TABLES
 __all__ = ["InteractionsSummary", "build_interactions"]
 
 REASONS: Final = ("", "exact_duplicate", "no_metadata", "below_minimum_rating", "outside_time_window")
-"""Why a rating is no interaction, by the numbers of ``judged_ratings.sql``; the first that holds counts."""
+"""Why a rating is no interaction, at the numbers that ``judged_ratings.sql`` gives; the first reason that applies
+counts."""
 
 _ALIKE: Final[dict[str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]] = {
     "blanks": pc.utf8_trim_whitespace,
@@ -37,14 +38,14 @@ _ALIKE: Final[dict[str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]] = {
     "leading zeros, which spreadsheets drop": partial(pc.utf8_ltrim, characters="0"),
     "capitals": pc.utf8_lower,
 }
-"""What makes ids differ that are meant to be the same, and how they look without it."""
+"""What can make two ids differ that mean the same item, and the function that removes it."""
 
 Lines = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class InteractionsSummary:
-    """What became of the ratings: ratings = interactions + the rejected of each reason."""
+    """What became of the ratings: ratings = interactions + the sum of `rejected`, which counts them by reason."""
 
     ratings: int
     interactions: int
@@ -54,11 +55,12 @@ class InteractionsSummary:
 def build_interactions(
     ratings: Path, items: Path, out: Path, wanted: Wanted | None = None, engine: Engine | None = None
 ) -> InteractionsSummary:
-    """From ``raw/ratings`` and ``core/items`` (Parquet files) to ``interactions`` and ``rejected.parquet``.
+    """Make ``interactions.parquet`` and ``rejected.parquet`` from the files of ``raw/ratings`` and ``core/items``.
 
-    Of rows equal in user, item, rating and time the first line stays (`exact_duplicate`); then items without
-    metadata go (`no_metadata`), then what `wanted` excludes. A user who rated an item twice at different times keeps
-    both. Memory: some 20 bytes a rating, and the ids of the items.
+    Of rows that are equal in user, item, rating and time, the first line is kept and the others are rejected as
+    `exact_duplicate`. Then ratings of items without metadata are rejected (`no_metadata`), then those that `wanted`
+    excludes. If a user rated an item twice at different times, both ratings are kept. Memory: about 20 bytes per
+    rating, plus the ids of the items.
 
     Raises:
         DataError: no rating is left.
@@ -101,7 +103,7 @@ def build_interactions(
 
 
 def _mismatch(ratings: Path, items: Path) -> str:
-    """Why no rating finds its item: an id of each side, and the likely cause. Looks at the first ratings only."""
+    """Why no rating finds its item: an id from each file, and the likely cause. Looks at the first ratings only."""
     with pq.ParquetFile(ratings) as file:
         rated = file.read_row_group(0, columns=["item_id", "user_id"])
     known = pq.read_table(items, columns=["item_id"])["item_id"]
@@ -118,7 +120,10 @@ def _mismatch(ratings: Path, items: Path) -> str:
 
 
 class _Fingerprints:
-    """Fingerprints of lines, each in one integer with its line; in parts by their first bits, to be sorted apart."""
+    """Fingerprints of lines, each packed with its line into one integer.
+
+    They are kept in parts by their first bits, so that each part can be sorted separately.
+    """
 
     BITS = 64
     _PART_BITS: Final = 6
@@ -129,7 +134,7 @@ class _Fingerprints:
         self._whole = np.empty(last_line + 1, np.uint64)
 
     def add(self, fingerprints: npt.NDArray[np.uint64], lines: Lines) -> None:
-        """More lines, in any order."""
+        """Add lines, in any order."""
         fingerprints = fingerprints & np.uint64((1 << self.BITS) - 1)
         self._whole[lines] = fingerprints
         part = (fingerprints >> np.uint64(self.BITS - self._PART_BITS)).astype(np.uint8)
@@ -139,13 +144,13 @@ class _Fingerprints:
             column.append(values)
 
     def repeated(self, threads: int) -> tuple[Lines, npt.NDArray[np.bool_]]:
-        """Lines whose fingerprint is also another's, ascending, and which of them repeat an earlier one.
+        """The lines that share their fingerprint with another line, ascending, and which of them repeat an earlier one.
 
-        Can be asked once.
+        Call it only once.
         """
         with ThreadPoolExecutor(threads) as pool:
             lines = np.sort(np.concatenate(list(pool.map(self._suspects, self._parts))))
-        # The line took bits from the fingerprint: now by all of it.
+        # In the packed integers the line replaced some bits of the fingerprint: now all bits are compared.
         fingerprints = self._whole[lines]
         order = np.argsort(fingerprints, kind="stable")
         repeats = np.zeros(len(lines), np.bool_)
@@ -167,10 +172,10 @@ class _Fingerprints:
         return (packed[suspect] & self._line).view(np.int64)
 
     def _occur_repeatedly(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Which share some of their bits with another: a sixth or so, and sorting all would be most of the work.
+        """Which integers share some of their bits, their bucket, with another one: about a sixth.
 
-        Each writes its place into its bucket. Who then reads another's place there shares the bucket, and so does that
-        other.
+        Only these must be sorted; to sort all would be most of the work. Each integer writes its place into its
+        bucket. If it then reads another place there, both integers share the bucket.
         """
         bits = min(len(packed).bit_length() + 2, 64 - self._PART_BITS - int(self._line).bit_length())
         buckets = packed << np.uint64(self._PART_BITS)
@@ -187,7 +192,7 @@ class _Fingerprints:
 def _write(
     ratings: Path, reasons: npt.NDArray[np.uint8], suspects: Lines, out: Path, threads: int
 ) -> tuple[int, pa.Table]:
-    """Every rating into the one or the other file; returns the number of interactions, and the rows of `suspects`."""
+    """Write every rating to one of the two files; return the number of interactions, and the rows of `suspects`."""
     footer = pq.read_metadata(ratings)
     judge = partial(_judged, ratings, footer, reasons, suspects)
     rows = []
@@ -206,7 +211,7 @@ def _write(
 def _judged(
     ratings: Path, footer: pq.FileMetaData, reasons: npt.NDArray[np.uint8], suspects: Lines, group: int
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Of one row group, in the order of the file: interactions, the rejected with the reason, and the `suspects`."""
+    """One row group, in the order of the file: interactions, rejected ratings with the reason, and the `suspects`."""
     with pq.ParquetFile(ratings, metadata=footer) as file:
         rows = file.read_row_group(group, use_threads=False)
     lines = rows["line"].to_numpy()

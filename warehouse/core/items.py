@@ -1,8 +1,8 @@
-"""core/items: one row an item, its text cleaned.
+"""core/items: one row per item, with cleaned text.
 
-An item may have several metadata rows with different content. The one with the most filled fields is kept
-(of title, brand, description, categories and pictures, after cleaning); of equals, the first in the file. Its price
-counts for nothing there: it decides no sequence and no vector.
+An item may have several metadata rows with different content. The row with the most filled fields is kept; the fields
+are title, brand, description, categories and pictures, after cleaning. If several rows have equally many, the first in
+the file is kept. The price is not counted, because sequences and vectors do not depend on it.
 """
 
 import html
@@ -36,7 +36,7 @@ class ItemsSummary:
     items: int
     duplicate_asin: int
     titles_without_text: int
-    """Items whose title was nothing but HTML."""
+    """Items whose title held only HTML and no text."""
     with_title: int
     with_brand: int
     with_description: int
@@ -47,7 +47,7 @@ class ItemsSummary:
 
 
 def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> ItemsSummary:
-    """From ``raw/metadata`` (a Parquet file) to ``items.parquet``, by item_id, and ``rejected.parquet``."""
+    """Make ``items.parquet``, sorted by item_id, and ``rejected.parquet`` from the file of ``raw/metadata``."""
     with connect(engine or Engine(), out) as connection:
         cleaned = out / ".spill" / "cleaned.parquet"
         with ParquetSink(cleaned, TABLES["core/items/items"]) as sink:
@@ -65,11 +65,11 @@ def build_items(metadata: Path, out: Path, engine: Engine | None = None) -> Item
 
 
 def clean(text: str) -> str:
-    """Text without entities, tags, scripts and control characters, white space collapsed.
+    """Text without entities, tags, scripts and control characters; runs of white space become one space.
 
-    Entities go first, since scraped text holds escaped tags; up to three layers of either. A tag that is
-    never closed, as in ``<span class="a-size-medium``, goes with all that follows. A bare ``<`` as in ``a <
-    b`` stays.
+    Entities are decoded first, because scraped text contains escaped tags; this is repeated up to three times. A tag
+    that is never closed, as in ``<span class="a-size-medium``, is removed with all text after it. A single ``<``, as in
+    ``a < b``, stays.
     """
     for _ in range(3):
         before = text
@@ -104,7 +104,7 @@ def _cleaned(metadata: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _prices(texts: list[str]) -> dict[str, list[Any]]:
-    """The columns of prices that were read, and of reasons why others were not."""
+    """The columns of the prices: the amounts and currencies that were read, and why others could not be read."""
     found = [read_price(text) for text in texts]
     read = [price if isinstance(price, Price) else None for price in found]
     return {

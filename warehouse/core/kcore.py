@@ -1,6 +1,6 @@
-"""The k-core of users and items, peeled on arrays of numbers, and a sieve for what cannot be in it.
+"""The k-core of users and items on arrays of numbers, and a sieve that removes rows that cannot be in it.
 
-How ids become these numbers is the business of `warehouse.core.numbering`.
+`warehouse.core.numbering` turns ids into these numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,18 +19,19 @@ Longs = npt.NDArray[np.int64]
 
 
 def k_core(users: Codes, items: Codes, k: int, threads: int = 1) -> tuple[Flags, Flags, int]:
-    """The largest set of edges in which every user and every item that occurs, occurs k times or more.
+    """The largest set of edges in which each user and each item has k edges or more.
 
-    Removal goes in rounds, items first, until nothing changes; the end does not depend on the order of removal.
+    Items and users are removed in rounds, items first, until nothing changes. The result does not depend on the order
+    of removal.
 
     Args:
         users: [E] user of each edge, from 0.
         items: [E] item of each edge, from 0.
-        k: the least degree.
-        threads: among these the edges are shared out.
+        k: the lowest degree.
+        threads: the edges are divided among this many threads.
 
     Returns:
-        a flag a user [U] and a flag an item [N], whether it is in the k-core, and the number of rounds.
+        one flag per user [U] and one per item [N], whether it is in the k-core, and the number of rounds.
     """
     ends = [users, items]
     counts = [int(codes.max(initial=-1)) + 1 for codes in ends]
@@ -52,25 +53,27 @@ def k_core(users: Codes, items: Codes, k: int, threads: int = 1) -> tuple[Flags,
 
 
 def _occur(shares: Iterable[npt.NDArray[np.integer]], count: int, pool: ThreadPoolExecutor) -> Longs:
-    """How often each of the numbers from 0 occurs in all shares."""
+    """How often each of the numbers from 0 to `count` - 1 occurs in all shares together."""
     total: Longs = sum(pool.map(partial(np.bincount, minlength=count), shares), np.zeros(count, np.int64))
     return total
 
 
 def sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int, threads: int) -> Flags:
-    """Rows whose user may have k of them: most users have not, and to number their ids would be most of the work.
+    """Flag the rows whose user may have k rows or more.
 
-    Rows are counted in buckets by a part of their user's hash. A bucket holds all rows of its users, so what is below
-    k goes for certain; a second part of the hash lets through few of those that the first did.
+    Most users have fewer, and to number their ids would be most of the work. Rows are counted in buckets by some bits
+    of their user's hash. A bucket holds all rows of its users, so a bucket with fewer than k rows holds no user with k
+    rows, and its rows can be dropped. A second count, by other bits, drops most of the other rows whose users have
+    fewer than k.
 
     Args:
-        hashes: batches with a column `hash`, uint64: of the user of each row.
-        rows: how many rows there are.
-        k: the least number of rows of a user.
-        threads: among these the rows are shared out.
+        hashes: batches with a column `hash`, uint64: the hash of the user of each row.
+        rows: the number of rows.
+        k: the lowest number of rows of a user.
+        threads: the rows are divided among this many threads.
 
     Returns:
-        a flag a row [rows].
+        one flag per row [rows].
     """
     values = np.empty(rows, np.uint64)
     end = 0
@@ -91,7 +94,7 @@ def sieve(hashes: Iterator[pa.RecordBatch], rows: int, k: int, threads: int) -> 
 def _frequent(
     shares: Iterable[npt.NDArray[np.uint64]], first_bit: int, bits: int, k: int, pool: ThreadPoolExecutor
 ) -> list[Flags]:
-    """Whether the bucket of each hash has k rows; its number are some bits of the hash."""
+    """Whether the bucket of each hash has k rows or more; some bits of the hash are the number of its bucket."""
 
     def number(hashes: npt.NDArray[np.uint64]) -> Longs:
         buckets = hashes << np.uint64(first_bit)

@@ -1,4 +1,5 @@
-"""Ids as numbers: a part of the ids at a time, so that a hash table fits into the cache, and few texts are held."""
+"""Numbers for ids. One part of the ids is numbered at a time, so that its hash table fits into the processor's cache
+and few texts are in memory."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,23 +15,23 @@ from warehouse.core.kcore import Codes, Flags
 __all__ = ["numbered"]
 
 _PARTS: Final = 16
-"""Parts of the ids that are numbered each by itself (as the SQL says): a part's hash table stays in the cache."""
+"""Parts of the ids (``user_ids.sql`` and ``item_ids.sql`` assign them); each part is numbered separately."""
 _ROWS_AT_ONCE: Final = 64 << 20
-"""Ids held as text at a time."""
+"""Ids that are held as text at the same time."""
 
 
 def numbered(
     read: Callable[[], Iterator[pa.RecordBatch]], kept: Flags, pool: ThreadPoolExecutor
 ) -> Callable[[], tuple[pa.Array, Codes]]:
-    """The ids of the kept rows, in no order, and for each of these rows the number of its id.
+    """The ids of the kept rows, in no particular order, and for each of these rows the number of its id.
 
-    Reads now and numbers in `pool`; what is returned waits for it.
+    Reads the rows at once and numbers them in `pool`. The returned function waits for the result.
 
     Args:
-        read: gives batches with the columns `id` (text) and `part` (0 to 15, the same for equal ids), a row an
+        read: gives batches with the columns `id` (text) and `part` (0 to 15, the same for equal ids), one row per
             interaction; called once or more.
         kept: which of the rows count.
-        pool: does the work.
+        pool: the threads that number the ids.
     """
     rows = int(np.count_nonzero(kept))
     parts = np.empty(rows, np.uint8)
@@ -56,7 +57,8 @@ def numbered(
 def _texts_by_part(
     batches: Iterator[pa.RecordBatch], kept: Flags, parts: npt.NDArray[np.uint8], mine: range
 ) -> list[list[pa.Array]]:
-    """The ids of some parts, each part's in the order of the kept rows; fills `parts` for all of these."""
+    """The ids of the parts `mine`, each part in the order of the kept rows; writes the part of every kept row to
+    `parts`."""
     texts: list[list[pa.Array]] = [[] for _ in mine]
     row = end = 0
     for batch in batches:
@@ -73,10 +75,10 @@ def _texts_by_part(
 
 
 def _encoded(texts: list[pa.Array]) -> tuple[pa.Array, Codes]:
-    """The different texts, and for each one its number among them."""
+    """The distinct texts, and for each given text its number among them."""
     encoded = pa.chunked_array(texts, pa.string()).dictionary_encode()
     texts.clear()
     if not encoded.num_chunks:
         return pa.array([], pa.string()), np.empty(0, np.int32)
-    # Arrow encodes all chunks with one table, so that the dictionary of any is that of all.
+    # Arrow encodes all chunks with one hash table, so all chunks have the same dictionary.
     return encoded.chunk(0).dictionary, np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])

@@ -1,8 +1,8 @@
-"""A price as products have it: one amount or two, with or without a currency. What is no such text has a reason.
+"""Reads the price of a product: one amount or two, with or without a currency; or gives a reason why it cannot.
 
-The product files are those of a shop in the USA, so `$` is USD, and a comma before three digits parts thousands.
-Nothing is guessed beyond that: a number that can be read in two ways is left unread. What the reasons mean stands in
-`warehouse.tables`, at the column `price_unread`.
+The product files come from a shop in the USA, so `$` is USD, and a comma before three digits separates thousands.
+Nothing else is guessed: a number that can be read in two ways is left unread. `warehouse.tables` explains the reasons
+at the column `price_unread`.
 """
 
 import html
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 __all__ = ["Price", "read_price"]
 
 _LONGEST: Final = 64
-"""Characters. Longer texts are style sheets and scripts of the page."""
+"""Characters. Longer texts are style sheets and scripts of the web page."""
 _MOST: Final = 1e12
 
 _CODES: Final = "USD CAD AUD NZD EUR GBP JPY CNY INR BRL MXN CHF SEK NOK DKK PLN KRW SGD HKD TRY"
@@ -30,18 +30,18 @@ _GROUPED: Final = re.compile(r"[1-9][0-9]{0,2}(?P<mark>[.,'’ ])[0-9]{3}(?:(?P=
 
 
 class Price(NamedTuple):
-    """What an item costs: the same amount twice, or the ends of a range."""
+    """What an item costs: the two ends of a range, or the same amount twice."""
 
     lowest: float
     highest: float
     currency: str | None
-    """ISO 4217; None where none is named."""
+    """ISO 4217; None if the text names no currency."""
 
 
 def read_price(text: str) -> Price | str | None:
-    """The price that a text names; the reason where it names none; None of an empty text.
+    """The price that a text names; the reason why it cannot be read; None for an empty text.
 
-    Takes time in the length of the text, whatever it is.
+    The time is linear in the length of the text, whatever the text is.
     """
     text = text.strip()
     return _read(text) if len(text) <= _LONGEST else "no_amount"
@@ -49,7 +49,7 @@ def read_price(text: str) -> Price | str | None:
 
 @lru_cache(4096)
 def _read(text: str) -> Price | str | None:
-    """The same of a text that is not long."""
+    """The same as `read_price`, for a text that is not too long."""
     if not text:
         return None
     found = _PRICE.fullmatch(" ".join(html.unescape(text).split()))
@@ -72,7 +72,7 @@ def _read(text: str) -> Price | str | None:
 
 
 def _amount(number: str) -> float | None:
-    """The number, whichever marks part its thousands; None if that is not sure."""
+    """The value of a number, whichever mark separates its thousands; None if the number is ambiguous."""
     if _PLAIN.fullmatch(number):
         return float(number.replace(",", "."))
     grouped = _GROUPED.fullmatch(number)

@@ -1,11 +1,12 @@
-"""core/sequences: the k-core of the interactions, one sequence a user in the order of time, with splits.
+"""core/sequences: the k-core of the interactions, as one sequence per user in the order of time, with splits.
 
-SQL reads and hashes; ids become numbers once (`numbering`), the k-core is peeled (`kcore`) and the sequences are put in
-order on arrays of these numbers, where a round costs a few passes over memory; then they are split (`splits`), and ids
-return when the tables are written.
+SQL statements read and hash the ids. `numbering` replaces each id by a number once. `kcore` finds the k-core on arrays
+of these numbers, where a round costs only a few passes over memory. Then the sequences are sorted and split (`splits`),
+and the ids are put back when the tables are written.
 """
 
-# Annotations that stay text: DuckDB's binding reports its types as leaked where one outlives the interpreter.
+# Annotations stay text: DuckDB's Python binding reports leaked types if an annotation that holds one of its types
+# outlives the interpreter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -34,12 +35,12 @@ from warehouse.tables import SPLITS, TABLES
 __all__ = ["SequencesSummary", "build_sequences"]
 
 SMALLEST_K: Final = 3
-"""A test item, a validation item and something to train on."""
+"""A test item, a validation item and at least one item to train on."""
 
 
 @dataclass(frozen=True)
 class SequencesSummary:
-    """The k-core and what it left out."""
+    """Figures of the k-core, and of what it left out."""
 
     k: int
     users: int
@@ -53,14 +54,14 @@ class SequencesSummary:
     rounds: int
     """Rounds of removal until nothing changed."""
     dropped_interactions: int
-    """Those outside the k-core, and of long sequences those before the last `max_length`."""
+    """Interactions outside the k-core, and in sequences longer than `max_length` those before the last `max_length`."""
     split: str
     """leave_one_out or global_time."""
     validation_from: int | None
     test_from: int | None
     max_length: int | None
     split_sha256: str
-    """Identity of the split: see `split_sha256`."""
+    """Identity of the split: see `warehouse.core.splits.split_sha256`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Core:
 
     @property
     def starts(self) -> Longs:
-        """U + 1 borders: user u has the interactions starts[u] to starts[u + 1]."""
+        """[U + 1] borders: user u has the interactions from starts[u] to before starts[u + 1]."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.users, minlength=len(self.user_ids)))])
 
 
@@ -90,17 +91,17 @@ def build_sequences(
     max_length: int | None = None,
     engine: Engine | None = None,
 ) -> SequencesSummary:
-    """From ``core/interactions`` (a Parquet file) to ``sequences``, ``users``, ``items``, ``interactions``.
+    """Make ``sequences``, ``users``, ``items`` and ``interactions`` from the file of ``core/interactions``.
 
-    Memory: some 10 bytes an interaction, some 40 an interaction of the k-core.
+    Memory: about 10 bytes per interaction, and about 40 per interaction of the k-core.
 
     Args:
         interactions: the file, with the columns of ``core/interactions/interactions``.
         out: an empty folder.
-        k: users and items keep at least this many interactions, 3 or more.
-        split: None for leave-one-out: the last interaction of a user is for testing, the last but one for validation.
-        max_length: after the k-core, only the last so many interactions of a user stay (3 or more), and the items
-            that these leave.
+        k: the lowest number of interactions of each user and item in the k-core; 3 or more.
+        split: None for leave-one-out: the last interaction of a user is for testing, the one before it for validation.
+        max_length: after the k-core, only this many last interactions of each user are kept (3 or more), and only the
+            items that still occur.
         engine: threads and memory.
 
     Raises:
@@ -140,7 +141,7 @@ def build_sequences(
 
 
 def _find_core(interactions: Path, out: Path, k: int, engine: Engine) -> tuple[_Core, int]:
-    """The k-core, in order, and the rounds of removal. DuckDB spills beside `out`."""
+    """The k-core, in order, and the rounds of removal. DuckDB spills into a folder below `out`."""
     total = rows_of(interactions)
     source = {"interactions": pattern(interactions)}
     with connect(engine, out) as connection, ThreadPoolExecutor(engine.threads) as pool:
@@ -170,7 +171,7 @@ def _find_core(interactions: Path, out: Path, k: int, engine: Engine) -> tuple[_
 
 
 def _chosen(batches: Iterator[pa.RecordBatch], kept: Flags) -> tuple[Longs, npt.NDArray[np.float32]]:
-    """Times and ratings of the rows kept."""
+    """Times and ratings of the kept rows."""
     size = int(np.count_nonzero(kept))
     times, ratings = np.empty(size, np.int64), np.empty(size, np.float32)
     row = end = 0
@@ -183,7 +184,7 @@ def _chosen(batches: Iterator[pa.RecordBatch], kept: Flags) -> tuple[Longs, npt.
 
 
 def _ranked(connection: duckdb.DuckDBPyConnection, ids: pa.Array, codes: Codes, flags: Flags) -> tuple[pa.Array, Codes]:
-    """The flagged ids in bytewise order, and the codes as places in that order."""
+    """The flagged ids in bytewise order, and each code replaced by the place of its id in that order."""
     ids = ids.take(pa.array(np.flatnonzero(flags)))
     connection.register("ids", pa.table({"id": ids, "place": np.arange(len(ids), dtype=np.int32)}))
     places = table(connection, "ids_in_order")["place"].to_numpy()
@@ -195,9 +196,9 @@ def _ranked(connection: duckdb.DuckDBPyConnection, ids: pa.Array, codes: Codes, 
 
 
 def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
-    """Rows by (user, time, row): two sorts of plain integers, of which each carries its row, beat one of pairs.
+    """Rows by (user, time, row): two sorts of plain integers that carry their row are faster than one sort of pairs.
 
-    Unsigned, since times go up to LATEST_TIME, which needs all the 32 bits before the row.
+    The integers are unsigned, because times up to LATEST_TIME need all 32 bits above those of the row.
     """
     rows = np.arange(len(users), dtype=np.uint64)
     low = np.uint64((1 << 32) - 1)
@@ -207,7 +208,7 @@ def _in_order(users: Codes, times: Longs, threads: int) -> Longs:
 
 
 def _sorted(values: npt.NDArray[np.uint64], threads: int) -> npt.NDArray[np.uint64]:
-    """Sorted in place, by several threads."""
+    """Sort in place, with several threads, and return the same array."""
     if threads > 1 and len(values) > ROW_GROUP:
         borders = [len(values) * part // threads for part in range(threads + 1)]
         values.partition(borders[1:-1])
@@ -234,7 +235,7 @@ def _shortened(core: _Core, max_length: int) -> _Core:
 
 
 def _write(out: Path, core: _Core, parts: Parts, pool: ThreadPoolExecutor) -> None:
-    """Write the four tables; the largest here, its rows made in the pool, the others in the pool."""
+    """Write the four tables: the largest in this thread while the pool makes its rows, the others in the pool."""
     users = {"user_index": _indices(core.user_ids), "user_id": core.user_ids}
     small = {"sequences": _sequences(core, parts), "items": _items(core, parts), "users": [users]}
     others = [pool.submit(_write_table, out, name, batches) for name, batches in small.items()]
@@ -285,7 +286,7 @@ def _sequences(core: _Core, parts: Parts) -> Iterator[dict[str, pa.Array]]:
 
 
 def _interactions(core: _Core, starts: Longs, parts: Parts, first: int) -> dict[str, pa.Array]:
-    """A row group of the interactions."""
+    """One row group of the interactions, from row `first` on."""
     rows = slice(first, first + ROW_GROUP)
     users, items = core.users[rows], core.items[rows]
     return {

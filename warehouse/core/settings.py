@@ -1,6 +1,6 @@
 """What the settings of a domain say about its sequences: which ratings count, and how they are split.
 
-Only declarations live here, so that settings are read without loading an engine.
+This module holds only declarations, so that settings can be read without loading DuckDB.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class GlobalTimeSplit:
-    """One border in time for all users, as in production: nothing is learned from what lies after it.
+    """A split at the same times for all users, as in production: a model never learns from later interactions.
 
-    Interactions from `test_from` on are for testing, those from `validation_from` on and before that for validation,
-    the rest for training. Unix seconds.
+    Interactions from `test_from` on are for testing, those from `validation_from` on and before `test_from` are for
+    validation, the rest is for training. Unix seconds.
     """
 
     validation_from: int

@@ -24,7 +24,7 @@ def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> P
 
     Args:
         times: [E] Unix seconds, sorted by (user, time).
-        starts: U + 1 borders: user u has the interactions starts[u] to starts[u + 1].
+        starts: [U + 1] borders: user u has the interactions from starts[u] to before starts[u + 1].
         split: None for leave-one-out.
 
     Raises:
@@ -42,12 +42,12 @@ def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> P
 
 
 def split_sha256(user_ids: pa.Array, item_ids: pa.Array, users: Codes, items: Codes, times: Longs, parts: Parts) -> str:
-    """Who, what, when and in which part: one hash, shared by two data sets exactly if their splits are equal.
+    """A hash of users, items, times and parts: two data sets have the same hash exactly if their splits are equal.
 
-    sha256 over, in this order: user ids and item ids, sorted, each ended by a line feed; then of every
-    interaction, sorted by (user, step), little-endian: the user's place among the ids (int32, from 0), all
-    of them, then the items' (int32), then the times (int64), then the parts (int8: 0 train, 1 validation, 2
-    test). Independent of file formats.
+    It is the sha256 of these bytes, in this order: the sorted user ids, then the sorted item ids, each id followed by a
+    line feed; then four little-endian arrays with one value per interaction, sorted by (user, step): the user's place
+    among the user ids (int32, from 0), the item's place (int32), the time (int64), and the part (int8: 0 train,
+    1 validation, 2 test). It does not depend on file formats.
     """
     digest = hashlib.sha256()
     for ids in (user_ids, item_ids):

@@ -1,1 +1,1 @@
-"""Layer raw: the files of a category, fetched and read line by line into typed tables; the rest is quarantined."""
+"""Layer raw: the files of a category, fetched and read line by line into typed tables. Other lines are quarantined."""

@@ -1,9 +1,9 @@
-"""Fetching a raw file: resumed, retried, verified, recorded.
+"""Fetches a raw file: resumes, retries, verifies and records it.
 
-A file appears under its name only when it is whole: counted, read through, flushed and renamed. What breaks off, even
-by kill -9, goes on where it stopped if the server can say that it still has the same file; else it starts over.
-Which files a category has, and where they lie, is not known here; nor how a place is asked (`warehouse.raw.protocols`),
-nor what is kept meanwhile (`warehouse.raw.part`).
+A file gets its name only when it is complete: its bytes are counted, it is read through, flushed and renamed. If a
+transfer breaks off, even by kill -9, it continues where it stopped if the server confirms that it still has the same
+file; otherwise it starts over. `warehouse.raw.protocols` asks the server, and `warehouse.raw.part` holds the bytes in
+the meantime. The caller knows which files a category has, and where they are.
 """
 
 import logging
@@ -22,7 +22,7 @@ from warehouse.raw.protocols import LONGEST_WAIT, MissingFileError, TemporaryErr
 __all__ = ["Fetched", "MissingFileError", "fetch_file", "recorded"]
 
 _PROGRESS_BYTES: Final = 1 << 20
-"""Bytes. An attempt that brings this much has not failed, however it ends."""
+"""Bytes. An attempt that brings this many does not count as a failure, however it ends."""
 
 _log = logging.getLogger("mmm4rec")
 
@@ -38,16 +38,17 @@ def fetch_file(
     timeout: float = 60.0,
     progress: Progress | None = None,
 ) -> Fetched:
-    """Fetch `url` (http, https, or anything fsspec reads) as `target`, unless it is there already.
+    """Fetch `url` (http, https, or any scheme of fsspec) as `target`, unless it is there already.
 
-    What can pass (no connection, silence of `timeout` seconds, a body that breaks off, 408, 425, 429, 5xx) is tried
-    again up to `retries` times in a row without headway, after `wait` seconds, doubled each time, give or take half,
-    or when the server says. Processes that fetch the same target wait for each other. `progress` is told bytes.
+    Temporary failures (no connection, silence of `timeout` seconds, a body that breaks off, 408, 425, 429, 5xx) are
+    retried. The call gives up after more than `retries` failures in a row without progress. It waits `wait` seconds
+    before the first retry and twice as long before each further one, randomly up to half more or less, or as long as
+    the server asks. Processes that fetch the same target wait for each other. `progress` counts bytes.
 
     Raises:
         MissingFileError: there is no such file.
-        DataError: it cannot be had, or it is damaged, is a web page, is not of `sha256`, or cannot be written;
-            or a file at `target` is not what was fetched, and `force` is false.
+        DataError: the file cannot be fetched, is damaged, is a web page, does not have `sha256`, or cannot be written;
+            or the file at `target` is not the one that was fetched, and `force` is false.
     """
     name = without_login(url)
     if not force and (kept := _kept(target, sha256)):
@@ -90,7 +91,11 @@ def fetch_file(
 
 
 def _kept(target: Path, sha256: str | None) -> Fetched | None:
-    """The file at `target` if there is one and it is the one fetched; one that nobody fetched is only read through."""
+    """The file at `target`, None if there is none. A file without a record of a fetch is only checked for damage.
+
+    Raises:
+        DataError: it is not the file that was fetched or asked for, or it is damaged.
+    """
     if not target.is_file():
         return None
     digest = sha256_file(target)
@@ -109,11 +114,11 @@ def _kept(target: Path, sha256: str | None) -> Fetched | None:
 
 
 def _fetch_rest(url: str, part: Part, timeout: float, progress: Progress | None) -> Notes:
-    """Ask once and append what comes, to the end of the file."""
+    """Ask once, and append to `part` what the server sends, to the end of the file."""
     with ask(url, part, timeout) as body:
         size, chunk = body.notes.size, next(body.chunks, b"")
         if body.start == 0:
-            # A page in place of the file is seen before it costs the bytes that are there.
+            # A web page in place of the file is noticed here, before it replaces the bytes already fetched.
             if (chunk or not size) and (found := wrong_content_of(chunk, part.target.suffix == ".gz")):
                 raise DataError(f"what {body.notes.url} gave {found}; open it in a browser, or name another place")
             part.start(body.notes)

@@ -1,10 +1,10 @@
-"""Which formats raw files may have: how a file's name tells its format, where the publisher has it, what reads it.
+"""The formats of raw files: the names of their files, where the publisher keeps them, and which function reads them.
 
 To add a format, write a module that reads it and declare it in `FORMATS`. The module of a format knows what the lines
 of a file mean; `pipelines.data_folder.raw_files` decides which files of a folder are read.
 
-A reader is named as text, `module:function`. So a new or a changed reader makes only the domains stale whose files have
-its format, and a list of raw files needs no reader.
+A reader is named as text, `module:function`. So a new or changed reader makes only those domains stale whose files have
+its format, and code that only lists raw files does not import the readers.
 """
 
 import pkgutil
@@ -29,36 +29,37 @@ __all__ = [
 Kind = Literal["ratings", "metadata"]
 """The table that a raw file becomes, raw/ratings or raw/metadata."""
 KINDS: Final[tuple[Kind, ...]] = ("ratings", "metadata")
-"""What a category needs a file of, each."""
+"""The kinds of files: a category needs one of each kind."""
 
 
 @dataclass(frozen=True)
 class RawFormat:
-    """A format of raw files.
+    """A format of raw files. In file names, `{}` stands for the category.
 
-    In names, `{}` stands for the category. Its reader is a function of (source, out, progress): it writes the table of
-    its kind and `quarantine`, laid out as `warehouse.tables` says, into the folder `out`, and returns a
+    The reader is a function of (source, out, progress). It writes two tables into the folder `out`: the table of its
+    kind, and `quarantine`. `warehouse.tables` declares their columns. It returns a
     `warehouse.raw.ratings.RatingsSummary` or a `warehouse.raw.metadata.MetadataSummary`.
     """
 
     name: str
-    """How commands speak of it."""
+    """The name of the format in commands and their output."""
     kind: Kind
     file_names: tuple[str, ...]
-    """Names that its files have, in the order in which they are looked for: plain before compressed."""
+    """Names of its files, in the order in which they are looked for: plain before compressed."""
     reader: str
-    """What reads it, as `module:function`."""
+    """The function that reads it, as `module:function`."""
     origin: str | None = None
-    """Where a publisher has the file of a category, below the location that the settings name; None: nowhere."""
+    """Path of a category's file below the publisher's location in the settings; None if it is not published there."""
     misnamed: Mapping[str, str] = field(default_factory=dict)
-    """Names that such files have elsewhere, in small letters and without .gz, and what is to be done; there too `{}`
-    stands for the category. A name that is one of another format's is that format's."""
+    """Names that other publications give to files of this kind, in lower case and without .gz, each with the advice
+    that a user gets; `{}` stands for the category here too. If a name also fits `file_names` of another format, the
+    file belongs to that format."""
 
     def read(self, source: Path, out: Path, progress: Progress | None = None) -> Any:
         """Read a file of this format into the folder `out`; return the summary.
 
         Raises:
-            DataError: the file is missing, empty, cut or damaged, or hardly any of it is of this format.
+            DataError: the file is missing, empty, cut off or damaged, or hardly any line has this format.
         """
         return pkgutil.resolve_name(self.reader)(source, out, progress)
 
@@ -102,12 +103,12 @@ FORMATS: Final = (
         },
     ),
 )
-"""Of several files of one kind, that of the format named first is read: ratings come before reviews, because the k-core
-is ours to make."""
+"""If a folder has several files of one kind, the file whose format comes first here is read. Ratings come before
+reviews, because review files hold only a 5-core, and `warehouse.core` computes the k-core itself."""
 
 
 def formats(kind: Kind | None = None) -> tuple[RawFormat, ...]:
-    """The formats of a kind, or of all kinds, those first that are to be read first."""
+    """The formats of a kind, or of all kinds, in the order in which they are preferred."""
     return tuple(each for each in FORMATS if kind in (None, each.kind))
 
 
@@ -133,7 +134,7 @@ def format_of(kind: Kind, file_name: str) -> RawFormat:
 
 
 def category_in(pattern: str, name: str) -> str | None:
-    """What of a name stands for the category where it fits the pattern; None where it does not fit."""
+    """The category in a file name: the part at the `{}` of the pattern; None if the name does not fit the pattern."""
     before, after = pattern.split("{}")
     if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after):
         return name[len(before) : len(name) - len(after)]

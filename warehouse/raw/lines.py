@@ -1,6 +1,6 @@
-"""Reading raw files: plain or gzip, in blocks of whole lines, in bounded memory; and the quarantine.
+"""Reads raw files, plain or gzip, in blocks of whole lines and in bounded memory; and writes the quarantine.
 
-What lives elsewhere: what a line means (`warehouse.raw.ratings`, `warehouse.raw.metadata`).
+What a line means is defined in `warehouse.raw.ratings` and `warehouse.raw.metadata`.
 """
 
 import gzip
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Block(NamedTuple):
-    """Whole lines of a file: the number of the first, from 1, and the bytes with their line feeds.
+    """Whole lines of a file: the number of the first line, counted from 1, and the bytes with their line feeds.
 
-    Every line ends in a line feed, except perhaps the last of the file. A carriage return before it is
-    removed; in a file whose lines end in carriage returns alone, these are line feeds here.
+    Every line ends with a line feed, except perhaps the last line of the file. A carriage return before the line feed
+    is removed. If the lines of the file end with carriage returns alone, these are replaced by line feeds.
     """
 
     first_line: int
@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Some bytes of the text, and how many of the raw file's bytes were read for it and those before it."""
+    """Some bytes of the text, how many bytes of the raw file were read up to its end, and the size of the raw file."""
 
     data: bytes
     done: int
@@ -49,15 +49,15 @@ class _Chunk(NamedTuple):
 
 
 def blocks(source: Path, longest_line: int, progress: Progress | None = None) -> Iterator[Block]:
-    """The lines of a file, in blocks of some 1 MiB. Gzip is told by its first bytes, not by the file's name.
+    """The lines of a file, in blocks of about 1 MiB. Gzip is recognised by its first bytes, not by the file's name.
 
-    Of a line with more than `longest_line` bytes, at least the first `longest_line` + 1 are given, so that
-    memory stays bounded and the reader of the lines still sees that it is too long.
+    A line of more than `longest_line` bytes is cut, but keeps at least its first `longest_line` + 1 bytes. So memory is
+    bounded, and the reader still sees that the line is too long.
 
     The next block is read and decompressed in a thread while the caller works on this one.
 
     Raises:
-        DataError: the file is missing, empty, not a regular file, or a gzip stream that is cut or damaged.
+        DataError: the file is missing, empty, not a regular file, or its gzip stream is cut off or damaged.
     """
     line = 1
     for data, done, total in _ahead(_cut_at_lines(_with_line_feeds(_chunks(source)), longest_line)):
@@ -102,9 +102,9 @@ def _chunks(source: Path) -> Iterator[_Chunk]:
 
 
 def _has_more_behind(source: Path) -> bool:
-    """Whether a file whose first bytes are those of gzip holds whole gzip streams, and then something else.
+    """Whether a gzip file holds complete gzip streams that are followed by other bytes.
 
-    Python's reader can tell this from a stream that is cut, however few bytes follow.
+    Python's own reader distinguishes this from a stream that is cut off, however few bytes follow.
     """
     with suppress(EOFError, zlib.error), gzip.open(source) as stream:
         try:
@@ -116,19 +116,19 @@ def _has_more_behind(source: Path) -> bool:
 
 
 def _with_line_feeds(chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
-    """The same, with line feeds for carriage returns where only these end lines, as on old Macintoshes."""
+    """The same chunks; if carriage returns alone end the lines, as on old Macintoshes, they become line feeds."""
     alone = None
     for chunk in chunks:
-        if alone is None:  # between two carriage returns that are each before a line feed, there is one
+        if alone is None:  # if lines end with \r\n, there is a line feed between any two carriage returns
             alone = chunk.data.count(b"\r") > 1 and b"\n" not in chunk.data
         yield chunk._replace(data=chunk.data.replace(b"\r", b"\n")) if alone else chunk
 
 
 def _cut_at_lines(chunks: Iterator[_Chunk], longest_line: int) -> Iterator[_Chunk]:
     rest, done, total = b"", 0, 0
-    kept = longest_line + 1 + len(b"\r") + len(_UTF8_BOM)  # `blocks` may still take these two away
+    kept = longest_line + 1 + len(b"\r") + len(_UTF8_BOM)  # `blocks` may still remove these two
     for chunk, done, total in chunks:
-        if len(rest) >= kept:  # an unfinished line that is too long already: wait for its end
+        if len(rest) >= kept:  # an unfinished line that is already too long: skip to its end
             chunk = chunk[chunk.find(b"\n") :] if b"\n" in chunk else b""
         end = chunk.rfind(b"\n") + 1
         if end:
@@ -141,7 +141,7 @@ def _cut_at_lines(chunks: Iterator[_Chunk], longest_line: int) -> Iterator[_Chun
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is in use."""
+    """The same items; a thread makes the next one while the caller uses the current one."""
     with ThreadPoolExecutor(1, "read-ahead") as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -150,23 +150,24 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 class Quarantine:
-    """The lines of a raw file that could not be read. A context manager around its Parquet file.
+    """Collects the lines of a raw file that could not be read. A context manager that writes a Parquet file.
 
     Args:
         path: the Parquet file.
-        schema: its layout.
+        schema: its columns.
         source: the raw file.
-        kind: what its lines should be, in one word.
-        layout: what such a file has, for messages.
+        kind: what each of its lines should be, in one word.
+        layout: what a file of this kind looks like, for messages.
     """
 
     _FLUSH: Final = 8192
     _RAW_CHARACTERS: Final = 500
     _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
     _ALWAYS: Final = 100_000
-    """Lines that are set aside however many could be read."""
+    """Up to this many lines are set aside, however few lines could be read."""
     _MOST: Final = 0.9
-    """Share of lines beyond which a file is another kind of file: a line set aside costs a hundred times one read."""
+    """Above this share of unreadable lines a file is refused as another kind of file; it would also take long, because
+    a line that is set aside costs a hundred times as much as a line that is read."""
 
     def __init__(self, path: Path, schema: pa.Schema, source: Path, kind: str, layout: str) -> None:
         self.total = 0
@@ -187,10 +188,10 @@ class Quarantine:
         self._sink.__exit__(kind, error, trace)
 
     def add(self, line: int, reason: str, raw: bytes) -> None:
-        """Set a line aside; its bytes are kept as text, cut, with unprintable ones escaped. Lines come in their order.
+        """Set a line aside. Its first bytes are kept as text, with unprintable ones escaped. Add lines in file order.
 
         Raises:
-            DataError: hardly a line before this one could be read.
+            DataError: hardly any line so far could be read.
         """
         text = raw[: 4 * self._RAW_CHARACTERS].decode("utf-8", "backslashreplace").translate(self._ESCAPES)
         self._rows.append((line, reason, text[: self._RAW_CHARACTERS]))
@@ -202,7 +203,7 @@ class Quarantine:
             self._flush()
 
     def refusal(self, finding: str) -> DataError:
-        """The error of a file that is none of its kind."""
+        """The error for a file that is not of its kind."""
         return DataError(
             f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: point to that file"
         )

@@ -1,11 +1,12 @@
-"""raw/metadata: the product file of a category, line by line, as a table.
+"""raw/metadata: the product file of a category, read line by line into a table.
 
-A line is a JSON object or, in older files, a Python literal; fields may be missing, empty, a string where a
-list is usual, or a list of lists. An address of a picture that leaves out the scheme, `//host/...`, gets https. Text
-stays as scraped: cleaning is the business of `warehouse.core.items`.
+A line is a JSON object or, in older files, a Python literal. Fields may be missing, empty, a string where a list is
+usual, or a list of lists. A picture address without a scheme, `//host/...`, gets https. Text stays as scraped;
+`warehouse.core.items` cleans it.
 
-`read_line` is the plain statement of what a product is. Most lines never meet it: they are decoded many at a time
-(`warehouse.raw.records`) into `_Fields`, the usual shapes of the fields we keep, and become columns at once.
+`read_line` defines what a product is, in plain code. Most lines do not go through it: `warehouse.raw.records` decodes
+many at a time into `_Fields`, which holds the usual shapes of the fields that are kept, and these become columns
+together.
 """
 
 import re
@@ -34,7 +35,7 @@ DEEPEST: Final = 32
 
 _TABLE: Final = TABLES["raw/metadata/metadata"]
 _ROW_GROUP: Final = ROW_GROUP // 15
-"""Products take some kilobytes each, with a long description."""
+"""Rows per row group: fewer than usual, because a product with a long description takes some kilobytes."""
 _LAYOUT: Final = "a metadata file has one JSON object with an asin a line"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -64,7 +65,7 @@ class MetadataLine(NamedTuple):
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The fields of a product in their usual shapes. What has another shape is left to `read_line`."""
+    """The fields of a product in their usual shapes. `read_line` reads products with other shapes."""
 
     asin: str
     title: str | None = None
@@ -85,10 +86,10 @@ _DECODER: Final = msgspec.json.Decoder(_Fields)
 def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -> MetadataSummary:
     """Turn ``meta_CATEGORY.json`` (plain or gzip) into ``metadata.parquet`` and ``quarantine.parquet``.
 
-    Both are sorted by line. Streams: memory does not grow with the file.
+    Both are sorted by line. The file is streamed: memory does not grow with its size.
 
     Raises:
-        DataError: the file is missing, empty, cut or damaged, or hardly any of its lines is a product.
+        DataError: the file is missing, empty, cut off or damaged, or hardly any of its lines is a product.
     """
     with (
         ParquetSink(out / "metadata.parquet", _TABLE, _ROW_GROUP) as metadata,
@@ -113,7 +114,7 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
 
 
 def read_line(line: bytes) -> tuple[MetadataLine, bool] | str:
-    """One line as a product, and whether it was a Python literal; or the reason why it is none."""
+    """One line as a product, and whether it was a Python literal; or the reason why it is not a product."""
     read = read_record(line)
     if isinstance(read, str):
         return read
@@ -138,12 +139,12 @@ def read_line(line: bytes) -> tuple[MetadataLine, bool] | str:
 
 
 def _price(value: Any) -> str:
-    """A price as text; a number as it is written, also one that no price can be."""
+    """A price as text; a number as it is written, even if it cannot be a price."""
     return str(value) if type(value) in (int, float) else " ".join(_texts(value))
 
 
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in a value of any shape, without blank ones; surrogates without a partner become U+FFFD."""
+    """The texts in a value of any shape, without blank texts; unpaired surrogates become U+FFFD."""
     if isinstance(value, str):
         if value and not value.isspace():
             yield SURROGATE.sub("\ufffd", value)
@@ -151,17 +152,17 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
         for part in value:
             yield from _texts(part, depth + 1)
     elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
-        yield str(value)  # a title such as 1984; NaN and what no title can be are left out
+        yield str(value)  # a title such as 1984; NaN, infinity and huge numbers are left out
 
 
 def _address(text: str) -> str:
-    """An address without blanks around it; of one that leaves it to the page, `//host/picture`, with the scheme."""
+    """An address without blanks around it; one without a scheme, `//host/picture`, gets https."""
     text = text.strip()
     return f"https:{text}" if text.startswith("//") else text
 
 
 def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
-    """Let `read_line` say what the undecoded lines are: fill in the products, set the others aside; count literals."""
+    """Read the undecoded lines with `read_line`: fill in the products, set the others aside, and count the literals."""
     if None not in batch.records and usual_ids([fields.asin for fields in batch.records if fields]):
         return 0
     literals = 0
@@ -183,7 +184,7 @@ def _read_the_rest(batch: Batch[_Fields], quarantine: Quarantine) -> int:
 
 
 def _table(batch: Batch[_Fields]) -> pa.RecordBatch:
-    """The products of a batch as rows: what `read_line` says, in columns."""
+    """The products of a batch as rows, with the values that `read_line` gives."""
     rows = [fields for fields in batch.records if fields is not None]
     lines = [line for line, fields in enumerate(batch.records, batch.first_line) if fields is not None]
     pictures = [
@@ -215,7 +216,7 @@ def _text(value: str | None) -> str:
 
 
 def _lists(values: Sequence[Collection[str]]) -> pa.ListArray:
-    """Collections of texts as a column of lists, without blank ones."""
+    """Collections of texts as a column of lists, without blank texts."""
     texts = list(chain.from_iterable(values))
     column = pa.array(texts, pa.string())
     offsets = np.zeros(len(values) + 1, np.int32)
@@ -230,7 +231,7 @@ def _lists(values: Sequence[Collection[str]]) -> pa.ListArray:
 
 
 def _is_visible(texts: pa.StringArray) -> npt.NDArray[np.bool_]:
-    """Whether each text begins and ends with a visible ASCII character: it is not blank then, nor is there to strip."""
+    """Whether each text begins and ends with a visible ASCII character, so that it is not blank and needs no strip."""
     _, offsets, data = texts.buffers()
     if not data:
         return np.zeros(len(texts), bool)

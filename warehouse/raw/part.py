@@ -1,9 +1,9 @@
-"""The bytes of a raw file that is being fetched, of which file they are, and the record of one that is whole.
+"""The unfinished bytes of a raw file that is being fetched, notes about their source, and the record of a whole file.
 
-    <target>.part, <target>.part.json    the bytes had so far, and of which file they are
+    <target>.part, <target>.part.json    the bytes fetched so far, and the notes about their source
     <folder>/.fetched/<name>.json        what was fetched: address, sha256, bytes, time, validators
 
-How bytes come from a place is the business of `warehouse.raw.protocols`.
+`warehouse.raw.protocols` gets the bytes.
 """
 
 import fcntl
@@ -32,11 +32,11 @@ _log = logging.getLogger("mmm4rec")
 
 @dataclass(frozen=True)
 class Fetched:
-    """A raw file at hand.
+    """A raw file on disk.
 
-    Of a file that was there before and that nobody fetched, `url`, `fetched` (ISO 8601, UTC), `etag` and
-    `last_modified` are None. `kept`: it was there and nothing was asked of any server. `resumed_from`: bytes taken
-    over from an earlier call that broke off.
+    For a file that was there before and was not fetched by this code, `url`, `fetched` (ISO 8601, UTC), `etag` and
+    `last_modified` are None. `kept`: the file was there already, and no server was asked. `resumed_from`: bytes that an
+    earlier, interrupted call had fetched.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Notes:
-    """Of which file a part is. `size` in bytes, None if the server does not say."""
+    """Describes the file that a part belongs to. `size` is in bytes, None if the server does not give it."""
 
     url: str
     size: int | None
@@ -62,14 +62,14 @@ class Notes:
 
     @property
     def validator(self) -> str | None:
-        """What tells that the server's file is still the same, byte for byte; a weak ETag does not."""
+        """The value that shows whether the server's file is still the same, byte for byte; a weak ETag cannot."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
 class Part:
-    """The bytes of `target` had so far. A context manager: within it no other process writes them.
+    """The bytes of `target` that are fetched so far. A context manager: inside it no other process writes them.
 
-    `carried`: how many of them an earlier call left.
+    `carried`: how many of them come from an earlier call.
     """
 
     def __init__(self, target: Path) -> None:
@@ -94,7 +94,7 @@ class Part:
             except BaseException:
                 os.close(self._file)
                 raise
-            # Whoever held it has finished and renamed it: what is locked is the finished file.
+            # The process that held the lock has renamed the part, so this lock is on the finished file.
             os.close(self._file)
 
     def __exit__(
@@ -106,26 +106,26 @@ class Part:
         os.close(self._file)
 
     def keep_if_resumable(self, url: str) -> None:
-        """Keep what is there if it can be gone on with."""
+        """Keep the bytes if the transfer from `url` can resume after them; otherwise clear them."""
         known = self.notes
         if known is None or known.url != url or not known.validator or self.size > (known.size or self.size):
             self.clear()
 
     def clear(self) -> None:
-        """Forget everything. The bytes go first: notes must never speak of another file's bytes."""
+        """Forget everything. The bytes are removed first: notes must never describe the bytes of another file."""
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         os.fsync(self._file)
         self.size, self.carried, self.notes = 0, 0, None
 
     def start(self, notes: Notes) -> None:
-        """Begin anew with the file that `notes` describe."""
+        """Start over with the file that `notes` describe."""
         self.clear()
         write_durably(self._beside, json.dumps(asdict(notes)))
         self.notes = notes
 
     def append(self, chunk: bytes) -> None:
-        """Write at once, so that a killed process has lost nothing."""
+        """Write the bytes immediately, so that a killed process loses nothing."""
         rest = memoryview(chunk)
         while rest:
             written = os.write(self._file, rest)
@@ -133,7 +133,11 @@ class Part:
             self.size += written
 
     def finish(self, notes: Notes, sha256: str | None) -> Fetched:
-        """Read it through and let it be the target; what is damaged is removed."""
+        """Read the file through and rename it to the target.
+
+        Raises:
+            DataError: the bytes are damaged or do not have `sha256`; they are removed.
+        """
         os.fsync(self._file)
         damage = damage_of(self.path, self.target.suffix == ".gz")
         digest = sha256_file(self.path)
@@ -160,7 +164,7 @@ class Part:
         return found
 
     def _remember(self, found: Fetched) -> None:
-        """Before the rename: of a target there is always a record, whenever the process ends."""
+        """Write the record. This happens before the rename, so that every target has one, whenever the process ends."""
         record = _record(self.target)
         record.parent.mkdir(exist_ok=True)
         kept = ("url", "bytes", "sha256", "fetched", "etag", "last_modified")
@@ -182,7 +186,7 @@ class Part:
 
 
 def recorded(target: Path) -> Fetched | None:
-    """What the record says of a fetched file, or None; whether the file still is that one is not looked at."""
+    """What the record says about a fetched file, or None. Does not check whether the file is still the same."""
     try:
         facts = json.loads(_record(target).read_text(encoding="utf-8"))
         return Fetched(path=target, **facts)
@@ -191,12 +195,12 @@ def recorded(target: Path) -> Fetched | None:
 
 
 def _record(target: Path) -> Path:
-    """One record a file: two processes that fetch different files never write the same one."""
+    """One record per file, so that two processes that fetch different files never write the same record."""
     return target.parent / ".fetched" / f"{target.name}.json"
 
 
 def damage_of(path: Path, gzipped: bool) -> str | None:
-    """Why a file that is complete by its count is none all the same, or None; a gzip stream is read to its end."""
+    """What is wrong with a file that has all its bytes, or None. A gzip stream is read to its end."""
     with path.open("rb") as file:
         if found := wrong_content_of(file.read(512), gzipped):
             return found
@@ -211,7 +215,7 @@ def damage_of(path: Path, gzipped: bool) -> str | None:
 
 
 def wrong_content_of(head: bytes, gzipped: bool) -> str | None:
-    """What a file is by its first bytes, if it is none of ours."""
+    """What a file is by its first bytes, if it cannot be a raw file; otherwise None."""
     if not head:
         return "is empty"
     if _PAGE.match(head):

@@ -1,6 +1,6 @@
-"""Asking for the missing bytes of a raw file: of a web server, or of any file system that fsspec reads.
+"""Asks a web server, or any file system that fsspec reads, for the missing bytes of a raw file.
 
-What is done with them, and how often is asked, is the business of `warehouse.raw.fetch`.
+`warehouse.raw.fetch` decides what to do with the bytes, and how often to ask.
 """
 
 import re
@@ -22,7 +22,7 @@ from warehouse.raw.part import Notes, Part
 __all__ = ["LONGEST_WAIT", "Body", "MissingFileError", "TemporaryError", "ask", "without_login"]
 
 LONGEST_WAIT: Final = 600.0
-"""Seconds. A server that asks for more is asked again after this."""
+"""Seconds. If a server asks for a longer wait, it is asked again after this time."""
 _CHUNK: Final = 64 << 10
 _AGENT: Final = "mmm4rec (fetches public data sets)"
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -30,11 +30,14 @@ _NO_RANGE: Final = re.compile(r"bytes \*/(\d+)")
 
 
 class MissingFileError(DataError):
-    """The place was reached and has no such file."""
+    """The server or file system answered, and has no such file."""
 
 
 class TemporaryError(Exception):
-    """What may go better next time, `after` seconds at the earliest; `distrusted`: with nothing of the part."""
+    """A failure that may not happen again.
+
+    Retry after `after` seconds at the earliest. `distrusted`: the bytes fetched so far must not be used.
+    """
 
     def __init__(self, cause: str, after: float = 0.0, distrusted: bool = False) -> None:
         super().__init__(cause)
@@ -44,7 +47,7 @@ class TemporaryError(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """An answer: the bytes of a file from `start` on. `framed`: that it broke off would be noticed."""
+    """An answer: the bytes of a file from `start` on. `framed`: it would be noticed if the answer broke off."""
 
     notes: Notes
     start: int
@@ -53,26 +56,26 @@ class Body:
 
 
 def ask(url: str, part: Part, timeout: float) -> AbstractContextManager[Body]:
-    """The answer of the place that `url` names, from where the part ends if that place still has the same file.
+    """The answer from `url`. It starts where the part ends if the file there is still the same, otherwise at byte 0.
 
     Args:
-        url: http, https, or of a file system that fsspec knows.
-        part: what is there already.
-        timeout: seconds of silence of a web server.
+        url: http, https, or an address of a file system that fsspec knows.
+        part: the bytes that are there already.
+        timeout: seconds of silence after which a web server is given up.
 
     Raises:
         MissingFileError: there is no such file.
-        TemporaryError: this may go better next time.
-        DataError: it will not.
+        TemporaryError: another attempt may succeed.
+        DataError: another attempt will not succeed.
     """
     return _http(url, part, timeout) if _is_http(url) else _any_file_system(url, part)
 
 
 @contextmanager
 def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
-    """Ask a web server for what is missing."""
+    """Ask a web server for the missing bytes."""
     name, known = without_login(url), part.notes
-    # Bytes as they are: what is compressed on the way has another length than what is announced.
+    # No compression for the transfer: a compressed body would not have the announced length.
     headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
     if part.size and known and known.validator:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": known.validator}
@@ -89,7 +92,7 @@ def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
 
 
 def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
-    """What an answer means; its body is not read yet."""
+    """Interpret an answer; its body is not read yet."""
     headers, status = answer.headers, answer.status_code
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     known, have = part.notes, part.size
@@ -124,7 +127,7 @@ def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
 
 
 def _chunks(answer: requests.Response) -> Iterator[bytes]:
-    """The body as it came over the wire: a .gz that is declared as a compressed transfer stays a .gz."""
+    """The body as it is transferred: a .gz file that is declared as a compressed transfer stays a .gz file."""
     try:
         while chunk := answer.raw.read(_CHUNK, decode_content=False):
             yield chunk
@@ -133,7 +136,7 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
 
 
 def _refusal(name: str, answer: requests.Response) -> Exception:
-    """The error that a status means."""
+    """The error for a status code."""
     status = answer.status_code
     if is_temporary(status):
         return TemporaryError(
@@ -156,7 +159,7 @@ def _refusal(name: str, answer: requests.Response) -> Exception:
 
 @contextmanager
 def _any_file_system(url: str, part: Part) -> Iterator[Body]:
-    """Open a file of any other file system: the file's identity there stands for an ETag."""
+    """Open a file of any other file system; the file's identity there serves as the ETag."""
     name = without_login(url)
     try:
         system, path = url_to_fs(url)
@@ -175,7 +178,7 @@ def _any_file_system(url: str, part: Part) -> Iterator[Body]:
         ) from error
     except (ConnectionError, TimeoutError) as error:
         raise TemporaryError(f"no connection ({_cause(error)})") from error
-    except Exception as error:  # every file system has errors of its own kind
+    except Exception as error:  # every file system raises its own types of errors
         raise DataError(f"{name} cannot be read ({_cause(error)}); name another place with --from") from error
     with file:
         yield Body(notes, start, _read(file))
@@ -194,7 +197,7 @@ def _is_http(url: str) -> bool:
 
 
 def without_login(url: str) -> str:
-    """The address as it may be shown and stored."""
+    """The address without user name and password, to be shown and stored."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
 

@@ -1,9 +1,9 @@
-"""raw/ratings: the ratings file of a category, line by line, as a table.
+"""raw/ratings: the ratings file of a category, read line by line into a table.
 
-A line is ``item,user,rating,unix time``, without a header and without quoting. Arrow reads blocks of lines
-at once; a block that it refuses is halved until what remains is small, and that is read line by line by
-`read_line`, the plain statement of what a rating is. So a dirty line costs a little time and nothing else,
-and every line of the file ends up either in the table or, with a reason, in the quarantine.
+A line is ``item,user,rating,unix time``, without a header and without quoting. Arrow reads whole blocks of lines. A
+block that it refuses is halved again and again; small blocks are read line by line by `read_line`, which defines what a
+rating is, in plain code. So a bad line costs only a little time, and every line of the file ends up either in the table
+or, with a reason, in the quarantine.
 """
 
 import math
@@ -31,9 +31,9 @@ __all__ = ["RatingsSummary", "ingest_ratings"]
 LONGEST_LINE: Final = 64 << 10
 LONGEST_ID: Final = 255
 LATEST_TIME: Final = 4_102_444_800
-"""2100-01-01: later "seconds" are milliseconds or noise."""
+"""2100-01-01. Larger values are not seconds, but milliseconds or noise."""
 _EARLIEST_MILLISECONDS: Final = 100_000_000_000
-"""1973-03-03, or in seconds the year 5138."""
+"""1973-03-03 if read as milliseconds; read as seconds, the year 5138."""
 
 _TABLE: Final = TABLES["raw/ratings/ratings"]
 _LINE_BY_LINE_BYTES: Final = 32 << 10
@@ -51,7 +51,7 @@ class RatingsSummary:
 
 
 class Rating(NamedTuple):
-    """One line of a ratings file; the rating as rounded to float32."""
+    """One line of a ratings file; the rating is rounded to float32."""
 
     item_id: str
     user_id: str
@@ -62,10 +62,10 @@ class Rating(NamedTuple):
 def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
     """Turn ``CATEGORY.csv`` (plain or gzip) into ``ratings.parquet`` and ``quarantine.parquet``.
 
-    Both are sorted by line. Streams: memory does not grow with the file.
+    Both are sorted by line. The file is streamed: memory does not grow with its size.
 
     Raises:
-        DataError: the file is missing, empty, cut or damaged, or hardly any of its lines is a rating.
+        DataError: the file is missing, empty, cut off or damaged, or hardly any of its lines is a rating.
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
@@ -80,10 +80,10 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
 def write_ratings(
     source: Path, out: Path, read: Callable[[Quarantine], Iterator[pa.RecordBatch]], kind: str, layout: str
 ) -> RatingsSummary:
-    """Write what `read` gives as ``ratings.parquet``, and what it sets aside as ``quarantine.parquet``.
+    """Write the rows of `read` to ``ratings.parquet``, and the lines that it sets aside to ``quarantine.parquet``.
 
     Raises:
-        DataError: hardly a line of `source` is a `kind`; `layout` says what such a file has.
+        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like.
     """
     with (
         ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
@@ -101,7 +101,7 @@ def write_ratings(
 
 
 def read_line(line: bytes) -> Rating | str:
-    """One line, without its end, as a rating; or the reason why it is none."""
+    """One line, without its line end, as a rating; or the reason why it is not a rating."""
     if len(line) > LONGEST_LINE:
         return "line is too long"
     try:
@@ -120,7 +120,7 @@ def read_line(line: bytes) -> Rating | str:
 
 
 def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | str:
-    """These values as a rating, or the reason why they are none, whatever file they come from."""
+    """These values as a rating, or the reason why they are not a rating, whatever file they come from."""
     if not item_id or not user_id:
         return "empty id"
     if max(len(item_id.encode()), len(user_id.encode())) > LONGEST_ID:
@@ -144,7 +144,7 @@ def checked_at_once(
     ratings: npt.NDArray[np.float64],
     times: npt.NDArray[np.float64],
 ) -> pa.RecordBatch | None:
-    """The same of columns; None if any of them holds what `checked` refuses."""
+    """The same as `checked` for whole columns; None if they hold any value that `checked` refuses."""
     for ids in (item_ids, user_ids):
         lengths = pc.min_max(pc.binary_length(ids)).as_py()
         if lengths["min"] == 0 or lengths["max"] > LONGEST_ID:
@@ -160,7 +160,7 @@ def checked_at_once(
 
 
 def number(text: str) -> float:
-    """A text as a number; NaN if it is none."""
+    """A text as a number; NaN if it is not a number."""
     try:
         return float(text) if _NUMBER.fullmatch(text) else math.nan
     except ValueError:
@@ -175,7 +175,7 @@ def _as_float32(value: float) -> float:
 def read_line_by_line(
     first_line: int, lines: Iterable[bytes], read: Callable[[bytes], Rating | str], quarantine: Quarantine
 ) -> pa.RecordBatch:
-    """The lines that are ratings by `read`, as rows; the others are set aside."""
+    """The lines that `read` accepts, as rows; the others are set aside."""
     rows: list[tuple[int, str, str, float, int]] = []
     for number, line in enumerate(lines, first_line):
         match read(line):
@@ -193,7 +193,7 @@ def _tried(block: Block) -> tuple[Block, pa.RecordBatch | None]:
 
 
 def _rows(block: Block, batch: pa.RecordBatch | None, quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
-    """What a block holds: the `batch` read at once, or if it was refused, what its halves do, or its lines."""
+    """The rows of a block: the `batch` that was read at once; if that is None, the rows of its halves or lines."""
     if batch is not None:
         yield batch
         return
@@ -211,9 +211,8 @@ def _read_at_once(block: Block) -> pa.RecordBatch | None:
     """The block's rows, or None if a line might not be a rating. Never accepts what `read_line` refuses."""
     data = block.data
     bytes_ = np.frombuffer(data, np.uint8)
-    # A line feed is the only control character of a clean block; Arrow would take a carriage return for a
-    # line end and drop a byte order mark. A line that is too long leaves a window of half its length
-    # without a line feed.
+    # In a clean block the line feed is the only control character. Arrow would read a carriage return as a line end,
+    # and drop a byte order mark. If a line is too long, some window of half the limit contains no line feed.
     window = LONGEST_LINE // 2
     if (
         np.count_nonzero(bytes_ < 32) != np.count_nonzero(bytes_ == 10)
@@ -229,8 +228,8 @@ def _read_at_once(block: Block) -> pa.RecordBatch | None:
             ),
             pa.csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
             pa.csv.ConvertOptions(
-                # Both numbers as float64: exact for every time in range, and Arrow's integers would take
-                # "0x1F".
+                # Both numbers are read as float64, which is exact for every valid time; as an integer Arrow would also
+                # accept "0x1F".
                 column_types={
                     "item_id": "string",
                     "user_id": "string",

@@ -1,9 +1,9 @@
-"""Lines that hold one record each, an object of JSON or, in older files, a Python literal: plainly and fast.
+"""Reads lines that hold one record each, a JSON object or, in older files, a Python literal: a plain and a fast reader.
 
-`read_record` is the plain statement of what a record is. `decode` reads the same from many lines at once with
-msgspec, which makes Python objects of the wanted fields only; it answers for the lines on which the two cannot
-differ and leaves the others to the plain reader. What a field means is the business of `warehouse.raw.metadata` and
-`warehouse.raw.reviews`.
+`read_record` defines what a record is, in plain code. `decode` reads many lines at once with msgspec, which makes
+Python objects of the wanted fields only. It gives a result only for lines on which the two readers cannot differ, and
+leaves the other lines to the plain reader. `warehouse.raw.metadata` and `warehouse.raw.reviews` define what a field
+means.
 """
 
 import ast
@@ -22,18 +22,18 @@ from warehouse.raw.lines import Block
 __all__ = ["LONGEST_LINE", "SURROGATE", "Batch", "decode", "read_record", "usual_ids"]
 
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
-"""Half of a character: Python's strings may hold it, UTF-8 may not."""
+"""Half of a character: a Python string may contain it, UTF-8 may not."""
 
 LONGEST_LINE: Final = 4 << 20
 LONGEST_LITERAL: Final = 256 << 10
 DEEPEST_LITERAL: Final = 32
 DEEPEST_JSON: Final = 500
-"""Well below Python's own limit, which would depend on the depth of the caller."""
+"""Well below Python's own limit, which depends on the depth of the caller."""
 LONGEST_INTEGER: Final = 4300
-"""Digits. Python refuses longer ones, since their conversion takes quadratic time."""
+"""Digits. Python refuses longer integers, because their conversion takes quadratic time."""
 
 _BATCH_BYTES: Final = 1 << 20
-"""What fits into a processor's cache."""
+"""Fits into a processor's cache."""
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b"[{(]})"))
 _JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _LONG_INTEGER: Final = re.compile(rb"[0-9]{%d}" % (LONGEST_INTEGER + 1))
@@ -44,9 +44,9 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple, Generic[T]):
-    """Some lines of a block: the number of the first, their bytes, and of each what the fast reader makes of it.
+    """Some lines of a block: the number of the first line, their bytes, and one record per line from the fast reader.
 
-    That is None where only the plain reader can say what the line is.
+    A record is None if only the plain reader can decide what the line is.
     """
 
     first_line: int
@@ -59,7 +59,7 @@ class Batch(NamedTuple, Generic[T]):
 
 
 def read_record(line: bytes) -> tuple[dict[Any, Any], bool] | str:
-    """One line as a record, and whether it was a Python literal; or the reason why it is none."""
+    """One line as a record, and whether it was a Python literal; or the reason why it is not a record."""
     if len(line) > LONGEST_LINE:
         return "line is too long"
     try:
@@ -80,7 +80,7 @@ def read_record(line: bytes) -> tuple[dict[Any, Any], bool] | str:
 
 
 def decode(block: Block, decoder: "msgspec.json.Decoder[T]") -> Iterator[Batch[T]]:
-    """The lines of a block, in batches, with what `decoder` makes of each."""
+    """The lines of a block in batches, each line with its record from `decoder`."""
     first_line, start = block.first_line, 0
     while start < len(block.data) or first_line == block.first_line:
         end = block.data.find(b"\n", start + _BATCH_BYTES) + 1 or len(block.data)
@@ -91,30 +91,33 @@ def decode(block: Block, decoder: "msgspec.json.Decoder[T]") -> Iterator[Batch[T
 
 
 def usual_ids(texts: Sequence[str]) -> bool:
-    """Whether all are ids by anyone's rules: some visible ASCII, and not much."""
+    """Whether all texts are certainly valid ids: not empty, printable ASCII, and fewer than 100 characters."""
     together = "".join(texts)
     lengths = {1, *map(len, texts)}
     return together.isascii() and together.isprintable() and min(lengths) > 0 and max(lengths) < 100
 
 
 def _decode_at_once(data: bytes, decoder: "msgspec.json.Decoder[T]") -> list[T | None] | None:
-    """A record a line; or None if any line might not be one.
+    """One record per line; or None if any line might not be a record.
 
-    msgspec is strict about JSON, but in the fields it skips it takes bytes that are not UTF-8 and integers of any
-    length, it goes deeper, and it reads on where a line ends. The looks at that are quick and on the safe side.
+    msgspec is strict about JSON. But in the fields that it skips it accepts bytes that are not UTF-8 and integers of
+    any length; it also accepts deeper nesting, and reads on past the end of a line. Quick checks exclude all four; they
+    may also refuse lines that are good.
     """
     if len(data) > LONGEST_LINE or not _is_utf8(data):
         return None
     codes = np.frombuffer(data, np.uint8)
-    # A brace closed before and opened after a line feed: within a JSON value that cannot be, so no value spans lines.
+    # Every line feed stands between a closing and an opening brace. This cannot occur within a JSON value, so no value
+    # spans two lines.
     ends = np.flatnonzero(codes[:-1] == ord("\n"))
     if not (data.startswith(b"{") and (codes[ends - 1] == ord("}")).all() and (codes[ends + 1] == ord("{")).all()):
         return None
-    # A line with too many openers, which are [ and {, holds two that are half as many apart.
+    # Openers are [ and {. Only every 250th (half of DEEPEST_JSON) is looked at: a line with more openers than
+    # DEEPEST_JSON contains two of those looked at.
     openers = np.flatnonzero((codes & 0xDF) == ord("["))[:: DEEPEST_JSON // 2].tolist()
     if any(data.find(b"\n", one, other) < 0 for one, other in pairwise(openers)):
         return None
-    # An integer that is too long fills a whole stride, since it is longer than two.
+    # An integer that is too long is longer than two strides, so it fills a whole stride.
     stride = LONGEST_INTEGER // 2
     digits = codes[::stride] - ord("0") < 10
     for place in np.flatnonzero(digits[1:] & digits[:-1]).tolist():
@@ -128,7 +131,7 @@ def _decode_at_once(data: bytes, decoder: "msgspec.json.Decoder[T]") -> list[T |
 
 
 def _decode_each(data: bytes, decoder: "msgspec.json.Decoder[T]") -> list[T | None]:
-    """What the decoder makes of each line."""
+    """The record of each line, or None, decoded line by line."""
 
     def one(line: bytes) -> T | None:
         try:
@@ -140,7 +143,7 @@ def _decode_each(data: bytes, decoder: "msgspec.json.Decoder[T]") -> list[T | No
 
 
 def _is_sure(line: bytes) -> bool:
-    """Whether the line holds nothing that msgspec takes and the plain reader does not."""
+    """Whether the line contains nothing that msgspec accepts and the plain reader refuses."""
     return (
         len(line) <= LONGEST_LINE
         and _is_utf8(line)
@@ -161,7 +164,7 @@ def _openers(line: bytes) -> int:
 
 
 def _depth(brackets: bytes) -> int:
-    """How deep brackets nest; those inside Python's strings count too, but they seldom open more than they close."""
+    """How deep brackets nest. Brackets inside Python strings count too, but they seldom open more than they close."""
     deepest = depth = 0
     for bracket in brackets.translate(None, _NO_BRACKET):
         depth += 1 if bracket in b"[{(" else -1
@@ -170,9 +173,9 @@ def _depth(brackets: bytes) -> int:
 
 
 def _read_literal(line: bytes, text: str) -> dict[Any, Any] | str:
-    """A line as a Python dictionary of literals, or the reason why it is none.
+    """A line as a Python dictionary of literals, or the reason why it is not one.
 
-    Length and nesting are bounded before Python's parser sees it.
+    Length and nesting are checked before Python's parser reads the line.
     """
     if not (line.startswith(b"{") and line.rstrip().endswith(b"}")):
         return "neither JSON nor a Python literal"
@@ -182,7 +185,7 @@ def _read_literal(line: bytes, text: str) -> dict[Any, Any] | str:
         return "nested too deeply"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what "\d" in a text raises has changed its kind from Python to Python
+            warnings.simplefilter("ignore")  # "\d" in a text raises a warning; its class depends on the Python version
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return "neither JSON nor a Python literal"

@@ -1,9 +1,10 @@
-"""raw/ratings from reviews: ``CATEGORY_5.json``, line by line, as the same table as the ratings-only file.
+"""raw/ratings from reviews: ``CATEGORY_5.json``, read line by line into the same table as the ratings-only file.
 
 A line is a JSON object or, in older files, a Python literal, with ``asin``, ``reviewerID``, ``overall`` (stars) and
-``unixReviewTime`` (seconds), or without that ``reviewTime`` (a day, such as ``09 1, 2016``); numbers may be texts. The
-review's text, votes and the rest are not read. What a rating is, `warehouse.raw.ratings` says for
-both files. The 5-core of these files is theirs, not ours: `warehouse.core.sequences` filters them like any other.
+``unixReviewTime`` (seconds). If ``unixReviewTime`` is missing, ``reviewTime`` counts (a day, such as ``09 1, 2016``).
+Numbers may be texts. The review's text, votes and other fields are not read. `warehouse.raw.ratings` defines what a
+rating is, for both files. The publisher made the 5-core of these files; `warehouse.core.sequences` still computes the
+k-core, as for any other file.
 """
 
 import re
@@ -33,7 +34,7 @@ __all__ = ["ingest_reviews"]
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The fields of a review in their usual shapes. What has another shape is left to `read_line`."""
+    """The fields of a review in their usual shapes. `read_line` reads reviews with other shapes."""
 
     asin: str
     reviewerID: str  # noqa: N815
@@ -48,10 +49,10 @@ _DAY: Final = re.compile(r"([0-9]{1,2}) ([0-9]{1,2}), ([0-9]{4})", re.ASCII)
 def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
     """Turn ``CATEGORY_5.json`` (plain or gzip) into ``ratings.parquet`` and ``quarantine.parquet``.
 
-    Both are sorted by line. Streams: memory does not grow with the file.
+    Both are sorted by line. The file is streamed: memory does not grow with its size.
 
     Raises:
-        DataError: the file is missing, empty, cut or damaged, or hardly any of its lines is a review.
+        DataError: the file is missing, empty, cut off or damaged, or hardly any of its lines is a review.
     """
 
     def read(quarantine: Quarantine) -> Iterator[pa.RecordBatch]:
@@ -65,7 +66,7 @@ def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) ->
 
 
 def read_line(line: bytes) -> Rating | str:
-    """One line, without its end, as a rating; or the reason why it is none."""
+    """One line, without its line end, as a rating; or the reason why it is not a rating."""
     read = read_record(line)
     if isinstance(read, str):
         return read
@@ -81,7 +82,7 @@ def read_line(line: bytes) -> Rating | str:
 
 
 def _day(value: Any) -> float:
-    """Seconds at the beginning of a day in UTC, as `unixReviewTime` has them; NaN if it is none."""
+    """Unix seconds at the beginning of a day in UTC, as in `unixReviewTime`; NaN if the value is not a day."""
     found = _DAY.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return float("nan")
@@ -93,7 +94,7 @@ def _day(value: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """A number as float, also one that is written as a text; anything else, truth values among it, is NaN."""
+    """A number as float, also if it is written as a text; NaN for anything else, including booleans."""
     if isinstance(value, str):
         return number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,4 +1,5 @@
--- Every rating is an interaction or set aside with a reason; positions are unique, and so is what they say.
+-- Every rating is either an interaction or rejected with a reason. Positions are unique, and no interaction occurs
+-- twice.
 WITH interactions AS (
     SELECT * FROM read_parquet($interactions, hive_partitioning = false)
 )

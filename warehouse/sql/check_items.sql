@@ -1,4 +1,4 @@
--- Every metadata row is an item or set aside for a fuller row of the same item; ids are there, and unique.
+-- Every metadata row is either an item or rejected for another row of the same item. Ids are not empty, and unique.
 WITH items AS (
     SELECT item_id FROM read_parquet($items, hive_partitioning = false)
 )

@@ -1,5 +1,5 @@
--- Every list of a model has every metric that is declared, a figure within [0, 1], which does not fall where the list
--- gets longer. The declared ones are in $metrics and $cutoffs, place by place; $growing are those that cannot fall.
+-- Every model and split has every declared metric, with a value within [0, 1]; some metrics must not fall as k grows.
+-- $metrics and $cutoffs are the declared pairs, element by element; $growing are the metrics that must not fall.
 WITH figures AS (
     SELECT *, lag(value) OVER (PARTITION BY model, split, metric ORDER BY k) AS value_before
     FROM read_parquet($figures, hive_partitioning = false)

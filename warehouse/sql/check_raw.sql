@@ -1,4 +1,4 @@
--- Every line of a raw file is a row or in quarantine, and never both.
+-- Every line of a raw file is either a row or in quarantine, never both.
 WITH lines AS (
     SELECT line FROM read_parquet($rows, hive_partitioning = false)
     UNION ALL

@@ -1,5 +1,5 @@
--- By every model every user is recommended as many items as asked for (or as many as are left), each once, ranked by
--- falling score, and none that the user already has unless that is wanted.
+-- Every model recommends to every user as many items as requested, or as many as are left. No item is repeated, scores
+-- do not rise with the rank, and items that the user already has appear only if this is permitted.
 WITH recommendations AS (
     SELECT *, lag(score) OVER (PARTITION BY model, user_id ORDER BY rank) AS score_before
     FROM read_parquet($recommendations, hive_partitioning = false)

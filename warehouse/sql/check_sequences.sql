@@ -1,4 +1,5 @@
--- Users and items have k interactions, order is total in time, and nothing for validation or testing comes too early.
+-- Users and items have at least k interactions, each sequence is in the order of time without gaps, and the split is as
+-- declared: no interaction for validation or testing comes before one of an earlier part.
 WITH interactions AS (
     SELECT
         *,

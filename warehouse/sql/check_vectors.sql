@@ -1,5 +1,5 @@
--- Every item of the sequences has one row of vectors; a vector is finite, zero if and only if it is missing, and else of
--- length 1 if its encoder says so, up to the rounding of float16.
+-- Every item of the sequences has one row with a vector. A vector is finite, and zero exactly if it is missing. If the
+-- encoder normalises its vectors, every other vector has length 1, up to the rounding of float16.
 WITH vectors AS (
     SELECT item_id, present, list_sum(list_transform(vector::FLOAT[], lambda x: x * x)) AS squared_length
     FROM read_parquet($vectors, hive_partitioning = false)

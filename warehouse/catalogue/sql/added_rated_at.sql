@@ -1,2 +1,2 @@
--- A time for people, beside its seconds.
+-- The time as a TIMESTAMP, in addition to the Unix seconds.
 make_timestamp(time * 1000000) AS rated_at,

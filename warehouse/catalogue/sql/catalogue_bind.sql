@@ -1,4 +1,4 @@
--- Names and types fit. Nothing is read: a row of an aggregate would cost a scan of all there is.
+-- Checks that names and types fit. No row is read, because one row of an aggregate would need a scan of all data.
 SELECT *
 FROM $source
 LIMIT 0

@@ -1,4 +1,4 @@
--- The columns of one table or view, or what a macro does; the schema may be left out.
+-- The columns of one table or view, or what a macro does. The name may come without its schema.
 WITH entries AS (
     SELECT schema_name AS schema, table_name AS name, column_index AS place, column_name, data_type, comment
     FROM duckdb_columns()

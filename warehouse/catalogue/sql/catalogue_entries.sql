@@ -1,4 +1,4 @@
--- What can be asked, for people who look around.
+-- All tables, views and macros with their comments, for people who explore the catalogue.
 SELECT schema_name AS schema, table_name AS name, 'table' AS kind, comment
 FROM duckdb_tables()
 WHERE NOT internal

@@ -1,4 +1,4 @@
--- Where the files behind the views lie.
+-- The folders of the files that the views read.
 SELECT path
 FROM lineage.artifacts
 ORDER BY path

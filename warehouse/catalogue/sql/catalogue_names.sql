@@ -1,4 +1,4 @@
--- Words to complete: tables, views and macros with and without their schemas, and columns.
+-- Words for the shell's completion: tables, views and macros with and without their schemas, and columns.
 WITH entries AS (
     SELECT schema_name AS schema, table_name AS name FROM duckdb_columns() WHERE NOT internal
     UNION

@@ -1,4 +1,4 @@
--- One row, to see that the view's files are there and agree on their columns.
+-- Reads one row, to check that the view's files exist and agree on their columns.
 SELECT *
 FROM $view
 LIMIT 1

@@ -1,4 +1,4 @@
--- A table of the catalogue's own, from rows in memory.
+-- A table that the catalogue itself stores, from rows in memory.
 CREATE TABLE $schema.$table AS
 SELECT *
 FROM catalogue_rows

@@ -1,5 +1,6 @@
--- One table of the store, over the current version of every domain that has it; some views have a column more. Domain
--- and version are stated by file: the folders above it are anybody's, and add or change no column.
+-- The view of one store table, over the current version of every domain that has it; some views have more columns than
+-- the files. Domain and version are mapped from each file, not read from its path, so that folder names above the store
+-- cannot add or change a column.
 CREATE VIEW $schema.$view AS
 SELECT
     * EXCLUDE (parquet_file),

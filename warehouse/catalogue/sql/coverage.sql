@@ -1,4 +1,4 @@
--- How many items of the k-core have each thing; the parts are coverage_*.sql, those whose tables there are.
+-- How many items of the k-core have each thing. The parts are those coverage_*.sql whose tables exist.
 CREATE VIEW main.coverage AS
 WITH counts AS (
 $parts

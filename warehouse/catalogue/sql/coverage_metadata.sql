@@ -1,4 +1,4 @@
--- What the metadata say of the items of the k-core.
+-- How many items of the k-core have each field in the metadata.
 SELECT domain, what, items, present
 FROM (
     SELECT

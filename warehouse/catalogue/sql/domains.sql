@@ -1,4 +1,4 @@
--- Each domain in figures: after the k-core, then its raw files.
+-- The figures of each domain: after the k-core, then of its raw files.
 CREATE VIEW main.domains AS
 WITH sequences AS (
     SELECT
@@ -21,7 +21,7 @@ items AS (
     LEFT JOIN core.items USING (domain, item_id)
     GROUP BY core.sequences_items.domain
 ),
--- The Lorenz curve, straight between its points: items of equal popularity lie on one line.
+-- The Lorenz curve, which is straight between its points, because items of equal popularity lie on one line.
 curve AS (
     SELECT
         domain,
@@ -43,7 +43,7 @@ concentration AS (
     FROM curve
     GROUP BY domain
 ),
--- Rows of the Parquet files, as their manifests say: nothing is read for them.
+-- Rows of the Parquet files, from their manifests: no Parquet file is read for them.
 file_rows AS (
     SELECT
         domain,

@@ -1,4 +1,4 @@
--- Each row of the question on its own, so that a user may be asked for as of many moments.
+-- Each requested (user, moment) is a separate row, so a user may be requested at many moments.
 WITH asked AS (
     SELECT
         unnest(range(len($users::VARCHAR[]))) AS place,

@@ -1,4 +1,4 @@
--- How long the users' sequences are: the histogram, and the share of users up to each length.
+-- The lengths of the users' sequences: their histogram, and the share of users up to each length.
 CREATE VIEW main.length_distribution AS
 WITH lengths AS (
     SELECT domain, len(items) AS length, count(*) AS users

@@ -1,4 +1,5 @@
--- By name: what was made from an older version is made anew as well. Depth as in lineage.upstream.
+-- Matched by name, not by version: artifacts made from an older version must be rebuilt as well. Depth is defined as in
+-- lineage.upstream.
 CREATE MACRO lineage.downstream(key, domain := '_all') AS TABLE
 WITH RECURSIVE ways AS (
     SELECT artifacts.key, artifacts.domain, 0 AS depth

@@ -1,4 +1,4 @@
--- Sorted once, as structs, then taken apart.
+-- Each history is sorted once, as a list of structs, and then split into one list per column.
 CREATE MACRO main.histories(domain, as_of) AS TABLE
 SELECT
     histories.user_id,

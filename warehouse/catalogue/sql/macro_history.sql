@@ -1,4 +1,4 @@
--- In a macro a bare name that is a parameter's is the parameter; columns carry their table's name.
+-- In a macro, a name without its table means the parameter if there is one of this name; so columns carry their table.
 CREATE MACRO main.history(domain, user_id, as_of) AS TABLE
 SELECT
     interactions.position,

@@ -1,4 +1,4 @@
--- As lineage.downstream, from all that reads the file.
+-- lineage.downstream of every artifact that reads the file.
 CREATE MACRO lineage.impact(source, domain := NULL) AS TABLE
 SELECT max(made.depth) AS depth, made.key, made.domain, made.version
 FROM lineage.sources AS sources, lineage.downstream(sources.key, domain := sources.domain) AS made

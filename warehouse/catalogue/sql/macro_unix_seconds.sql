@@ -1,6 +1,6 @@
--- Over text, because that one cast takes every kind of moment. A cast to TIMESTAMP ignores an offset, one to
--- TIMESTAMPTZ takes text without one for the reader's own time zone: so the text decides which of the two it is.
--- Rounded up: a whole second is before a moment exactly if it is before the next whole second.
+-- Every kind of moment is first cast to text. A cast of text to TIMESTAMP ignores an offset, and a cast to TIMESTAMPTZ
+-- takes text without an offset as local time; so the second is used only if the text has an offset. Fractions are
+-- rounded up: a whole second is before a moment exactly if it is before the moment rounded up.
 CREATE MACRO main.unix_seconds(moment) AS
     ceil(
         coalesce(

@@ -1,6 +1,6 @@
--- By version: what was read, also where a newer version has taken its place. A node is met once a way that leads to
--- it; the longest way counts, so that everything lies deeper than what was made from it. No way is longer than there
--- are artifacts: the bound ends the recursion whatever the rows say.
+-- Matched by version: the versions that were read, also if a newer version is current now. An artifact is found once
+-- per path that leads to it. The longest path is its depth, so that it is deeper than everything made from it. No path
+-- is longer than the number of artifacts, and this limit ends the recursion even if the rows contain a cycle.
 CREATE MACRO lineage.upstream(key, domain := '_all') AS TABLE
 WITH RECURSIVE ways AS (
     SELECT artifacts.key, artifacts.domain, artifacts.version, 0 AS depth

@@ -1,4 +1,4 @@
--- What became of the items' pictures.
+-- How many items' pictures have each status.
 CREATE VIEW main.pictures AS
 SELECT
     domain,

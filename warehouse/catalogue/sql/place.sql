@@ -1,4 +1,4 @@
--- Whether the file that is open lies in the data folder whose files its views name.
+-- Whether the open catalogue file is in the data folder whose files its views read.
 CREATE VIEW lineage.place AS
 WITH opened AS (
     SELECT path

@@ -1,4 +1,4 @@
--- How unequally items are bought. From the one histogram an analyst plots the long tail (interactions against
+-- The histogram of the items' popularity. From it an analyst can plot the long tail (interactions against
 -- items_at_least, both axes logarithmic) and the Lorenz curve (share_of_interactions against share_of_items).
 CREATE VIEW main.popularity_distribution AS
 WITH popularity AS (

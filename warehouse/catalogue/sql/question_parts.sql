@@ -1,4 +1,4 @@
--- What a question is made of, as DuckDB's parser reads it: the types of all its parts, statements among them, and the
+-- The parts of a query, as DuckDB's parser reads it: the types of all its parts, including statements, and the
 -- functions that stand in FROM.
 WITH parsed AS (
     SELECT json_serialize_sql($question) AS tree

@@ -1,5 +1,5 @@
--- Interactions in no sequence: outside the k-core, or of a sequence cut at its longest length what came before. The
--- step keeps no list of them: they are the difference of two tables.
+-- Interactions that are in no sequence: those outside the k-core, and the early ones of a sequence that was cut at the
+-- longest length. The step keeps no list of them, so they are counted as the difference of two tables.
 SELECT
     domain,
     'core/sequences' AS key,

@@ -1,5 +1,5 @@
--- One row a domain: its size, the metrics at 10 of every model on the test items, the epochs to the best of both
--- trainings, and the model that recommends. $figures are the columns of models and metrics, as text.
+-- One row per domain: its size, the metrics at 10 of every model on the test items, the epochs to the best weights of
+-- both trainings, and the model that recommends. $figures are the columns of models and metrics, as text.
 CREATE VIEW main.results AS
 WITH scores AS (
     PIVOT (

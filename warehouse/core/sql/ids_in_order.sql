@@ -1,4 +1,4 @@
--- The places of ids in their bytewise order.
+-- The places of the ids, sorted by id (bytewise).
 SELECT place
 FROM ids
 ORDER BY id

@@ -1,4 +1,4 @@
--- How much of the catalogue has text and pictures.
+-- How many items have text, pictures and a price.
 SELECT
     count(*) FILTER (title = '' AND title_raw <> '') AS titles_without_text,
     count(*) FILTER (title <> '') AS with_title,

@@ -1,4 +1,4 @@
--- The prices that could not be read, by reason.
+-- How many items have a price that could not be read, by reason.
 SELECT price_unread AS reason, count(*) AS items
 FROM read_parquet($items, hive_partitioning = false)
 WHERE price_unread IS NOT NULL

@@ -1,4 +1,5 @@
--- Every rating with a fingerprint of its content, and why by itself it is no interaction: a number of a reason, or 0.
+-- Every rating with a fingerprint of its content, and the number of the reason why it is no interaction; 0: no reason.
+-- Duplicates, reason 1, are found later, from the fingerprints.
 SELECT
     ratings.line,
     hash(ratings.user_id, ratings.item_id, ratings.rating, ratings.time) AS fingerprint,

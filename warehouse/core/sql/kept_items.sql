@@ -1,4 +1,4 @@
--- The kept metadata rows, one an item.
+-- The kept metadata rows, one per item.
 SELECT
     item_id,
     title,

@@ -1,4 +1,4 @@
--- Of each item the metadata row with the most filled fields; of equals, the first line.
+-- For each item the metadata row with the most filled fields; if several have equally many, the first line.
 CREATE TEMP TABLE kept_lines AS
 WITH copies AS (
     SELECT

@@ -1,3 +1,3 @@
--- When and how every interaction was rated, in the order of the file.
+-- The time and the rating of every interaction, in the order of the file.
 SELECT time, rating
 FROM read_parquet($interactions, hive_partitioning = false)
