@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ["demo", "tiny", groups[item]].index(groups[item]))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Long tests run whole pipelines; the short ones share one run."""
+    if any(item.get_closest_marker("long") for item in session.items):
+        forked.PRELOADED.append(forked.ENCODING)
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Count what this run leaves out."""
     for item in items:

@@ -10,14 +10,16 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# Besides what finds that nothing is stale: what runs, draws and trains.
-_PRELOADED = [
+PRELOADED = [
     "pipelines.running.runs",
     "pipelines.reports.exhibits",
     "mmm4rec.training.fit",
     "lightning_fabric",
     "tests.forked",
 ]
+"""Modules that the first process imports: what finds stale artifacts, runs, draws and trains."""
+ENCODING = "features.encoders.sentence"
+"""Takes seconds to import. It is worth them where many tests encode."""
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -45,7 +47,7 @@ def start(
 ) -> BaseProcess:
     """`mmm4rec` with these arguments, which writes to those files; those signals are ignored as it starts."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_main, args=(list(arguments), dict(environment), out, err, ignored))
     process.start()
     return process
