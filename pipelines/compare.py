@@ -108,8 +108,8 @@ def ask(
     for domain in domains:
         if not is_target(data_folder, domain):
             raise CommandError(
-                f"{domain} is a source domain, which pre-training learns from: nothing can be compared on it; name a "
-                "target domain"
+                f"{domain} is a source domain, from which pre-training learns, so models cannot be compared on it; "
+                "name a target domain"
             )
         for key in DATA:
             data_folder.store.require(key, domain)

@@ -52,7 +52,9 @@ def _origin(format_name: str) -> str:
     """The path of the files of a format below the location, with {} for the category."""
     found = format_named(format_name).origin
     if found is None:
-        raise SettingsError(f"files of the format {format_name} are not published anywhere: bring your own")
+        raise SettingsError(
+            f"files of the format {format_name} are not published anywhere: put your own into the raw folder"
+        )
     return found
 
 

@@ -111,9 +111,9 @@ def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.Material
     Dagster knows only made and missing, and shows this as made. Metadata, checks and log say that it was not made.
     """
     reason = (
-        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
-        "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
-        "gives the roles"
+        f"{step.key} is not made for {domain}: target domains have models from scratch and fine-tuned models, domains "
+        "whose settings name baselines have these, and the pre-trained model needs a source domain with raw files; "
+        "domains.yaml gives the roles"
     )
     log.info("%s", reason)
     return dg.MaterializeResult(
@@ -131,7 +131,7 @@ def _blocking(step: Step) -> dict[str, str]:
     files = {_FILES: "Every file is there, nothing else is, and each has the manifest's size and sha256."}
     if step.check is None:
         return files
-    return files | {step.check.name: f"{step.check.description} Each count is of what breaks this."}
+    return files | {step.check.name: f"{step.check.description} Each count is the number of violations."}
 
 
 def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:

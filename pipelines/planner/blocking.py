@@ -78,8 +78,8 @@ def _vectors(noun: str, encoded: str) -> Check:
     return Check(
         "every_item_once_and_finite",
         "check_vectors",
-        "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
-        "encoder says so.",
+        "Every item of the sequences has one vector. It is finite, it is zero if and only if it is missing, and its "
+        "length is 1 if its encoder says so.",
         # The encoder's input has every item of the sequences exactly once: its own check ensures that.
         {"vectors": f"features/{noun}/{noun}", "items": f"features/{encoded}/{encoded}"},
         lambda summary, parameters: {"normalised": summary["encoder"]["normalised"]},
@@ -108,7 +108,7 @@ CHECKS: Mapping[str, Check] = {
     "core/interactions": Check(
         "ids_unique_and_rows_accounted_for",
         "check_interactions",
-        "Every rating is an interaction or set aside; interactions are unique, of items that exist.",
+        "Every rating is an interaction or set aside; interactions are unique, and their items exist.",
         {
             "interactions": "core/interactions/interactions",
             "rejected": "core/interactions/rejected",
@@ -119,8 +119,8 @@ CHECKS: Mapping[str, Check] = {
     "core/sequences": Check(
         "k_core_order_and_splits",
         "check_sequences",
-        "Every user and item has k interactions, order is total in time, and nothing for validation or testing leaks "
-        "into the past.",
+        "Every user and item has at least k interactions, sequences are in the order of time, and nothing for "
+        "validation or testing lies before what is for training.",
         {"interactions": "core/sequences/interactions"},
         lambda summary, parameters: {
             name: summary[name] for name in ("k", "max_length", "split", "validation_from", "test_from")
@@ -133,14 +133,15 @@ CHECKS: Mapping[str, Check] = {
     "reports/metrics": Check(
         "every_metric_within_bounds",
         "check_metrics",
-        "Every model has every metric, within 0 and 1, and none that falls as lists get longer.",
+        "Every model has every metric. Values are within 0 and 1, and none falls where longer lists can only raise it.",
         {"figures": "reports/metrics/metrics"},
         _declared,
     ),
     "reports/recommendations": Check(
         "everybody_served_and_nothing_twice",
         "check_recommendations",
-        "Every user gets as many items as asked for by each model, ranked, each once, and none already had.",
+        "For every user, each model ranks as many items as asked for, each item once, and none that the user already "
+        "has.",
         {
             "recommendations": "reports/recommendations/recommendations",
             "interactions": "core/sequences/interactions",

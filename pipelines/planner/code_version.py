@@ -108,7 +108,7 @@ def _asked(name: str) -> Symbol:
     module, _, bound = name.partition(":")
     bound = bound.partition(".")[0]
     if _path(module) is None:
-        raise ValueError(f"{module} is no module of {', '.join(ROOMS)}")
+        raise ValueError(f"{module} is not a module of {', '.join(ROOMS)}")
     found = _lookup(module, bound)
     if found is None:
         raise ValueError(f"{module} has no {bound}")
@@ -241,7 +241,7 @@ def _aliases(node: ast.AST) -> Iterator[tuple[str, str]]:
 def _module(name: str) -> _Module:
     path = _path(name)
     if path is None:
-        raise ValueError(f"{name} is no module of {', '.join(ROOMS)}")
+        raise ValueError(f"{name} is not a module of {', '.join(ROOMS)}")
     return _parsed(path.read_text(encoding="utf-8"))
 
 

@@ -64,7 +64,7 @@ def test_every_setting_of_the_recipe_reaches_the_tables(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"since": "yesterday"}, "since: 'yesterday' is no date"),
+        ({"since": "yesterday"}, "since: 'yesterday' is not a date"),
         ({"split": "global_time"}, "needs the dates validation_from and test_from"),
         ({"test_from": "2018-01-01"}, "need split: global_time"),
         (
