@@ -45,7 +45,7 @@ def implementation(settings: EncoderSettings) -> str:
         return _READY[settings.kind]
     if settings.kind not in _MODELS:
         kinds = ", ".join((*_MODELS, *_READY))
-        raise FeatureError(f"no encoder kind {settings.kind!r}; use one of {kinds}")
+        raise FeatureError(f"there is no encoder kind {settings.kind!r}; use one of {kinds}")
     if layout_of(settings) is OPEN_CLIP:
         return "features.encoders.openclip:OpenClipEncoder"
     if is_clip(model_folder(settings)):
@@ -89,6 +89,6 @@ def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
 def _named(settings: EncoderSettings) -> tuple[str, str]:
     """The path and column of ready vectors."""
     if not settings.path or not settings.column:
-        what = {"vectors": "(a Parquet file) and `column`", "published": "(a folder) and `column` (text or image)"}
-        raise FeatureError(f"encoder kind {settings.kind!r} needs `path` {what[settings.kind]}")
+        what = {"vectors": "(a Parquet file) and a `column`", "published": "(a folder) and a `column` (text or image)"}
+        raise FeatureError(f"encoder kind {settings.kind!r} needs a `path` {what[settings.kind]}")
     return settings.path, settings.column

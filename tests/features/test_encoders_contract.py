@@ -314,5 +314,5 @@ def test_probes_agree_with_themselves_and_not_with_others(encoder: Encoder) -> N
     assert len(stored) == (7 if sees else 4)
     check_probe(stored, probe_vectors(encoder), encoder.identity)
     changed = stored | {"text: a title": [-number for number in stored["text: a title"]]}
-    with pytest.raises(FeatureError, match=r"no longer makes the vectors it made.*'text: a title' differs by \d"):
+    with pytest.raises(FeatureError, match=r"no longer makes the same vectors.*'text: a title' differs by \d"):
         check_probe(stored, changed, encoder.identity)
