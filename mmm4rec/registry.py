@@ -58,7 +58,9 @@ def config_from_dict(settings: Mapping[str, Any], where: str) -> RecommenderConf
     settings = dict(settings)
     kind = settings.pop("kind", MMM4REC)
     if kind not in MODELS:
-        raise ModelError(f"{where}: a {kind!r} is unknown here; known: {', '.join(MODELS)}: train the model again")
+        raise ModelError(
+            f"{where}: the model kind {kind!r} is unknown; known: {', '.join(MODELS)}; train the model again"
+        )
     return read_config(_load(kind).config_type, settings, where)
 
 

@@ -323,10 +323,10 @@ def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(regular(path), pre_buffer=False) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
-                raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(names)}")
+                raise ModelError(f"{path}: there is no column {', '.join(missing)}; {key} has {', '.join(names)}")
             yield file
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; it should hold {key}") from None
+        raise ModelError(f"{path}: there is no such file; it should be {key}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise ModelError(f"{path}: not a readable Parquet file ({error}); build {key} again") from None
 
@@ -335,10 +335,10 @@ def _declared(path: Path, key: str, name: str, column: Any) -> Any:
     """The array or chunked array in the declared type. Vectors may be lists of a fixed size."""
     kind = ACCEPTED[key].field(name).type
     if column.null_count:
-        raise ModelError(f"{path}: {column.null_count} nulls in column {name}; {key} has none")
+        raise ModelError(f"{path}: {column.null_count} nulls in column {name}, where {key} has none")
     if column.type == kind or (pa.types.is_fixed_size_list(column.type) and pa.types.is_list(kind)):
         return column
     try:
         return column.cast(kind)
     except pa.ArrowException:
-        raise ModelError(f"{path}: column {name} is {column.type}, expected {kind}; build {key} again") from None
+        raise ModelError(f"{path}: column {name} is {column.type}, but must be {kind}; build {key} again") from None

@@ -108,12 +108,12 @@ class ComparisonRequest:
             if name not in NAMES:
                 raise ConfigError(f"models: unknown model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
         if not self.models:
-            raise ConfigError(f"models: none is named; known: {', '.join(NAMES)}")
+            raise ConfigError(f"models: name at least one; known: {', '.join(NAMES)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}: train at least once")
         for share in self.users:
             if not 0 < share <= 100:
-                raise ConfigError(f"users: {share:g} is no percentage above 0 and up to 100")
+                raise ConfigError(f"users: {share:g} is not a percentage above 0 and up to 100")
 
     @property
     def pretrained(self) -> list[str]:
@@ -197,8 +197,8 @@ def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
     """
     if asked.pretrained and not can_transfer:
         raise ConfigError(
-            f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, since there is no source domain and no "
-            "checkpoint to start from: leave them out, or give one"
+            f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, because there is no source domain and no "
+            "checkpoint to start from: leave these models out, or give a source domain or a checkpoint"
         )
     names = [name for name in BASELINES if name in asked.models or name in COUNTED]
     given = {name: asked.baselines.get(name, BaselineSettings()) for name in names}

@@ -100,7 +100,7 @@ def clear(columns: dict[str, list]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("text", put("vector", 1, [float("nan")] * 6), r"1 text vectors hold NaN or infinity, such as that of 'item"),
+        ("text", put("vector", 1, [float("nan")] * 6), r"1 text vectors have NaN or infinity, such as that of 'item"),
         ("text", put("vector", 1, [float("inf")] * 6), "NaN or infinity"),
         ("text", put("item_id", 0, "item001"), r"ids occur more than once|items have no row"),
         ("image", drop_rows, r"2 of 15 items have no row, such as 'item"),
