@@ -102,7 +102,7 @@ def test_the_same_encoder_by_another_name_or_precision_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("identity", "named"), [(None, "an encoder not recorded"), (READY, r"vectors\.parquet:text \([0-9a-f]{12}\)")]
+    ("identity", "named"), [(None, "an unrecorded encoder"), (READY, r"vectors\.parquet:text \([0-9a-f]{12}\)")]
 )
 def test_an_encoder_that_nobody_knows_is_allowed_and_said(
     pretrained: Path,

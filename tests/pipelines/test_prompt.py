@@ -115,7 +115,7 @@ def test_an_error_ends_nothing(terminal: Terminal) -> None:
         (".describe", "other arguments"),
         (".tabels", "did you mean .tables"),
         (".example nothing", "no example"),
-        (".example popular_items top=many", "should be a number"),
+        (".example popular_items top=many", "must be a number"),
     ):
         answer = terminal.ask(wrong)
         assert said in answer

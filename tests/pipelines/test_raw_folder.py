@@ -42,16 +42,16 @@ def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path)
         (
             ["ratings_Toys.csv", "reviews_Toys_5.json.gz", "reviews_Toys.json.gz", "meta_Toys.json.gz"],
             {
-                "ratings_Toys.csv": "of 2014 are, whose lines begin with the user: put the item first, and rename it "
-                "Toys.csv",
-                "reviews_Toys_5.json.gz": "of 2014 are: rename it Toys_5.json, with .gz",
-                "reviews_Toys.json.gz": "to have all these reviews read, rename it Toys_5.json",
+                "ratings_Toys.csv": "of 2014, whose lines begin with the user: put the item first, and rename the file "
+                "to Toys.csv",
+                "reviews_Toys_5.json.gz": "of 2014: rename it to Toys_5.json, with .gz",
+                "reviews_Toys.json.gz": "to have all its reviews read, rename it to Toys_5.json",
                 "meta_Toys.json.gz": "there is no Toys.csv",
             },
         ),
         (
             ["Toys.jsonl.gz", "meta_Toys.jsonl.gz"],
-            {"Toys.jsonl.gz": "as the files of 2023 are", "meta_Toys.jsonl.gz": "as the files of 2023 are"},
+            {"Toys.jsonl.gz": "like the files of 2023", "meta_Toys.jsonl.gz": "like the files of 2023"},
         ),
         (
             ["Toys.json.gz", "meta_Toys.json.gz"],

@@ -41,7 +41,7 @@ class Parameter:
         try:
             return kind(text)
         except ValueError:
-            raise DataError(f"{self.name} is {text!r}, and should be a number such as {self.default}") from None
+            raise DataError(f"{self.name} is {text!r}, but must be a number such as {self.default}") from None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> P
     if split:
         parts = (times >= split.validation_from).astype(np.int8) + (times >= split.test_from)
         if not (parts == 0).any():
-            raise DataError("no interaction lies before validation_from: nothing to train on; set a later date")
+            raise DataError(
+                "no interaction is before validation_from, so there is nothing to train on; set a later date"
+            )
         return parts
     parts = np.zeros(len(times), np.int8)
     last = starts[1:] - 1
