@@ -74,7 +74,7 @@ def model_folder(settings: EncoderSettings) -> Path:
         return folder
     if model == "sample-clip" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise FeatureError(
-            f"encoder model {model!r}: there is no folder {folder}; make it, and put {layout.needed} there"
+            f"encoder model {model!r}: there is no folder {folder}; make it with these files: {layout.needed}"
         )
     bare = settings.kind == "sentence-transformers" and "/" not in model
     return _hub_folder(f"sentence-transformers/{model}" if bare else model, layout)

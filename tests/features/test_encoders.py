@@ -116,7 +116,7 @@ def test_missing_folders_are_named() -> None:
         ("transformers", r"config\.json, model\.safetensors"),
         ("open-clip", r"open_clip_config\.json"),
     ):
-        with pytest.raises(FeatureError, match=rf"no folder /no/such/model; put {needed}"):
+        with pytest.raises(FeatureError, match=rf"no folder /no/such/model; make it with these files: {needed}"):
             open_encoder(EncoderSettings(kind=kind, model="/no/such/model"))
 
 

@@ -216,7 +216,7 @@ def test_no_identity_beside_the_vectors(tmp_path: Path) -> None:
         house.store().vectors("D", "text_embeddings")
     assert house.store().items("D", ["a"], ["text_embeddings"]).unknown == []
     (folder / "encoder.json").write_text(json.dumps(asdict(identity(3))))
-    with pytest.raises(FeatureError, match="no vectors of width 3, which m makes"):
+    with pytest.raises(FeatureError, match="no vectors of width 3, the width of m"):
         house.store().vectors("D", "text_embeddings")
 
 

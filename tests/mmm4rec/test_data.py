@@ -226,7 +226,7 @@ def test_domains_that_do_not_fit_are_not_merged(make_domain: Callable[..., Domai
     first = make_domain("A")
     with pytest.raises(ModelError, match="text vectors of the domains differ in width: A 6, B 7"):
         merge_domains([first, make_domain("B", widths=(7, 5))])
-    with pytest.raises(ModelError, match="one name"):
+    with pytest.raises(ModelError, match="domains with the same name"):
         merge_domains([first, first])
     with pytest.raises(ModelError, match="no domain"):
         merge_domains([])
