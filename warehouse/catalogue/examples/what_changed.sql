@@ -1,4 +1,4 @@
--- Which numbers of rows, counts and metrics changed since the previous version?
+-- Which row counts, other counts and metrics changed since the previous version?
 -- $key = "reports/metrics": layer/noun of the artifact
 -- $domain = null: a domain; by default all domains
 WITH latest AS (
