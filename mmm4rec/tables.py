@@ -70,7 +70,7 @@ _HISTORY = _table(
     "The training of a model, epoch by epoch. Key: epoch, sorted",
     [
         _field("epoch", pa.int32(), "0 is the state before training"),
-        _field("optimiser_steps", pa.int64(), "steps so far"),
+        _field("optimiser_steps", pa.int64(), "optimiser steps so far"),
         _field("examples", pa.int64(), "training examples seen so far"),
         _field("loss", pa.float64(), "mean training loss of the epoch; null at epoch 0", nullable=True),
         *(
@@ -97,9 +97,12 @@ _WHOSE = [
     _field("split", pa.string(), "validation or test"),
 ]
 _OF_LISTS = ", ".join(metric.label for metric in of_lists())
-_ERROR = "of the mean over users: binomial if the metric is a share of users, otherwise that of the sample mean"
+_ERROR = (
+    "standard error of the mean over users: binomial if the metric is a share of users, otherwise that of the sample "
+    "mean"
+)
 _NO_ERROR = f"null for {_OF_LISTS}, which describes all users' lists together and is not a mean over users"
-_USERS = _field("users", pa.int64(), "users ranked")
+_USERS = _field("users", pa.int64(), "number of users whose label was ranked")
 
 
 def _metric(metrics: Iterable[Metric]) -> list[pa.Field]:
@@ -158,7 +161,9 @@ TABLES: dict[str, pa.Schema] = {
                 "warm one",
             ),
             _field("lowest", pa.int32(), "lower end of the class, included"),
-            _field("highest", pa.int32(), "upper end of the class, included; null if it has none", nullable=True),
+            _field(
+                "highest", pa.int32(), "upper end of the class, included; null if it has no upper end", nullable=True
+            ),
             *_metric(of_users()),
             _field("value", pa.float64(), "value of the metric for the users of the class, within [0, 1]"),
             _field("standard_error", pa.float64(), _ERROR),
@@ -202,7 +207,7 @@ TABLES: dict[str, pa.Schema] = {
             _field(
                 "standard_error",
                 pa.float64(),
-                f"of the mean over users, where each user has the mean over the seeds; {_NO_ERROR}",
+                f"standard error of the mean over users, where each user has the mean over the seeds; {_NO_ERROR}",
                 nullable=True,
             ),
             _field(
@@ -310,7 +315,7 @@ TABLES: dict[str, pa.Schema] = {
         [
             _field("model", pa.string(), "model that ranked the items"),
             _field("user_id", pa.string(), "user"),
-            _field("rank", pa.int32(), "1 is the best"),
+            _field("rank", pa.int32(), "rank of the item; 1 is the best"),
             _field("item_id", pa.string(), "item recommended"),
             _field("score", pa.float32(), "dot product of user and item vectors over the temperature"),
         ],

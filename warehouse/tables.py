@@ -25,7 +25,7 @@ _item_id = _column("item_id", _string, "Item: the asin of the raw files")
 _user_id = _column("user_id", _string, "User: the reviewerID of the raw files")
 _rating = _column("rating", _float, "Stars as given, usually 1 to 5")
 _time = _column("time", _int64, "Time of the rating, Unix seconds UTC; the Amazon files give only the day")
-_reason = _column("reason", _string, "Why the row was set aside")
+_reason = _column("reason", _string, "Why it was left out")
 _user_index = _column("user_index", _int32, "User number 1..U, in bytewise order of user_id")
 _item_index = _column("item_index", _int32, "Item number 1..N, in bytewise order of item_id; 0 is reserved for padding")
 

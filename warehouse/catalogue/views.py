@@ -83,8 +83,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
     ),
     "lineage/versions": _table(
         "Every version of an artifact that is or was current, even if it has been deleted since, with its counts. An "
-        "artifact of a forgotten domain has no current version, so until is null in none of its rows. Key: (key, "
-        "domain, since)",
+        "artifact of a forgotten domain has no current version, so its until is never null. Key: (key, domain, "
+        "since)",
         _key,
         _domain,
         _column("version", _string, "Data version"),
@@ -236,7 +236,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "what",
             _string,
             "title, brand, description, text (title or description), categories, picture_address, price: the metadata "
-            "has it; picture: the picture was read and kept; text_vector, picture_vector: it was encoded",
+            "has it; picture: the picture was read and kept; text_vector, picture_vector: the text or picture was "
+            "encoded",
         ),
         _column("items", _int64, "Items"),
         _column("present", _int64, "Items that have it"),
@@ -258,8 +259,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column("raw", _string, "The line, cut after 500 characters; bytes that are not text are written as \\xNN"),
     ),
     "main/rejected": _table(
-        "Counts of everything that was left out between the raw files and the sequences. For the rows of this view "
-        "where what is row: rating lines = interactions in sequences + the rows of raw/ratings, core/interactions and "
+        "Counts of everything that was left out between the raw files and the sequences. If only the rows with what = "
+        "'row' are counted: rating lines = interactions in sequences + the rows of raw/ratings, core/interactions and "
         "core/sequences here; lines of metadata = items that have metadata + the rows of raw/metadata and core/items. "
         "Key: (domain, key, what, reason)",
         _name,
@@ -308,7 +309,7 @@ def results(metrics: Sequence[str]) -> pa.Schema:
             for model, words in JUDGED.items()
             for metric in metrics
         ),
-        _column("scratch_epochs", _int32, "Epochs to the best weights from scratch", nullable=True),
+        _column("scratch_epochs", _int32, "Epochs to the best weights of the model from scratch", nullable=True),
         _column("finetuned_epochs", _int32, "Epochs to the best weights of the fine-tuned model", nullable=True),
         _column(
             "recommends",
