@@ -83,10 +83,10 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "features/lookup/search.py", "def find_pictures(", "def find_pictures(*,\n    ", {"warehouse/report"},
     ),
     "the template of the report": ("pipelines/reports/templates/report.html", "</h1>", " </h1>", {"warehouse/report"}),
-    "a comment of a column": ("mmm4rec/tables.py", '"steps so far"', '"optimiser steps so far"', set()),
+    "a comment of a column": ("mmm4rec/tables.py", '"optimiser steps so far"', '"steps so far"', set()),
     "a comment of a column of features": ("features/tables.py", '"Title as published."', '"Title."', set()),
     "the type of a column": (
-        "mmm4rec/tables.py", 'pa.int64(), "users ranked"', 'pa.int32(), "users ranked"',
+        "mmm4rec/tables.py", '_field("users", pa.int64()', '_field("users", pa.int32()',
         {"reports/metrics"},
     ),
     "the command line": ("pipelines/cli/app.py", "import typer", "import typer as typer_\nimport typer", set()),
