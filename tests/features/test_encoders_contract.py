@@ -221,6 +221,7 @@ def test_identity_is_the_same_in_another_place_and_process(tmp_path: Path, reque
     models = {name: request.getfixturevalue(name) for name in MODELS[1:] if name != "tiny_open_clip"}
     code = (
         "import json, sys; from dataclasses import asdict; from features.encoders import *\n"
+        "from features.settings import EncoderSettings\n"
         "print(json.dumps([asdict(encoder_identity(EncoderSettings(model=path))) for path in sys.argv[1:]]))"
     )
     copies = [shutil.copytree(path, tmp_path / name / path.name) for name, path in models.items()]
