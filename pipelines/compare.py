@@ -309,4 +309,4 @@ def _sweep(domain: str, rows: Sequence[Row]) -> str | None:
     ]
     if len({row["percent"] for row in chosen}) < 2:
         return None
-    return svg(shares("what each share of users gives", chosen), f"{domain} shares")
+    return svg(shares("NDCG@10 by share of users", chosen), f"{domain} shares")

@@ -5,10 +5,11 @@ Nothing is loaded here. A hub model is taken from the local cache if it is compl
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from features.encoders.protocol import EncoderFiles
 from features.errors import FeatureError
@@ -43,6 +44,8 @@ class Layout:
     builds tensors and runs no code."""
     needed: str
     """The files to put into a folder, in words, for messages."""
+    pairs: bool = False
+    """Whether every model of this layout is a pair of towers, for text and for pictures."""
 
 
 TRANSFORMERS = Layout(
@@ -55,7 +58,16 @@ OPEN_CLIP = Layout(
     "open_clip_config.json",
     _OPEN_CLIP,
     "open_clip_config.json and open_clip_model.safetensors, and the tokenizer's files if it names a tokenizer",
+    pairs=True,
 )
+Registry = Mapping[str, Layout]
+LAYOUTS: Final[Registry] = {
+    "sentence-transformers": TRANSFORMERS,
+    "transformers": TRANSFORMERS,
+    "open-clip": OPEN_CLIP,
+}
+"""The layout of a model's folder, by the kind of the encoder. A recipe has the files that were found, so one more kind
+makes nothing stale."""
 
 
 def model_folder(settings: EncoderSettings) -> Path:
@@ -65,7 +77,7 @@ def model_folder(settings: EncoderSettings) -> Path:
         FeatureError: there is no such folder, or files are missing in it; or the model is not cached and cannot be
             fetched.
     """
-    model, layout = settings.model, layout_of(settings)
+    model, layout = settings.model, LAYOUTS[settings.kind]
     folder = SAMPLE_CLIP if model == "sample-clip" else Path(model).expanduser()
     if folder.is_dir():
         if odd := [path for path in folder.rglob("*") if not (path.is_file() or path.is_dir())]:
@@ -78,11 +90,6 @@ def model_folder(settings: EncoderSettings) -> Path:
         )
     bare = settings.kind == "sentence-transformers" and "/" not in model
     return _hub_folder(f"sentence-transformers/{model}" if bare else model, layout)
-
-
-def layout_of(settings: EncoderSettings) -> Layout:
-    """The layout of the folder of the settings' model."""
-    return OPEN_CLIP if settings.kind == "open-clip" else TRANSFORMERS
 
 
 def _hub_folder(repository: str, layout: Layout) -> Path:
@@ -278,10 +285,10 @@ def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
 
     A local folder is described by its name without its path, because the path differs between machines.
     """
-    model, layout = settings.model, layout_of(settings)
+    model, layout = settings.model, LAYOUTS[settings.kind]
     configuration = sorted({file for pattern in _CONFIGURATION for file in folder.rglob(pattern)})
     form = "first {} tokens at most"
-    if layout is OPEN_CLIP or is_clip(folder):
+    if layout.pairs or is_clip(folder):
         form += ", SigLIP filled up to them; vectors of length 1"
     return EncoderFiles(
         model=folder.name if folder == Path(model).expanduser() else model,

@@ -28,14 +28,14 @@ from warehouse.artifacts.threads import map_in_order
 STATUSES = {
     "ok": "the picture is in a shard",
     "no_url": "the catalogue names no picture",
-    "unreachable": "nothing could be read at the address, or its server failed at every attempt",
-    "timeout": "the server did not answer, or was too slow, for too long",
-    "not_found": "the server does not have the picture, or refuses to give it (404, 410, 403 and similar)",
+    "unreachable": "nothing could be read from the address, or its server failed at every attempt",
+    "timeout": "the server was silent for too long, or the download took too long",
+    "not_found": "the server does not have the picture, or does not give it out (404, 410, 403 and similar)",
     "refused": "the address points outside the image root or to a private host, or has an unknown scheme",
-    "not_an_image": "the content is not a picture of a known format",
+    "not_an_image": "the content is not a picture in a known format",
     "broken": "the header is that of a picture, but the picture is cut off or damaged",
-    "too_small": "fewer pixels per side than features.pictures.decode.MIN_SIDE",
-    "too_large": "more bytes or pixels than features.pictures.decode.MAX_BYTES, MAX_PIXELS",
+    "too_small": "fewer pixels on a side than features.pictures.decode.MIN_SIDE",
+    "too_large": "more bytes than features.pictures.decode.MAX_BYTES, or more pixels than MAX_PIXELS",
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
 """The statuses that describe a content."""

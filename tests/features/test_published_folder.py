@@ -87,6 +87,7 @@ def test_identity_is_known_by_the_files_without_torch(processed: Path) -> None:
     assert not opened(processed).identity.normalised
     code = (
         "import sys; from features.encoders import *\n"
+        "from features.settings import EncoderSettings\n"
         "encoder_identity(EncoderSettings(kind='published', path=sys.argv[1], column='image'))\n"
         "sys.exit('torch' in sys.modules)"
     )
