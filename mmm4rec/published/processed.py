@@ -217,7 +217,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
     try:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; {_MEND}") from None
+        raise ModelError(f"{path}: there is no such file; {_MEND}") from None
     except OSError as error:
         raise ModelError(f"{path}: is not a tensor that can be read safely ({error.strerror}); {_MEND}") from None
     except Exception as error:  # errors of pickle, zip and torch
@@ -255,6 +255,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield f"{path}, line {number}", json.loads(line)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; {_MEND}") from None
+        raise ModelError(f"{path}: there is no such file; {_MEND}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as lines of JSON ({error}); {_MEND}") from None

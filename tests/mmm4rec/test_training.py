@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_refused(domain: DomainData, train) -> None:
     with pytest.raises(ModelError, match="not a checkpoint of this package: it lacks the metadata"):
         load_model(out, domain)
     save_file(tensors, file, {"mmm4rec": json.dumps({"format": "mmm4rec 0"})})
-    with pytest.raises(ModelError, match="format 'mmm4rec 0'"):
+    with pytest.raises(ModelError, match="its format is 'mmm4rec 0'"):
         load_model(out, domain)
     file.write_bytes(whole)
     (out / "items.parquet").unlink()
