@@ -94,7 +94,7 @@ def test_people_get_rounded_numbers_and_programs_all_digits(shop: Cli) -> None:
 
 def test_an_example_says_what_it_takes_by_default(shop: Cli) -> None:
     took = shop("sql", "--example", "popular_items", "--json")
-    assert "domain = Mugs (the domain; the first one); --param domain=... sets another" in took.stderr
+    assert "domain = Mugs (the domain; by default the first one); --param domain=... sets another" in took.stderr
     assert {row["item_id"][:4] for row in json.loads(took.stdout)} == {"Mugs"}
     given = shop("sql", "--example", "popular_items", "--param", "domain=Pots", "--csv")
     assert "domain" not in given.stderr
