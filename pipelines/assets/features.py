@@ -43,7 +43,7 @@ def _pictures(data_folder: DataFolder, domain: str) -> PicturesOf:
 def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
     of, (items, sequences) = _pictures(data_folder, domain), inputs
     cache = data_folder.cache / PICTURES
-    return {"pictures": image_fingerprint(items.main, sequences.path / "items.parquet", of.root, cache, of.fetching)}
+    return {"pictures": image_fingerprint(items.main, sequences.file("items.parquet"), of.root, cache, of.fetching)}
 
 
 @step(

@@ -6,7 +6,7 @@ files for a category that neither names becomes a target domain with the default
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -104,8 +104,27 @@ class AutomationSettings:
             raise SettingsError(f"automation: interval: {self.interval} is no number of seconds; 1 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
+    the data folder.
+
+    `store_cache_gb`: how large the local copies of files in a bucket may become. `store_grace_hours`: for a new bucket,
+    the time from the first look of a garbage collection to the one that may remove a version.
+    """
+
+    store: str | None = None
+    store_cache_gb: int = 100
+    store_grace_hours: int = 24
+
+    def __post_init__(self) -> None:
+        for name, value in (("store_cache_gb", self.store_cache_gb), ("store_grace_hours", self.store_grace_hours)):
+            if value < 1:
+                raise SettingsError(f"{name}: {value} is less than 1")
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(StoreSettings):
     """The whole, resolved. `raw_folder` is relative to the data folder unless absolute; `location` is an address, or
     such a folder, from which `mmm4rec fetch` takes raw files; `pretrained` is such a folder with a checkpoint to
     fine-tune from, in place of pre-training on the source domains."""
@@ -122,6 +141,7 @@ class Settings:
     baselines: dict[str, BaselineSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.asked  # noqa: B018 - a baseline or setting that is none is said here, before anything runs
 
     @property
@@ -177,6 +197,13 @@ def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> Autom
     """The section `automation` alone, of the shipped settings overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
     return read_config(AutomationSettings, section, where="domains.yaml: automation")
+
+
+def store_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> StoreSettings:
+    """Where the artifacts are, by the shipped settings overlaid with the user's; the rest is not looked at."""
+    names = {each.name for each in fields(StoreSettings)}
+    said = {name: value for name, value in overlay(shipped, given).items() if name in names}
+    return read_config(StoreSettings, said, where="domains.yaml")
 
 
 def _check_encoders(

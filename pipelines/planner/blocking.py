@@ -43,14 +43,15 @@ class Check:
     bound: Callable[[Facts, Facts], Facts] = lambda summary, parameters: {}
 
     def count(
-        self, key: str, folder: Path, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
+        self, key: str, made: Path | Artifact, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
     ) -> dict[str, int]:
-        """How often each property is broken by what a build of `key` from `inputs` has put into `folder`."""
-        folders = {artifact.key: artifact.path for artifact in inputs} | {key: folder}
+        """How often each property is broken by a version of `key` from `inputs`, or by the folder of its build."""
+        places: dict[str, Path | Artifact] = {**{artifact.key: artifact for artifact in inputs}, key: made}
         files = {}
         for name, table in self.tables.items():
             of, stem = table.rsplit("/", 1)
-            files[name] = folders[of] / f"{stem}.parquet"
+            place, file = places[of], f"{stem}.parquet"
+            files[name] = place.file(file) if isinstance(place, Artifact) else place / file
         return violations(self.statement, files, **self.bound(summary, parameters))
 
 

@@ -78,7 +78,7 @@ class Job(Generic[P]):
     def table(self, key: str, stem: str | None = None) -> Path:
         """The path of an input's table: the main one, or another by its stem."""
         artifact = self.input(key)
-        return artifact.path / f"{stem}.parquet" if stem else artifact.main
+        return artifact.file(f"{stem}.parquet") if stem else artifact.main
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,13 @@ class Step:
         artifact, built = data_folder.store.publish(wanted, build, self.identity)
         # Not before: killed in between, a training goes on from there.
         shutil.rmtree(data_folder.cache / TRAINING / wanted.digest, ignore_errors=True)
-        if problems := data_folder.store.verify(artifact):
+        if problems := data_folder.store.inspect(artifact):
             data_folder.store.mark(artifact.named, "damaged")  # so that it counts as absent until it is built again
         elif not built:
             # Checked when it was built, but perhaps by another statement than today's.
             try:
                 found = artifact.manifest
-                counts.update(self._count(domain, artifact.path, inputs, found.summary, found.parameters))
+                counts.update(self._count(domain, artifact, inputs, found.summary, found.parameters))
             except CheckError:
                 data_folder.store.mark(artifact.named, "refused")
                 raise
@@ -210,15 +210,15 @@ class Step:
     def _count(
         self,
         domain: str,
-        folder: Path,
+        made: Path | Artifact,
         inputs: Sequence[Artifact],
         summary: Mapping[str, Any],
         parameters: Mapping[str, Any],
     ) -> dict[str, int]:
-        """What the check counts in `folder`: zeros."""
+        """What the check counts in the folder of a build, or in a version: zeros."""
         if self.check is None:
             return {}
-        counts = self.check.count(self.key, folder, inputs, summary, parameters)
+        counts = self.check.count(self.key, made, inputs, summary, parameters)
         if broken := ", ".join(f"{name} {count:,}" for name, count in counts.items() if count):
             raise CheckError(
                 f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; mend "
