@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from socket import SHUT_RDWR
 from typing import Any
 from urllib.parse import urlparse
 
@@ -43,6 +44,7 @@ class Gate:
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.door, self.lock = inner, Door(), threading.Lock()
+        self.fill: Any = None
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         """Answer one request."""
@@ -63,7 +65,13 @@ class Gate:
         if fault is None:
             start(*held[0])
             return answer
-        return _misbehave(fault, start, answer if fault.get("after") else [], held[0] if fault.get("after") else None)
+        return _misbehave(
+            fault,
+            start,
+            answer if fault.get("after") else [],
+            held[0] if fault.get("after") else None,
+            environ["werkzeug.socket"],
+        )
 
     def _fault(self, said: str) -> dict[str, Any] | None:
         for fault in self.door.faults:
@@ -80,6 +88,8 @@ class Gate:
                 self.door.ahead = told["ahead"]
             if "faults" in told:
                 self.door.faults = told["faults"]
+            for bucket, prefix, count in told.get("fill", ()):
+                self.fill(bucket, prefix, count)
             seen = self.door.seen
             if told.get("forget"):
                 self.door.seen = []
@@ -87,14 +97,14 @@ class Gate:
         return [json.dumps({"seen": seen, "faults": self.door.faults}).encode()]
 
 
-def _misbehave(fault: dict[str, Any], start: Start, answer: list[bytes], said: Any) -> Iterable[bytes]:
+def _misbehave(fault: dict[str, Any], start: Start, answer: list[bytes], said: Any, socket: Any) -> Iterable[bytes]:
     kind = fault["kind"]
-    if kind == "cut":  # the connection ends in the middle of the answer
-        if said is None:
-            raise ConnectionAbortedError
+    if kind == "cut":  # the connection ends before the answer, or in the middle of it
         whole = b"".join(answer)
-        start(said[0], [*((k, v) for k, v in said[1] if k.lower() != "content-length"), ("Content-Length", "999999")])
-        return [whole[: len(whole) // 2]]
+        if len(whole) > 1:
+            start(*said)(whole[: len(whole) // 2])
+        socket.shutdown(SHUT_RDWR)
+        raise ConnectionAbortedError
     if kind == "slow":
         time.sleep(fault.get("seconds", 1))
         start(*said)
@@ -109,11 +119,19 @@ def serve() -> None:
     """Run until the process that started this one is gone."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from moto.s3 import models
+    from moto.s3.models import s3_backends
     from werkzeug.serving import make_server
 
     gate = Gate(DomainDispatcherApplication(create_backend_app))
     real = models.utcnow
     models.utcnow = lambda: real() + datetime.timedelta(seconds=gate.door.ahead)
+
+    def fill(bucket: str, prefix: str, count: int) -> None:
+        backend = s3_backends["123456789012"]["aws"]
+        for number in range(count):
+            backend.put_object(bucket, f"{prefix}{number:06}", b"")
+
+    gate.fill = fill
 
     class Quiet(MotoRequestHandler):
         def log(self, *args: Any, **named: Any) -> None:
@@ -174,10 +192,14 @@ class Server:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(**environment: str) -> Iterator[Server]:
     """A server in a process of its own, which ends with this one."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.warehouse.bucket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.warehouse.bucket"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     )
     assert process.stdout
     try:

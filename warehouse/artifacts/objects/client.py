@@ -25,6 +25,8 @@ __all__ = ["Client", "Found", "Tag", "UnreachableError", "is_url"]
 Tag = dict[str, str]
 """What tells one state of an object from another: its ETag, and where the server has them its version."""
 
+RETRIES: Final = 8
+"""How often a request is sent again that may be, after ever longer pauses: for a minute or so."""
 _SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
 _URL: Final = re.compile(r"([a-z0-9]+)://([^/?#@]+)(/[^?#]*)?")
 _TRIES: Final = 5
@@ -75,7 +77,7 @@ class Client:
 
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
         retries: Any = {
-            "max_retries": 8,
+            "max_retries": RETRIES,
             "retry_timeout": timedelta(minutes=3),
             "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
         }
@@ -216,17 +218,17 @@ class Client:
         except FileNotFoundError as error:
             self._missing(error)
             raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            code = _first(_CODE, error) or "403"
-            kind = ReadOnlyError if writing and code in ("AccessDenied", "403") else StoreError
-            raise kind(
-                f"{self.url} refuses {doing} ({code}): check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
-                "or others), and that they may list the bucket and get, put and delete its objects"
-            ) from None
         except BaseError as error:
             if "NoSuchBucket" in str(error):
                 self._missing(FileNotFoundError("NoSuchBucket"))
-            said = " ".join(filter(None, (_first(_STATUS, error), _first(_CODE, error)))) or "no answer"
+            status, code = _first(_STATUS, error) or "", _first(_CODE, error)
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status[:3] in ("401", "403"):
+                kind = ReadOnlyError if writing and code in ("AccessDenied", None) else StoreError
+                raise kind(
+                    f"{self.url} refuses {doing} ({code or status or 403}): check the credentials (AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY or others), and that they may list the bucket and get, put and delete objects"
+                ) from None
+            said = " ".join(filter(None, (status, code))) or "no answer"
             raise UnreachableError(
                 f"{self.url} failed while {doing} ({said.strip()}): check address, network and credentials, "
                 "then try it again"

@@ -26,9 +26,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     id: str
     """Tells two stores apart."""
-    grace: Annotated[int, msgspec.Meta(ge=_SHORTEST)]
+    grace: Annotated[int, msgspec.Meta(ge=1)]
     """Seconds from the first look of a collection, which marks a version, to the one that may remove it."""
-    lease: Annotated[int, msgspec.Meta(ge=_SHORTEST)]
+    lease: Annotated[int, msgspec.Meta(ge=1)]
     """Seconds that a lease is good for."""
 
 
@@ -50,6 +50,8 @@ def establish(client: Client, grace: int = DAY, lease: int = LEASE) -> Terms:
     """
     terms = read(client)
     if terms is None:
+        if min(grace, lease) < _SHORTEST:
+            raise StoreError(f"a period of {min(grace, lease)} seconds is too short: {_SHORTEST} at least")
         terms = Terms(format=FORMAT, id=uuid.uuid4().hex, grace=grace, lease=lease)
         data = json.dumps(msgspec.structs.asdict(terms), sort_keys=True).encode()
         _parse(client, data)
