@@ -1,5 +1,6 @@
-"""A bucket whose server fails, processes that die between any two requests, credentials and disks that do not suffice."""
+"""A bucket whose server fails, processes that die between requests, credentials and disks that do not suffice."""
 
+import gc
 import itertools
 import json
 import os
@@ -32,7 +33,7 @@ class DeadError(BaseException):
 
 @contextmanager
 def dying(number: int, after: bool) -> Iterator[Callable[[], bool]]:
-    """The process dies right before or after its n-th request: none follows. The result says whether it came to that."""
+    """The process dies right before or after its n-th request, and sends no more; the result says whether it did."""
     count = itertools.count(1)
     dead = [False]
 
@@ -109,12 +110,12 @@ PREPARED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("what", PREPARED)
-def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, after: bool) -> None:
+def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, after: bool, step: int) -> None:
     prepare, text = PREPARED[what]
-    step = 3 if what != "another version" else 1
-    for number in itertools.count(1, step):
+    for number in itertools.count(step // 2 + 1, step):
         place = bucket_place(bucket.server, bucket.folder / str(number))  # type: ignore[arg-type]
         prepare(place.open())
         before = place.open().current("core/items", "Toys")
@@ -139,9 +140,10 @@ def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, afte
     assert number > 10, "the requests were not counted"
 
 
+@pytest.mark.parametrize("step", [15, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_every_request_of_a_collection(bucket: Place, after: bool) -> None:
-    for number in itertools.count(1, 2):
+def test_killed_at_every_request_of_a_collection(bucket: Place, after: bool, step: int) -> None:
+    for number in itertools.count(step // 2 + 1, step):
         place = bucket_place(bucket.server, bucket.folder / str(number))  # type: ignore[arg-type]
         store = place.open()
         for text in "12":
@@ -232,7 +234,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_may_pass(
     assert bucket.server
     make(bucket.open(), "core/items", "1")
     bucket.server.tell(faults=[{"kind": 503, "left": 1000}])
-    with pytest.raises(UnreachableError, match="503 Service Unavailable SlowDown|503 SlowDown") as said:
+    with pytest.raises(UnreachableError, match=r"503 .*SlowDown") as said:
         bucket.open().require("core/items", "Toys")
     assert isinstance(said.value, ConnectionError | StoreError)
     bucket.server.tell(faults=[])
@@ -258,9 +260,9 @@ def test_a_lost_answer_of_a_conditional_write_counts_once(bucket: Place) -> None
 
 
 @pytest.fixture(scope="module")
-def keys() -> Iterator[dict[str, tuple[str, str]]]:
+def keys() -> Iterator[dict[str, tuple[str, str, str]]]:
     """A server that checks who asks: one who may do all, and one who may read."""
-    with running(INITIAL_NO_AUTH_ACTION_COUNT="7") as server, pytest.MonkeyPatch.context() as patch:
+    with running(INITIAL_NO_AUTH_ACTION_COUNT="7") as server:
         server.make("guarded")
         iam = boto3.client(
             "iam",
@@ -278,18 +280,18 @@ def keys() -> Iterator[dict[str, tuple[str, str]]]:
             made = iam.create_access_key(UserName=name)["AccessKey"]
             found[name] = (made["AccessKeyId"], made["SecretAccessKey"])
         found["liar"] = (found["all"][0], "never-to-be-printed")
-        patch.setenv("AWS_ENDPOINT_URL", server.address)
-        yield found
+        yield {name: (*pair, server.address) for name, pair in found.items()}
 
 
-def _as(who: tuple[str, str], folder: Path, patch: pytest.MonkeyPatch) -> Any:
+def _as(who: tuple[str, str, str], folder: Path, patch: pytest.MonkeyPatch) -> Any:
     patch.setenv("AWS_ACCESS_KEY_ID", who[0])
     patch.setenv("AWS_SECRET_ACCESS_KEY", who[1])
+    patch.setenv("AWS_ENDPOINT_URL", who[2])
     return open_store("s3://guarded/x", folder, folder / "cache")
 
 
 def test_who_may_only_read_reads(
-    keys: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, tuple[str, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make(_as(keys["all"], tmp_path / "all", monkeypatch), "core/items", "1")
     store = _as(keys["reader"], tmp_path / "reader", monkeypatch)
@@ -304,7 +306,7 @@ def test_who_may_only_read_reads(
 
 @pytest.mark.parametrize("who", ["nobody", "liar"])
 def test_wrong_credentials_are_one_error_that_tells_no_secret(
-    keys: dict[str, tuple[str, str]], who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, tuple[str, str, str]], who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = _as(keys[who], tmp_path, monkeypatch)
     for act in (store.all_current, lambda: store.current("core/items", "Toys"), lambda: make(store, "core/items", "1")):
@@ -367,7 +369,7 @@ def test_a_newer_format_and_another_store_are_refused(bucket: Place) -> None:
 def test_periods_that_are_too_short_make_no_store(bucket: Place) -> None:
     client = bucket.open().client
     for grace, lease in ((30, 30), (60, 120)):
-        with pytest.raises(StoreError, match="too short|shorter than a lease"):
+        with pytest.raises(StoreError, match=r"too short|shorter than a lease"):
             terms.establish(client, grace, lease)
     assert terms.read(client) is None
 
@@ -402,16 +404,19 @@ def test_no_clock_of_a_worker_is_asked(bucket: Place, monkeypatch: pytest.Monkey
 def test_a_lease_of_a_dead_process_ends(bucket: Place) -> None:
     store = bucket.open()
     old = make(store, "core/items", "1")
-    with dying(10**9, after=False), bucket.open(1).holding([("core/items", "Toys")]):
-        make(store, "core/items", "2")
-        store.collect()
-        bucket.later()
-        patched = pytest.MonkeyPatch()
-        patched.setattr(obstore, "put", obstore.put)
-        assert old.named in store.versions()
-        store.collect()
-    patched.undo()
-    assert store.living_leases() == [] if hasattr(store, "living_leases") else True
+    with dying(12, after=True) as died, bucket.open(1).holding([("core/items", "Toys")]):
+        for _ in range(12):
+            bucket.open(1).current("core/items", "Toys")
+    assert died()
+    make(store, "core/items", "2")
+    assert store.collect() == []
+    assert store.leases.living().versions == {old.named}
+    bucket.later(1000)
+    assert store.leases.living().versions == set()
+    assert [leftover.kind for leftover in store.collect()] == ["doomed"]
+    bucket.later()
+    assert [leftover.kind for leftover in store.collect()] == ["version", "files"]
+    assert [found.key for found in store.client.listed(layout.LEASES)] == []
 
 
 # The cache
@@ -445,7 +450,8 @@ def test_the_cache_is_bounded_and_keeps_what_is_in_use(bucket: Place) -> None:
         assert first.versions()[artifact.named].file("items.txt").stat().st_size == 1001
     cached = bucket.shown(1) / "cache" / "store"
     assert len(list(cached.glob("core/items/*/v=*/items.txt"))) == 4  # this process has been given all of them
-    del first
+    del first, artifact
+    gc.collect()
     second = bucket.open(1, limit=2500)
     second.versions()[made[0].named].file("items.txt")
     os.utime(cached / "core/items/domain=D3" / f"v={made[3].version}" / "manifest.json", (0, 0))
@@ -480,16 +486,18 @@ def test_an_object_with_other_bytes_is_never_handed_out(bucket: Place) -> None:
 # Many objects
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [1500, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_listing_of_many_objects(bucket: Place, count: int) -> None:
     assert bucket.server
+    bucket.server.make("many")
+    bucket.address = f"s3://many/{count}"
     store = bucket.open()
     made = make(store, "core/items", "1")
-    prefix = bucket.address.removeprefix("s3://bucket/")
+    prefix = str(count)
     bucket.server.tell(
         fill=[
-            ["bucket", f"{prefix}/files/00/{'0' * 64}/", count],
-            ["bucket", f"{prefix}/core/items/domain=Toys/recipe=0000000000", count],
+            ["many", f"{prefix}/files/00/{'0' * 64}/", count],
+            ["many", f"{prefix}/core/items/domain=Toys/recipe=0000000000", count],
         ]
     )
     assert list(store.versions()) == [made.named]

@@ -6,14 +6,15 @@ compared with what was to be written; whoever writes conditionally writes what n
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 __all__ = ["Client", "Found", "Tag", "UnreachableError", "is_url"]
+
+A = TypeVar("A")
 
 Tag = dict[str, str]
 """What tells one state of an object from another: its ETag, and where the server has them its version."""
@@ -38,7 +41,11 @@ _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]{0,40})")
 
 
 class UnreachableError(StoreError, ConnectionError):
-    """The object store did not answer; the same again may end otherwise."""
+    """The object store did not answer, or said that it cannot now (`answered`); later the same may end otherwise."""
+
+    def __init__(self, message: str, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 @dataclass(frozen=True)
@@ -91,31 +98,23 @@ class Client:
         """The bytes of a small object and the state that they were read in; None if there is none."""
         import obstore
 
-        with self._in_words(f"reading {key}"):
-            try:
-                found = obstore.get(self._store, key)
-                return bytes(found.bytes()), _tag(found.meta)
-            except FileNotFoundError as error:
-                self._missing(error)
-                return None
+        def send() -> tuple[bytes, Tag]:
+            found = obstore.get(self._store, key)
+            return bytes(found.bytes()), _tag(found.meta)
+
+        return self._if_there(f"reading {key}", send)
 
     def look(self, key: str) -> Found | None:
         """What an object is, without its bytes; None if there is none."""
         import obstore
 
-        with self._in_words(f"looking at {key}"):
-            try:
-                return _found(obstore.head(self._store, key))
-            except FileNotFoundError as error:
-                self._missing(error)
-                return None
+        return self._if_there(f"looking at {key}", lambda: _found(obstore.head(self._store, key)))
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small object, whatever is there."""
         import obstore
 
-        with self._in_words(f"writing {key}", writing=True):
-            obstore.put(self._store, key, data, use_multipart=False)
+        self._sent(f"writing {key}", lambda: obstore.put(self._store, key, data, use_multipart=False), writing=True)
 
     def create(self, key: str, data: bytes) -> Tag | None:
         """Write an object that is not there yet, and return its state; None if there is one."""
@@ -129,49 +128,74 @@ class Client:
         """Remove objects; one that is not there is no error."""
         import obstore
 
+        def send(some: list[str]) -> None:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, some)
+
         for first in range(0, len(keys), 1000):
-            with self._in_words("removing objects", writing=True):
-                try:
-                    obstore.delete(self._store, list(keys[first : first + 1000]))
-                except FileNotFoundError as error:
-                    self._missing(error)
+            some = [*keys[first : first + 1000]]
+            self._sent("removing objects", lambda some=some: send(some), writing=True)  # type: ignore[misc]
 
     def upload(self, path: Path, key: str) -> None:
         """Send a file. It is there when all of it is there."""
         import obstore
 
-        with self._in_words(f"uploading {path.name}", writing=True):
+        def send() -> None:
             obstore.put(self._store, key, path, chunk_size=_PART, max_concurrency=4)
 
-    def stream(self, key: str, take: Callable[[bytes], object]) -> bool:
-        """Give the bytes of an object to `take`, piece by piece; False if there is none."""
+        self._sent(f"uploading {path.name}", send, writing=True)
+
+    def stream(self, key: str, begin: Callable[[], Callable[[bytes], object]]) -> bool:
+        """Give the bytes of an object to what `begin` returns, piece by piece; False if there is none.
+
+        If the connection ends, `begin` is called again, and the bytes come again from the first.
+        """
         import obstore
 
-        with self._in_words(f"downloading {key}"):
-            try:
-                found = obstore.get(self._store, key)
-            except FileNotFoundError as error:
-                self._missing(error)
-                return False
+        def send() -> bool:
+            found, take = obstore.get(self._store, key), begin()
             for piece in found.stream(min_chunk_size=1 << 20):
                 take(bytes(piece))
             return True
 
-    def listed(self, prefix: str) -> Iterator[Found]:
+        return self._if_there(f"downloading {key}", send) or False
+
+    def listed(self, prefix: str) -> list[Found]:
         """All objects below a prefix (whole names between slashes), in no order."""
         import obstore
 
-        with self._in_words(f"listing {prefix}"):
-            for page in obstore.list(self._store, prefix, chunk_size=1000):
-                for entry in page:
-                    yield _found(entry)
+        def send() -> list[Found]:
+            return [_found(entry) for page in obstore.list(self._store, prefix, chunk_size=1000) for entry in page]
+
+        return self._sent(f"listing {prefix}", send)
 
     def folders(self) -> list[str]:
         """The first names of all objects."""
         import obstore
 
-        with self._in_words("listing it"):
-            return sorted(obstore.list_with_delimiter(self._store, None)["common_prefixes"])
+        return self._sent(
+            "listing it", lambda: sorted(obstore.list_with_delimiter(self._store, None)["common_prefixes"])
+        )
+
+    def _if_there(self, doing: str, send: Callable[[], A]) -> A | None:
+        """What is sent for one object; None if there is none. Of a missing bucket the server says nearly the same."""
+        try:
+            return self._sent(doing, send)
+        except FileNotFoundError:
+            return None
+
+    def _sent(self, doing: str, send: Callable[[], A], writing: bool = False) -> A:
+        """What a request gives that may be sent any number of times. obstore repeats it where the server says that it
+        is too busy; here it is repeated where the connection ended."""
+        for number in range(_TRIES):
+            try:
+                with self._in_words(doing, writing):
+                    return send()
+            except UnreachableError as error:
+                if error.answered or number == _TRIES - 1:
+                    raise
+                time.sleep(0.1 * 2**number)
+        raise AssertionError("unreachable")
 
     def _conditionally(self, key: str, data: bytes, tag: Tag | None) -> Tag | None:
         import obstore
@@ -184,10 +208,7 @@ class Client:
                     return _tag(obstore.put(self._store, key, data, mode=mode, use_multipart=False))
                 except PermissionDeniedError:
                     raise
-                except FileNotFoundError as error:  # where one was to be replaced
-                    self._missing(error)
-                    return None
-                except BaseError as error:
+                except (BaseError, FileNotFoundError) as error:
                     now = self.read(key)
                     if now is not None and now[0] == data:
                         return now[1]  # it was ours, and only its answer was lost
@@ -201,13 +222,6 @@ class Client:
                         raise
         return None
 
-    def _missing(self, error: FileNotFoundError) -> None:
-        """Of a missing object and of a missing bucket the server says the same."""
-        if "NoSuchBucket" in str(error):
-            raise StoreError(
-                f"there is no bucket {self.bucket}: create it, or correct the address {self.url}"
-            ) from None
-
     @contextmanager
     def _in_words(self, doing: str, writing: bool = False) -> Iterator[None]:
         """The errors of the library in words. Its own texts can repeat what was sent, so none of them is shown."""
@@ -215,23 +229,24 @@ class Client:
 
         try:
             yield
-        except FileNotFoundError as error:
-            self._missing(error)
-            raise
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             if "NoSuchBucket" in str(error):
-                self._missing(FileNotFoundError("NoSuchBucket"))
+                raise StoreError(
+                    f"there is no bucket {self.bucket}: create it, or correct the address {self.url}"
+                ) from None
+            if isinstance(error, FileNotFoundError):
+                raise
             status, code = _first(_STATUS, error) or "", _first(_CODE, error)
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status[:3] in ("401", "403"):
                 kind = ReadOnlyError if writing and code in ("AccessDenied", None) else StoreError
                 raise kind(
                     f"{self.url} refuses {doing} ({code or status or 403}): check the credentials (AWS_ACCESS_KEY_ID, "
-                    "AWS_SECRET_ACCESS_KEY or others), and that they may list the bucket and get, put and delete objects"
+                    "AWS_SECRET_ACCESS_KEY or others); they must let this process list, get, put and delete objects"
                 ) from None
             said = " ".join(filter(None, (status, code))) or "no answer"
             raise UnreachableError(
-                f"{self.url} failed while {doing} ({said.strip()}): check address, network and credentials, "
-                "then try it again"
+                f"{self.url} failed while {doing} ({said}): check address, network and credentials, then try it again",
+                bool(status),
             ) from None
 
 

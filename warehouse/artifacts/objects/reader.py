@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from warehouse.artifacts import history
 from warehouse.artifacts.artifact import Artifact, Version, mend, missing
@@ -121,15 +121,10 @@ class BucketReader:
         """See `ArtifactStore`. Copies in the cache that are damaged are removed."""
 
         def read(name: str) -> str | None:
-            entry, digest, count = manifest.files[name], hashlib.sha256(), [0]
-
-            def take(piece: bytes) -> None:
-                digest.update(piece)
-                count[0] += len(piece)
-
-            if not self.client.stream(objects[name], take):
+            entry, found = manifest.files[name], _Summed()
+            if not self.client.stream(objects[name], found.begin):
                 return f"{self._file(artifact, name)} is missing"
-            return _flaw(self._file(artifact, name), entry.sha256, entry.bytes, digest.hexdigest(), count[0])
+            return _flaw(self._file(artifact, name), entry.sha256, entry.bytes, found.digest.hexdigest(), found.count)
 
         try:
             found = self._describe(artifact.named)
@@ -289,14 +284,9 @@ class BucketReader:
 
     def _download(self, key: str, path: Path) -> str | None:
         """Write an object to a file, and return its sha256; None if there is no such object."""
-        digest = hashlib.sha256()
         with path.open("wb") as file:
-
-            def take(piece: bytes) -> None:
-                digest.update(piece)
-                file.write(piece)
-
-            return digest.hexdigest() if self.client.stream(key, take) else None
+            found = _Summed(file)
+            return found.digest.hexdigest() if self.client.stream(key, found.begin) else None
 
     def _file(self, artifact: Artifact, name: str) -> str:
         return f"{self.where(*artifact.named)}/{name}"
@@ -321,6 +311,27 @@ class BucketReader:
                     "nothing was published: free some space and run it again"
                 ) from error
             raise
+
+
+class _Summed:
+    """The sha256 and the number of the bytes that come, which are also written to a file, if there is one."""
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self._file = file
+
+    def begin(self) -> Callable[[bytes], None]:
+        """They come from the first."""
+        self.digest, self.count = hashlib.sha256(), 0
+        if self._file:
+            self._file.seek(0)
+            self._file.truncate()
+        return self._take
+
+    def _take(self, piece: bytes) -> None:
+        self.digest.update(piece)
+        self.count += len(piece)
+        if self._file:
+            self._file.write(piece)
 
 
 def _flaw(where: str, sha256: str, size: int, digest: str, count: int) -> str | None:
