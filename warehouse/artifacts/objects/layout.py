@@ -5,7 +5,8 @@
     leases/<random>                                what a running process reads and builds
     <layer>/<noun>/domain=<domain>/
         CURRENT                                    the history; its last line names the current version
-        v=<version>/manifest.json                  the manifest with the names of its files' objects; empty: removed
+        v=<version>/manifest.json                  the manifest with the names of its files' objects; or a draft of it,
+                                                   for a moment; or nothing, once it was removed
         recipe=<digest>                            the version that a recipe made
         {pin,damaged,refused}=<version>            marks
         doomed=<version>                           whether it may be removed: see `doom`
@@ -50,10 +51,14 @@ LEASES: Final = "leases"
 
 
 class Described(NamedTuple):
-    """A manifest, and the objects that hold its files, by file name."""
+    """A manifest, and the objects that hold its files, by file name.
+
+    A draft keeps the objects from being collected, and is no version yet.
+    """
 
     manifest: Manifest
     objects: dict[str, str]
+    draft: bool = False
 
 
 def folder(key: str, domain: str) -> str:
@@ -121,10 +126,10 @@ def named(key: str) -> tuple[Version, str] | None:
     return ((artifact, domain, digest), what) if VERSION.fullmatch(digest) else None
 
 
-def describe(manifest: Manifest, objects: dict[str, str]) -> bytes:
+def describe(described: Described) -> bytes:
     """The contents of a manifest in a bucket."""
-    plain = json.loads(manifest.text)
-    return json.dumps(plain | {"objects": objects}, indent=1, sort_keys=True).encode()
+    more = {"objects": described.objects} | ({"draft": True} if described.draft else {})
+    return json.dumps(json.loads(described.manifest.text) | more, indent=1, sort_keys=True).encode()
 
 
 def read_manifest(data: bytes, version: Version) -> Described:
@@ -139,10 +144,11 @@ def read_manifest(data: bytes, version: Version) -> Described:
         raise ValueError("it is no JSON object")
     try:
         objects = msgspec.convert(plain.pop("objects", None), dict[str, str])
+        draft = msgspec.convert(plain.pop("draft", False), bool)
     except msgspec.ValidationError as error:
-        raise ValueError(f"objects: {error}") from error
+        raise ValueError(f"objects or draft: {error}") from error
     manifest = parse(json.dumps(plain), *version)
     for name, entry in manifest.files.items():
         if not objects.get(name, "").startswith(f"{stored(entry.sha256)}/"):
             raise ValueError(f"objects: {name!r} leads elsewhere")
-    return Described(manifest, {name: objects[name] for name in manifest.files})
+    return Described(manifest, {name: objects[name] for name in manifest.files}, draft)

@@ -97,7 +97,8 @@ class BucketReader:
     def versions(self) -> dict[Version, Artifact | None]:
         """See `ArtifactStore`."""
         read = self._described(version for version, what, found in self._objects() if what == "v" and found.bytes)
-        return {version: self._artifact(version, one[0]) if one else None for version, one in sorted(read.items())}
+        found = {version: one for version, one in sorted(read.items()) if not (one and one[0].draft)}
+        return {version: self._artifact(version, one[0]) if one else None for version, one in found.items()}
 
     def pointed(self) -> dict[tuple[str, str], Version]:
         """See `ArtifactStore`."""
@@ -132,7 +133,7 @@ class BucketReader:
             return [str(error)]
         if found is None:
             return [f"{self.where(*artifact.named)} has no readable manifest"]
-        (manifest, objects), _ = found
+        (manifest, objects, _), _ = found
         self.cache.verified(artifact.named, manifest, sha256_file)
         problems = [problem for problem in self._at_once(read, sorted(manifest.files)) if problem]
         if artifact.version not in (content_version(manifest.files), manifest.recipe):
@@ -231,10 +232,10 @@ class BucketReader:
     def _read(self, version: Version) -> Artifact | None:
         """A version that exists, or None."""
         found = self._describe(version)
-        return self._artifact(version, found[0]) if found else None
+        return self._artifact(version, found[0]) if found and not found[0].draft else None
 
     def _describe(self, version: Version) -> tuple[Described, Tag] | None:
-        """The manifest of a version and the state that it was read in; None if there is no such version."""
+        """The manifest of a version, or a draft, and the state that it was read in; None if there is no version."""
         said = self.client.read(layout.versioned(version))
         if said is None or not said[0]:
             return None
@@ -244,7 +245,8 @@ class BucketReader:
             raise DamagedError(
                 f"{self.where(*version)} has no readable manifest ({error}); {mend(version[1])}"
             ) from error
-        self._known[version] = found
+        if not found.draft:
+            self._known[version] = found
         return found, said[1]
 
     def _described(self, versions: Iterable[Version]) -> dict[Version, tuple[Described, Tag] | None]:
@@ -272,8 +274,8 @@ class BucketReader:
                 same = wanted and wanted.manifest.files.get(name) == entry
                 if wanted and same and self._download(wanted.objects[name], path) == entry.sha256:
                     return
-                found = self._describe(artifact.named)  # it may have been built again since
-                wanted = found[0] if found else None
+                self._read(artifact.named)  # it may have been built again since
+                wanted = self._known.get(artifact.named)
             raise DamagedError(
                 f"{self._file(artifact, name)} is missing or damaged: `mmm4rec verify`; then {mend(artifact.domain)}"
             )

@@ -6,8 +6,10 @@ which are collected. docs/decisions/0024 says why nothing is lost.
 """
 
 import os
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -128,8 +130,10 @@ class Bucket(BucketReader):
         return self.shown / name
 
     def _exists(self, version: Version) -> bool:
-        found = self.client.look(layout.versioned(version))
-        return found is not None and found.bytes > 0
+        try:
+            return self._read(version) is not None
+        except DamagedError:
+            return True
 
     def _use(self, hold: Hold, version: Version) -> Artifact | None:
         """A version that is there and stays as long as it is held, or None."""
@@ -166,7 +170,9 @@ class Bucket(BucketReader):
         for _ in range(_TRIES):
             manifest = self._manifest(recipe, digest, described, summary, environment)
             found = self._place(version, manifest, files)
-            if found is None:
+            if found is None:  # let one of those go first who publish the same
+                time.sleep(random.random() / 5)
+                self.leases.now(fresh=True)
                 continue
             artifact = self._artifact(version, found)
             if self._point(artifact):
@@ -201,7 +207,8 @@ class Bucket(BucketReader):
         )
         try:  # so that it is what readers will read
             objects = {name: layout.new_file(entry.sha256) for name, entry in described.items()}
-            return layout.read_manifest(layout.describe(made, objects), (recipe.key, recipe.domain, digest)).manifest
+            version = (recipe.key, recipe.domain, digest)
+            return layout.read_manifest(layout.describe(Described(made, objects)), version).manifest
         except ValueError as error:
             raise StoreError(
                 f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
@@ -219,38 +226,42 @@ class Bucket(BucketReader):
                 self.client.write(pointer, version[2].encode())
                 return there
             # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
-            made, oldest = Described(manifest, there.objects), None
+            made = Described(manifest, there.objects)
         else:
-            # What is there may be damaged, so no object that holds these contents is used again.
             oldest = self.leases.now()
+            # What is there may be damaged, so no object that holds these contents is used again.
             objects, used = self._upload(manifest, files, reuse=there is None)
-            oldest = min([oldest, *used])
             made = Described(manifest, objects)
+            tag = self._draft(name, made, tag, min([oldest, *used]))
+            if tag is None:
+                return None
         # Before the manifest: where that is, its recipe finds it.
         self.client.write(pointer, version[2].encode())
-        data = layout.describe(*made)
-        written = self.client.create(name, data) if tag is None else self.client.replace(name, data, tag)
-        if written is None or (oldest and not self._in_time(name, oldest)):
+        if tag is None or self.client.replace(name, layout.describe(made), tag) is None:
             return None
-        if oldest:
+        if there is None or made.objects != there.objects:
             self.client.remove(*(layout.mark(version, mark) for mark in UNFIT))
         self._known[version] = made
         return made
 
+    def _draft(self, name: str, made: Described, tag: Tag | None, oldest: datetime) -> Tag | None:
+        """Write a draft, and return its state; None if others have written, or if it came too late.
+
+        It is in time if it was written so soon after the oldest of its objects that nobody could have collected that.
+        """
+        data = layout.describe(made._replace(draft=True))
+        written = self.client.create(name, data) if tag is None else self.client.replace(name, data, tag)
+        found = self.client.look(name) if written else None
+        in_time = found and found.modified - oldest < timedelta(seconds=self.terms.grace) * 3 / 4
+        return written if in_time else None
+
     def _there(self, version: Version) -> tuple[Described | None, Tag | None]:
         """The manifest of a version, if there is a readable one, and the state of the object."""
-        try:
+        with suppress(DamagedError):
             if found := self._describe(version):
-                return found
-        except DamagedError:
-            pass
+                return (None if found[0].draft else found[0]), found[1]
         said = self.client.read(layout.versioned(version))
         return None, said[1] if said else None
-
-    def _in_time(self, name: str, oldest: datetime) -> bool:
-        """Whether a manifest was written so soon after its oldest object that nobody could have collected that."""
-        found = self.client.look(name)
-        return found is not None and found.modified - oldest < timedelta(seconds=self.terms.grace) * 3 / 4
 
     def _upload(self, manifest: Manifest, files: Path, reuse: bool) -> tuple[dict[str, str], list[datetime]]:
         """The objects that hold the files, by name, and the times of those that were there already.
@@ -274,8 +285,8 @@ class Bucket(BucketReader):
     def _point(self, artifact: Artifact) -> bool:
         """Let CURRENT name a version; False if that was removed before."""
         self._continue(artifact.key, artifact.domain, artifact)
-        # Once more, after it is current: a collection that has not seen this either fails here or finds it current.
-        return doom.keep(self.client, artifact.named)
+        # Once more, after it is current: a collection that has not seen that has removed it by now, or fails.
+        return doom.keep(self.client, artifact.named) and self._exists(artifact.named)
 
     def _continue(self, key: str, domain: str, artifact: Artifact | None) -> None:
         """Let the history go on with a version, or with none."""
