@@ -1,6 +1,5 @@
 """Stores of both kinds for tests: one in a folder, one in a bucket on this machine; and how to damage and age them."""
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,23 +81,19 @@ def bucket_place(server: Server, folder: Path) -> Place:
     return Place("bucket", folder, f"s3://{BUCKET}/{uuid.uuid4().hex}/a store", server)
 
 
-def serving() -> Iterator[Server]:
-    """A server with a bucket."""
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A server with a bucket, for all tests of this process."""
     with running() as server:
-        os.environ.update(server.environment)
         server.make(BUCKET)
         yield server
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A server of buckets for all tests of this process."""
-    yield from serving()
-
-
 @pytest.fixture
-def bucket(server: Server, tmp_path: Path) -> Iterator[Place]:
+def bucket(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A store in a bucket."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
     yield bucket_place(server, tmp_path)
     server.tell(faults=[])
 
@@ -108,7 +103,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A store of either kind."""
     if request.param == "folder":
         return Place("folder", tmp_path, str(tmp_path / "data"))
-    return bucket_place(request.getfixturevalue("server"), tmp_path)
+    found: Place = request.getfixturevalue("bucket")
+    return found
 
 
 def of(**changes: Any) -> Recipe:

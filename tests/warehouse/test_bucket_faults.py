@@ -110,7 +110,7 @@ PREPARED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("what", PREPARED)
 def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, after: bool, step: int) -> None:
@@ -140,7 +140,7 @@ def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, afte
     assert number > 10, "the requests were not counted"
 
 
-@pytest.mark.parametrize("step", [15, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_request_of_a_collection(bucket: Place, after: bool, step: int) -> None:
     for number in itertools.count(step // 2 + 1, step):
