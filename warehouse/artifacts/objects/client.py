@@ -36,6 +36,7 @@ _TRIES: Final = 5
 """How often a conditional write is sent whose answers are lost and which has not happened."""
 _PART: Final = 8 << 20
 """Bytes of a part of an upload; a larger file is sent in several."""
+_NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]{0,40})")
 
@@ -69,8 +70,9 @@ class Client:
     def __init__(self, url: str) -> None:
         match = _URL.fullmatch(url)
         if match is None or match[1] not in _SCHEMES:
+            shown = re.sub("//[^/]*@", "//…@", url.partition("?")[0])[:200]
             raise StoreError(
-                f"{re.sub('//[^/]*@', '//…@', url)[:200]!r} is no place for a store: write s3://bucket/prefix, "
+                f"{shown!r} is no place for a store: write s3://bucket/prefix, "
                 "gs://bucket/prefix or az://container/prefix, without a password or a question mark"
             )
         if find_spec("obstore") is None:
@@ -230,7 +232,7 @@ class Client:
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
-            if "NoSuchBucket" in str(error):
+            if any(code in str(error) for code in _NO_BUCKET):
                 raise StoreError(
                     f"there is no bucket {self.bucket}: create it, or correct the address {self.url}"
                 ) from None

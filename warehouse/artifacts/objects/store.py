@@ -216,7 +216,7 @@ class Bucket(BucketReader):
 
     def _place(self, version: Version, manifest: Manifest, files: Path) -> Described | None:
         """See that a version is there, with `manifest` unless what is there is as good; None: others changed it."""
-        doom.keep(self.client, version)
+        doom.keep(self.client, version)  # or is removed to its end, if that has begun
         there, tag = self._there(version)
         name = layout.versioned(version)
         pointer = layout.pointer(manifest.key, manifest.domain, manifest.recipe)
@@ -229,8 +229,9 @@ class Bucket(BucketReader):
             made = Described(manifest, there.objects)
         else:
             oldest = self.leases.now()
-            # What is there may be damaged, so no object that holds these contents is used again.
-            objects, used = self._upload(manifest, files, reuse=there is None)
+            # What is there may be damaged: then no object that holds these contents is used again.
+            marks = self._at_once(self.client.look, [layout.mark(version, mark) for mark in UNFIT])
+            objects, used = self._upload(manifest, files, reuse=there is None and not any(marks))
             made = Described(manifest, objects)
             tag = self._draft(name, made, tag, min([oldest, *used]))
             if tag is None:
