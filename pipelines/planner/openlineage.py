@@ -124,7 +124,7 @@ def _client() -> "OpenLineageClient":
 
 
 def _name(store: ArtifactStore, key: str, domain: str) -> tuple[str, str]:
-    """The namespace and name of an artifact as a data set, without the version: a local folder, or a part of a bucket."""
+    """The namespace and name of an artifact as a data set, without its version: a local folder, or part of a bucket."""
     where = store.where(key, domain)
     if "://" not in where:
         return "file", where

@@ -102,6 +102,7 @@ def _crowd(place: Place, report: Path, writers: int, readers: int, seconds: floa
     return int((place.folder / "removed").read_text())
 
 
+@pytest.mark.long
 def test_writers_a_reader_and_a_collection_at_once(bucket: Place, report: Path) -> None:
     _crowd(bucket, report, writers=3, readers=1, seconds=4)
 
@@ -143,6 +144,7 @@ def _kills(place: Place, report: Path, kills: int) -> None:
     assert store.client.listed(layout.LEASES) == []
 
 
+@pytest.mark.long
 def test_killed_at_random_moments(bucket: Place, report: Path) -> None:
     _kills(bucket, report, 2)
 

@@ -111,9 +111,10 @@ PREPARED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    ("what", "step"), [("another version", 13), *(pytest.param(what, 1, marks=pytest.mark.long) for what in PREPARED)]
+    ("what", "step"), [("another version", 13), *(pytest.param(what, 1, marks=pytest.mark.soak) for what in PREPARED)]
 )
 def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, after: bool, step: int) -> None:
     prepare, text = PREPARED[what]
@@ -143,7 +144,8 @@ def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, afte
     assert number > 10, "the requests were not counted"
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_request_of_a_collection(bucket: Place, after: bool, step: int) -> None:
     for number in itertools.count(step // 2 + 1, step):
@@ -208,6 +210,7 @@ def test_an_upload_is_used_again_while_it_is_young(bucket: Place) -> None:
 # A server that fails
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [
@@ -519,7 +522,8 @@ def test_an_object_with_other_bytes_is_never_handed_out(bucket: Place) -> None:
 # Many objects
 
 
-@pytest.mark.parametrize("count", [1500, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1100, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_listing_of_many_objects(bucket: Place, count: int) -> None:
     assert bucket.server
     bucket.server.make("many")

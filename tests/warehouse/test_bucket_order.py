@@ -12,6 +12,8 @@ from tests.warehouse.test_bucket_faults import contents, named_contents, wrong
 from warehouse.artifacts.errors import DamagedError
 from warehouse.artifacts.objects import doom
 
+pytestmark = pytest.mark.long
+
 
 @contextmanager
 def before(part: str, act: Callable[[], Any], data: bytes = b"") -> Iterator[None]:

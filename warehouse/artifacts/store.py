@@ -211,8 +211,10 @@ class Store(StoreReader):
                 f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
             ) from error
         write_durably(files / MANIFEST, text)
+        # Read-only, for everybody who may read the folder: some libraries write files for their owner alone.
+        readable = stat.S_IMODE(files.stat().st_mode) & 0o444
         for path in files.iterdir():
-            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+            path.chmod(readable)
             flush(path)
         flush(files)
         artifact = Artifact(
