@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
@@ -19,7 +19,7 @@ from pipelines.data_folder.raw_files import has_raw, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
-from warehouse.core.settings import GlobalTimeSplit, Wanted
+from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitName, SplitRule, Wanted
 from warehouse.errors import DataError
 
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
@@ -50,7 +50,7 @@ class DomainSettings:
     minimum_rating: float | None = None
     since: str | None = None
     until: str | None = None
-    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    split: SplitName = "leave_one_out"
     validation_from: str | None = None
     test_from: str | None = None
     max_length: int | None = None
@@ -61,12 +61,9 @@ class DomainSettings:
     published: Statistics | None = None
 
     def __post_init__(self) -> None:
-        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
-        if self.split == "global_time" and None in dates.values():
-            raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
-        if self.split != "global_time" and any(dates.values()):
+        if self.split != "global_time" and (self.validation_from or self.test_from):
             raise SettingsError(f"{self.category}: validation_from and test_from need split: global_time")
-        self.wanted, self.time_split  # noqa: B018 - an invalid date is reported here, before anything runs
+        self.wanted, self.split_rule  # noqa: B018 - an invalid date is reported here, before anything runs
 
     @property
     def wanted(self) -> Wanted:
@@ -74,12 +71,22 @@ class DomainSettings:
         return Wanted(self.minimum_rating, _seconds("since", self.since), _seconds("until", self.until))
 
     @property
-    def time_split(self) -> GlobalTimeSplit | None:
-        """The dates of a global time split; None for leave-one-out."""
+    def split_rule(self) -> SplitRule:
+        """The rule that `split` names, with what it needs."""
+        match self.split:
+            case "leave_one_out":
+                return LEAVE_ONE_OUT
+            case "global_time":
+                return self._global_time
+            case _:
+                assert_never(self.split)
+
+    @property
+    def _global_time(self) -> GlobalTimeSplit:
         validation_from = _seconds("validation_from", self.validation_from)
         test_from = _seconds("test_from", self.test_from)
         if validation_from is None or test_from is None:
-            return None
+            raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
         try:
             return GlobalTimeSplit(validation_from, test_from)
         except DataError as error:
