@@ -4,7 +4,6 @@
 for a category that neither file names becomes a target domain with the default settings.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,16 +14,12 @@ from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
-from pipelines.data_folder.raw_files import has_raw, pairs
+from pipelines.data_folder.raw_files import has_raw, no_category, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
 from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitName, SplitRule, Wanted
 from warehouse.errors import DataError
-
-_STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
-_LONGEST_STEM = 200
-"""In bytes. A file name may have 255, and a raw file's name has a prefix and an ending besides the stem."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,8 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     for name, settings in asked.items():
         if reason := unfit(name):
             raise SettingsError(f"domains.yaml: {reason}")
-        _check_stem(name, _mapping(settings, f"domains: {name}").get("category", name))
+        if reason := no_category(_mapping(settings, f"domains: {name}").get("category", name)):
+            raise SettingsError(f"domains.yaml: {name}: {reason}")
     merged = overlay(shipped, {**given, "domains": asked})
     defaults = _mapping(merged.pop("defaults", {}), "defaults")
     named: dict[str, Any] = {
@@ -240,16 +236,6 @@ def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
     except StoreError as error:
         return str(error)
     return None
-
-
-def _check_stem(domain: str, category: Any) -> None:
-    """Refuse a category that cannot be part of a file name in the raw folder."""
-    if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
-        return
-    raise SettingsError(
-        f"domains.yaml: category {str(category)[:80]!r} of {domain} is no part of a file name: give the name of "
-        f"the raw files without meta_ and endings, {_LONGEST_STEM} bytes at most"
-    )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

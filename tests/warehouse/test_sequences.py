@@ -24,7 +24,7 @@ from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitRule, W
 from warehouse.duck import Engine
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
-from warehouse.raw.ratings import LATEST_TIME
+from warehouse.raw.rating_rows import LATEST_TIME
 from warehouse.tables import TABLES
 
 Stage = Callable[[], Path]

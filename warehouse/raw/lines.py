@@ -1,6 +1,6 @@
 """Reads raw files, plain or gzip, in blocks of whole lines and in bounded memory; and writes the quarantine.
 
-What a line means is defined in `warehouse.raw.ratings` and `warehouse.raw.metadata`.
+The reader of each format (`warehouse.raw.formats`) defines what a line means.
 """
 
 import gzip
