@@ -24,6 +24,8 @@ NEEDED: dict[str, dict[str, Any]] = {"global_time": {"validation_from": "1970-01
 NAMES = get_args(SplitName)
 RULES: list[SplitRule] = [DomainSettings("Toys", split=name, **NEEDED.get(name, {})).split_rule for name in NAMES]
 DAY = 86_400
+USERS = {"u": range(6), "v": range(1, 7), "w": range(2, 8)}
+"""The days on which each user buys the items a to f: not the same days, so that borders in time differ from places."""
 
 
 def test_the_settings_accept_the_rules_and_nothing_else() -> None:
@@ -32,8 +34,8 @@ def test_the_settings_accept_the_rules_and_nothing_else() -> None:
 
 
 def test_each_rule_gives_other_parts() -> None:
-    """Two users with a purchase a day, for three and for six days."""
-    times, starts = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5]) * DAY, np.array([0, 3, 9])
+    times = np.array([day * DAY for days in USERS.values() for day in days])
+    starts = np.array([0, 6, 12, 18])
     assert len({split_parts(times, starts, rule).tobytes() for rule in RULES}) == len(RULES)
 
 
@@ -52,7 +54,7 @@ def test_the_check_refuses_sequences_that_another_rule_has_split(
     tmp_path: Path, asked: SplitRule, applied: SplitRule
 ) -> None:
     """Also when the summary, which is of the rule that was applied, agrees with the tables."""
-    rows = [(user, item, day) for user in "uvw" for item, day in zip("abcdef", range(6), strict=True)]
+    rows = [(user, item, day) for user, days in USERS.items() for item, day in zip("abcdef", days, strict=True)]
     values = [(line, user, item, 5.0, day * DAY) for line, (user, item, day) in enumerate(rows, 1)]
     schema = TABLES["core/interactions/interactions"]
     table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in values], schema)
@@ -69,6 +71,6 @@ def test_the_check_refuses_sequences_that_another_rule_has_split(
 def test_the_check_refuses_a_rule_that_it_does_not_know(tmp_path: Path) -> None:
     schema = TABLES["core/sequences/interactions"]
     pq.write_table(schema.empty_table(), tmp_path / "interactions.parquet")
-    parameters = {"k": 3, "max_length": None, "split": {"name": "leave_two_out"}}
+    parameters = {"k": 3, "max_length": None, "split": {"name": "by_nobody"}}
     counts = CHECKS["core/sequences"].count("core/sequences", tmp_path, [], {}, parameters)
     assert {name for name, count in counts.items() if count} == {"rules_that_this_check_does_not_know"}
