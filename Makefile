@@ -37,40 +37,40 @@ define laid_over
 	$(1)/bin/python -m pip install $(QUIETLY) --no-deps $(2)
 endef
 
-setup: .venv/installed ## make .venv and install everything
+setup: .venv/installed ## create .venv and install everything
 
 demo: setup ## write the sample catalogue and run the whole job on it
 	@$(BIN)/mmm4rec sample --data $(DATA)
 	@$(BIN)/mmm4rec run --data $(DATA)
 	@$(BIN)/mmm4rec report --data $(DATA)
 
-ui: setup ## Dagster's UI on 127.0.0.1 over the same data
+ui: setup ## start Dagster's UI on 127.0.0.1 over the same data
 	@$(BIN)/mmm4rec ui --data $(DATA)
 
-test: setup ## run the tests of minutes; the end says what was left out
+test: setup ## run the tests except the long ones, in minutes; the last lines say what was left out
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 $(PARALLEL) -m "not long and not soak"
 
-test-all: setup ## run all tests but the campaigns
+test-all: setup ## run all tests except the full-size campaigns
 	$(BIN)/python -m pytest -n $(ONE_MORE) --maxprocesses 5 $(PARALLEL)
 
 soak: setup ## run the full-size campaigns
 	$(BIN)/python -m pytest -m soak
 
-openclip: setup ## run the encoders' tests with open_clip, in an environment laid over .venv
+openclip: setup ## run the encoder tests with open_clip, in an additional environment on top of .venv
 	$(call laid_over,$(OPEN_CLIP),torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4)
 	$(OPEN_CLIP)/bin/python -m pytest tests/features/test_encoders_contract.py tests/features/test_encoders_open_clip.py
 
-recbole: setup ## hold GRU4Rec and SASRec against RecBole's, in an environment laid over .venv
+recbole: setup ## compare GRU4Rec and SASRec with RecBole's, in an additional environment on top of .venv
 	$(call laid_over,$(RECBOLE),recbole==1.2.1 pandas==2.3.3 colorlog==6.10.1 colorama==0.4.6 texttable==1.7.2 \
 		thop==0.1.1.post2209072238 tensorboard==2.21.0 tensorboard-data-server==0.7.2 markdown==3.11.3 \
 		werkzeug==3.1.9 absl-py==2.5.1 psutil==7.2.2 plotly==7.1.0)
 	$(RECBOLE)/bin/python -m pytest tests/benchmarks/test_recbole.py
 
-olddb: setup ## open the catalogue with the oldest DuckDB that is promised, in a folder of its own
+olddb: setup ## test that the oldest supported DuckDB, installed in a separate folder, opens the catalogue
 	$(PIP) install $(QUIETLY) --no-deps --upgrade --target $(OLDEST_DUCKDB) duckdb==1.2.0
 	$(BIN)/python -m pytest tests/warehouse/test_oldest.py
 
-screenshots: setup ## take the README's pictures of the UI, over the demo's data
+screenshots: setup ## take the README's screenshots of the UI with the demo's data
 	MMM4REC_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m "soak or not soak" --timeout 1800 tests/pipelines/test_ui.py
 
 check: setup ## lint, format, types, import rules
@@ -79,15 +79,15 @@ check: setup ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup ## let ruff mend what it can
+format: setup ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## write the data dictionary from the declarations, and draw what imports what
+docs: setup ## write the data dictionary from the declarations, and draw the diagram of the imports
 	$(BIN)/python -m pipelines.dictionary > docs/data_dictionary.md
 	$(BIN)/python docs/draw_architecture.py
 
-lock: ## take the versions installed now as constraints
+lock: ## write the versions that are installed now to constraints.txt
 	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if idle := unread(settings.kind, given, options.modality):
             raise FeatureError(
-                f"--{idle[0]}: not read for {options.modality} by an encoder of kind {settings.kind}; name the --kind "
-                "that does, or leave it out"
+                f"--{idle[0]}: not read for {options.modality} by an encoder of kind {settings.kind}; give the --kind "
+                "that reads it, or leave it out"
             )
         extract(
             options.modality, options.items, settings, options.cache, options.out,
@@ -89,7 +89,7 @@ def extract(
         FeatureError: see :func:`features.vectors.embeddings.embed_texts`; `out` is not empty.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FeatureError(f"{out} is there and not empty; name a new folder with --out, or remove it")
+        raise FeatureError(f"{out} exists and is not empty; name a new folder with --out, or remove it")
     encoder = open_encoder(settings, device=_device(device))
     who = f"rank {share.rank} of {share.world}: " if share.world > 1 else ""
     embed = _embedding(modality, items, settings, cache, workers, batch_size)
@@ -176,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the vector caches, shared by all ranks")
     parser.add_argument("--out", type=Path, help="folder to write the table to")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: this rank's GPU if any)")
-    parser.add_argument("--workers", type=int, help="processes that decode pictures (chosen by the cores)")
+    parser.add_argument(
+        "--workers", type=int, help="processes that decode pictures (default: chosen by the number of cores)"
+    )
     parser.add_argument("--batch-size", type=int, help="contents handed to the encoder at once")
     hints = get_type_hints(EncoderSettings)
     for field in dataclasses.fields(EncoderSettings):

@@ -28,7 +28,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         missing = [name for name in schema.names if name not in present]
         if missing:
             raise FeatureError(
-                f"{path}: no column {', '.join(missing)} (found {', '.join(sorted(present))}); "
+                f"{path}: there is no column {', '.join(missing)} (found {', '.join(sorted(present))}); "
                 "rebuild the artifact that holds this file"
             )
         return pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)

@@ -60,7 +60,7 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise FeatureError(f"an encoder's tokens is {self.tokens}: a text is cut at 1 token or more")
+            raise FeatureError(f"an encoder's tokens is {self.tokens}: give 1 or more")
 
 
 _MODEL = {"kind", "model", "text", "tokens", "precision", "storage"}
@@ -114,11 +114,11 @@ class Fetching:
             _require(1 <= getattr(self, name) <= 1000, name, getattr(self, name), "a number from 1 to 1000")
         _require(0 <= self.max_redirects <= 100, "max_redirects", self.max_redirects, "a number from 0 to 100")
         for name in ("timeout", "total_timeout"):
-            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "seconds, more than 0")
+            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "a number of seconds above 0")
         for name in ("wait", "longest_wait"):
-            _require(0 <= getattr(self, name) <= 86_400, name, getattr(self, name), "seconds")
+            _require(0 <= getattr(self, name) <= 86_400, name, getattr(self, name), "a number of seconds")
         printable = self.user_agent.isascii() and self.user_agent.isprintable() and bool(self.user_agent.strip())
-        _require(printable, "user_agent", self.user_agent, "printable ASCII")
+        _require(printable, "user_agent", self.user_agent, "a text of printable ASCII characters")
 
 
 def _require(holds: bool, name: str, value: object, what: str) -> None:

@@ -26,12 +26,12 @@ def embedding_schema(width: int | None = None, storage: Storage = "float32") -> 
     return pa.schema(
         [
             _column("item_id", pa.string(), "Key: the item, as in core/sequences."),
-            _column("vector", vector, "Embedding; zeros where present is false."),
+            _column("vector", vector, "Embedding; all zeros if present is false."),
             _column("present", pa.bool_(), "Whether the item has this modality: the mask of the vector."),
             _column(
                 "content_sha256",
                 pa.string(),
-                "sha256 of what was encoded: the text, the picture's bytes or the ready vector.",
+                "sha256 of the encoded content: the text, the picture's bytes or the ready-made vector.",
                 nullable=True,
             ),
         ]
@@ -56,22 +56,27 @@ ITEM_TEXT = pa.schema(
         _column("text", pa.string(), "Published form: Title: ... ; Brand: ... ; Description: ... ; ", True),
         _column("text_clean", pa.string(), "Title, brand and description as plain sentences.", True),
         _column("content_sha256", pa.string(), "sha256 of text_clean in UTF-8.", True),
-        _column("present", pa.bool_(), "Whether the item has any text; without, both texts are null."),
+        _column("present", pa.bool_(), "Whether the item has any text; if not, both texts are null."),
     ]
 )
 
 ITEM_IMAGES = pa.schema(
     [
         _column("item_id", pa.string(), "Key: the item, as in core/sequences; sorted."),
-        _column("status", pa.string(), "ok, or why there is no picture; `mmm4rec pictures` says what each means."),
-        _column("url", pa.string(), "Address of the picture used; else the first address tried.", True),
+        _column("status", pa.string(), "ok, or why there is no picture; `mmm4rec pictures` explains each status."),
+        _column(
+            "url",
+            pa.string(),
+            "Address of the picture; if there is no picture, the first address that was tried.",
+            True,
+        ),
         _column("sha256", pa.string(), "sha256 of the picture's original bytes.", True),
-        _column("width", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
-        _column("height", pa.int32(), "Pixels, upright (EXIF orientation applied).", True),
+        _column("width", pa.int32(), "Width in pixels after the EXIF orientation was applied.", True),
+        _column("height", pa.int32(), "Height in pixels after the EXIF orientation was applied.", True),
         _column("bytes", pa.int64(), "Size of the original bytes.", True),
         _column("shard", pa.string(), "Tar file that holds the original bytes.", True),
-        _column("detail", pa.string(), "What went wrong, address by address.", True),
-        _column("offset", pa.int64(), "Where the original bytes begin in the shard.", True),
+        _column("detail", pa.string(), "The problem of each address that failed.", True),
+        _column("offset", pa.int64(), "Byte position in the shard at which the original bytes begin.", True),
     ]
 )
 
@@ -85,10 +90,10 @@ def _commented(schema: pa.Schema, comment: str) -> pa.Schema:
 
 TABLES: dict[str, pa.Schema] = {
     "features/item_text/item_text": _commented(
-        ITEM_TEXT, "The text of every item of the sequences, as published and cleaned. Key: item_id, sorted"
+        ITEM_TEXT, "The text of every item of the sequences, in the published form and cleaned. Key: item_id, sorted"
     ),
     "features/item_images/item_images": _commented(
-        ITEM_IMAGES, "What became of every item's picture, and where its bytes lie. Key: item_id, sorted"
+        ITEM_IMAGES, "The status of every item's picture, and where its bytes are stored. Key: item_id, sorted"
     ),
     "features/text_embeddings/text_embeddings": _commented(
         embedding_schema(), "A vector for every item's text. Key: item_id, sorted"

@@ -40,13 +40,13 @@ _FORMER = {"recommend": "write-recommendations"}
 """Former names of commands: no help lists them, but they still work."""
 DOMAIN = """\
 --domain NAME FOLDER             a folder with sequences.parquet, items.parquet, text_embeddings.parquet and
-                                 image_embeddings.parquet, each perhaps in a folder named after it
+                                 image_embeddings.parquet; each file may be in a subfolder with its name
 --domain NAME SEQUENCES TEXT IMAGE
-                                 the folder of core/sequences, and folder or file of text_embeddings and of
+                                 the folder of core/sequences, and the folders or files of text_embeddings and
                                  image_embeddings
 
 Settings come from --config FILE (JSON: {"model": {...}, "training": {...}}) and --set model.hidden=128 or
---set training.epochs=5, which goes before the file. What is not set has the published value.
+--set training.epochs=5, which overrides the file. A setting that is not given has the published value.
 """
 
 
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def domain(to: argparse.ArgumentParser, several: bool = False) -> None:
-        text = "name and files of a domain, see below" + ("; may be repeated" if several else "")
+        text = "name and files of a domain, see below" + ("; repeatable" if several else "")
         to.add_argument("--domain", nargs="+", action="append", required=True, metavar="NAME FILES", help=text)
 
     def settings(to: argparse.ArgumentParser) -> None:
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             "--state", type=Path, help="folder for the state of an unfinished training (default: OUT/state)"
         )
         to.add_argument("--logs", type=Path, help="folder for the files of training.loggers")
-        to.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT")
+        to.add_argument("--overwrite", action="store_true", help="replace the model in OUT")
 
     added = command("pretrain", _pretrain, "train on one or several source domains together")
     domain(added, several=True)
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--checkpoint", type=Path, required=True)
     added.add_argument("--out", type=Path, required=True, help="folder for recommendations.parquet")
     added.add_argument("-k", type=_count, default=10, help="items per user (default: 10)")
-    added.add_argument("--include-seen", action="store_true", help="also items the user has seen")
+    added.add_argument("--include-seen", action="store_true", help="include items that the user has seen")
     added = command("import-checkpoint", _import, "read a published .ckpt")
     settings(added)
     added.add_argument("file", type=Path, help="the .ckpt")
@@ -186,7 +186,7 @@ def import_published(
     """`import_checkpoint` with the settings of a command: the file `config`, overridden by `changes` (KEY=VALUE)."""
     settings = _settings(config, changes)
     if settings["training"]:
-        raise ConfigError("training: a checkpoint has no settings of training; give those of model only")
+        raise ConfigError("training: a checkpoint has no training settings; give settings of model only")
     return import_checkpoint(file, out, item_ids=items, settings=settings["model"])
 
 
@@ -223,7 +223,7 @@ def _read_json(config: Path) -> Any:
         with regular(config).open(encoding="utf-8") as file:
             text = file.read(_LARGEST_CONFIG + 1)
         if len(text) > _LARGEST_CONFIG:
-            raise ConfigError(f"{config}: too large: settings have {_LARGEST_CONFIG:,} characters at most")
+            raise ConfigError(f"{config}: too large: settings may have at most {_LARGEST_CONFIG:,} characters")
         return json.loads(text, object_pairs_hook=_refuse_repeated_keys, parse_constant=_refuse_constant)
     except OSError as error:
         raise ConfigError(f"{config}: cannot be read ({error.strerror})") from None
@@ -238,12 +238,12 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:200]!r} is there twice")
+        raise ValueError(f"the key {twice[:200]!r} occurs twice")
     return found
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _model(options: argparse.Namespace) -> ModelConfig:
@@ -268,13 +268,13 @@ def _fit_arguments(options: argparse.Namespace, training: TrainConfig) -> Mappin
 
 def _prepare_out(options: argparse.Namespace) -> None:
     if (options.out / "model.safetensors").exists() and not options.overwrite:
-        raise ConfigError(f"{options.out}: a model is there already: give another --out, or --overwrite")
+        raise ConfigError(f"{options.out}: this folder already has a model: give another --out, or --overwrite")
     options.out.mkdir(parents=True, exist_ok=True)
 
 
 def _only_domain(options: argparse.Namespace) -> DomainData:
     if len(options.domain) > 1:
-        raise ConfigError("--domain: one domain is expected here")
+        raise ConfigError("--domain: give only one domain")
     return _domain(options.domain[0])
 
 
@@ -309,7 +309,7 @@ def _report(summary: TrainSummary, out: Path) -> None:
     """Print what a training did, once, whatever the number of processes."""
     if _is_secondary_process():
         return
-    print(f"{out}: {summary.parameters:,} parameters, kept those of epoch {summary.best_epoch}; {summary.stopped}")
+    print(f"{out}: {summary.parameters:,} parameters, from epoch {summary.best_epoch}; {summary.stopped}")
     for name, value in summary.validation.items():
         print(f"  validation {name} {value:.4f}")
     print(
@@ -323,8 +323,8 @@ def _report(summary: TrainSummary, out: Path) -> None:
         )
     print(f"  {summary.device}, {summary.examples_per_second:,.0f} examples/s; SSD {summary.ssd}")
     if summary.transfer:
-        print(f"  taken over: {len(summary.transfer.taken)} tensors")
-        for what, names in (("left out", summary.transfer.left_out), ("fresh", summary.transfer.fresh)):
+        print(f"  from the checkpoint: {len(summary.transfer.taken)} tensors")
+        for what, names in (("left out", summary.transfer.left_out), ("initialised", summary.transfer.fresh)):
             for name, reason in names.items():
                 print(f"  {what}: {visible(name)} ({reason})")
         for unknown in summary.transfer.unchecked:
@@ -379,7 +379,7 @@ def _is_secondary_process() -> bool:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
     return int(text)
 
 

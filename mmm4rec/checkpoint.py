@@ -111,16 +111,16 @@ def load(path: Path) -> Checkpoint:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise ModelError(f"{file}: no such checkpoint; train the model first") from None
+        raise ModelError(f"{file}: there is no checkpoint; train the model first") from None
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file}: not a readable safetensors file ({error}); train the model again") from None
     try:
         description: dict[str, Any] = json.loads(metadata["mmm4rec"])
         found = description["format"]
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ModelError(f"{file}: no metadata of this package: this is no checkpoint of it") from None
+        raise ModelError(f"{file}: not a checkpoint of this package: it lacks the metadata of one") from None
     if found != FORMAT:
-        raise ModelError(f"{file}: format {found!r}, this version reads {FORMAT!r}; train the model again")
+        raise ModelError(f"{file}: its format is {found!r}, but this version reads {FORMAT!r}; train the model again")
     try:
         settings, count = description["config"], int(description["items"])
         text, image = (_feature_kind(description, modality) for modality in ("text", "image"))
@@ -128,7 +128,7 @@ def load(path: Path) -> Checkpoint:
         raise ModelError(f"{file}: its metadata is damaged ({error!r}); train the model again") from None
     wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
     if wrong:
-        raise ModelError(f"{file}: {wrong[0]} holds NaN or infinity: the file is damaged; train the model again")
+        raise ModelError(f"{file}: {wrong[0]} has NaN or infinity: the file is damaged; train the model again")
     config = config_from_dict(settings, f"{file}: config")
     return Checkpoint(
         path=file,
@@ -151,7 +151,7 @@ def _item_ids(file: Path, count: int) -> list[str]:
         ids: list[str] = pq.ParquetFile(regular(items)).read(["item_id"])["item_id"].to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ModelError(
-            f"{items}: cannot be read ({error}); it says whose the per-item weights are: restore it"
+            f"{items}: cannot be read ({error}); it names the items of the per-item weights: restore it"
         ) from None
     if len(ids) != count:
         raise ModelError(f"{items}: {len(ids)} items, but {file.name} has {count}; restore the pair together")
@@ -173,13 +173,13 @@ def load_model(path: Path, domain: DomainData, ssd_form: SSDForm = "auto") -> Re
         print(visible(f"{checkpoint.path}: {unknown}"), file=sys.stderr)
     if checkpoint.item_ids is not None and checkpoint.item_ids != domain.item_ids:
         raise ModelError(
-            f"{checkpoint.path}: its per-item weights belong to {len(checkpoint.item_ids)} other items than "
-            f"the {domain.item_count} of {domain.name}; fine-tune it on this domain instead"
+            f"{checkpoint.path}: its per-item weights are for {len(checkpoint.item_ids)} items, which are not the "
+            f"{domain.item_count} items of {domain.name}; fine-tune it on this domain instead"
         )
     if checkpoint.config.layers > len(checkpoint.weights):  # a damaged config must not cause a model of any size
         raise ModelError(
-            f"{checkpoint.path}: {checkpoint.config.layers} layers in its config, {len(checkpoint.weights)} tensors in "
-            "all: the file is damaged; train the model again"
+            f"{checkpoint.path}: {checkpoint.config.layers} layers in its config, but {len(checkpoint.weights)} "
+            "tensors in total: the file is damaged; train the model again"
         )
     with torch.device("meta"):
         model = make(checkpoint.config, domain, ssd_form)
@@ -205,18 +205,18 @@ def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> 
     ours, theirs = model.config, checkpoint.config
     if type(ours) is not type(theirs):
         raise ModelError(
-            f"{checkpoint.path}: it holds a {theirs.kind}, which a {ours.kind} cannot start from: give a "
+            f"{checkpoint.path}: it is a {theirs.kind}, from which a {ours.kind} cannot start: give a "
             "checkpoint of the same model"
         )
     unchecked = _check_features(checkpoint, domain)
     if _uses_time(ours) and _uses_time(theirs) and ours.length != theirs.length:
         raise ModelError(
-            f"{checkpoint.path}: trained with length {theirs.length}, the model has {ours.length}; the time path "
-            f"is made for one length: set length to {theirs.length}, or pre-train again"
+            f"{checkpoint.path}: trained with length {theirs.length}, but the model has {ours.length}; the time path "
+            f"fits one length only: set length to {theirs.length}, or pre-train again"
         )
     if ours.layers > theirs.layers:
         raise ModelError(
-            f"{checkpoint.path}: {theirs.layers} layers, the model has {ours.layers}: set layers to "
+            f"{checkpoint.path}: it has {theirs.layers} layers, but the model has {ours.layers}: set layers to "
             f"{theirs.layers}, or pre-train again"
         )
     parameters = dict(model.named_parameters())
@@ -231,7 +231,7 @@ def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> 
             )
         elif parameters[name].shape != weight.shape:
             raise ModelError(
-                f"{checkpoint.path}: {name} is {list(weight.shape)}, the model's is "
+                f"{checkpoint.path}: {name} is {list(weight.shape)}, but in the model it is "
                 f"{list(parameters[name].shape)}; {_settings_that_differ(ours, theirs)}"
             )
         else:
@@ -240,7 +240,7 @@ def transfer(checkpoint: Checkpoint, model: Recommender, domain: DomainData) -> 
         if name in ours.item_weights:
             fresh[name] = "one row per item: learned in each domain"
         elif name == "absent" and _is_published(theirs):
-            fresh[name] = "the published mode has no such vector"
+            fresh[name] = "the published mode does not have this vector"
         else:
             raise ModelError(f"{checkpoint.path}: it lacks {name}; {_settings_that_differ(ours, theirs)}")
     with torch.no_grad():
@@ -255,7 +255,7 @@ def _reason_left_out(name: str, ours: RecommenderConfig, theirs: RecommenderConf
     if name.startswith("layers.") and int(name.split(".")[1]) >= ours.layers:
         return f"the model has {ours.layers} of its {theirs.layers} layers"
     if name == "absent" and _is_published(ours):
-        return "the published mode has no such vector"
+        return "the published mode does not have this vector"
     return None
 
 
@@ -269,8 +269,8 @@ def _is_published(config: RecommenderConfig) -> bool:
 
 def _settings_that_differ(ours: RecommenderConfig, theirs: RecommenderConfig) -> str:
     mine, other = asdict(ours), asdict(theirs)
-    differing = [f"{name} {other[name]} there, {mine[name]} here" for name in mine if mine[name] != other[name]]
-    return f"settings that differ: {'; '.join(differing) or 'none'}"
+    differing = [f"{name} {other[name]}, not {mine[name]}" for name in mine if mine[name] != other[name]]
+    return f"settings of the checkpoint that differ: {'; '.join(differing) or 'none'}"
 
 
 def _check_features(checkpoint: Checkpoint, domain: DomainData) -> list[str]:
@@ -282,19 +282,19 @@ def _check_features(checkpoint: Checkpoint, domain: DomainData) -> list[str]:
     ):
         if there.width != here.width:
             raise ModelError(
-                f"{checkpoint.path}: trained on {name} vectors {there.width} wide, {domain.name} has {here.width}; "
-                f"use the same {name} encoder for both"
+                f"{checkpoint.path}: trained on {name} vectors of width {there.width}, but {domain.name} has width "
+                f"{here.width}; use the same {name} encoder for both"
             )
         made, given = there.encoder, here.encoder
         if made and given and made.sha256 == given.sha256:
             continue
         if made and given and not (made.ready or given.ready):
             raise ModelError(
-                f"{checkpoint.path}: trained on {name} vectors of the encoder {made}, those of {domain.name} are of "
-                f"{given}: of one width, but with another meaning; use the same {name} encoder for both"
+                f"{checkpoint.path}: trained on {name} vectors of the encoder {made}, but those of {domain.name} are "
+                f"of {given}: the width is the same, the meaning is not; use the same {name} encoder for both"
             )
         unchecked.append(
-            f"{name} vectors: trained on those of {made or 'an encoder not recorded'}, {domain.name} has those of "
-            f"{given or 'an encoder not recorded'}: whether these agree is not known"
+            f"{name} vectors: trained on those of {made or 'an unrecorded encoder'}, {domain.name} has those of "
+            f"{given or 'an unrecorded encoder'}: it is not known whether these agree"
         )
     return unchecked

@@ -178,7 +178,9 @@ class TrainConfig:
         if self.metric not in (known := criteria()):
             raise ConfigError(f"metric is {self.metric!r}{nearest(self.metric, known)}; known: {', '.join(known)}")
         if self.validate_every == 0 and self.keep == "best":
-            raise ConfigError("keep is 'best' but validate_every is 0: validate, or set keep to 'last'")
+            raise ConfigError(
+                "keep is 'best' but validate_every is 0: set validate_every to 1 or more, or set keep to 'last'"
+            )
 
     @property
     def examples_per_step(self) -> int:

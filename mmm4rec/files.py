@@ -34,10 +34,10 @@ def stored(path: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
-                raise OSError(errno.EINVAL, "an archive that unpacks to more than it is", str(path))
+                raise OSError(errno.EINVAL, "an archive that unpacks to more bytes than it has", str(path))
             pickles = [archive.read(member) for member in members if member.filename.endswith("data.pkl")]
     except zipfile.BadZipFile as error:
         raise OSError(errno.EINVAL, f"not an archive that torch.save writes ({error})", str(path)) from None
     if any(b"bytearray" in content for content in pickles):  # the only type with a free length that weights_only builds
-        raise OSError(errno.EINVAL, "it asks for memory that is no tensor's", str(path))
+        raise OSError(errno.EINVAL, "it asks for memory that belongs to no tensor", str(path))
     return path

@@ -1,7 +1,7 @@
 """The models that the trainer accepts: one for each type of config, under the name that its checkpoints contain.
 
-The registry names models as texts and loads them only when they are created. So a change to one model affects only the
-users of that model, and listing the models does not load torch.
+The registry names models as texts and loads them only when they are created. So one more model, or a change to one,
+affects only its users, and listing the models does not load torch.
 """
 
 import pkgutil
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from mmm4rec.evaluation.results import Ranking
     from mmm4rec.model.recommender import Recommender
 
+Registry = Mapping[str, str]
+"""Implementations as `module:name`. `pipelines.planner.code_version` knows a registry by this annotation."""
+
 MMM4REC: Final = "MMM4Rec"
-MODELS: Final[Mapping[str, str]] = {
+MODELS: Final[Registry] = {
     MMM4REC: "mmm4rec.model.mmm4rec:MMM4Rec",
     "AblatedMMM4Rec": "mmm4rec.comparison.ablations:AblatedMMM4Rec",
     "GRU4Rec": "mmm4rec.baselines.gru4rec:GRU4Rec",
@@ -30,7 +33,7 @@ MODELS: Final[Mapping[str, str]] = {
     "UniSRec": "mmm4rec.baselines.unisrec:UniSRec",
 }
 """The class of each model, as `module:class`, by the `kind` of its config."""
-COUNTED: Final[Mapping[str, str]] = {"item_knn": "mmm4rec.baselines.item_knn:rank"}
+COUNTED: Final[Registry] = {"item_knn": "mmm4rec.baselines.item_knn:rank"}
 """Baselines that rank without training, by name: `module:function`, called with a domain and a config."""
 
 
@@ -58,7 +61,9 @@ def config_from_dict(settings: Mapping[str, Any], where: str) -> RecommenderConf
     settings = dict(settings)
     kind = settings.pop("kind", MMM4REC)
     if kind not in MODELS:
-        raise ModelError(f"{where}: a {kind!r} is unknown here; known: {', '.join(MODELS)}: train the model again")
+        raise ModelError(
+            f"{where}: the model kind {kind!r} is unknown; known: {', '.join(MODELS)}; train the model again"
+        )
     return read_config(_load(kind).config_type, settings, where)
 
 

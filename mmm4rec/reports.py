@@ -157,8 +157,8 @@ def _training(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         record = json.loads(record_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ModelError(
-            f"{checkpoint}: the record of the training cannot be read ({error}): history.parquet and "
-            f"{record_file.name} lie beside the weights; restore them, or train the model again"
+            f"{checkpoint}: the record of the training cannot be read ({error}): restore history.parquet and "
+            f"{record_file.name} beside the weights, or train the model again"
         ) from None
     return [row for row in rows if row.pop("model", file.stem) == file.stem], record
 

@@ -47,9 +47,13 @@ ACCEPTED: dict[str, pa.Schema] = {
             _field("user_index", pa.int32(), "1..U, by user_id ascending"),
             _field("user_id", pa.string(), "user"),
             _field("items", pa.list_(pa.int32()), "item_index of the user's interactions, oldest first"),
-            _field("times", pa.list_(pa.int64()), "their times, unix seconds"),
-            _field("training", pa.int32(), "how many of the first are for training"),
-            _field("validation", pa.int32(), "how many after those are for validation; the rest is for testing"),
+            _field("times", pa.list_(pa.int64()), "times of the interactions, unix seconds"),
+            _field("training", pa.int32(), "number of interactions for training: the first ones"),
+            _field(
+                "validation",
+                pa.int32(),
+                "number of interactions for validation: the next ones; the rest is for testing",
+            ),
         ]
     ),
     "core/sequences/items": pa.schema(
@@ -63,14 +67,19 @@ ACCEPTED: dict[str, pa.Schema] = {
 }
 
 _HISTORY = _table(
-    "Training of a model, epoch by epoch. Key: epoch, sorted",
+    "The training of a model, epoch by epoch. Key: epoch, sorted",
     [
         _field("epoch", pa.int32(), "0 is the state before training"),
-        _field("optimiser_steps", pa.int64(), "steps so far"),
+        _field("optimiser_steps", pa.int64(), "optimiser steps so far"),
         _field("examples", pa.int64(), "training examples seen so far"),
         _field("loss", pa.float64(), "mean training loss of the epoch; null at epoch 0", nullable=True),
         *(
-            _field(metric.column(k), pa.float64(), f"validation {metric.title(k)}; null when not validated", True)
+            _field(
+                metric.column(k),
+                pa.float64(),
+                f"validation {metric.title(k)}; null if the epoch was not validated",
+                True,
+            )
             for metric, k in figures()
         ),
     ],
@@ -84,13 +93,16 @@ _MODEL_ITEMS = _table(
 )
 
 _WHOSE = [
-    _field("model", pa.string(), "popularity, scratch, finetuned, pretrained, or a baseline that was asked for"),
+    _field("model", pa.string(), "popularity, scratch, finetuned, pretrained, or a baseline that the settings request"),
     _field("split", pa.string(), "validation or test"),
 ]
 _OF_LISTS = ", ".join(metric.label for metric in of_lists())
-_ERROR = "of the mean over users: binomial where the metric is a share of users, else that of the sample mean"
-_NO_ERROR = f"null for {_OF_LISTS}, which is of all users' lists together and no mean over users"
-_USERS = _field("users", pa.int64(), "users ranked")
+_ERROR = (
+    "standard error of the mean over users: binomial if the metric is a share of users, otherwise that of the sample "
+    "mean"
+)
+_NO_ERROR = f"null for {_OF_LISTS}, which describes all users' lists together and is not a mean over users"
+_USERS = _field("users", pa.int64(), "number of users whose label was ranked")
 
 
 def _metric(metrics: Iterable[Metric]) -> list[pa.Field]:
@@ -100,17 +112,19 @@ def _metric(metrics: Iterable[Metric]) -> list[pa.Field]:
 
 
 _RUN = [
-    _field("part", pa.string(), "models, or ablations of MMM4Rec from scratch"),
+    _field(
+        "part", pa.string(), "models: the compared models; ablations: MMM4Rec from scratch without some of its parts"
+    ),
     _field("model", pa.string(), "name of the model or of the ablation"),
-    _field("percent", pa.float64(), "of the domain's users that the model learns from"),
+    _field("percent", pa.float64(), "percentage of the domain's users that the model learns from"),
 ]
-_SEED = _field("seed", pa.int64(), "of the training", nullable=True)
+_SEED = _field("seed", pa.int64(), "seed of the training", nullable=True)
 
 _TO_END = _field(
     "trained_to_end",
     pa.bool_(),
-    "false: the epoch kept is the last allowed one, or there were fewer than 100 optimiser steps (in any seed): more "
-    "training may change the figure; true for a model that is counted",
+    "false: more training may change the figure, because for at least one seed the kept epoch is the last allowed one, "
+    "or there were fewer than 100 optimiser steps; always true for a model that only counts and is not trained",
 )
 
 COMPARISON = "reports/comparison"
@@ -120,56 +134,60 @@ TABLES: dict[str, pa.Schema] = {
     **{f"models/{noun}/history": _HISTORY for noun in ("pretrained", "scratch", "finetuned")},
     **{f"models/{noun}/items": _MODEL_ITEMS for noun in ("pretrained", "scratch", "finetuned", "baselines")},
     "models/baselines/history": _table(
-        "Training of the baselines asked for, epoch by epoch. Key: (model, epoch)",
+        "The training of the requested baselines, epoch by epoch. Key: (model, epoch)",
         [_field("model", pa.string(), "name of the baseline"), *_HISTORY],
     ),
     "reports/metrics/metrics": _table(
-        "How good popularity and every model of a domain are. Key: (model, split, metric, k)",
+        "The metrics of popularity and of every model of a domain. Key: (model, split, metric, k)",
         [
             *_WHOSE,
             *_metric(METRICS),
-            _field("value", pa.float64(), "the metric, within [0, 1]"),
+            _field("value", pa.float64(), "value of the metric, within [0, 1]"),
             _field("standard_error", pa.float64(), f"{_ERROR}; {_NO_ERROR}", nullable=True),
             _USERS,
         ],
     ),
     "reports/metrics/breakdown": _table(
-        "The metrics that are means over users by length of history and by how often the label was seen in training; "
-        "a class without users has no rows. Key: (model, split, breakdown, lowest, metric, k)",
+        "The metrics for classes of users: by the length of the user's history, and by how often the label occurs in "
+        "training. It has only metrics that are means over users, and no rows for a class without users. Key: (model, "
+        "split, breakdown, lowest, metric, k)",
         [
             *_WHOSE,
             _field(
                 "breakdown",
                 pa.string(),
-                "history_length: the user's interactions before the label; label_count: the label's training "
-                "interactions, 0 for an item never seen (cold), many for a warm one",
+                "history_length: number of the user's interactions before the label; label_count: number of the "
+                "label's training interactions, which is 0 for a cold item (never seen in training) and large for a "
+                "warm one",
             ),
             _field("lowest", pa.int32(), "lower end of the class, included"),
-            _field("highest", pa.int32(), "upper end of the class, included; null: open", nullable=True),
+            _field(
+                "highest", pa.int32(), "upper end of the class, included; null if it has no upper end", nullable=True
+            ),
             *_metric(of_users()),
-            _field("value", pa.float64(), "the metric of the users of the class, within [0, 1]"),
+            _field("value", pa.float64(), "value of the metric for the users of the class, within [0, 1]"),
             _field("standard_error", pa.float64(), _ERROR),
             _USERS,
         ],
     ),
     "reports/metrics/curves": _table(
-        "The training of the models in metrics, epoch by epoch. Key: (model, epoch)",
-        [_field("model", pa.string(), "as in metrics"), *_HISTORY],
+        "The training of the models in reports.metrics, epoch by epoch. Key: (model, epoch)",
+        [_field("model", pa.string(), "as in reports.metrics"), *_HISTORY],
     ),
     "reports/metrics/outcomes": _table(
-        "What each model cost. Key: model",
+        "What the training of each model cost. Key: model",
         [
-            _field("model", pa.string(), "as in metrics"),
-            _field("best_epoch", pa.int32(), "epoch of the weights kept; 0 is before training", nullable=True),
-            _field("epochs", pa.int32(), "epochs run", nullable=True),
+            _field("model", pa.string(), "as in reports.metrics"),
+            _field("best_epoch", pa.int32(), "epoch of the kept weights; 0 means before training", nullable=True),
+            _field("epochs", pa.int32(), "number of epochs that were run", nullable=True),
             _field("optimiser_steps_to_best", pa.int64(), "optimiser steps up to best_epoch", nullable=True),
             _field("examples_to_best", pa.int64(), "training examples seen up to best_epoch", nullable=True),
-            _field("parameters", pa.int64(), "trainable numbers"),
+            _field("parameters", pa.int64(), "number of trainable parameters"),
             *(
                 _field(
                     f"{counted}_to_95",
                     kind,
-                    f"{said} up to the first validation at 95% of the best; null without validation",
+                    f"{said} up to the first validation that reached 95% of the best one; null without validation",
                     nullable=True,
                 )
                 for counted, kind, said in (
@@ -181,20 +199,25 @@ TABLES: dict[str, pa.Schema] = {
         ],
     ),
     "reports/comparison/comparison": _table(
-        "Models side by side on the test labels, by `mmm4rec compare`. Key: (part, model, percent, metric, k)",
+        "The test metrics of the models that `mmm4rec compare` compared. Key: (part, model, percent, metric, k)",
         [
             *_RUN,
             *_metric(METRICS),
-            _field("value", pa.float64(), "test figure, mean over seeds"),
+            _field("value", pa.float64(), "value of the metric on the test labels, mean over seeds"),
             _field(
                 "standard_error",
                 pa.float64(),
-                f"of the mean over users, each with the mean of its seeds; {_NO_ERROR}",
+                f"standard error of the mean over users, where each user has the mean over the seeds; {_NO_ERROR}",
                 nullable=True,
             ),
-            _field("seed_deviation", pa.float64(), "standard deviation between seeds; null with one", nullable=True),
-            _field("seeds", pa.int32(), "trainings; 1 for a model that is counted"),
-            _field("users", pa.int64(), "users tested"),
+            _field(
+                "seed_deviation",
+                pa.float64(),
+                "standard deviation between seeds; null if there is only one",
+                nullable=True,
+            ),
+            _field("seeds", pa.int32(), "number of trainings; 1 for a model that only counts"),
+            _field("users", pa.int64(), "number of users tested"),
             _TO_END,
         ],
     ),
@@ -204,28 +227,41 @@ TABLES: dict[str, pa.Schema] = {
             _field(
                 "question",
                 pa.string(),
-                "best: against the best on validation; ablation: against the whole model; transfer: pre-trained "
-                "against from scratch",
+                "best: a model against the model that is best on validation; ablation: an ablation against the whole "
+                "model; transfer: the pre-trained model against the model from scratch",
             ),
-            _field("model", pa.string(), "one model"),
-            _field("against", pa.string(), "the other"),
-            _field("percent", pa.float64(), "of the domain's users that both learn from"),
-            _field("difference", pa.float64(), "of their test NDCG@10; below 0, the other one is better"),
+            _field("model", pa.string(), "the first model"),
+            _field("against", pa.string(), "the second model"),
+            _field("percent", pa.float64(), "percentage of the domain's users that both models learn from"),
+            _field(
+                "difference", pa.float64(), "test NDCG@10 of model minus that of against; negative if against is better"
+            ),
             _field(
                 "p",
                 pa.float64(),
-                "two-sided, paired permutation test over users; for one comparison alone; null where one of the two "
-                "was not trained to its end",
+                "p-value of a two-sided, paired permutation test over users, for this comparison alone (not corrected "
+                "for the number of comparisons); null if one of the two models was not trained to its end",
                 nullable=True,
             ),
             _field(
                 "verdict",
                 pa.string(),
-                "better, worse, no difference shown (p of 0.05 and more), or not trained to its end (of either)",
+                "better, worse, no difference shown (p is 0.05 or more), or not trained to its end (one of the two)",
             ),
-            _field("users", pa.int64(), "users tested"),
-            _field("reached", pa.int32(), "transfer: seeds that reach 95% of the best validation from scratch", True),
-            _field("steps_share", pa.float64(), "transfer: share of the steps from scratch that this takes", True),
+            _field("users", pa.int64(), "number of users tested"),
+            _field(
+                "reached",
+                pa.int32(),
+                "only for transfer: number of seeds in which model reaches 95% of the best validation of against",
+                nullable=True,
+            ),
+            _field(
+                "steps_share",
+                pa.float64(),
+                "only for transfer: optimiser steps that this takes, as a share of the steps that against takes to its "
+                "best validation; mean over these seeds",
+                nullable=True,
+            ),
         ],
     ),
     "reports/comparison/curves": _table(
@@ -242,32 +278,44 @@ TABLES: dict[str, pa.Schema] = {
         [
             *_RUN,
             _SEED,
-            _field("learning_rate", pa.float64(), "of the optimiser"),
-            _field("batch", pa.int64(), "training examples an optimiser step"),
-            _field("parameters", pa.int64(), "trainable numbers"),
-            _field("best_epoch", pa.int32(), "epoch of the weights tested; 0 is before training"),
-            _field("epochs", pa.int32(), "epochs run"),
+            _field("learning_rate", pa.float64(), "learning rate of the optimiser"),
+            _field("batch", pa.int64(), "training examples per optimiser step"),
+            _field("parameters", pa.int64(), "number of trainable parameters"),
+            _field("best_epoch", pa.int32(), "epoch of the tested weights; 0 means before training"),
+            _field("epochs", pa.int32(), "number of epochs that were run"),
             _field("optimiser_steps", pa.int64(), "steps of all epochs"),
             _field("optimiser_steps_to_best", pa.int64(), "steps up to the best epoch"),
             _field("examples_to_best", pa.int64(), "training examples seen up to the best epoch"),
             _field("seconds", pa.float64(), "wall-clock time of training and validation"),
-            _field("seconds_to_best", pa.float64(), "up to the best epoch"),
-            _field("optimiser_steps_to_95", pa.int64(), "steps to 95% of the best validation", nullable=True),
-            _field("seconds_to_95", pa.float64(), "seconds to 95% of the best validation", nullable=True),
-            _field("examples_per_second", pa.float64(), "of training, validation not counted"),
-            _field("peak_bytes", pa.int64(), "most memory held: tensors on a GPU, else the whole process", True),
-            _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the weights tested", nullable=True),
-            _field("device", pa.string(), "where it was trained"),
+            _field("seconds_to_best", pa.float64(), "wall-clock time up to the best epoch"),
+            _field(
+                "optimiser_steps_to_95",
+                pa.int64(),
+                "steps up to the first validation that reached 95% of the best one",
+                nullable=True,
+            ),
+            _field(
+                "seconds_to_95",
+                pa.float64(),
+                "seconds up to the first validation that reached 95% of the best one",
+                nullable=True,
+            ),
+            _field("examples_per_second", pa.float64(), "training examples per second, without the time of validation"),
+            _field(
+                "peak_bytes", pa.int64(), "peak memory: of the tensors on a GPU, otherwise of the whole process", True
+            ),
+            _field("validation_ndcg_10", pa.float64(), "validation NDCG@10 of the tested weights", nullable=True),
+            _field("device", pa.string(), "device of the training"),
             _TO_END,
         ],
     ),
     "reports/recommendations/recommendations": _table(
-        "The best items for every user, by one model or by several. Key: (model, user_id, rank), sorted by model, best "
-        "on validation first, then by user",
+        "The recommended items for every user, from one model or several. Key: (model, user_id, rank), sorted by model "
+        "(the best on validation first), then by user",
         [
             _field("model", pa.string(), "model that ranked the items"),
             _field("user_id", pa.string(), "user"),
-            _field("rank", pa.int32(), "1 is the best"),
+            _field("rank", pa.int32(), "rank of the item; 1 is the best"),
             _field("item_id", pa.string(), "item recommended"),
             _field("score", pa.float32(), "dot product of user and item vectors over the temperature"),
         ],
@@ -323,10 +371,10 @@ def _opened(path: Path, key: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(regular(path), pre_buffer=False) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
-                raise ModelError(f"{path}: no column {', '.join(missing)}; {key} has {', '.join(names)}")
+                raise ModelError(f"{path}: there is no column {', '.join(missing)}; {key} has {', '.join(names)}")
             yield file
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; it should hold {key}") from None
+        raise ModelError(f"{path}: there is no such file; it should be {key}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise ModelError(f"{path}: not a readable Parquet file ({error}); build {key} again") from None
 
@@ -335,10 +383,10 @@ def _declared(path: Path, key: str, name: str, column: Any) -> Any:
     """The array or chunked array in the declared type. Vectors may be lists of a fixed size."""
     kind = ACCEPTED[key].field(name).type
     if column.null_count:
-        raise ModelError(f"{path}: {column.null_count} nulls in column {name}; {key} has none")
+        raise ModelError(f"{path}: {column.null_count} nulls in column {name}, where {key} has none")
     if column.type == kind or (pa.types.is_fixed_size_list(column.type) and pa.types.is_list(kind)):
         return column
     try:
         return column.cast(kind)
     except pa.ArrowException:
-        raise ModelError(f"{path}: column {name} is {column.type}, expected {kind}; build {key} again") from None
+        raise ModelError(f"{path}: column {name} is {column.type}, but must be {kind}; build {key} again") from None

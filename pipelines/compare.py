@@ -108,8 +108,8 @@ def ask(
     for domain in domains:
         if not is_target(data_folder, domain):
             raise CommandError(
-                f"{domain} is a source domain, which pre-training learns from: nothing can be compared on it; name a "
-                "target domain"
+                f"{domain} is a source domain, from which pre-training learns, so models cannot be compared on it; "
+                "name a target domain"
             )
         for key in DATA:
             data_folder.store.require(key, domain)
@@ -309,4 +309,4 @@ def _sweep(domain: str, rows: Sequence[Row]) -> str | None:
     ]
     if len({row["percent"] for row in chosen}) < 2:
         return None
-    return svg(shares("what each share of users gives", chosen), f"{domain} shares")
+    return svg(shares("NDCG@10 by share of users", chosen), f"{domain} shares")

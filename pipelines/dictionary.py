@@ -26,21 +26,21 @@ _LAYERS: Final = {
     "raw": "The raw files as tables, line by line, unchanged.",
     "core": "Cleaned items, distinct interactions, and the sequences of the k-core.",
     "features": "Texts, pictures and vectors of the items.",
-    "models": "The training of the models. Their weights are safetensors beside these tables.",
-    "reports": "What the models achieve and recommend.",
-    "main": "Made from the others when asked: statistics, results, what was set aside.",
-    "lineage": "What was made from what; the manifests of all artifacts as tables.",
+    "models": "The training of the models. Their weights are safetensors files in the same folders as these tables.",
+    "reports": "The metrics and the recommendations of the models.",
+    "main": "Statistics, results, and what was left out. Each query computes them from the other layers.",
+    "lineage": "What each artifact was made from: the manifests of all artifacts as tables.",
 }
 
 _HEAD: Final = f"""\
 # Data dictionary
 
-What `warehouse.duckdb` shows, made from the declarations in the code by `make docs`; change it there.
-[The catalogue](catalogue.md) says how to ask.
+This page lists what `warehouse.duckdb` shows. `make docs` writes it from the declarations in the code; change it there.
+[The catalogue](catalogue.md) explains how to query it.
 
-A view of the layers `raw` to `reports` shows one Parquet table over the current versions of all domains. Beside the
-columns below it has `domain` ({PARTITION["domain"].lower()}) and `v` ({PARTITION["v"].lower()}); its key holds within a
-domain. Columns marked "null" can be null; the others are never null.
+A view of the layers `raw` to `reports` shows one Parquet table for the current versions of all domains. In addition to
+the columns below, it has `domain` ({PARTITION["domain"].lower()}) and `v` ({PARTITION["v"].lower()}). Its key is unique
+within a domain. Columns marked "null" can be null; the others are never null.
 """
 
 
@@ -67,7 +67,7 @@ def _tables() -> Iterator[str]:
 
 
 def _macros() -> Iterator[str]:
-    yield "## Macros\n\nQuestions with parameters; one that has a default can be left out.\n"
+    yield "## Macros\n\nA macro is a query with parameters. A parameter that has a default can be left out.\n"
     for key, macro in MACROS.items():
         yield f"### {key.replace('/', '.')}({', '.join(macro.parameters)})\n\n{_comment(macro.columns)}.\n"
         yield _parameters(macro)

@@ -66,7 +66,7 @@ def bars() -> Iterator[None]:
         try:
             yield
         except Interrupted as error:
-            _bars.console.print(f"ended by {error}; what is finished is kept")
+            _bars.console.print(f"ended by {error}; finished work is kept")
             raise
         finally:
             _log.removeHandler(printing)

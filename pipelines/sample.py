@@ -27,7 +27,7 @@ def write(data: Path, seed: int, size: Size) -> tuple[dict[str, Any], bool]:
             return known["summary"], False
     elif raw.exists() and any(raw.iterdir()):
         raise CommandError(
-            f"{raw} holds other files; the sample wants a data folder of its own: `mmm4rec sample --data FOLDER`"
+            f"{raw} holds other files; the sample needs a data folder of its own: `mmm4rec sample --data FOLDER`"
         )
     raw.mkdir(parents=True, exist_ok=True)
     # The mark is removed first and written last, so that it exists only beside a complete catalogue.

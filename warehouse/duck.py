@@ -146,14 +146,14 @@ def spilling() -> Iterator[Path]:
             # Everybody may write to the temporary folder, so another user may have made this name first, or linked it.
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise DataError(
-                    f"{place} is no private folder of this user, so nothing can be spilled there: "
-                    "remove it, or set TMPDIR"
+                    f"{place} is not a private folder of this user, so no data can be spilled there: "
+                    "remove it, or set TMPDIR to another folder"
                 )
             staging = Staging(place)
             staging.sweep()
             spill = closing.enter_context(staging.new())
         except OSError as error:
-            raise DataError(f"there is no place for spilled data ({error}): set TMPDIR") from error
+            raise DataError(f"there is no folder for spilled data ({error}): set TMPDIR to one") from error
         yield spill
 
 

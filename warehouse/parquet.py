@@ -91,7 +91,7 @@ class ParquetSink:
             if not field.nullable and column.null_count:
                 raise DataError(
                     f"{self.path.name}: column {field.name} is declared without nulls but "
-                    f"{column.null_count} rows have none; this is a fault of the query that fills it"
+                    f"{column.null_count} rows have no value; this is a fault of the query that fills it"
                 )
             columns.append(column if column.type == field.type else column.cast(field.type))
         return pa.Table.from_arrays(columns, schema=self.schema)

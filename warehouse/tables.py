@@ -24,18 +24,19 @@ _line = _column("line", _int64, "Line of the raw file, from 1")
 _item_id = _column("item_id", _string, "Item: the asin of the raw files")
 _user_id = _column("user_id", _string, "User: the reviewerID of the raw files")
 _rating = _column("rating", _float, "Stars as given, usually 1 to 5")
-_time = _column("time", _int64, "When it was rated, Unix seconds UTC; whole days in the Amazon files")
-_reason = _column("reason", _string, "Why the row was set aside")
+_time = _column("time", _int64, "Time of the rating, Unix seconds UTC; the Amazon files give only the day")
+_reason = _column("reason", _string, "Why it was left out")
 _user_index = _column("user_index", _int32, "User number 1..U, in bytewise order of user_id")
-_item_index = _column("item_index", _int32, "Item number 1..N, in bytewise order of item_id; 0 is left for padding")
+_item_index = _column("item_index", _int32, "Item number 1..N, in bytewise order of item_id; 0 is reserved for padding")
 
 
 def _quarantine(of: str) -> pa.Schema:
     return _table(
-        f"Lines of the {of} file that could not be read, by line; with the rows they add up to its lines",
+        f"Lines of the {of} file that could not be read, sorted by line. Every line of the file is either here or in "
+        f"raw.{of}",
         _line,
         _reason,
-        _column("raw", _string, "The line, cut at 500 characters; bytes that are not text are written \\xNN"),
+        _column("raw", _string, "The line, cut after 500 characters; bytes that are not text are written as \\xNN"),
     )
 
 
@@ -50,21 +51,23 @@ TABLES: Final[dict[str, pa.Schema]] = {
     ),
     "raw/ratings/quarantine": _quarantine("ratings"),
     "raw/metadata/metadata": _table(
-        "Every readable line of the metadata file, sorted by line; items may occur repeatedly. Key: line",
+        "Every readable line of the metadata file, sorted by line. An item can have several lines. Key: line",
         _line,
         _item_id,
         _column("title", _string, "Title as scraped, possibly HTML; empty if missing"),
         _column("brand", _string, "Brand as scraped; empty if missing"),
-        _column("description", _strings, "Fragments of the description as scraped, without empty ones"),
-        _column("categories", _strings, "Path of categories, from general to special"),
-        _column("image_urls", _strings, "Picture addresses, high resolution first; without empties and repeats"),
+        _column("description", _strings, "Fragments of the description as scraped; empty fragments are left out"),
+        _column("categories", _strings, "Path of categories, from general to specific"),
+        _column(
+            "image_urls", _strings, "Picture addresses, high resolution first; empty and repeated ones are left out"
+        ),
         _column("price", _string, "Price as scraped, possibly a style sheet; empty if missing"),
     ),
     "raw/metadata/quarantine": _quarantine("metadata"),
     "core/items/items": _table(
-        "One row an item: the fullest of its metadata rows, text cleaned. Key: item_id, sorted",
+        "One row per item: the most complete of its metadata rows, with cleaned text. Key: item_id, sorted",
         _item_id,
-        _column("title", _string, "Title without tags and entities; empty if there was none or only HTML"),
+        _column("title", _string, "Title without tags and entities; empty if it was missing or contained only HTML"),
         _column("title_raw", _string, "Title as scraped"),
         _column("brand", _string, "Brand without tags and entities; empty if missing"),
         _column("description", _string, "Fragments joined by a space, without tags and entities; may be empty"),
@@ -72,51 +75,61 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _column("categories", _strings, "Path of categories without tags and entities"),
         _column("image_urls", _strings, "Picture addresses, high resolution first"),
         _column("price_raw", _string, "Price as scraped; empty if missing"),
-        _column("price_lowest", _double, "Price, or the lower end of a range; null if missing or unread", True),
-        _column("price_highest", _double, "Price, or the upper end of a range; null if missing or unread", True),
-        _column("price_currency", _string, "Its currency, ISO 4217; $ is USD; null where none is named", True),
+        _column("price_lowest", _double, "Price, or the lower end of a range; null if missing or not readable", True),
+        _column("price_highest", _double, "Price, or the upper end of a range; null if missing or not readable", True),
+        _column(
+            "price_currency",
+            _string,
+            "Currency of the price, ISO 4217; $ is read as USD; null if the price names no currency",
+            True,
+        ),
         _column(
             "price_unread",
             _string,
-            "Why the price could not be read; null if it was, or is missing. no_amount: no number, or far more than "
-            "one, as in a style sheet; negative; unclear_number: can be read in two ways or in none, such as 1.234; "
-            "unknown_currency: a word or sign beside the number; two_currencies: a range between two",
+            "Why the price could not be read; null if it was read or is missing. no_amount: it contains no number, or "
+            "much more than a price, such as a style sheet; negative: it is below 0; unclear_number: the number can be "
+            "read in two ways or not at all, such as 1.234; unknown_currency: an unknown word or sign stands beside "
+            "the number; two_currencies: it is a range between two currencies",
             True,
         ),
-        _column("line", _int64, "Line of the metadata file that was kept"),
+        _column("line", _int64, "Line of the metadata file that this row comes from"),
     ),
     "core/items/rejected": _table(
-        "Metadata rows that gave way to a fuller row of the same item, sorted by line",
+        "Metadata rows that were left out because another row of the same item is more complete, sorted by line",
         _item_id,
         _line,
         _reason,
     ),
     "core/interactions/interactions": _table(
         "Distinct ratings of items that have metadata. Key: position, sorted",
-        _column("position", _int64, "Line of the first copy in the raw file: the order among equal times"),
+        _column(
+            "position",
+            _int64,
+            "Line of the rating in the raw file (of its first copy). It gives the order of ratings with equal times",
+        ),
         _user_id,
         _item_id,
         _rating,
         _time,
     ),
     "core/interactions/rejected": _table(
-        "Ratings not kept: exact duplicates of an earlier line, items without metadata, what the domain's settings "
-        "exclude; sorted by line",
+        "Ratings that were left out: exact duplicates of an earlier line, ratings of items without metadata, and "
+        "ratings that the domain's settings exclude; sorted by line",
         _line,
         _user_id,
         _item_id,
         _reason,
     ),
     "core/sequences/sequences": _table(
-        "One row a user of the k-core; lists in the order of (time, position), first what is for training, then what "
-        "is for validation, then what is for testing. Key: user_index, sorted",
+        "One row per user of the k-core. The lists are in the order of (time, position): first the interactions for "
+        "training, then those for validation, then those for testing. Key: user_index, sorted",
         _user_index,
         _user_id,
-        _column("items", pa.list_(_int32), "item_index of what the user rated, oldest first"),
-        _column("times", pa.list_(_int64), "Unix seconds UTC, beside items"),
-        _column("ratings", pa.list_(_float), "Stars, beside items"),
-        _column("training", _int32, "How many of the first are for training"),
-        _column("validation", _int32, "How many after those are for validation; the rest is for testing"),
+        _column("items", pa.list_(_int32), "item_index of the items that the user rated, oldest first"),
+        _column("times", pa.list_(_int64), "Times of the ratings, Unix seconds UTC, in the same order as items"),
+        _column("ratings", pa.list_(_float), "Stars, in the same order as items"),
+        _column("training", _int32, "Number of interactions for training: the first ones"),
+        _column("validation", _int32, "Number of interactions for validation: the next ones; the rest is for testing"),
     ),
     "core/sequences/users": _table("The users of the k-core. Key: user_index, sorted", _user_index, _user_id),
     "core/sequences/items": _table(
@@ -127,7 +140,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _column("training_interactions", _int64, "Of these, the ones in the training split"),
     ),
     "core/sequences/interactions": _table(
-        "The sequences, one row an interaction. Key: (user_index, step), sorted",
+        "The sequences, one row per interaction. Key: (user_index, step), sorted",
         _user_index,
         _user_id,
         _column("step", _int32, "Place in the user's sequence, from 1"),
@@ -136,7 +149,10 @@ TABLES: Final[dict[str, pa.Schema]] = {
         _time,
         _rating,
         _column(
-            "split", _string, "train, validation or test; leave-one-out: the last is test, the one before validation"
+            "split",
+            _string,
+            "train, validation or test. With leave-one-out, the user's last interaction is for test, and the one "
+            "before it for validation",
         ),
     ),
 }

@@ -4,7 +4,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Final, cast
 
-from features.encoders.models import OPEN_CLIP, describe, is_clip, layout_of, model_folder
+from features.encoders.models import LAYOUTS, describe, is_clip, model_folder
 from features.encoders.probe import check_probe, probe_vectors
 from features.encoders.protocol import Encoder, EncoderFiles, EncoderIdentity, Vectors
 from features.encoders.published import published_files
@@ -25,9 +25,11 @@ __all__ = [
     "probe_vectors",
 ]
 
-_MODELS = ("sentence-transformers", "transformers", "open-clip")
-"""The kinds that are models."""
-_READY: Final[Mapping[str, str]] = {
+Implementation = str
+"""A class or function as `module:name`. `pipelines.planner.code_version` knows a registry by these two annotations."""
+Registry = Mapping[str, Implementation]
+
+_READY: Final[Registry] = {
     "published": "features.encoders.published:read_published",
     "vectors": "features.encoders.vectors:ReadyVectors.read",
     "none": "features.encoders.vectors:ReadyVectors.none",
@@ -35,7 +37,7 @@ _READY: Final[Mapping[str, str]] = {
 """The function that opens ready vectors, by kind."""
 
 
-def implementation(settings: EncoderSettings) -> str:
+def implementation(settings: EncoderSettings) -> Implementation:
     """The class or function that opens an encoder, as `module:name`. It is imported when the encoder is opened.
 
     Raises:
@@ -43,10 +45,10 @@ def implementation(settings: EncoderSettings) -> str:
     """
     if settings.kind in _READY:
         return _READY[settings.kind]
-    if settings.kind not in _MODELS:
-        kinds = ", ".join((*_MODELS, *_READY))
-        raise FeatureError(f"no encoder kind {settings.kind!r}; use one of {kinds}")
-    if layout_of(settings) is OPEN_CLIP:
+    if settings.kind not in LAYOUTS:
+        kinds = ", ".join((*LAYOUTS, *_READY))
+        raise FeatureError(f"there is no encoder kind {settings.kind!r}; use one of {kinds}")
+    if settings.kind == "open-clip":
         return "features.encoders.openclip:OpenClipEncoder"
     if is_clip(model_folder(settings)):
         return "features.encoders.clip:ClipEncoder"
@@ -64,7 +66,7 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
         FeatureError: the model or file cannot be used; the message says what to put where.
     """
     opens = pkgutil.resolve_name(implementation(settings))
-    if settings.kind in _MODELS:
+    if settings.kind not in _READY:
         folder = model_folder(settings)
         files, precision = describe(settings, folder), settings.precision
         return cast(Encoder, opens(folder, files, device=device, precision=precision, tokens=settings.tokens))
@@ -81,7 +83,7 @@ def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
     """
     if settings.kind == "published":
         return published_files(*_named(settings))
-    if settings.kind in _MODELS:
+    if settings.kind not in _READY:
         return describe(settings, model_folder(settings))
     return cast(ReadyVectors, open_encoder(settings)).identity
 
@@ -89,6 +91,6 @@ def encoder_identity(settings: EncoderSettings) -> EncoderFiles:
 def _named(settings: EncoderSettings) -> tuple[str, str]:
     """The path and column of ready vectors."""
     if not settings.path or not settings.column:
-        what = {"vectors": "(a Parquet file) and `column`", "published": "(a folder) and `column` (text or image)"}
-        raise FeatureError(f"encoder kind {settings.kind!r} needs `path` {what[settings.kind]}")
+        what = {"vectors": "(a Parquet file) and a `column`", "published": "(a folder) and a `column` (text or image)"}
+        raise FeatureError(f"encoder kind {settings.kind!r} needs a `path` {what[settings.kind]}")
     return settings.path, settings.column

@@ -188,7 +188,7 @@ def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
     words = getattr(model, "text_model", model).get_input_embeddings().num_embeddings
     if tokenizer is not None and len(tokenizer) < VOCABULARY * words:
         raise unreadable(
-            folder, f"its tokenizer knows {len(tokenizer)} words and parts of words, its weights are for {words}"
+            folder, f"its tokenizer has {len(tokenizer)} words and parts of words, but its weights are for {words}"
         )
 
 

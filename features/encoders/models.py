@@ -5,10 +5,11 @@ Nothing is loaded here. A hub model is taken from the local cache if it is compl
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from features.encoders.protocol import EncoderFiles
 from features.errors import FeatureError
@@ -43,19 +44,30 @@ class Layout:
     builds tensors and runs no code."""
     needed: str
     """The files to put into a folder, in words, for messages."""
+    pairs: bool = False
+    """Whether every model of this layout is a pair of towers, for text and for pictures."""
 
 
 TRANSFORMERS = Layout(
     "config.json",
     _SAFETENSORS + _PICKLED,
-    "config.json, model.safetensors, the tokenizer's files, for pictures preprocessor_config.json, and modules.json "
-    "where the model is one of sentence-transformers",
+    "config.json, model.safetensors, the tokenizer's files, preprocessor_config.json if it encodes pictures, and "
+    "modules.json if it is a model of sentence-transformers",
 )
 OPEN_CLIP = Layout(
     "open_clip_config.json",
     _OPEN_CLIP,
-    "open_clip_config.json and open_clip_model.safetensors, and the tokenizer's files where it names a tokenizer",
+    "open_clip_config.json and open_clip_model.safetensors, and the tokenizer's files if it names a tokenizer",
+    pairs=True,
 )
+Registry = Mapping[str, Layout]
+LAYOUTS: Final[Registry] = {
+    "sentence-transformers": TRANSFORMERS,
+    "transformers": TRANSFORMERS,
+    "open-clip": OPEN_CLIP,
+}
+"""The layout of a model's folder, by the kind of the encoder. A recipe has the files that were found, so one more kind
+makes nothing stale."""
 
 
 def model_folder(settings: EncoderSettings) -> Path:
@@ -65,22 +77,19 @@ def model_folder(settings: EncoderSettings) -> Path:
         FeatureError: there is no such folder, or files are missing in it; or the model is not cached and cannot be
             fetched.
     """
-    model, layout = settings.model, layout_of(settings)
+    model, layout = settings.model, LAYOUTS[settings.kind]
     folder = SAMPLE_CLIP if model == "sample-clip" else Path(model).expanduser()
     if folder.is_dir():
         if odd := [path for path in folder.rglob("*") if not (path.is_file() or path.is_dir())]:
-            raise unreadable(folder, f"{odd[0].relative_to(folder)} is no file, or a link to none")
+            raise unreadable(folder, f"{odd[0].relative_to(folder)} is not a file, or is a broken link")
         check_complete(folder, layout)
         return folder
     if model == "sample-clip" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
-        raise FeatureError(f"encoder model {model!r}: no folder {folder}; put {layout.needed} there")
+        raise FeatureError(
+            f"encoder model {model!r}: there is no folder {folder}; make it with these files: {layout.needed}"
+        )
     bare = settings.kind == "sentence-transformers" and "/" not in model
     return _hub_folder(f"sentence-transformers/{model}" if bare else model, layout)
-
-
-def layout_of(settings: EncoderSettings) -> Layout:
-    """The layout of the folder of the settings' model."""
-    return OPEN_CLIP if settings.kind == "open-clip" else TRANSFORMERS
 
 
 def _hub_folder(repository: str, layout: Layout) -> Path:
@@ -93,7 +102,7 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
         check_complete(folder, layout)
         return folder
     except FeatureError as error:
-        incomplete = f"What is cached: {error}. "
+        incomplete = f"The cached copy: {error}. "
     except (OSError, ValueError):  # not cached
         pass
     try:
@@ -112,9 +121,9 @@ def _hub_folder(repository: str, layout: Layout) -> Path:
     except Exception as error:  # errors of the hub's client, its HTTP library or the file system
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FeatureError(
-            f"encoder model {repository!r} is neither cached nor could it be fetched ({reason}). {incomplete}Where "
-            f"there is a network, run `hf download {repository}` and copy the folder it prints here; it holds "
-            f"{layout.needed}. Then set the encoder's `model` to that folder. Without a network, the model "
+            f"encoder model {repository!r} is not cached and could not be fetched ({reason}). {incomplete}On a machine "
+            f"with a network, run `hf download {repository}`, and copy the folder that it prints to this machine; it "
+            f"holds {layout.needed}. Then set the encoder's `model` to that folder. Without a network, the model "
             "sample-clip and ready vectors (kind: vectors) work."
         ) from error
 
@@ -219,7 +228,7 @@ def _shards(index: Path) -> set[str]:
     listed = read_json(index).get("weight_map")
     names = set(listed.values()) if isinstance(listed, dict) else set()
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise FeatureError(f"{index}: is no list of files beside it; fetch the model again")
+        raise FeatureError(f"{index}: is not a list of files in its folder; fetch the model again")
     return names
 
 
@@ -234,7 +243,7 @@ def modules_of(folder: Path) -> list[tuple[str, Path]]:
         isinstance(module, dict) and all(isinstance(module.get(key, ""), str) for key in ("path", "type"))
         for module in modules
     ):
-        raise unreadable(folder, "modules.json is no list of modules")
+        raise unreadable(folder, "modules.json is not a list of modules")
     paths = [Path(module.get("path", "")) for module in modules]
     if any(path.is_absolute() or ".." in path.parts for path in paths):
         raise FeatureError(f"{listing}: a module's path leaves the folder; do not use this model")
@@ -253,7 +262,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise FeatureError(f"{path}: not JSON ({error}); fetch the model again") from error
     if not isinstance(content, kind):
-        raise FeatureError(f"{path}: is no JSON {kind.__name__}; fetch the model again")
+        raise FeatureError(f"{path}: is not a JSON {'list' if kind is list else 'object'}; fetch the model again")
     return content
 
 
@@ -276,10 +285,10 @@ def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
 
     A local folder is described by its name without its path, because the path differs between machines.
     """
-    model, layout = settings.model, layout_of(settings)
+    model, layout = settings.model, LAYOUTS[settings.kind]
     configuration = sorted({file for pattern in _CONFIGURATION for file in folder.rglob(pattern)})
     form = "first {} tokens at most"
-    if layout is OPEN_CLIP or is_clip(folder):
+    if layout.pairs or is_clip(folder):
         form += ", SigLIP filled up to them; vectors of length 1"
     return EncoderFiles(
         model=folder.name if folder == Path(model).expanduser() else model,

@@ -64,7 +64,7 @@ class OpenClipEncoder(TorchEncoder):
         if mode not in ("shortest", "squash") or resample not in _FILTERS or (mode == "shortest" and height != width):
             raise FeatureError(
                 f"encoder model {self.identity.model!r} prepares pictures by {mode}, {resample}, {size}, which is not "
-                "known here; use a model that resizes by `shortest` or `squash`, bicubic or bilinear"
+                "supported; use a model that resizes by `shortest` or `squash`, bicubic or bilinear"
             )
         return Preparation(
             size=height if mode == "shortest" else (height, width),
@@ -117,6 +117,6 @@ def _text_configuration(folder: Path) -> dict[str, Any]:
     fetches = text.get("hf_model_name") or ":" in str(config["vision_cfg"].get("timm_model_name", ""))
     if fetches or not isinstance(options, dict) or not options.keys() <= {"clean", "strip_sep_token"}:
         raise unreadable(
-            folder, f"{OPEN_CLIP.configuration} names another model, or options of a tokenizer that are not known here"
+            folder, f"{OPEN_CLIP.configuration} names another model, or tokenizer options that are not supported"
         )
     return text

@@ -76,12 +76,14 @@ class Preparation:
         crops = bool(configuration.get("do_center_crop"))
         if kind not in _KNOWN or not configuration.get("do_resize") or not sized or configuration.get("do_pad"):
             raise FeatureError(
-                f"pictures for this model are prepared by {kind} with size {size}, which is not known here; "
-                f"known: {', '.join(_KNOWN)} that resize. Use one of those models, or make the vectors elsewhere "
-                "and name them (kind: vectors)"
+                f"pictures for this model are prepared by {kind} with size {size}, which is not supported; "
+                f"supported: {', '.join(_KNOWN)} that resize. Use a model with one of these, or make the vectors "
+                "elsewhere and name their file (kind: vectors)"
             )
         if "shortest_edge" in size and not crops:
-            raise FeatureError("pictures for this model differ in size; set do_center_crop in its preprocessor_config")
+            raise FeatureError(
+                "pictures for this model would differ in size; set do_center_crop in its preprocessor_config"
+            )
         scale = configuration["rescale_factor"] if configuration.get("do_rescale") else 1.0
         mean, deviation = (0.0,) * 3, (1.0,) * 3
         if configuration.get("do_normalize"):

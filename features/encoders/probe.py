@@ -63,9 +63,9 @@ def check_probe(
             worst, where = difference, name
     if worst > tolerance:
         raise FeatureError(
-            f"encoder {identity.model!r} no longer makes the vectors it made: its files are the same, but the probe "
+            f"encoder {identity.model!r} no longer makes the same vectors: its files are the same, but the probe "
             f"{where!r} differs by {worst:.2g} of the vector's length (at most {tolerance:g} in {identity.precision}). "
-            "A library or a device changed what it computes: go back to the versions of constraints.txt, or copy the "
+            "A library or a device changed its results: go back to the versions of constraints.txt, or copy the "
             "model's folder under a new name, which gives it a new identity and encodes everything again"
         )
 

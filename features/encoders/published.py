@@ -36,11 +36,13 @@ def published_files(path: str | Path, column: str) -> EncoderFiles:
     """
     folder = Path(path)
     if column not in ("text", "image"):
-        raise FeatureError(f"encoder kind 'published' knows no column {column!r}; use text or image")
+        raise FeatureError(f"encoder kind 'published' has no column {column!r}; use text or image")
     files = [folder / f"{column}_feat.pth", folder / _IDS]
     lacking = [file.name for file in files if not file.is_file()]
     if lacking:
-        raise FeatureError(f"{folder}: no {' and no '.join(lacking)}; set the encoder's path to a processed folder")
+        raise FeatureError(
+            f"{folder}: there is no {' and no '.join(lacking)}; set the encoder's path to a processed folder"
+        )
     if column == "image" and (folder / _ITEMS).is_file():
         files.append(folder / _ITEMS)
     return EncoderFiles(
@@ -94,7 +96,7 @@ def read_histories(
             yield int(user), history, [int(seconds) for _, seconds in steps]
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise FeatureError(
-                f"{path}, line {number}: is no [user, [[item, seconds], ...]] with items of {_IDS} ({error}); "
+                f"{path}, line {number}: is not [user, [[item, seconds], ...]] with items of {_IDS} ({error}); "
                 "fetch the folder again"
             ) from error
 
@@ -107,9 +109,13 @@ def _items(path: Path) -> list[str]:
             case [str(asin), int(item)] if asin and item not in items:
                 items[item] = asin
             case _:
-                raise FeatureError(f'{path}, line {number}: is no ["asin", number], or repeats one; fetch it again')
+                raise FeatureError(
+                    f'{path}, line {number}: is not ["asin", number], or repeats a number; fetch it again'
+                )
     if sorted(items) != list(range(1, len(items) + 1)) or len(set(items.values())) != len(items) or not items:
-        raise FeatureError(f"{path}: numbers are not 1 to {len(items)}, or an asin repeats; fetch it again")
+        raise FeatureError(
+            f"{path}: the item numbers are not 1 to {len(items)}, or an asin occurs twice; fetch the file again"
+        )
     return [items[item] for item in sorted(items)]
 
 
@@ -119,7 +125,7 @@ def _without_picture(path: Path) -> set[int]:
         return set()
     listing = read_json(path)
     if not all(number.isdecimal() and isinstance(item, dict) for number, item in listing.items()):
-        raise FeatureError(f"{path}: is no object of items by number; fetch it again")
+        raise FeatureError(f"{path}: is not an object of items by number; fetch it again")
     return {int(number) for number, item in listing.items() if item.get("vision") is None}
 
 
@@ -131,7 +137,7 @@ def _tensor(path: Path, items: int) -> Vectors:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except Exception as error:  # errors of pickle, zip and torch
         raise FeatureError(
-            f"{path}: is no tensor that can be read safely ({type(error).__name__}); fetch it again"
+            f"{path}: is not a tensor that can be read safely ({type(error).__name__}); fetch it again"
         ) from error
     if (
         not isinstance(tensor, torch.Tensor)
@@ -140,7 +146,7 @@ def _tensor(path: Path, items: int) -> Vectors:
         or tensor.dim() != 2
         or tensor.nbytes > path.stat().st_size  # a view that repeats its elements
     ):
-        raise FeatureError(f"{path}: is no table of floats [items, width]; fetch it again")
+        raise FeatureError(f"{path}: is not a table of floats [items, width]; fetch it again")
     if len(tensor) not in (items, items + 1):
         raise FeatureError(
             f"{path}: {len(tensor)} rows for the {items} items of {_IDS}; both must be of the same domain"
@@ -148,7 +154,9 @@ def _tensor(path: Path, items: int) -> Vectors:
     vectors: Vectors = tensor.detach()[-items:].float().numpy()
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise FeatureError(f"{path}: the vector of item {bad[0] + 1} is not finite ({len(bad)} such); fetch it again")
+        raise FeatureError(
+            f"{path}: the vector of item {bad[0] + 1} is not finite ({len(bad)} in total); fetch the file again"
+        )
     return vectors
 
 

@@ -61,7 +61,7 @@ class SentenceTransformersEncoder(TorchEncoder):
         modules = [type(module).__name__ for module in (getattr(first, "model", first), *others)]
         width = self._model.get_embedding_dimension()
         if not width:
-            raise unreadable(folder, "its configuration does not say how wide its vectors are")
+            raise unreadable(folder, "its configuration does not give the width of its vectors")
         self.identity = EncoderIdentity(
             **asdict(files),
             architecture=" > ".join(modules),

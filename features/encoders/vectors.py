@@ -101,8 +101,8 @@ def without_zeros(ids: list[str], vectors: Vectors, zeros: Zeros, where: str) ->
     if zeros == "refused":
         first = ids[int((~vectors.any(axis=1)).argmax())]
         raise FeatureError(
-            f"{where}: the vector of {first!r} is all zeros ({len(ids) - len(kept)} such); repair it, leave it null, "
-            "or set `zeros: missing` beside `column` if zeros stand for items that have none"
+            f"{where}: the vector of {first!r} is all zeros ({len(ids) - len(kept)} in total); repair it, use null "
+            "instead, or set `zeros: missing` beside `column` if zeros stand for items without a vector"
         )
     return [ids[row] for row in kept], vectors[kept]
 
@@ -114,7 +114,7 @@ def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
         key = next((name for name in ID_COLUMNS if name in schema.names), None)
         if key is None or column not in schema.names:
             wanted = column if key else " or ".join(ID_COLUMNS)
-            raise FeatureError(f"{path}: no column {wanted}; it has {', '.join(schema.names)}")
+            raise FeatureError(f"{path}: there is no column {wanted}; it has {', '.join(schema.names)}")
         kind = schema.field(column).type
         if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
             raise FeatureError(f"{path}: column {column} is {kind}; write it as a fixed-size list of floats")
@@ -124,13 +124,13 @@ def _read(path: Path, column: str) -> tuple[list[str], Vectors]:
     table = table.filter(table[column].is_valid())
     ids = table[key].cast(pa.string()).to_pylist()
     if None in ids or len(set(ids)) != len(ids):
-        raise FeatureError(f"{path}: {key} is null or repeats; keep one row an item")
+        raise FeatureError(f"{path}: {key} is null or occurs twice; keep one row per item")
     values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors = values.astype(np.float32).reshape(len(ids), kind.list_size)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise FeatureError(
-            f"{path}: vector of {ids[bad[0]]!r} in column {column} is not finite "
-            f"({len(bad)} such); repair it or leave it null"
+            f"{path}: the vector of {ids[bad[0]]!r} in column {column} is not finite ({len(bad)} in total); repair it, "
+            "or use null instead"
         )
     return ids, vectors

@@ -102,7 +102,7 @@ class VectorTable:
         """
         if table.vectors is None or table.vectors.shape[1] != identity.width:
             raise FeatureError(
-                f"the table has no vectors of width {identity.width}, which {identity.model} makes; "
+                f"the table has no vectors of width {identity.width}, the width of {identity.model}; "
                 "rebuild the embeddings"
             )
         present, lengths = (table.column(name).to_numpy() for name in ("present", _LENGTH))
@@ -130,9 +130,9 @@ def find_rows(item_ids: pa.LargeStringArray, ids: Sequence[str]) -> Rows:
     try:
         asked = pa.array(ids, pa.large_string())
     except (pa.ArrowException, UnicodeEncodeError) as error:
-        raise FeatureError(f"item ids are texts: {error}") from error
+        raise FeatureError(f"an item id is not a text: {error}") from error
     if asked.null_count:
-        raise FeatureError("item ids are texts: there is a None among them")
+        raise FeatureError("an item id is None: item ids must be texts")
     low, high = np.zeros(len(asked), np.int64), np.full(len(asked), len(item_ids))
     if not len(item_ids):
         return low
@@ -170,11 +170,11 @@ def open_table(source: Path, folder: Path) -> ItemTable:
                     table = _load(folder, stamp)
     except (OSError, StoreError, pa.ArrowException) as error:
         raise FeatureError(
-            f"{source} cannot be copied to {folder} for look-ups ({error}): give that folder room and the "
-            "right to write, or rebuild the artifact that holds this file"
+            f"{source} cannot be copied to {folder} for look-ups ({error}): make room in that folder and allow "
+            "writing to it, or rebuild the artifact that holds this file"
         ) from error
     if table is None:
-        raise FeatureError(f"{folder} cannot be read back, though just written: delete it and look at the disk")
+        raise FeatureError(f"{folder} was just written and cannot be read: delete it and check the disk")
     return table
 
 
@@ -283,7 +283,7 @@ def _check_order(source: Path, ids: pa.Array, last: pa.Scalar | None) -> pa.Scal
         return last
     ascending = pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py()
     if ids.null_count or not ascending or (last is not None and not pc.less(last, ids[0]).as_py()):
-        raise FeatureError(f"{source}: item ids are not sorted, or one occurs twice; rebuild the artifact")
+        raise FeatureError(f"{source}: item ids are not sorted, or an id occurs twice; rebuild the artifact")
     return ids[-1]
 
 
@@ -291,7 +291,7 @@ def _vectors(source: Path, batch: pa.RecordBatch, width: int) -> Vectors:
     """The vectors of a batch as float32, [rows, width]; zero if the mask says that there is none."""
     values = batch["vector"].flatten()
     if batch["vector"].null_count or batch["present"].null_count or values.null_count:
-        raise FeatureError(f"{source}: nulls among the vectors or in their mask; rebuild the embeddings")
+        raise FeatureError(f"{source}: there are nulls in the vectors or in their mask; rebuild the embeddings")
     present = batch["present"].to_numpy(zero_copy_only=False)
     vectors = values.to_numpy().astype(np.float32, copy=False).reshape(-1, width)
     return np.ascontiguousarray(np.where(present[:, None], vectors, np.float32(0)))

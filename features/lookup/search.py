@@ -74,13 +74,13 @@ def search(tables: Sequence[VectorTable], queries: Sequence[Vectors | None], k: 
     for table, query in pairs:
         if query.shape != (table.identity.width,):
             raise FeatureError(
-                f"a query of shape {query.shape} does not fit {table.identity.model}, {table.identity.width} "
-                "wide; encode it with the encoder that made the view"
+                f"a query of shape {query.shape} does not fit {table.identity.model}, whose width is "
+                f"{table.identity.width}; encode it with the encoder that made the view"
             )
         if not np.isfinite(query).all():
-            raise FeatureError(f"a query of {table.identity.model} is not finite; search by item, or mend the encoder")
+            raise FeatureError(f"a query of {table.identity.model} is not finite; search by item, or fix the encoder")
         if table.item_ids is not ids and not table.item_ids.equals(ids):
-            raise FeatureError("the views are over different items; use views of one domain and version")
+            raise FeatureError("the views have different items; use views of one domain and version")
         scores += _cosines(table, unit(query))
         candidates |= table.present
     scores /= len(pairs)
@@ -145,7 +145,7 @@ def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: i
         if not any(table.identity == query.identity for table in tables):
             made = ", ".join(table.identity.model for table in tables) or "nothing"
             raise FeatureError(
-                f"no vectors of encoder {query.identity.model} here (found: {made}); "
+                f"there are no vectors of encoder {query.identity.model} (found: {made}); "
                 "search by item id, or embed the domain with this encoder"
             )
     return search(tables, [_direction(table, queries) for table in tables], k)
@@ -171,7 +171,9 @@ def _vector(table: VectorTable, item_id: str) -> Vectors | None:
     """The item's vector [width], or None if the item lacks this modality."""
     row = table.rows([item_id])[0]
     if not row:
-        raise FeatureError(f"no item {item_id!r} in this domain; ids look like {table.item_ids[:3].to_pylist()}")
+        raise FeatureError(
+            f"there is no item {item_id!r} in this domain; ids look like {table.item_ids[:3].to_pylist()}"
+        )
     return table.vectors[row] if table.present[row] else None
 
 

@@ -36,7 +36,7 @@ def sheet_form(path: Path) -> Literal["png", "html"]:
         FeatureError: the name ends with neither .png nor .html or .htm.
     """
     if path.suffix.lower() not in _FORMS:
-        raise FeatureError(f"{path}: a sheet is a picture or a page; name it .png or .html")
+        raise FeatureError(f"{path}: a sheet is a picture or a page; give a name that ends with .png or .html")
     return _FORMS[path.suffix.lower()]
 
 

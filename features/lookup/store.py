@@ -126,7 +126,7 @@ class FeatureStore:
         known = np.ones(len(ids), np.bool_)
         for name in views:
             if name not in _ITEMS:
-                raise FeatureError(f"no view {name!r} of items; there are {', '.join(_ITEMS)}")
+                raise FeatureError(f"there is no view {name!r} of items; there are {', '.join(_ITEMS)}")
             view = VIEWS[name]
             table = self._table(domain, view)
             rows = table.rows(ids)
@@ -142,7 +142,7 @@ class FeatureStore:
             FeatureError: there is no such view, it has no vectors, or a table cannot be read.
         """
         if view not in _VECTORS:
-            raise FeatureError(f"no view {view!r} of vectors; there are {', '.join(_VECTORS)}")
+            raise FeatureError(f"there is no view {view!r} of vectors; there are {', '.join(_VECTORS)}")
         return self._vectors(domain, VIEWS[view], self._table(domain, VIEWS[view]))
 
     def domain(self, domain: str) -> DomainFeatures:
@@ -192,7 +192,8 @@ class FeatureStore:
         missing = {*view.columns} - {*table.schema.names} - ({"vector"} if table.vectors is not None else set())
         if missing:
             raise FeatureError(
-                f"{view.table(artifact)}: no column {', '.join(sorted(missing))}; `mmm4rec run {domain}` rebuilds it"
+                f"{view.table(artifact)}: there is no column {', '.join(sorted(missing))}; "
+                f"`mmm4rec run {domain}` rebuilds it"
             )
         return table
 
@@ -206,8 +207,8 @@ class FeatureStore:
         if not rows.all():
             missing = item_ids[int(np.argmin(rows))]
             raise FeatureError(
-                f"{name} of {domain} lack {int((rows == 0).sum()):,} of {len(rows):,} items, such as {missing!r}; "
-                f"`mmm4rec run {domain}` rebuilds them"
+                f"{int((rows == 0).sum()):,} of {len(rows):,} items are missing in {name} of {domain}, such as "
+                f"{missing!r}; `mmm4rec run {domain}` rebuilds them"
             )
         order = np.concatenate([np.zeros(1, np.int64), rows])
         if np.array_equal(order, np.arange(len(table.vectors))):

@@ -144,4 +144,4 @@ def read_identity(folder: Path) -> EncoderIdentity:
     try:
         return EncoderIdentity(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise FeatureError(f"{path}: no encoder identity ({error}); rebuild the embeddings") from error
+        raise FeatureError(f"{path}: there is no encoder identity ({error}); rebuild the embeddings") from error

@@ -87,7 +87,8 @@ def _connect(host: str, port: int, options: Iterable[tuple[Any, ...]]) -> socket
     for *_, address in found:
         if not limits.private and not is_public(str(address[0])):
             raise PictureError(
-                "refused", f"{host} is at {address[0]}, no public address; the setting private_addresses allows it"
+                "refused",
+                f"{host} is at {address[0]}, which is not a public address; the setting private_addresses allows it",
             )
     problem: OSError = OSError("no address")
     for family, kind, protocol, _, address in found:

@@ -92,7 +92,7 @@ def _open(data: bytes) -> Image.Image:
     if width * height > most:
         raise PictureError("too_large", f"{width}x{height} pixels, at most {most:,}")
     if min(width, height) < MIN_SIDE:
-        raise PictureError("too_small", f"{width}x{height} pixels, at least {MIN_SIDE} a side")
+        raise PictureError("too_small", f"{width}x{height} pixels, at least {MIN_SIDE} per side")
     if picture.format in ("JPEG", "MPO") and (scans := data.count(_SCAN)) > MAX_SCANS:
         raise PictureError("too_large", f"{scans:,} scans, at most {MAX_SCANS}")
     unended = picture.format == "JPEG" and data.rfind(_END) < data.rfind(_SCAN)
@@ -122,7 +122,7 @@ def _check_tiff(data: bytes) -> None:
     order = _ORDERS[data[:2]]
     sides: dict[int, int] = {}
     if 43 in data[2:4]:
-        raise PictureError("not_an_image", "a BigTIFF, which is for files of gigabytes")
+        raise PictureError("not_an_image", "a BigTIFF, a format for files of gigabytes")
     try:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (entries,) = struct.unpack_from(f"{order}H", data, start)

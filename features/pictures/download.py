@@ -145,7 +145,7 @@ class Downloads:
         except ValueError:
             name = None
         if not name:
-            await self._settle(task, Reply("unreachable", "no valid address"))
+            await self._settle(task, Reply("unreachable", "not a valid address"))
             return
         host = self._hosts.setdefault(name, _Host(name))
         host.waiting.append(task)
@@ -191,9 +191,11 @@ class Downloads:
             case _TemporaryFailure(status, detail, after):
                 host.failures += 1
                 if host.failures >= self._fetching.give_up_after and not host.lost:
-                    host.lost = Reply(status, f"its host failed {host.failures} times in a row, at last: {detail}")
+                    host.lost = Reply(
+                        status, f"its host failed {host.failures} times in a row, the last time: {detail}"
+                    )
                     _log.warning(
-                        "%s is not asked any more, until its failures are forgotten: %s", host.name, host.lost.detail
+                        "%s is not asked again until its failures are forgotten: %s", host.name, host.lost.detail
                     )
                 if after:
                     host.paused_until = max(host.paused_until, time.monotonic() + after)
@@ -237,7 +239,7 @@ class Downloads:
             return _TemporaryFailure("unreachable", f"{what}: {_name_of(causes[-1])}")
         over = time.monotonic() >= limits.deadline
         limit = (
-            f"not there after {self._fetching.total_timeout:g}" if over else f"silent for {self._fetching.timeout:g}"
+            f"not complete after {self._fetching.total_timeout:g}" if over else f"silent for {self._fetching.timeout:g}"
         )
         return _TemporaryFailure("timeout", f"{limit} s")
 
@@ -287,7 +289,7 @@ class Downloads:
             # The bytes are UTF-8, but http.client decodes them as Latin-1.
             url = urljoin(task.url, place.encode("latin-1").decode("utf-8", "replace"))
         except ValueError:
-            return Reply("unreachable", "a redirect to no valid address")
+            return Reply("unreachable", "a redirect to an invalid address")
         if not is_web(url):
             return Reply("refused", f"a redirect to another scheme, {urlsplit(url).scheme[:40]!r}")
         return _Moved(url)

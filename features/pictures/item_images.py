@@ -26,16 +26,16 @@ from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import map_in_order
 
 STATUSES = {
-    "ok": "a picture lies in a shard",
+    "ok": "the picture is in a shard",
     "no_url": "the catalogue names no picture",
-    "unreachable": "nothing could be read at the address, or its server failed at every attempt",
-    "timeout": "the server was silent, or too slow, for too long",
-    "not_found": "the server has no such picture, or gives it to nobody (404, 410, 403 and the like)",
+    "unreachable": "nothing could be read from the address, or its server failed at every attempt",
+    "timeout": "the server was silent for too long, or the download took too long",
+    "not_found": "the server does not have the picture, or does not give it out (404, 410, 403 and similar)",
     "refused": "the address points outside the image root or to a private host, or has an unknown scheme",
-    "not_an_image": "the content is no picture of a known format",
-    "broken": "a picture by its header, but cut off or damaged",
-    "too_small": "fewer pixels a side than features.pictures.decode.MIN_SIDE",
-    "too_large": "more bytes or pixels than features.pictures.decode.MAX_BYTES, MAX_PIXELS",
+    "not_an_image": "the content is not a picture in a known format",
+    "broken": "the header is that of a picture, but the picture is cut off or damaged",
+    "too_small": "fewer pixels on a side than features.pictures.decode.MIN_SIDE",
+    "too_large": "more bytes than features.pictures.decode.MAX_BYTES, or more pixels than MAX_PIXELS",
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
 """The statuses that describe a content."""
@@ -63,7 +63,9 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
     """
     known = STATUSES.keys() - {"ok", "no_url"}
     if unknown := set(statuses) - known:
-        raise FeatureError(f"no download ends in {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+        raise FeatureError(
+            f"there is no download status {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}"
+        )
 
     def judge(body: bytes) -> str:
         try:
@@ -120,7 +122,9 @@ class _Finder:
             except UnaskedError:
                 if not settled:
                     raise
-                problems.append((url, PictureError("unreachable", "its reply was forgotten or damaged meanwhile")))
+                problems.append(
+                    (url, PictureError("unreachable", "its reply has been forgotten or damaged in the meantime"))
+                )
         return _Found(None, b"", "", (0, 0), problems)
 
     def see(self, data: bytes) -> None:

@@ -130,8 +130,8 @@ def write_whole(path: Path, *parts: bytes) -> None:
             file.writelines(parts)
     except OSError as error:
         raise FeatureError(
-            f"{path} cannot be written ({error.strerror or error}): make room there, or permit it; "
-            "what was fetched before is kept, and the same command goes on from there"
+            f"{path} cannot be written ({error.strerror or error}): make room there, or allow writing; "
+            "the files fetched so far are kept, and the same command continues from there"
         ) from error
 
 

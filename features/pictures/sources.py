@@ -33,7 +33,9 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
         LookupError: the http(s) address was not requested yet.
     """
     if _INLINE.match(url):
-        raise PictureError("refused", "it is a picture itself (data:), which is not read: put it into a file")
+        raise PictureError(
+            "refused", "it contains the picture itself (data:), which is not read: put the picture into a file"
+        )
     scheme = _SCHEME.match(url)
     match scheme and scheme[1].lower():
         case None:
@@ -43,7 +45,7 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
         case "file":
             address = urlsplit(url)
             if address.netloc not in ("", "localhost"):
-                raise PictureError("refused", f"file on another host, {address.netloc}")
+                raise PictureError("refused", f"a file on another host, {address.netloc}")
             name = url2pathname(address.path)
         case other:
             raise PictureError("refused", f"unknown scheme {other}")

@@ -137,7 +137,7 @@ class VectorCache:
                     group = []
             self._merge({one: listed[one] for one in group}, elsewhere)
         except OSError as error:
-            _log.warning("%s: its %d small files could not be put together (%s)", self.folder, len(small), error)
+            _log.warning("%s: its %d small files could not be merged (%s)", self.folder, len(small), error)
 
     def _merge(self, parts: Mapping[Path, list[_Run]], elsewhere: set[str]) -> None:
         """Write one part for these parts, without the runs that are `elsewhere` because a compaction was killed."""
@@ -250,7 +250,7 @@ class VectorCache:
     def _throw_away(self, path: Path) -> None:
         """Count a damaged part and remove it; its contents are encoded again when they are needed."""
         self.damaged += 1
-        _log.warning("%s is damaged; what it held will be encoded again", path)
+        _log.warning("%s is damaged; its contents will be encoded again", path)
         path.unlink(missing_ok=True)
 
 
@@ -267,7 +267,7 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
         runs.append(_Run(str(name), path, start, contents.slice(start, rows)))
         start += rows
     if contents.type != pa.string() or start != len(contents):
-        raise ValueError("the runs are not those of the contents")
+        raise ValueError("the runs do not match the contents")
     return runs
 
 

@@ -257,8 +257,8 @@ def _embed(
             absent = [row for row, digest in enumerate(digests) if digest is not None and not known[row]]
             if absent:
                 raise FeatureError(
-                    f"{work.noun}: {len(absent)} contents are not in the cache {cache.folder}, that of "
-                    f"{ids[absent[0]]!r} for one: other ranks are not done, or the cache was cleared meanwhile; "
+                    f"{work.noun}: {len(absent)} contents are not in the cache {cache.folder}, such as that of "
+                    f"{ids[absent[0]]!r}: other ranks have not finished, or the cache was cleared in the meantime; "
                     "run it again"
                 )
             check_spread(vectors, work.distinct(), ids, work.noun, identity, ready=False)
@@ -375,7 +375,7 @@ def _write(
         stored = vectors.astype(storage, copy=False)
     if storage != "float32":
         rows = np.flatnonzero(present)
-        blamed = f"storage {storage} (largest 65,504, smallest 6e-8; float32 takes any) gives"
+        blamed = f"storage {storage} (largest 65,504, smallest 6e-8; float32 holds any) gives"
         _check(stored[rows], [ids[row] for row in rows], noun, blamed)
     columns = [
         pa.array(ids, pa.string()),

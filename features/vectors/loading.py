@@ -56,12 +56,12 @@ def choose_workers(pictures: int, device: str, cores: int | None = None) -> tupl
     if cores is None:
         cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if pictures < _WORTH_PROCESSES:
-        return 0, f"{pictures} pictures are not worth starting processes"
+        return 0, f"{pictures} pictures are too few to start processes"
     if device.startswith("cuda"):
-        return max(1, cores - 1), f"the GPU encodes, {cores} cores are there to decode"
+        return max(1, cores - 1), f"the GPU encodes, so {cores} cores are free to decode"
     if cores < 8:
         return 0, f"the model computes on the same {cores} cores"
-    return cores // 8, f"the model computes on the same {cores} cores, and needs one in eight decoding"
+    return cores // 8, f"the model computes on the same {cores} cores, and needs one of eight to decode"
 
 
 def prepared(
@@ -174,8 +174,8 @@ def _in_processes(
     # The type of the error depends on what the process was doing: sending a batch, or making one.
     except (RuntimeError, OSError, EOFError, ProcessError) as error:
         raise FeatureError(
-            f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts too), give it more or "
-            "use fewer workers; workers=0 decodes without processes"
+            f"a process that decodes pictures died ({error}); if memory ran out (/dev/shm counts, too), give it more "
+            "memory or use fewer workers; workers=0 decodes without processes"
         ) from error
     finally:
         end(context.started)

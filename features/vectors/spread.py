@@ -59,17 +59,17 @@ def check_spread(
     close = (int((apart <= 2 * (1 - _CLOSE)).sum()) - len(rows)) / pairs
     if shared > (_SHARED_READY if ready else _SHARED):
         one, other = (ids[rows[number]] for number in np.argwhere(same)[0])
-        what = f"{shared:.0%} of the {len(rows):,} compared have the vector of another, as {one!r} that of {other!r}"
+        what = f"{shared:.0%} of the {len(rows):,} compared have the vector of another, such as {one!r} and {other!r}"
     elif close > _NEARLY_ALL:
         what = f"{close:.0%} of the pairs of the {len(rows):,} compared are nearly parallel (cosine above {_CLOSE})"
     else:
         return
     if ready:
         raise FeatureError(
-            f"{noun}: the ready vectors {identity.model} do not tell items apart: {what}. Look at how they were made, "
-            "and leave null what stands for items that have none"
+            f"{noun}: the ready vectors {identity.model} do not tell items apart: {what}. Check how they were made, "
+            "and use null for items without a vector"
         )
     raise FeatureError(
-        f"{noun}: encoder {identity.model} does not tell different contents apart: {what}. Look at whether its folder "
-        "is complete and its tokenizer that of its weights, and at the contents themselves"
+        f"{noun}: encoder {identity.model} does not tell different contents apart: {what}. Check that its folder is "
+        "complete, that its tokenizer belongs to its weights, and that the contents are right"
     )

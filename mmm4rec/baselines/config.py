@@ -78,7 +78,7 @@ class BSARecConfig(SASRecConfig):
         if self.alpha > 1:
             raise ConfigError(f"alpha is {self.alpha}: give a share of at most 1")
         if self.cutoff > self.length:
-            raise ConfigError(f"cutoff is {self.cutoff}, but {self.length} positions have no more frequencies")
+            raise ConfigError(f"cutoff is {self.cutoff}: give at most {self.length}, the number of positions")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def resolve(
         config = read_config(type(base), given.model, f"{where}.{name}.model", base)
         if isinstance(config, ItemKNNConfig):
             if given.training:
-                raise ConfigError(f"{where}.{name}: it is counted, not trained; leave its training out")
+                raise ConfigError(f"{where}.{name}: it is counted, not trained; leave out its training settings")
             item_knn = config
             continue
         as_asked = {"least_steps": 0} if {"batch_size", "accumulate"} & given.training.keys() else {}

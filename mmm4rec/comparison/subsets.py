@@ -30,8 +30,8 @@ def share_of_users(domain: DomainData, percent: float) -> DomainData:
     trained, validated = domain.training[chosen], domain.validation[chosen]
     if not (trained > 1).any() or not ((trained > 0) & (validated > 0)).any():
         raise ModelError(
-            f"{domain.name}: {percent:g}% of its {domain.user_count:,} users is {len(chosen):,}, too few to learn from "
-            "and validate on: compare larger shares of users"
+            f"{domain.name}: {percent:g}% of its {domain.user_count:,} users is {len(chosen):,}, too few for training "
+            "and validation: compare larger shares of users"
         )
     lengths = (domain.offsets[1:] - domain.offsets[:-1])[chosen]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -59,7 +59,7 @@ OURS: Final[Mapping[str, tuple[bool, bool]]] = {
 """MMM4Rec: whether it is pre-trained, and whether every item has a trainable vector."""
 NAMES: Final = (POPULARITY, *BASELINES, *OURS)
 """All models that can be compared."""
-COUNTED: Final = (POPULARITY, ITEM_KNN)
+UNTRAINED: Final = (POPULARITY, ITEM_KNN)
 """The models that count and are not trained. Every trained model should be better than these."""
 ENOUGH_STEPS: Final = 100
 """A training with fewer optimiser steps says nothing about its model."""
@@ -90,7 +90,7 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
 class ComparisonRequest:
     """The models to compare, and their settings.
 
-    `models` are names from NAMES; COUNTED are added automatically. `users` are percentages of the users of a domain.
+    `models` are names from NAMES; UNTRAINED are added automatically. `users` are percentages of the users of a domain.
     `model`, `pretraining` and `finetuning` are settings of MMM4Rec. `baselines` are changes to published settings.
     """
 
@@ -108,12 +108,12 @@ class ComparisonRequest:
             if name not in NAMES:
                 raise ConfigError(f"models: unknown model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
         if not self.models:
-            raise ConfigError(f"models: none is named; known: {', '.join(NAMES)}")
+            raise ConfigError(f"models: name at least one; known: {', '.join(NAMES)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}: train at least once")
         for share in self.users:
             if not 0 < share <= 100:
-                raise ConfigError(f"users: {share:g} is no percentage above 0 and up to 100")
+                raise ConfigError(f"users: {share:g} is not a percentage above 0 and up to 100")
 
     @property
     def pretrained(self) -> list[str]:
@@ -197,10 +197,10 @@ def planned(asked: ComparisonRequest, can_transfer: bool) -> list[Run]:
     """
     if asked.pretrained and not can_transfer:
         raise ConfigError(
-            f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, since there is no source domain and no "
-            "checkpoint to start from: leave them out, or give one"
+            f"models: {', '.join(asked.pretrained)}: nothing is pre-trained, because there is no source domain and no "
+            "checkpoint to start from: leave these models out, or give a source domain or a checkpoint"
         )
-    names = [name for name in BASELINES if name in asked.models or name in COUNTED]
+    names = [name for name in BASELINES if name in asked.models or name in UNTRAINED]
     given = {name: asked.baselines.get(name, BaselineSettings()) for name in names}
     baselines = resolve(given, asked.finetuning, asked.model.length)
     runs = [Run("models", POPULARITY), Run("models", ITEM_KNN, config=baselines.item_knn)]

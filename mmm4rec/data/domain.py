@@ -132,9 +132,9 @@ def merge_domains(domains: Sequence[DomainData], name: str = "merged") -> Domain
         ModelError: there is no domain, two have the same name, or features differ in width or encoder.
     """
     if not domains:
-        raise ModelError("no domain to merge: give at least one source domain")
+        raise ModelError("there is no domain to merge: give at least one source domain")
     if len({domain.name for domain in domains}) < len(domains):
-        raise ModelError(f"domains of one name cannot be merged: {', '.join(d.name for d in domains)}")
+        raise ModelError(f"domains with the same name cannot be merged: {', '.join(d.name for d in domains)}")
     offsets, items, shift, taken = [torch.zeros(1, dtype=torch.int64)], [], 0, 0
     for domain in domains:
         offsets.append(domain.offsets[1:] + taken)

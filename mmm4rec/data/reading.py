@@ -16,7 +16,7 @@ from mmm4rec.errors import ModelError
 from mmm4rec.files import regular
 from mmm4rec.tables import read_batches, read_table, stored_type
 
-_EMPTY: Final = "no users or no items; lower k of the k-core, or give more interactions"
+_EMPTY: Final = "there are no users or no items; lower k of the k-core, or give more interactions"
 
 
 def load_domain(sequences: Path, text: Path, image: Path, name: str = "domain") -> DomainData:
@@ -72,13 +72,15 @@ def _read_users(path: Path, item_count: int) -> dict[str, Any]:
     if not np.array_equal(counts, times.value_lengths().to_numpy()):
         raise ModelError(f"{path}: lists of items and times differ in length")
     if counts.min() == 0:
-        raise ModelError(f"{path}: a user without interactions: leave such users out")
+        raise ModelError(f"{path}: a user has no interactions: leave out users without interactions")
     training, validation = (table[name].to_numpy().astype(np.int64) for name in ("training", "validation"))
     if min(training.min(), validation.min()) < 0 or (training + validation > counts).any():
-        raise ModelError(f"{path}: training and validation do not add up to at most a sequence")
+        raise ModelError(
+            f"{path}: training + validation is more than the length of the sequence, or one of them is negative"
+        )
     flat_items, flat_times = items.flatten(), times.flatten()
     if flat_items.null_count or flat_times.null_count:
-        raise ModelError(f"{path}: nulls within items or times; build core/sequences again")
+        raise ModelError(f"{path}: there are nulls in items or times; build core/sequences again")
     flat = torch.from_numpy(flat_items.to_numpy().astype(np.int64))
     if flat.min() < 1 or flat.max() > item_count:
         raise ModelError(
@@ -106,7 +108,9 @@ def _read_encoder(path: Path) -> EncoderRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: no encoder's identity ({error!r}); build the embeddings beside it again") from None
+        raise ModelError(
+            f"{path}: there is no encoder identity ({error!r}); build the embeddings beside it again"
+        ) from None
 
 
 def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: EncoderRecord | None) -> Features:
@@ -143,7 +147,7 @@ def _load_features(path: Path, item_ids: pa.Array, modality: str, encoder: Encod
     if bad:
         name = item_ids[min(bad) - 1].as_py()
         raise ModelError(
-            f"{path}: {len(bad)} {modality} vectors hold NaN or infinity, such as that of {name!r}; "
+            f"{path}: {len(bad)} {modality} vectors have NaN or infinity, such as that of {name!r}; "
             "encode them again, or mark them present=false"
         )
     return Features(vectors=torch.from_numpy(vectors), present=torch.from_numpy(present), encoder=encoder)
@@ -157,7 +161,7 @@ def _width(path: Path, key: str) -> int:
         for lists in read_batches(path, key, "vector"):
             widths.update(pc.list_value_length(lists).unique().to_pylist())
     if len(widths) != 1 or not min(widths):
-        raise ModelError(f"{path}: vectors of widths {sorted(widths)}; all must have one width above 0")
+        raise ModelError(f"{path}: vectors of widths {sorted(widths)}; all must have the same width above 0")
     return widths.pop()
 
 

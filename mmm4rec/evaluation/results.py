@@ -94,8 +94,8 @@ def metrics_of_ranks(ranks: Tensor) -> Metrics:
     users = len(ranks)
     if not users:
         raise ModelError(
-            "no user to evaluate: no sequence reaches this split; a user needs 3 interactions for validation and 2 "
-            "for testing: give more interactions, or lower k of the k-core"
+            "there is no user to evaluate: no sequence reaches this split; a user needs 3 interactions for validation "
+            "and 2 for testing: give more interactions, or lower k of the k-core"
         )
     ranks = ranks.double()
     values, errors = {}, {}

@@ -84,7 +84,7 @@ def import_checkpoint(
     if config.item_weights and len(item_ids or ()) != items:
         given = "no item ids are given" if item_ids is None else f"{len(item_ids)} item ids are given"
         raise ModelError(
-            f"{file}: it has weights of {items} items and {given}: give the items.parquet of the domain it was "
+            f"{file}: it has weights of {items} items, but {given}: give the items.parquet of the domain it was "
             "trained on (--items), in the order of its item numbers"
         )
     fitted = _fitted(file, config, weights, items)
@@ -104,17 +104,17 @@ def _our_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         name = from_published(published)
         if twice:
             copies[f"encoder_ssd_layers.{twice[1]}.ssd.{twice[2]}"] = tensor
-            left_out[published] = "the shared block, held once here"
+            left_out[published] = "the shared block, which this model holds once"
         elif _FEATURES.fullmatch(published):
             left_out[published] = "features come with the data"
         elif published == "fusion_factor" and tensor.dim() == 0:
             left_out[published] = "a constant of static fusion"
         elif name is None:
             raise ModelError(
-                f"{file}: the parameter {published} is unknown: this is no checkpoint of the published model"
+                f"{file}: the parameter {published} is unknown: this is not a checkpoint of the published model"
             )
         elif not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ModelError(f"{file}: {published} holds values that are no finite numbers: the file is damaged")
+            raise ModelError(f"{file}: {published} has values that are not finite numbers: the file is damaged")
         else:
             weights[name] = tensor.float()
     for published, tensor in copies.items():
@@ -122,7 +122,7 @@ def _our_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         own = weights.setdefault(from_published(published) or published, tensor.float())
         if own.shape != tensor.shape or not torch.equal(own, tensor.float()):
             raise ModelError(
-                f"{file}: the shared block is there twice, and {published} differs between the two: the file is "
+                f"{file}: it has the shared block twice, and {published} differs between the two: the file is "
                 "damaged, or its training kept two blocks, which this model does not have"
             )
     return weights, left_out
@@ -136,11 +136,11 @@ def export_checkpoint(source: Path, file: Path) -> Exchange:
     """
     ours = checkpoint.load(source)
     if not isinstance(ours.config, ModelConfig):
-        raise ModelError(f"{ours.path}: a {ours.config.kind}; only an MMM4Rec has a published form")
+        raise ModelError(f"{ours.path}: it is a {ours.config.kind}; only an MMM4Rec has a published form")
     if ours.config.compat != "published":
         raise ModelError(
-            f"{ours.path}: a model of the default mode, which the published code would compute otherwise; train it "
-            "with compat 'published' to export it"
+            f"{ours.path}: a model of the default mode, for which the published code would give other results; train "
+            "it with compat 'published' to export it"
         )
     named: dict[str, Tensor] = {}
     for name, weight in ours.weights.items():
@@ -179,7 +179,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(stored(file), map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{file}: no such file") from None
+        raise ModelError(f"{file}: there is no such file") from None
     except Exception as error:  # a damaged archive can raise almost any error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
@@ -200,19 +200,19 @@ def _parameters(file: Path) -> dict[str, Tensor]:
                 _check_sizes(file, tensors)
                 return tensors
         level = [value for mapping in level if isinstance(mapping, Mapping) for value in mapping.values()]
-    raise ModelError(f"{file}: no parameter of the published model in it; is this the right file?")
+    raise ModelError(f"{file}: it has no parameter of the published model; is this the right file?")
 
 
 def _check_sizes(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors without data in memory, and views that repeat a small part of the file at any size."""
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or not tensor.numel():
-            raise ModelError(f"{file}: {name} is no plain tensor with values: save its state dict alone")
+            raise ModelError(f"{file}: {name} is not a plain tensor with values: save its state dict alone")
     held, size = sum(tensor.nbytes for tensor in tensors.values()), file.stat().st_size
     if held > _MOST_SHARED * size:
         raise ModelError(
-            f"{file}: its parameters are {held:,} bytes in a file of {size:,}: they repeat what it holds; it is "
-            "damaged, or no checkpoint of the published model"
+            f"{file}: its parameters are {held:,} bytes in a file of {size:,}: they repeat parts of the file; it is "
+            "damaged, or not a checkpoint of the published model"
         )
 
 
@@ -238,7 +238,7 @@ def _config(file: Path, weights: Mapping[str, Tensor], settings: Mapping[str, ob
         }
     except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
         raise ModelError(
-            f"{file}: its parameters show no sizes ({error!r}): it is damaged, or of another model"
+            f"{file}: its parameters show no sizes ({error!r}): it is damaged, or belongs to another model"
         ) from None
     if shown["use_time"]:
         shown["length"] = len(weights["gap_norm.weight"])
@@ -266,7 +266,7 @@ def _unused(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[str]:
 def _fitted(file: Path, config: ModelConfig, weights: Mapping[str, Tensor], items: int) -> dict[str, Tensor]:
     """The weights in the shapes of the model, which must have exactly these parameters."""
     if "image_adapter.weight" not in weights:
-        raise ModelError(f"{file}: no parameter {to_published('image_adapter.weight')}: a truncated file")
+        raise ModelError(f"{file}: there is no parameter {to_published('image_adapter.weight')}: the file is truncated")
     with torch.device("meta"):
         present = torch.ones(items + 1, dtype=torch.bool)
         text, image = (
@@ -279,7 +279,7 @@ def _fitted(file: Path, config: ModelConfig, weights: Mapping[str, Tensor], item
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unknown:
         raise ModelError(
-            f"{file}: it does not fit its own sizes: "
+            f"{file}: its parameters do not fit its own sizes: "
             + "; ".join(
                 f"{what} {', '.join(to_published(name) or name for name in names)}"
                 for what, names in (("missing", missing), ("too many", unknown))
@@ -291,6 +291,6 @@ def _fitted(file: Path, config: ModelConfig, weights: Mapping[str, Tensor], item
         if weights[name].numel() != shape.numel():
             raise ModelError(
                 f"{file}: {to_published(name)} is {list(weights[name].shape)}, expected {list(shape)}; give the "
-                "settings that the shapes do not show (groups, length), or the file is damaged"
+                "settings that the shapes do not show (groups, length); otherwise the file is damaged"
             )
     return {name: weights[name].reshape(shape) for name, shape in expected.items()}

@@ -156,7 +156,7 @@ def _read(file: Path) -> tuple[PublishedConfig, dict[str, Tensor]]:
     try:
         settings = json.loads(metadata["config"])
     except (KeyError, ValueError, RecursionError):
-        raise ModelError(f"{file}: no metadata key `config` with JSON: this is no parity file") from None
+        raise ModelError(f"{file}: there is no metadata key `config` with JSON: this is not a parity file") from None
     required = [f"input.{name}" for name in ("item_seq", "item_seq_len", "labels", "timestamps")]
     required += [
         "buffer.text_embedding",
@@ -167,7 +167,9 @@ def _read(file: Path) -> tuple[PublishedConfig, dict[str, Tensor]]:
     ]
     missing = [name for name in required if name not in tensors]
     if missing:
-        raise ModelError(f"{file}: no tensor {', '.join(missing)}: this is no parity file, or a truncated one")
+        raise ModelError(
+            f"{file}: there is no tensor {', '.join(missing)}: this is not a parity file, or it is truncated"
+        )
     return read_config(PublishedConfig, settings, f"{file}: config"), tensors
 
 
@@ -178,7 +180,7 @@ def _domain(file: Path, settings: PublishedConfig, tensors: dict[str, Tensor]) -
         table = tensors[f"buffer.{name}_embedding"].float()
         if table.shape != (settings.item_num + 1, width):
             raise ModelError(
-                f"{file}: buffer.{name}_embedding is {list(table.shape)}, its config says "
+                f"{file}: buffer.{name}_embedding is {list(table.shape)}, but its config says "
                 f"{[settings.item_num + 1, width]}"
             )
         features.append(Features(table, torch.ones(len(table), dtype=torch.bool)))
@@ -194,12 +196,13 @@ def _batch(file: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple
     rows = len(tensors["buffer.text_embedding"])
     if items.shape != times.shape or items.shape[1:] != (config.length,) or len(lengths) != len(items):
         raise ModelError(
-            f"{file}: inputs of shapes {list(items.shape)} and {list(times.shape)}, max_len {config.length}"
+            f"{file}: the inputs have the shapes {list(items.shape)} and {list(times.shape)}, but max_len is "
+            f"{config.length}"
         )
     if not (items.min() >= 0 and items.max() < rows and labels.min() >= 0 and labels.max() < rows):
-        raise ModelError(f"{file}: item indices out of range 0..{rows - 1}")
+        raise ModelError(f"{file}: item indices are out of range 0..{rows - 1}")
     if not (lengths.min() >= 1 and lengths.max() <= config.length):
-        raise ModelError(f"{file}: sequence lengths out of range 1..{config.length}")
+        raise ModelError(f"{file}: sequence lengths are out of range 1..{config.length}")
     return Batch(items[:, : int(lengths.max())], times, lengths, None), labels
 
 
@@ -224,7 +227,9 @@ def _load_parameters(file: Path, model: MMM4Rec, tensors: dict[str, Tensor]) -> 
         seen.add(name)
     absent = [to_published(name) or name for name in ours if name not in seen]
     if absent:
-        raise ModelError(f"{file}: no parameter {', '.join(absent)}: a truncated file, or one of another variant")
+        raise ModelError(
+            f"{file}: there is no parameter {', '.join(absent)}: the file is truncated, or is of another variant"
+        )
     return unused
 
 

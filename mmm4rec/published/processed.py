@@ -39,7 +39,7 @@ __all__ = ["load_processed"]
 History = npt.NDArray[np.int64]
 """[n, 2]: item and seconds, oldest first."""
 
-_MEND = "make the folder again, or fetch it whole"
+_MEND = "make or fetch the whole folder again"
 
 
 def load_processed(folder: Path, name: str | None = None) -> DomainData:
@@ -81,24 +81,29 @@ def _held_out_histories(folder: Path, items: int) -> dict[int, History]:
     histories: dict[int, History] = {}
     for where, user, history in _histories(folder / "test_seq.jsonl", items):
         if user in histories:
-            raise ModelError(f"{where}: user {user} has a line before; {_MEND}")
+            raise ModelError(f"{where}: user {user} already has a line; {_MEND}")
         if len(history) < 3:
             raise ModelError(
-                f"{where}: user {user} has {len(history)} interactions, but the last two are held out and one must "
-                "come before: leave such users out of the folder"
+                f"{where}: user {user} has {len(history)} interactions, but 3 are needed, because the last two are "
+                "held out: leave out users with fewer"
             )
         histories[user] = history
     validated = set()
     for where, user, history in _histories(folder / "eval_seq.jsonl", items):
         if user in validated or user not in histories or not np.array_equal(history, histories[user][:-1]):
-            raise ModelError(f"{where}: is not the one history of user {user} in test_seq.jsonl less its last; {_MEND}")
+            raise ModelError(
+                f"{where}: is not the history of user {user} in test_seq.jsonl without its last item, or is there "
+                f"twice; {_MEND}"
+            )
         validated.add(user)
     _missing(folder / "eval_seq.jsonl", histories.keys() - validated)
     prefixes = dict.fromkeys(histories, 0)
     for where, user, history in _histories(folder / "train_seq.jsonl", items):
         whole = histories.get(user)
         if whole is None or len(history) > len(whole) - 2 or not np.array_equal(history, whole[: len(history)]):
-            raise ModelError(f"{where}: is no prefix of what user {user} has for training by test_seq.jsonl; {_MEND}")
+            raise ModelError(
+                f"{where}: is not a prefix of the training items of user {user} in test_seq.jsonl; {_MEND}"
+            )
         prefixes[user] = _with_prefix(prefixes[user], history, where)
     _check_prefixes(folder, prefixes, {user: len(history) - 2 for user, history in histories.items()})
     return histories
@@ -124,7 +129,9 @@ def _with_prefix(seen: int, history: History, where: str) -> int:
     """`seen`, a bit set of lengths, with the length of `history` added."""
     bit = 1 << len(history)
     if len(history) < 2 or seen & bit:
-        raise ModelError(f"{where}: a prefix of {len(history)}, too short for a label or there before; {_MEND}")
+        raise ModelError(
+            f"{where}: a prefix of {len(history)} items, which is too short for a label or is there twice; {_MEND}"
+        )
     return seen | bit
 
 
@@ -153,17 +160,17 @@ def _histories(path: Path, items: int) -> Iterator[tuple[str, int, History]]:
             case _:
                 user, history = -1, np.empty(0)
         if history.dtype != np.int64 or history.shape[1:] != (2,):
-            raise ModelError(f"{where}: is no [user, [[item, seconds], ...]] in whole numbers; {_MEND}")
+            raise ModelError(f"{where}: is not [user, [[item, seconds], ...]] in whole numbers; {_MEND}")
         if history[:, 0].min() < 1 or history[:, 0].max() > items:
             raise ModelError(
                 f"{where}: items run from {history[:, 0].min()} to {history[:, 0].max()}, but item2id.jsonl has "
                 f"1..{items} (0 is padding); {_MEND}"
             )
         if (np.diff(history[:, 1]) < 0).any():
-            raise ModelError(f"{where}: times go back; histories are oldest first; {_MEND}")
+            raise ModelError(f"{where}: times go back, but histories are oldest first; {_MEND}")
         yield where, user, history
     if empty:
-        raise ModelError(f"{path}: no history; {_MEND}")
+        raise ModelError(f"{path}: there is no history; {_MEND}")
 
 
 def _numbered(path: Path, first: int) -> list[str]:
@@ -174,10 +181,10 @@ def _numbered(path: Path, first: int) -> list[str]:
             case [str(name), int(number)] if name and number not in found and not isinstance(number, bool):
                 found[number] = name
             case _:
-                raise ModelError(f'{where}: is no ["id", number], or repeats a number; {_MEND}')
+                raise ModelError(f'{where}: is not ["id", number], or repeats a number; {_MEND}')
     if not found or len(set(found.values())) != len(found) or sorted(found) != list(range(first, first + len(found))):
         raise ModelError(
-            f"{path}: numbers are not {first} to {first + len(found) - 1}, each once, or an id repeats; {_MEND}"
+            f"{path}: the numbers are not {first} to {first + len(found) - 1}, or an id occurs twice; {_MEND}"
         )
     return [found[number] for number in sorted(found)]
 
@@ -188,7 +195,9 @@ def _user_ids(path: Path, numbers: list[int]) -> list[str]:
         return [str(number) for number in numbers]
     ids = _numbered(path, first=0)
     if numbers[-1] >= len(ids):
-        raise ModelError(f"{path}: users 0..{len(ids) - 1}, but there is a history of user {numbers[-1]}; {_MEND}")
+        raise ModelError(
+            f"{path}: it has users 0..{len(ids) - 1}, but there is a history of user {numbers[-1]}; {_MEND}"
+        )
     return [ids[number] for number in numbers]
 
 
@@ -200,7 +209,7 @@ def _without_picture(path: Path) -> set[int]:
         listing = json.loads(regular(path).read_text(encoding="utf-8"))
         return {int(number) for number, item in listing.items() if item.get("vision") is None}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path}: is no JSON object of items by number ({error}); {_MEND}") from None
+        raise ModelError(f"{path}: is not a JSON object of items by number ({error}); {_MEND}") from None
 
 
 def _features(path: Path, items: int, absent: set[int]) -> Features:
@@ -208,11 +217,11 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
     try:
         tensor = torch.load(stored(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; {_MEND}") from None
+        raise ModelError(f"{path}: there is no such file; {_MEND}") from None
     except OSError as error:
-        raise ModelError(f"{path}: is no tensor that can be read safely ({error.strerror}); {_MEND}") from None
+        raise ModelError(f"{path}: is not a tensor that can be read safely ({error.strerror}); {_MEND}") from None
     except Exception as error:  # errors of pickle, zip and torch
-        raise ModelError(f"{path}: is no tensor that can be read safely ({type(error).__name__}); {_MEND}") from None
+        raise ModelError(f"{path}: is not a tensor that can be read safely ({type(error).__name__}); {_MEND}") from None
     if (
         not isinstance(tensor, Tensor)
         or not tensor.is_floating_point()
@@ -221,7 +230,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
         or not tensor.shape[1]
         or tensor.nbytes > path.stat().st_size  # a view that repeats its data
     ):
-        raise ModelError(f"{path}: is no table of floats [items, width]; {_MEND}")
+        raise ModelError(f"{path}: is not a table of floats [items, width]; {_MEND}")
     if len(tensor) not in (items, items + 1):
         raise ModelError(
             f"{path}: {len(tensor)} rows for the {items} items of item2id.jsonl; both must be of the same domain"
@@ -231,7 +240,7 @@ def _features(path: Path, items: int, absent: set[int]) -> Features:
     bad = (~vectors.isfinite().all(dim=1)).nonzero()[:, 0]
     if len(bad):
         raise ModelError(
-            f"{path}: the vector of item {int(bad[0])} holds NaN or infinity ({len(bad)} such); encode it again"
+            f"{path}: the vector of item {int(bad[0])} has NaN or infinity ({len(bad)} in total); encode it again"
         )
     present = torch.ones(items + 1, dtype=torch.bool)
     present[[0, *(number for number in absent if 1 <= number <= items)]] = False
@@ -246,6 +255,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield f"{path}, line {number}", json.loads(line)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; {_MEND}") from None
+        raise ModelError(f"{path}: there is no such file; {_MEND}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as lines of JSON ({error}); {_MEND}") from None

@@ -48,11 +48,11 @@ def keep(
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.warning("another process trains in %s: waiting for what it makes", place)
+            _log.warning("another process trains in %s: waiting for its result", place)
             fcntl.flock(lock, fcntl.LOCK_EX)
         stood = finished.exists()
         if stood and (flaw := _flaw(finished, digest)):
-            print(f"{finished}: the kept training is not used, it is trained again: {flaw}", file=sys.stderr)
+            print(f"{finished}: the kept training is not used, the model is trained again: {flaw}", file=sys.stderr)
             shutil.rmtree(finished)
         if not finished.exists():
             shutil.rmtree(made, ignore_errors=True)
@@ -76,10 +76,10 @@ def _flaw(folder: Path, digest: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{_RECORD} cannot be read ({type(error).__name__}: {error})"
     if named != digest:
-        return f"{_RECORD} is of another training"
+        return f"{_RECORD} belongs to another training"
     found = _hashes(folder)
     differing = sorted(name for name, _ in files.items() ^ found.items())
-    return f"{', '.join(dict.fromkeys(differing))} is not what was kept" if differing else None
+    return f"{', '.join(dict.fromkeys(differing))} has changed" if differing else None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ class Loop:
         else:
             self.state = TrainingState.from_saved(*saved, model, optimiser)
             if fabric.is_global_zero:
-                print(f"{domain.name}: goes on after {self.state.optimiser_steps} optimiser steps", file=sys.stderr)
+                print(f"{domain.name}: continues after {self.state.optimiser_steps} optimiser steps", file=sys.stderr)
         self.saved_at = time.perf_counter()
         fabric.barrier()  # no process may save before all have read
 
@@ -132,8 +132,8 @@ class Loop:
             last = min(first + self.config.accumulate - 1, self.batches)
             raise DivergedError(
                 f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
-                f"{f' to {last}' if last > first else ''}; lower learning_rate, or look for extreme values in the "
-                "features"
+                f"{f' to {last}' if last > first else ''}; lower learning_rate, or check the features for extreme "
+                "values"
             )
         loss = float(losses.sum())
         self.wrapped_optimiser.step()
@@ -215,10 +215,12 @@ def training_examples(domain: DomainData, length: int, config: TrainConfig) -> E
     """
     examples = domain.examples("training", length)
     if not len(examples):
-        raise ModelError(f"{domain.name}: no training example; users need 4 interactions: lower k, or give more data")
+        raise ModelError(
+            f"{domain.name}: there is no training example; users need 4 interactions: lower k, or give more data"
+        )
     if config.validate_every and not len(domain.examples("validation", length)):
         raise ModelError(
-            f"{domain.name}: an empty validation set; users need 3 interactions: lower k, or do not validate"
+            f"{domain.name}: the validation set is empty; users need 3 interactions: lower k, or do not validate"
         )
     if len(examples) == 1 and config.loss == "in_batch":
         raise ModelError(f"{domain.name}: one training example has no in-batch negatives; set loss to 'full'")

@@ -67,14 +67,14 @@ class StateFolder:
             reason = str(error)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = f"it is damaged ({type(error).__name__}: {error})"
-        print(f"{self.folder}: the state is not used, training starts afresh: {reason}", file=sys.stderr)
+        print(f"{self.folder}: the state is not used, training starts again: {reason}", file=sys.stderr)
         return None
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         record = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         differing = _differing(self.identity, record["identity"])
         if differing:
-            raise _UnusableError(f"it is of a training with other {', '.join(differing)}")
+            raise _UnusableError(f"it belongs to a training with other {', '.join(differing)}")
         file = self.folder / Path(record["tensors"]).name
         if _sha256(file) != record["sha256"]:
             raise _UnusableError(f"{file.name} is damaged")

@@ -24,7 +24,7 @@ def _coverage(key: str, covered: Callable[[Mapping[str, Any]], int]) -> dg.Asset
     @dg.asset_check(
         asset=dg.AssetKey(key.split("/")),
         name="coverage",
-        description=f"At least {_COVERED:.0%} of the items have it, unless the settings do without.",
+        description=f"At least {_COVERED:.0%} of the items have this modality, or the kind of its encoder is none.",
         partitions_def=DOMAINS,
     )
     def coverage(

@@ -70,7 +70,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
-        print_error(f"{error.filename}: {error.strerror}; permit it, or use a data folder that you may write to")
+        print_error(
+            f"{error.filename}: {error.strerror}; allow writing to it, or use a data folder that you may write to"
+        )
         sys.exit(1)
     except signals.Interrupted as error:
         signals.leave(error.number)

@@ -55,19 +55,19 @@ def recommend(
             fail(f"{domain} has no recommendations yet; `mmm4rec run {domain}` makes them")
         if k is not None and k > kept:
             fail(
-                f"{domain} keeps {kept} recommendations a user, so {k} cannot be shown; "
-                f"`recommendations: {{k: {k}}}` in domains.yaml and `mmm4rec run` keep more"
+                f"{domain} has {kept} recommendations per user, so {k} cannot be shown; "
+                f"to keep more, set `recommendations: {{k: {k}}}` in domains.yaml and run `mmm4rec run`"
             )
         if model is not None and model not in known["models"]:
             fail(
                 f"{domain} has recommendations by {' and '.join(known['models'])}, not by {model}; "
-                "`recommendations: {models: all}` in domains.yaml and `mmm4rec run` make those of every model"
+                "for those of every model, set `recommendations: {models: all}` in domains.yaml and run `mmm4rec run`"
             )
         rows = session.ask(statement, who | {"k": k or kept, "model": model or known["best"]}).to_pylist()
     if not known["users"]:
-        fail(f"{domain} has no recommendations for user {user!r}: not a user of its k-core")
+        fail(f"{domain} has no recommendations for user {user!r}, who is not in its k-core")
     if not rows and not as_json:
-        print_text(f"{user} has all {known['items']} items of {domain}: there is none left to recommend")
+        print_text(f"{user} has all {known['items']} items of {domain}: no item is left to recommend")
         return
     if as_json:
         print_json(rows)
@@ -137,7 +137,7 @@ def search(
 ) -> None:
     """Find the items whose vectors are nearest to words, to a picture, to both together, or to an item."""
     if (item is None) == (text is None and image is None):
-        raise typer.BadParameter("give --text, --image or both of them, or else --item")
+        raise typer.BadParameter("give --text, --image or both, or give --item")
     data_folder = open_data_folder(data)
     from pipelines.search import find
 
@@ -180,7 +180,7 @@ def sql(
     A table shows the first 1,000 rows with rounded numbers. --csv, --json and --out write all rows, not rounded.
     """
     if sum((statement is not None, example is not None, examples)) > 1:
-        raise typer.BadParameter("give one of a query, --example and --examples")
+        raise typer.BadParameter("give only one of these: a query, --example, --examples")
     if to is not None and (as_csv or as_json or (statement is None and example is None)):
         raise typer.BadParameter("--out is for one query or --example, without --csv and --json")
     from pipelines.cli import prompt
@@ -224,7 +224,7 @@ def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: 
     found = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
     _print_rows(found.slice(0, prompt.TABLE), form)
     if found.num_rows > prompt.TABLE:
-        err.print(f"the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
+        err.print(f"only the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
 
 
 def _print_rows(table: "pa.Table", form: str) -> None:

@@ -27,7 +27,7 @@ __all__ = ["commands"]
 
 commands = typer.Typer()
 
-_HOW_TO_BEGIN = "`mmm4rec fetch CATEGORY`, put some there, or `mmm4rec sample`"
+_HOW_TO_BEGIN = "run `mmm4rec fetch CATEGORY` or `mmm4rec sample`, or put raw files there"
 
 
 @commands.command(epilog="Example: `mmm4rec sample --data data`")
@@ -96,8 +96,8 @@ def fetch(
 
 def _fetched_how(file: "Fetched") -> str:
     if file.kept:
-        return "was there"
-    return f"went on from {file.resumed_from:,}" if file.resumed_from else "fetched"
+        return "already there"
+    return f"continued from {file.resumed_from:,}" if file.resumed_from else "fetched"
 
 
 @commands.command(epilog="Examples: `mmm4rec run` · `mmm4rec run Scientific` · `mmm4rec run --only core/sequences`")
@@ -163,4 +163,4 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     warn_of_left_out(data_folder)
     warn_of_damaged(data_folder)
     for domain in data_folder.gone():
-        print_warning(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` takes it out")
+        print_warning(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` removes it")

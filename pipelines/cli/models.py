@@ -43,7 +43,8 @@ def _table_of_results(rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(
         title="How well each user's held-out purchase is found among all items",
         title_justify="left",
-        caption="A source domain is judged by the pre-trained model as it is. * recommends: the best on validation.",
+        caption="On a source domain, the pre-trained model is tested as it is. * makes the recommendations: it is the "
+        "best on validation.",
         caption_justify="left",
         # No lines and one blank between columns, so that it fits 80 columns.
         box=None,
@@ -139,7 +140,7 @@ def _percentages(text: str) -> list[float]:
     try:
         return [float(part) for part in _split_at_commas(text)] or [100.0]
     except ValueError:
-        raise typer.BadParameter(f"--users {text}: percentages with commas, such as 1,10,100") from None
+        raise typer.BadParameter(f"--users {text}: give percentages separated by commas, such as 1,10,100") from None
 
 
 @commands.command(name="check-parity", epilog="Example: `mmm4rec check-parity with_id_1layer.safetensors`")

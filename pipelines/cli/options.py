@@ -49,7 +49,8 @@ def open_data_folder(data: Path | None) -> "DataFolder":
     home, exported = _dagster_home(), os.environ.get("DAGSTER_HOME")
     if exported and Path(exported).resolve() != home.resolve():
         print_warning(
-            f"DAGSTER_HOME={exported} is another Dagster's and is not used; {HOME_VARIABLE} names a folder that is"
+            f"DAGSTER_HOME={exported} belongs to another Dagster and is not used; to use a folder of your own, set "
+            f"{HOME_VARIABLE}"
         )
     os.environ["DAGSTER_HOME"] = str(home)
     return found
@@ -60,7 +61,10 @@ def _dagster_home() -> Path:
     if asked := os.environ.get(HOME_VARIABLE):
         folder = Path(asked).expanduser().absolute()
         if not (folder / "dagster.yaml").is_file():
-            fail(f"{HOME_VARIABLE}={asked}: there is no dagster.yaml; copy the shipped one there, and change the copy")
+            fail(
+                f"{HOME_VARIABLE}={asked}: there is no dagster.yaml; copy the project's dagster.yaml there, and change "
+                "the copy"
+            )
         return folder
     package = Path(__file__).parents[1]
     return package.parent if (package.parent / "dagster.yaml").is_file() else package / "dagster_home"

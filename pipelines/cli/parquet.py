@@ -28,7 +28,7 @@ def check_target(file: Path, data: Path) -> Path:
     if file.suffix != ".parquet":
         raise CommandError(f"{file}: --out writes Parquet: give a name that ends with .parquet")
     if not file.parent.is_dir():
-        raise CommandError(f"{file}: there is no folder {file.parent}")
+        raise CommandError(f"{file}: there is no folder {file.parent}: create it, or give another name")
     place = file.parent.resolve() / file.name
     if place.is_relative_to(data.resolve()):
         raise CommandError(f"{file} lies in the data folder {data}, where only the pipeline writes: write elsewhere")
@@ -37,7 +37,7 @@ def check_target(file: Path, data: Path) -> Path:
     except FileNotFoundError:
         return place
     if not stat.S_ISREG(mode):
-        raise CommandError(f"{file} is no plain file: give another name")
+        raise CommandError(f"{file} is not a regular file: give another name")
     if not mode & 0o222:
         raise CommandError(f"{file} is read-only, as published files are: give another name")
     return place

@@ -45,10 +45,10 @@ _HISTORY_LINES: Final = 1000
 _HELP: Final = """\
 SELECT ...;                  runs a query; end it with a semicolon, on any number of lines; the catalogue is read-only
 .tables                      lists tables, views and macros, with a description of each
-.describe NAME               lists the columns of one, with their meaning (DESCRIBE NAME; shows only the types)
+.describe NAME               lists its columns with their meaning (DESCRIBE NAME; shows only their types)
 .examples                    lists queries that are ready to run
 .example NAME [KEY=VALUE]    runs an example and shows its SQL, which you can change
-.refresh                     switches to a catalogue that was built since; until then all answers use the same one
+.refresh                     switches to the newest catalogue; until then, all answers use the same catalogue
 .quit                        or Ctrl-D: leaves; Ctrl-C stops a query or discards what was typed"""
 
 
@@ -93,7 +93,7 @@ def parameters(given: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
     for text, (name, equals, _) in zip(given, pairs, strict=True):
         if not (name and equals):
-            raise CommandError(f"{text!r} is no parameter: write NAME=VALUE")
+            raise CommandError(f"{text!r} is not a parameter: write NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 
@@ -139,7 +139,7 @@ def chosen(
     bound = example.bind(given, lambda sql, known: session.ask(sql, known).to_pylist())
     for name, parameter in example.parameters.items():
         if name not in given and parameter.query:
-            say(f"{name} = {bound[name]} ({parameter.meaning}); {option}{name}=... takes another")
+            say(f"{name} = {bound[name]} ({parameter.meaning}); {option}{name}=... sets another value")
     return bound
 
 
@@ -214,7 +214,7 @@ class Prompt:
         """Read and answer until .quit or the end of the input."""
         restore_defaults()
         save = _line_editing(self._session)
-        self._say(f"{self._session.catalogue}, read-only; .help says what you can do, .quit ends")
+        self._say(f"{self._session.catalogue}, read-only; .help lists the commands, .quit ends")
         try:
             self._converse()
         finally:
@@ -250,7 +250,7 @@ class Prompt:
     def _command(self, name: str, arguments: list[str]) -> None:
         if name not in self._commands:
             near = difflib.get_close_matches(name, self._commands, 1)
-            raise CommandError(f"{name} is no command; {f'did you mean {near[0]}?' if near else '.help lists them'}")
+            raise CommandError(f"{name} is not a command; {f'did you mean {near[0]}?' if near else '.help lists them'}")
         command = self._commands[name]
         try:
             inspect.signature(command).bind(*arguments)
@@ -262,12 +262,12 @@ class Prompt:
         answer = ask(self._session, statement, bound, limit=SHOWN + 1)
         self._show(answer.slice(0, SHOWN))
         if answer.num_rows > SHOWN:
-            self._say(f"the first {SHOWN} rows; `mmm4rec sql --csv '...'` writes all of them")
+            self._say(f"only the first {SHOWN} rows; `mmm4rec sql --csv '...'` writes all of them")
 
     def _describe(self, name: str) -> None:
         columns = self._session.ask_named("catalogue_describe", {"name": name.removesuffix(";")})
         if not columns.num_rows:
-            raise CommandError(f"there is no {name}; .tables lists what there is")
+            raise CommandError(f"there is no {name}; .tables lists the names")
         self._show(columns)
 
     def _example(self, name: str, *given: str) -> None:
@@ -279,12 +279,12 @@ class Prompt:
     def _refresh(self) -> None:
         self._session.refresh()
         self._announced = False
-        self._say(f"{self._session.catalogue} as it is now")
+        self._say(f"answers now use the newest {self._session.catalogue}")
 
     def _announce_a_newer_catalogue(self) -> None:
         if self._session.superseded and not self._announced:
             self._announced = True
-            self._say("a newer catalogue has been built: .refresh goes over to it")
+            self._say("a newer catalogue has been built: .refresh switches to it")
 
 
 def _line_editing(session: Session) -> Callable[[], None]:

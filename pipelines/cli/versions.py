@@ -116,7 +116,7 @@ def forget_domain(
     from pipelines.forget import check, forget, why_it_comes_back
 
     if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter(f"there is no terminal to ask at whether to forget {domain}: give --yes")
+        raise typer.BadParameter(f"there is no terminal to confirm that {domain} is to be forgotten: give --yes")
     with dagster_instance(data_folder) as instance:
         check(data_folder, domain, instance)
     again = why_it_comes_back(data_folder, domain)
@@ -161,6 +161,6 @@ def _pin(data_folder: "DataFolder", name: str | None, on: bool, as_json: bool) -
     from warehouse.artifacts.lineage import Lineage, named
 
     if name is not None and not data_folder.store.mark(Lineage.of(data_folder.store).find(name), "pin", on):
-        fail(f"{name} has just been collected")
+        fail(f"`mmm4rec gc` has just removed {name}")
     pinned = [named(version) for version in data_folder.store.marked("pin")]
     answer(as_json, pinned, ["pinned"], ([version] for version in pinned))

@@ -47,7 +47,7 @@ class DataFolder:
         path = _resolved(given or Path(os.environ.get(DATA_VARIABLE) or "data"))
         there = next(place for place in (path, *path.parents) if place.exists())
         if not there.is_dir():
-            raise SettingsError(f"{there} is no folder: name one with --data, or with {DATA_VARIABLE}")
+            raise SettingsError(f"{there} is not a folder: name one with --data, or with {DATA_VARIABLE}")
         return cls(path)
 
     @cached_property
@@ -78,7 +78,7 @@ class DataFolder:
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The contents of the shipped file and of the user's file."""
         if (other := self.path / "domains.yml").exists():
-            raise SettingsError(f"{other} is not read: the settings are in domains.yaml; rename it, or remove it")
+            raise SettingsError(f"{other} is not read, only domains.yaml is: rename it, or remove it")
         return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.path / "domains.yaml")
 
     def category(self, name: str) -> str:
@@ -108,7 +108,7 @@ class DataFolder:
         if not (folder / "model.safetensors").is_file():
             raise SettingsError(
                 f"pretrained in domains.yaml: there is no model.safetensors in {folder}; "
-                "`mmm4rec import-checkpoint FILE` makes such a folder of a published .ckpt"
+                "`mmm4rec import-checkpoint FILE` makes a folder that has one from a published .ckpt"
             )
         return folder
 
@@ -186,12 +186,12 @@ def _resolved(given: Path) -> Path:
     if _NO_ADDRESS.search(str(path)):
         raise SettingsError(
             f"the data folder {path} cannot be used: a ? in a path, a backslash, or a % before two hexadecimal digits "
-            "is something else to Dagster's SQLite files or to DuckDB: rename that folder"
+            "has a special meaning for Dagster's SQLite files or for DuckDB: rename the folder that has it"
         )
     if length > _LONGEST:
         raise SettingsError(
-            f"the data folder {str(path)[:60]}... cannot be used: its path has {length} bytes, and beyond {_LONGEST} "
-            "SQLite, in which Dagster keeps its runs, opens no file below it: choose a shorter one"
+            f"the data folder {str(path)[:60]}... cannot be used: its path has {length} bytes; SQLite, in which "
+            f"Dagster keeps its runs, opens no file below a path of more than {_LONGEST} bytes: choose a shorter one"
         )
     return path
 

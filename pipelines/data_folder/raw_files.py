@@ -20,8 +20,8 @@ from warehouse.raw.formats import KINDS, Kind, category_in, formats
 __all__ = ["find_raw", "has_raw", "misplaced", "names", "no_category", "pairs", "passed_over"]
 
 _ALL_REVIEWS: Final = (
-    "it is named as a file of all reviews is: bring the ratings, {0}.csv, or rename it {0}_5.json, with .gz if it is "
-    "compressed"
+    "it has the name of a file of all reviews: get the ratings file {0}.csv, or rename this file to {0}_5.json, with "
+    ".gz if it is compressed"
 )
 _ALIKE: Final = 0.7
 _BY_LONGER_NAMES: Final[tuple[Kind, ...]] = ("metadata", "ratings")
@@ -36,7 +36,7 @@ def no_category(name: Any) -> str | None:
     if isinstance(name, str) and _CATEGORY.fullmatch(name) and len(name.encode()) <= _LONGEST:
         return None
     return (
-        f"{str(name)[:80]!r} is no category: give the name of the raw files without meta_ and endings. It begins with "
+        f"{str(name)[:80]!r} is not a category: give the name of the raw files without meta_ and endings. It begins with "
         f"neither a dot nor a hyphen, has no slash or control character, and at most {_LONGEST} bytes"
     )
 
@@ -79,7 +79,7 @@ def passed_over(folder: Path) -> dict[str, str]:
         if name in read:
             continue
         if name in chosen:
-            found[name] = f"{chosen[name]} is read in its place: remove one of the two"
+            found[name] = f"{chosen[name]} is read instead: remove one of the two"
         elif reason := _reason(name, there, [other for other in there if other not in read]):
             found[name] = reason
     return found
@@ -102,7 +102,7 @@ def misplaced(folder: Path, data: Path) -> dict[str, str]:
     ]
     described = {category for kind, category, _ in found if kind == "metadata"}
     return {
-        os.path.relpath(path, folder): f"raw files are not looked for there: move it into {folder}"
+        os.path.relpath(path, folder): f"raw files are not read from there: move it to {folder}"
         for kind, category, path in found
         if category in described or find_raw(folder, category, "metadata")
     }
@@ -118,7 +118,7 @@ def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
             return _alone(category, kind, left)
     for pattern in chain.from_iterable(map(_patterns, _BY_LONGER_NAMES)):
         if category := _category_in_any_case(pattern, name):
-            return f"capitals count: rename it {pattern.format(category)}"
+            return f"upper and lower case must match: rename it to {pattern.format(category)}"
     all_reviews_of = _category_in_any_case("{}.json", _unpacked(name))
     described = all_reviews_of and any(_category("metadata", other) == all_reviews_of for other in there)
     return _ALL_REVIEWS.format(all_reviews_of) if described else None
@@ -131,7 +131,7 @@ def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
     others = {found: name for name in left if (found := _category(other, name))}
     meant = [others[alike] for alike in get_close_matches(category, others, 1, _ALIKE)]
     return f"there is no {', '.join(most)} or {last} beside it" + "".join(
-        f"; if that is {name!r}, let both have the same name" for name in meant
+        f"; if {name!r} is that file, give both files the same name" for name in meant
     )
 
 

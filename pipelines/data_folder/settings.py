@@ -102,7 +102,7 @@ class AutomationSettings:
 
     def __post_init__(self) -> None:
         if self.interval < 1:
-            raise SettingsError(f"automation: interval: {self.interval} is no number of seconds; 1 or more")
+            raise SettingsError(f"automation: interval: {self.interval} is not a number of seconds of 1 or more")
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def _check_encoders(
         idle = [name for name in said if all(unread(reader, [name], modality) for reader in readers)]
         if idle:
             raise SettingsError(
-                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, as an encoder of kind "
-                f"{in_force} does not read it; set the `kind` that does beside it, or remove it"
+                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, because an encoder of "
+                f"kind {in_force} does not read it; also set the `kind` that reads it, or remove it"
             )
 
 
@@ -220,15 +220,15 @@ def _seconds(name: str, date: str | None) -> int | None:
     try:
         return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp())
     except ValueError:
-        raise SettingsError(f"{name}: {date!r} is no date; write it as YYYY-MM-DD") from None
+        raise SettingsError(f"{name}: {date!r} is not a date; write it as YYYY-MM-DD") from None
 
 
 def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
     """Why this cannot name a domain, or None. The name may come from a file, so messages quote and escape it."""
     if not isinstance(name, str):
-        return f"{name!r} is no domain name: names are texts; put it in quotes"
+        return f"{name!r} is not a domain name: names are texts; put it in quotes"
     if name == ALL:
-        return f"{name!r} is no domain name: it stands for all domains; give the category another in domains.yaml"
+        return f"{name!r} is not a domain name: it means all domains; give the category another in domains.yaml"
     if name in taken:
         return f"{name!r} is already the name of a domain with other raw files; give the category another"
     try:

@@ -57,23 +57,23 @@ def _check_size(text: str) -> None:
         match event:
             case yaml.AliasEvent():
                 if any(event.anchor == anchor for anchor, _ in opened):
-                    raise _refusal(event, f"the alias *{event.anchor} lies within what it stands for")
+                    raise _refusal(event, f"the alias *{event.anchor} is inside the value that it stands for")
                 size += sizes.get(event.anchor or "", 0)  # the composer refuses an unknown anchor later
             case yaml.ScalarEvent():
                 if len(event.value) > LONGEST:
-                    raise _refusal(event, f"a text of {len(event.value):,} characters, at most {LONGEST:,}")
+                    raise _refusal(event, f"a text of {len(event.value):,} characters; at most {LONGEST:,} are allowed")
                 size += _NODE + len(event.value)
                 sizes[event.anchor or ""] = _NODE + len(event.value)
             case yaml.CollectionStartEvent():
                 opened.append((event.anchor, size))
                 if len(opened) > DEEPEST:
-                    raise _refusal(event, f"nested more than {DEEPEST} deep")
+                    raise _refusal(event, f"nested more than {DEEPEST} levels deep")
                 size += _NODE
             case yaml.CollectionEndEvent():
                 anchor, before = opened.pop()
                 sizes[anchor or ""] = size - before
         if size > LARGEST:
-            raise _refusal(event, f"too much: with every alias written out, more than {LARGEST >> 20} MiB")
+            raise _refusal(event, f"too large: more than {LARGEST >> 20} MiB with every alias written out")
 
 
 class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -94,7 +94,7 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
                     if isinstance(key, yaml.ScalarNode):
                         name, line = (key.tag, key.value), key.start_mark.line + 1
                         if name in lines:
-                            raise _refusal(key, f"the key {key.value!r} is there already, in line {lines[name]}")
+                            raise _refusal(key, f"the key {key.value!r} is already in line {lines[name]}")
                         lines[name] = line
                     nodes += [key, value]
             elif isinstance(node, yaml.SequenceNode):
@@ -104,11 +104,11 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As PyYAML does it. A value that does not fit its tag is reported as an error of the file, with its line."""
         if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-            raise _refusal(node, f"a number of {len(node.value):,} characters")
+            raise _refusal(node, f"a number of {len(node.value):,} characters is too long")
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError) as error:  # raised by int(), float() and other conversions
-            raise _refusal(node, f"{node.value!r} is no {node.tag.rpartition(':')[2]}") from error
+            raise _refusal(node, f"{node.value!r} is not a valid {node.tag.rpartition(':')[2]}") from error
 
 
 _Yaml.yaml_implicit_resolvers = {

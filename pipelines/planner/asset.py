@@ -111,9 +111,9 @@ def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.Material
     Dagster knows only made and missing, and shows this as made. Metadata, checks and log say that it was not made.
     """
     reason = (
-        f"{step.key} is not made for {domain}: models from scratch and fine-tuned ones are for target domains, "
-        "baselines for those that ask for them, the pre-trained one needs a source domain with raw files; domains.yaml "
-        "gives the roles"
+        f"{step.key} is not built for {domain}: models from scratch, fine-tuned models and baselines are for target "
+        "domains, baselines only if the settings request them, and pre-training needs a source domain with raw files; "
+        "domains.yaml sets the roles"
     )
     log.info("%s", reason)
     return dg.MaterializeResult(
@@ -128,10 +128,10 @@ def _not_made(step: Step, domain: str, log: dg.DagsterLogManager) -> dg.Material
 
 def _blocking(step: Step) -> dict[str, str]:
     """The description of each blocking check, by name."""
-    files = {_FILES: "Every file is there, nothing else is, and each has the manifest's size and sha256."}
+    files = {_FILES: "Every file of the manifest is there with its size and sha256, and there are no other files."}
     if step.check is None:
         return files
-    return files | {step.check.name: f"{step.check.description} Each count is of what breaks this."}
+    return files | {step.check.name: f"{step.check.description} The counts are numbers of violations."}
 
 
 def _check(step: Step, made: Made) -> list[dg.AssetCheckResult]:

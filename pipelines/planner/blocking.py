@@ -59,7 +59,7 @@ def _lines(noun: str) -> Check:
     return Check(
         "every_line_accounted_for",
         "check_raw",
-        "Every line of the raw file is a row or in quarantine, and never both.",
+        "Every line of the raw file is either a row of the table or in quarantine, and never both.",
         {"rows": f"raw/{noun}/{noun}", "quarantine": f"raw/{noun}/quarantine"},
         lambda summary, parameters: {"lines": summary["lines"]},
     )
@@ -69,7 +69,7 @@ def _rows(noun: str) -> Check:
     return Check(
         "every_item_once",
         "check_features",
-        "Every item of the sequences has one row.",
+        "Every item of the sequences has exactly one row.",
         {"features": f"features/{noun}/{noun}", "items": "core/sequences/items"},
     )
 
@@ -78,8 +78,8 @@ def _vectors(noun: str, encoded: str) -> Check:
     return Check(
         "every_item_once_and_finite",
         "check_vectors",
-        "Every item of the sequences has one vector, finite, zero if and only if it is missing, and of length 1 if its "
-        "encoder says so.",
+        "Every item of the sequences has exactly one vector. It is finite, and it is zero if and only if the item "
+        "lacks this modality. All other vectors have length 1 if the encoder normalises its vectors.",
         # The encoder's input has every item of the sequences exactly once: its own check ensures that.
         {"vectors": f"features/{noun}/{noun}", "items": f"features/{encoded}/{encoded}"},
         lambda summary, parameters: {"normalised": summary["encoder"]["normalised"]},
@@ -114,13 +114,13 @@ CHECKS: Mapping[str, Check] = {
     "core/items": Check(
         "ids_unique_and_rows_accounted_for",
         "check_items",
-        "Every metadata row is an item or set aside; item ids are unique.",
+        "Every metadata row is an item or a rejected row. Item ids are unique.",
         {"items": "core/items/items", "rejected": "core/items/rejected", "metadata": "raw/metadata/metadata"},
     ),
     "core/interactions": Check(
         "ids_unique_and_rows_accounted_for",
         "check_interactions",
-        "Every rating is an interaction or set aside; interactions are unique, of items that exist.",
+        "Every rating is an interaction or a rejected row. Interactions are unique, and their items exist.",
         {
             "interactions": "core/interactions/interactions",
             "rejected": "core/interactions/rejected",
@@ -131,8 +131,8 @@ CHECKS: Mapping[str, Check] = {
     "core/sequences": Check(
         "k_core_order_and_splits",
         "check_sequences",
-        "Every user and item has k interactions, order is total in time, and nothing for validation or testing leaks "
-        "into the past.",
+        "Every user and every item has at least k interactions. Each sequence is in the order of time, without gaps. "
+        "No interaction for validation or testing comes before one of an earlier part.",
         {"interactions": "core/sequences/interactions"},
         _asked_of_sequences,
     ),
@@ -143,14 +143,15 @@ CHECKS: Mapping[str, Check] = {
     "reports/metrics": Check(
         "every_metric_within_bounds",
         "check_metrics",
-        "Every model has every metric, within 0 and 1, and none that falls as lists get longer.",
+        "Every model has every metric, with a value from 0 to 1. A metric that can only grow with k never falls.",
         {"figures": "reports/metrics/metrics"},
         _declared,
     ),
     "reports/recommendations": Check(
         "everybody_served_and_nothing_twice",
         "check_recommendations",
-        "Every user gets as many items as asked for by each model, ranked, each once, and none already had.",
+        "Every model recommends the requested number of items to every user, or as many as are left. The items are "
+        "ranked, none is repeated, and none is one that the user already has (unless the settings include those).",
         {
             "recommendations": "reports/recommendations/recommendations",
             "interactions": "core/sequences/interactions",

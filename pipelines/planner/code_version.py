@@ -7,8 +7,9 @@ module does not count either.
 
 The search stops in two places:
 
-- A registry names its implementations as texts, "module:name". A step that uses a registry adds the implementation that
-  the settings choose.
+- A registry names its implementations as texts, "module:name". It is a constant annotated as `Registry`, or a function
+  that returns an `Implementation`. A step that uses a registry adds the implementation that the settings choose, so one
+  more entry makes nothing stale.
 - `TABLES` in the `tables` of a package are the schemas of all its tables. A step adds its own.
 """
 
@@ -88,6 +89,8 @@ class _Module:
     """The dotted path of each imported name."""
     effects: list[ast.stmt]
     """Statements that do more than bind names. They run for every importer of the module."""
+    registries: set[str]
+    """The bound names that end the search."""
     meant: dict[str, list["_Statement"]]
     """The statements that count for each name requested so far."""
 
@@ -108,7 +111,7 @@ def _asked(name: str) -> Symbol:
     module, _, bound = name.partition(":")
     bound = bound.partition(".")[0]
     if _path(module) is None:
-        raise ValueError(f"{module} is no module of {', '.join(ROOMS)}")
+        raise ValueError(f"{module} is not a module of {', '.join(ROOMS)}")
     found = _lookup(module, bound)
     if found is None:
         raise ValueError(f"{module} has no {bound}")
@@ -180,7 +183,7 @@ def _lookup(module: str, name: str) -> Symbol | None:
     """The symbol that a name of a module refers to, wherever it is bound; None if it is not part of the project."""
     known = _module(module)
     if name in known.bound:
-        cut = name in _SCHEMAS and module.endswith(".tables")
+        cut = name in known.registries or (name in _SCHEMAS and module.endswith(".tables"))
         return None if cut else (module, name)
     return next(iter(_resolve(known.imported[name])), None) if name in known.imported else None
 
@@ -241,19 +244,21 @@ def _aliases(node: ast.AST) -> Iterator[tuple[str, str]]:
 def _module(name: str) -> _Module:
     path = _path(name)
     if path is None:
-        raise ValueError(f"{name} is no module of {', '.join(ROOMS)}")
+        raise ValueError(f"{name} is not a module of {', '.join(ROOMS)}")
     return _parsed(path.read_text(encoding="utf-8"))
 
 
 @cache
 def _parsed(source: str) -> _Module:
-    found = _Module({}, {}, [], {})
+    found = _Module({}, {}, [], set(), {})
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             found.imported.update(_aliases(statement))
         elif not _is_guard(statement):
             for bound in _binds(statement):
                 found.bound.setdefault(bound, []).append(statement)
+                if _is_registry(statement):
+                    found.registries.add(bound)
             if _has_effect(statement):
                 found.effects.append(statement)
     return found
@@ -308,6 +313,15 @@ def _is_guard(statement: ast.stmt) -> bool:
     """Whether a statement is only for type checkers, or only for a module that runs as a script."""
     test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
     return test == "TYPE_CHECKING" or test.startswith("__name__ ==")
+
+
+def _is_registry(statement: ast.stmt) -> bool:
+    """Whether a statement binds a constant annotated as a registry, or a function that returns an implementation."""
+    if isinstance(statement, ast.FunctionDef):
+        return isinstance(statement.returns, ast.Name) and statement.returns.id == "Implementation"
+    return isinstance(statement, ast.AnnAssign) and "Registry" in {
+        node.id for node in ast.walk(statement.annotation) if isinstance(node, ast.Name)
+    }
 
 
 def _top(statement: ast.stmt) -> Iterator[ast.AST]:

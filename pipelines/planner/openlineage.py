@@ -113,7 +113,7 @@ def _client() -> "OpenLineageClient":
         from openlineage.client import OpenLineageClient
     except ImportError as error:
         raise SettingsError(
-            "the environment switches OpenLineage events on, and its client is not installed: "
+            "the environment switches OpenLineage events on, but their client is not installed: "
             "`pip install mmm4rec[openlineage]`, or unset OPENLINEAGE_*"
         ) from error
     try:

@@ -221,8 +221,8 @@ class Step:
         counts = self.check.count(self.key, folder, inputs, summary, parameters)
         if broken := ", ".join(f"{name} {count:,}" for name, count in counts.items() if count):
             raise CheckError(
-                f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; mend "
-                f"what it is made from or its settings, then {mend(domain)}",
+                f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; fix "
+                f"its inputs or its settings, then {mend(domain)}",
                 counts,
             )
         return counts

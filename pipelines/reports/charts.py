@@ -84,9 +84,9 @@ def lengths(rows: Sequence[Row]) -> Figure:
     _count(axes)
     _count(cumulated)
     axes.bar([row["length"] for row in rows], [row["users"] for row in rows], width=1.0)
-    axes.set(title="users by length of sequence", xlabel="interactions", ylabel="users")
+    axes.set(title="users by sequence length", xlabel="interactions", ylabel="users")
     _line(cumulated, rows, "length", "share_at_most")
-    cumulated.set(title="users with at most so many", xlabel="interactions", ylabel="share of users", ylim=(0, 1))
+    cumulated.set(title="users up to each length", xlabel="interactions", ylabel="share of users", ylim=(0, 1))
     # A single user with a thousand interactions would squeeze all the others into a line at the edge.
     if rows and rows[-1]["length"] > 100:
         axes.set(yscale="log")
@@ -104,8 +104,8 @@ def popularity(rows: Sequence[Row]) -> Figure:
         axis.set_major_formatter("{x:,.0f}")
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     _line(lorenz, rows, "share_of_items", "share_of_interactions")
-    lorenz.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="all bought alike")
-    lorenz.set(title="concentration", xlabel="share of items, best-sellers first", ylabel="share of interactions")
+    lorenz.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="all items equally popular")
+    lorenz.set(title="concentration", xlabel="share of items, most popular first", ylabel="share of interactions")
     lorenz.legend()
     return figure
 
@@ -115,7 +115,7 @@ def ratings(rows: Sequence[Row]) -> Figure:
     """The number of ratings and their mean by month. Rows: `month`, `ratings`, `mean_stars`."""
     figure, (counts, stars) = _panels(2)
     counts.fill_between([row["month"] for row in rows], [row["ratings"] for row in rows], step="mid")
-    counts.set(title="ratings a month", ylim=(0, None))
+    counts.set(title="ratings per month", ylim=(0, None))
     _line(stars, rows, "month", "mean_stars")
     stars.set(title="mean stars", ylim=(1, 5))
     for axes in (counts, stars):
@@ -131,7 +131,7 @@ def words(rows: Sequence[Row]) -> Figure:
     figure, (axes,) = _panels(1)
     width = min((row["width"] for row in rows), default=1)
     axes.bar([row["words"] for row in rows], [row["items"] for row in rows], width=width, align="edge")
-    axes.set(title="items by words of their text", xlabel="words", ylabel="items")
+    axes.set(title="items by number of words in their text", xlabel="words", ylabel="items")
     return figure
 
 
@@ -168,7 +168,9 @@ def shares(title: str, rows: Sequence[Row]) -> Figure:
         mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["percent"])
         x, y, error = ([row[name] for row in mine] for name in ("percent", "value", "standard_error"))
         axes.errorbar(x, y, error, label=label, marker="o", markersize=4, capsize=2)
-    axes.set(title=title, xlabel="% of users learnt from", ylabel="test NDCG@10", xscale="log", ylim=(0, None))
+    axes.set(
+        title=title, xlabel="% of users that the model learns from", ylabel="test NDCG@10", xscale="log", ylim=(0, None)
+    )
     axes.set_xticks(sorted({row["percent"] for row in rows}))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")

@@ -194,7 +194,7 @@ def _shelves(subject: Subject) -> Any:
 
     parts = [
         f"User {code(row['user'])} bought\n\n{shelf(row['bought'], 'bought')}\n\n"
-        f"and is recommended\n\n{shelf(row['next'], 'recommended')}"
+        f"and gets these recommendations\n\n{shelf(row['next'], 'recommended')}"
         for row in rows
     ]
     return _markdown("\n\n---\n\n".join(parts)) if parts else None

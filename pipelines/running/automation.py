@@ -116,7 +116,7 @@ def next_stages(context: dg.SensorEvaluationContext, data_folder: dg.ResourcePar
     left = dict.fromkeys(line for answer in answers for line in answer.left)
     return dg.SensorResult(
         run_requests=asked or None,
-        skip_reason=None if asked else "; ".join(left) or "nothing that was waited for has ended",
+        skip_reason=None if asked else "; ".join(left) or "no run that this waits for has ended",
         dynamic_partitions_requests=_partitions(asked),
         cursor=now.isoformat(),
     )
@@ -194,7 +194,7 @@ def check_times(settings: AutomationSettings) -> None:
             dg.ScheduleDefinition(name=name, cron_schedule=cron, job_name=name)
         except dg.DagsterInvalidDefinitionError as error:
             raise SettingsError(
-                f"domains.yaml: automation: {name}: {cron!r} is no cron expression such as 0 3 * * 0"
+                f"domains.yaml: automation: {name}: {cron!r} is not a cron expression such as 0 3 * * 0"
             ) from error
 
 
@@ -230,4 +230,4 @@ def _flaw(data_folder: DataFolder, domain: str) -> str | None:
 
 
 def _nothing(taken: Sequence[str]) -> str:
-    return f"nothing to build of {', '.join(taken)}" if taken else "no new or changed raw files"
+    return f"nothing to build for {', '.join(taken)}" if taken else "no new or changed raw files"

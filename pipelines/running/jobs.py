@@ -36,13 +36,13 @@ def asset_jobs() -> list[Any]:
             ONE_DOMAIN,
             dg.AssetSelection.assets(*keys[True]),
             partitions_def=DOMAINS,
-            description="All that is made of one domain, from raw files to recommendations. A target domain is "
-            "fine-tuned from the pre-trained model as it is now.",
+            description="Builds everything for one domain, from raw files to recommendations. On a target domain, the "
+            "current pre-trained model is fine-tuned.",
         ),
         dg.define_asset_job(
             ALL_DOMAINS,
             dg.AssetSelection.assets(*keys[False]),
-            description="What is made of all domains together: the pre-trained model, the catalogue and the report.",
+            description="Builds what spans all domains: the pre-trained model, the catalogue and the report.",
         ),
     ]
 
@@ -58,13 +58,13 @@ def open_occasion(context: dg.OpExecutionContext, data_folder: dg.ResourceParam[
         context.log.info("stale of %s: %s", stage.name, ", ".join(step.key for step in stage.steps))
     if stages:
         context.instance.add_run_tags(context.run_id, Occasion(f"everything {context.run_id[:8]}", (ALL,)).tags)
-        context.log.info("the sensor next_stages asks for these runs, one after the other")
+        context.log.info("the sensor next_stages requests these runs, one after the other")
     else:
         context.log.info("everything is up to date")
 
 
 @dg.job(
-    description="Builds all that is stale, of all domains: it says what that is, and the sensor next_stages asks for "
+    description="Builds everything that is stale, in all domains: it lists this, and the sensor next_stages requests "
     "the runs.",
     executor_def=dg.in_process_executor,
 )

@@ -185,4 +185,4 @@ def refused_files(data_folder: DataFolder) -> dict[str, str]:
 
 def not_taken(domain: str, refused: Mapping[str, str]) -> str:
     """The raw files that are refused, and the reasons."""
-    return f"{domain} is not taken: {refused[domain]}"
+    return f"{domain} is not built: {refused[domain]}"

@@ -52,8 +52,10 @@ def check_port(port: int) -> None:
         try:
             trial.bind(("127.0.0.1", port))
         except OSError as error:
-            cause = "taken, perhaps by another `mmm4rec ui`" if error.errno == errno.EADDRINUSE else error.strerror
-            raise CommandError(f"port {port} of 127.0.0.1: {cause}; `mmm4rec ui --port N` takes another") from None
+            cause = "in use, perhaps by another `mmm4rec ui`" if error.errno == errno.EADDRINUSE else error.strerror
+            raise CommandError(
+                f"port {port} of 127.0.0.1: {cause}; choose another with `mmm4rec ui --port N`"
+            ) from None
 
 
 def serve(port: int, hosts: Sequence[str]) -> NoReturn:

@@ -65,15 +65,15 @@ class Guard:
         method = scope.get("method", "GET")
         (host, *more) = headers.getlist("host") or [""]
         if more or host.lower() not in self.hosts:
-            return 403, f"this server is not known as {host!r}; `mmm4rec ui --allow-host NAME` makes it so"
+            return 403, f"{host!r} is not an allowed name of this server; `mmm4rec ui --allow-host NAME` allows it"
         own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
         if not {origin.lower() for origin in headers.getlist("origin")} <= own:
-            return 403, "a page of another origin has sent this"
+            return 403, "a page of another origin has sent this request"
         # A link on another page may lead here: following it shows a page of ours and changes nothing.
         is_followed_link = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         is_followed_link = is_followed_link and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_followed_link:
-            return 403, "a page of another site has sent this"
+            return 403, "a page of another site has sent this request"
         if method == "POST":
             # Without asking this server first, browsers send forms and plain text across origins, but never JSON.
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -81,7 +81,7 @@ class Guard:
         if method not in ("GET", "HEAD"):
             return 405, f"the method is {method}, not GET, HEAD or POST"
         if scope["path"] == "/graphql" and scope["query_string"]:
-            return 405, "GraphQL is asked by POST"
+            return 405, "send GraphQL queries with POST"
         return None
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("workspace", help="a workspace.yaml")
-    parser.add_argument("hosts", nargs="*", help="names beside those of loopback")
+    parser.add_argument("hosts", nargs="*", help="host names in addition to those of loopback")
     asked = parser.parse_args()
     with dg.DagsterInstance.get() as instance:
         # The values of Dagster's own command: milliseconds for the first, seconds for the second.

@@ -177,7 +177,7 @@ def test_what_never_ends_is_given_up_and_not_asked_twice(items, folder) -> None:
         collect_images(*paths, None, out, cache=cache, fetching=IMPATIENT)
         found = rows(out)
         assert {path: row["status"] for path, row in found.items()} == {p: s for p, (_, s) in NEVER_ENDING.items()}
-        assert found["/drip-body"]["detail"].endswith("timeout: not there after 5 s")
+        assert found["/drip-body"]["detail"].endswith("timeout: not complete after 5 s")
         assert host.asked == dict.fromkeys(NEVER_ENDING, 1)
         collect_images(*paths, None, folder("again"), cache=cache, fetching=IMPATIENT)
         assert host.asked == dict.fromkeys(NEVER_ENDING, 1)
@@ -290,7 +290,7 @@ def test_failures_are_asked_again_only_when_forgotten(items, folder) -> None:
         assert run("4") == {"/b": 1, "/d": 1}
         assert forget(cache, set(STATUSES) - {"ok", "no_url"}) == 0
         assert len({first_mark, second_mark, mark()}) == 3
-        with pytest.raises(FeatureError, match=r"no download ends in gone, ok; known: broken, not_an_image"):
+        with pytest.raises(FeatureError, match=r"there is no download status gone, ok; known: broken, not_an_image"):
             forget(cache, ["ok", "gone"])
         assert image_fingerprint(*paths, None, cache, Fetching(http=False)) != mark()
 
@@ -316,7 +316,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(items, folder, tmp_path: Pat
     (tmp_path / "cache").write_text("a file")
     with (
         PictureHost({"/a": RED}) as host,
-        pytest.raises(FeatureError, match=r"cannot be written .*same command goes on"),
+        pytest.raises(FeatureError, match=r"cannot be written .*same command continues"),
     ):
         collect(items({"a": [host.url("/a")]}), tmp_path / "out", tmp_path / "cache", QUICK)
 

@@ -23,7 +23,7 @@ from features.encoders import (
     open_encoder,
     probe_vectors,
 )
-from features.encoders.models import layout_of, weight_files
+from features.encoders.models import LAYOUTS, weight_files
 from features.errors import FeatureError
 from tests.features.tiny_models import write_bare_clip, write_open_clip, write_siglip
 
@@ -221,6 +221,7 @@ def test_identity_is_the_same_in_another_place_and_process(tmp_path: Path, reque
     models = {name: request.getfixturevalue(name) for name in MODELS[1:] if name != "tiny_open_clip"}
     code = (
         "import json, sys; from dataclasses import asdict; from features.encoders import *\n"
+        "from features.settings import EncoderSettings\n"
         "print(json.dumps([asdict(encoder_identity(EncoderSettings(model=path))) for path in sys.argv[1:]]))"
     )
     copies = [shutil.copytree(path, tmp_path / name / path.name) for name, path in models.items()]
@@ -234,7 +235,7 @@ def test_identity_follows_weights_and_configuration(settings: EncoderSettings, t
     source = Path(settings.model)
     settings = replace(settings, model=str(shutil.copytree(source, tmp_path / source.name)))
     before = encoder_identity(settings)
-    (weights,) = weight_files(Path(settings.model), layout_of(settings))
+    (weights,) = weight_files(Path(settings.model), LAYOUTS[settings.kind])
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -283,7 +284,7 @@ def test_what_cannot_be_seen_is_said(minilm: Path) -> None:
 @each_folder
 def test_cut_off_weights_are_said(settings: EncoderSettings, tmp_path: Path) -> None:
     settings = replace(settings, model=str(shutil.copytree(settings.model, tmp_path / "model")))
-    (weights,) = weight_files(Path(settings.model), layout_of(settings))
+    (weights,) = weight_files(Path(settings.model), LAYOUTS[settings.kind])
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(FeatureError, match=r"cannot be loaded: .*; check that its files are complete"):
         open_encoder(settings)
@@ -314,5 +315,5 @@ def test_probes_agree_with_themselves_and_not_with_others(encoder: Encoder) -> N
     assert len(stored) == (7 if sees else 4)
     check_probe(stored, probe_vectors(encoder), encoder.identity)
     changed = stored | {"text: a title": [-number for number in stored["text: a title"]]}
-    with pytest.raises(FeatureError, match=r"no longer makes the vectors it made.*'text: a title' differs by \d"):
+    with pytest.raises(FeatureError, match=r"no longer makes the same vectors.*'text: a title' differs by \d"):
         check_probe(stored, changed, encoder.identity)

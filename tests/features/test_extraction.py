@@ -143,7 +143,7 @@ def test_a_table_is_not_written_before_all_ranks_are_done(
 ) -> None:
     monkeypatch.setattr(embeddings, "SEGMENT", 16)
     out = folder("out")
-    with pytest.raises(FeatureError, match=r"contents are not in the cache .* other ranks are not done"):
+    with pytest.raises(FeatureError, match=r"contents are not in the cache .* other ranks have not finished"):
         embed("text", items["text"], tmp_path / "cache", out, share=Share(1, 2))
     assert not list(out.iterdir())
 
@@ -265,7 +265,7 @@ def test_what_is_wrong_with_a_picture_is_said_by_a_worker_too(items, folder) -> 
 @pytest.mark.parametrize(
     ("pictures", "device", "cores", "workers", "reason"),
     [
-        (100, "cuda", 16, 0, "not worth"),
+        (100, "cuda", 16, 0, "too few to start processes"),
         (100_000, "cuda:3", 16, 15, "GPU"),
         (100_000, "cuda", 1, 1, "GPU"),
         (100_000, "cpu", 2, 0, "same 2 cores"),
@@ -316,7 +316,7 @@ def test_two_processes_of_torchrun_write_what_one_writes(items, tmp_path: Path, 
 def test_what_cannot_be_used_is_said_in_a_line(items, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["text", "--items", str(items["text"]), "--cache", str(tmp_path / "cache")]
     assert main([*command, "--out", str(items["text"])]) == 1
-    assert "is there and not empty; name a new folder with --out" in capsys.readouterr().err
+    assert "exists and is not empty; name a new folder with --out" in capsys.readouterr().err
     assert main([*command, "--model", "./nowhere"]) == 1
     assert "no folder nowhere" in capsys.readouterr().err
     for given in (["--path", "vectors.parquet"], ["--kind", "none", "--model", "./nowhere"]):

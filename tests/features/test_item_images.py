@@ -281,7 +281,7 @@ def test_every_item_gets_its_status(catalogue, folder) -> None:
     assert {name: row["status"] for name, row in rows.items()} == wanted
     assert set(wanted.values()) <= set(STATUSES)
     assert rows["http://example.com/x.jpg"]["detail"].endswith("http fetching is off")
-    assert "it is a picture itself (data:)" in rows["data:image/png;base64,iVBORw0KGgo="]["detail"]
+    assert "it contains the picture itself (data:)" in rows["data:image/png;base64,iVBORw0KGgo="]["detail"]
     assert rows["fallback"]["url"] == "webp.jpg"
     assert "html.jpg: not_an_image" in rows["fallback"]["detail"]
     assert "bomb.jpg: too_large" in rows["hopeless"]["detail"]

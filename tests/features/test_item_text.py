@@ -77,7 +77,7 @@ def test_rows_are_exactly_the_kept_items_sorted(catalogue, folder) -> None:
 
 def test_a_table_without_its_columns_is_named(catalogue, tmp_path, folder) -> None:
     items, kept = catalogue([{"item_id": "a"}])
-    with pytest.raises(FeatureError, match=r"sequence_items\.parquet: no column title"):
+    with pytest.raises(FeatureError, match=r"sequence_items\.parquet: there is no column title"):
         build_item_text(kept, kept, folder("out"))
     with pytest.raises(FeatureError, match=r"nowhere\.parquet"):
         build_item_text(items, tmp_path / "nowhere.parquet", folder("out2"))

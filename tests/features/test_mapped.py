@@ -81,7 +81,7 @@ def test_find_rows_agrees_with_a_dictionary(known: set[str], asked: list[str], d
 
 @pytest.mark.parametrize("ids", [[1], [None], ["a", None], ["\ud800"]])
 def test_an_id_that_is_no_text(ids: list[str]) -> None:
-    with pytest.raises(FeatureError, match="item ids are texts"):
+    with pytest.raises(FeatureError, match=r"an item id is (not a text|None)"):
         find_rows(pa.array(["a"], pa.large_string()), ids)
 
 
@@ -193,7 +193,7 @@ def test_copies_of_other_versions_go_and_who_has_them_open_reads_on(source: Path
 
 def test_no_room_for_the_copy(source: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(FeatureError, match="give that folder room"):
+    with pytest.raises(FeatureError, match="make room in that folder"):
         open_table(source, tmp_path / "cache" / "v1")
 
 

@@ -73,7 +73,7 @@ def test_zeros_are_refused_or_missing(processed: Path) -> None:
     """But for those of items that have no picture: they are not taken anyway."""
     zeros = IMAGE * torch.tensor([[1.0], [0.0], [0.0]])
     torch.save(zeros, processed / "image_feat.pth")
-    with pytest.raises(FeatureError, match=r"image_feat\.pth: the vector of 'B3' is all zeros \(1 such\)"):
+    with pytest.raises(FeatureError, match=r"image_feat\.pth: the vector of 'B3' is all zeros \(1 in total\)"):
         opened(processed, "image")
     settings = EncoderSettings(kind="published", path=str(processed), column="image", zeros="missing")
     assert open_encoder(settings).look_up(["B1", "B2", "B3"])[1].tolist() == [True, False, False]
@@ -87,6 +87,7 @@ def test_identity_is_known_by_the_files_without_torch(processed: Path) -> None:
     assert not opened(processed).identity.normalised
     code = (
         "import sys; from features.encoders import *\n"
+        "from features.settings import EncoderSettings\n"
         "encoder_identity(EncoderSettings(kind='published', path=sys.argv[1], column='image'))\n"
         "sys.exit('torch' in sys.modules)"
     )
@@ -119,7 +120,7 @@ class Malice:
 def test_a_hostile_tensor_runs_no_code(processed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(processed)
     (processed / "text_feat.pth").write_bytes(pickle.dumps(Malice()))
-    with pytest.raises(FeatureError, match=r"text_feat\.pth: is no tensor that can be read safely"):
+    with pytest.raises(FeatureError, match=r"text_feat\.pth: is not a tensor that can be read safely"):
         opened(processed)
     torch.save({"rows": Malice()}, processed / "text_feat.pth")
     with pytest.raises(FeatureError, match="read safely"):
@@ -130,14 +131,14 @@ def test_a_hostile_tensor_runs_no_code(processed: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([TEXT], "is no table of floats"),
-        (TEXT.long(), "is no table of floats"),
-        (TEXT[0], "is no table of floats"),
-        (TEXT.to_sparse(), "is no table of floats"),
-        (torch.zeros(1, 1).expand(3, 10_000_000), "is no table of floats"),
+        ([TEXT], "is not a table of floats"),
+        (TEXT.long(), "is not a table of floats"),
+        (TEXT[0], "is not a table of floats"),
+        (TEXT.to_sparse(), "is not a table of floats"),
+        (torch.zeros(1, 1).expand(3, 10_000_000), "is not a table of floats"),
         (TEXT[:2], r"2 rows for the 3 items of item2id\.jsonl; both must be of the same domain"),
         (torch.cat([TEXT, TEXT]), "6 rows for the 3 items"),
-        (TEXT / 0, r"the vector of item 1 is not finite \(3 such\)"),
+        (TEXT / 0, r"the vector of item 1 is not finite \(3 in total\)"),
     ],
     ids=str,
 )
@@ -170,7 +171,7 @@ def test_a_cut_off_tensor_is_refused(processed: Path) -> None:
 )
 def test_numbers_that_are_no_numbering_are_refused(processed: Path, lines: list[Any]) -> None:
     write_lines(processed / "item2id.jsonl", lines)
-    with pytest.raises(FeatureError, match=r"item2id\.jsonl(, line \d: is no|: numbers are not 1 to)"):
+    with pytest.raises(FeatureError, match=r"item2id\.jsonl(, line \d: is not|: the item numbers are not 1 to)"):
         opened(processed)
 
 
@@ -192,7 +193,7 @@ def test_numbers_that_are_no_numbering_are_refused(processed: Path, lines: list[
 )
 def test_histories_of_another_folder_are_refused(processed: Path, line: Any) -> None:
     write_lines(processed / "test_seq.jsonl", [[0, [[1, 100]]], line])
-    with pytest.raises(FeatureError, match=r"test_seq\.jsonl, line 2: is no \[user, "):
+    with pytest.raises(FeatureError, match=r"test_seq\.jsonl, line 2: is not \[user, "):
         opened(processed)
 
 
@@ -205,14 +206,14 @@ def test_text_that_is_no_json_is_refused(processed: Path) -> None:
                 opened(processed, column)
         (processed / name).write_bytes(kept)
     (processed / "item.jsonl").write_text('{"one": {}}')
-    with pytest.raises(FeatureError, match="is no object of items by number"):
+    with pytest.raises(FeatureError, match="is not an object of items by number"):
         opened(processed, "image")
 
 
 def test_what_is_missing_is_named(processed: Path) -> None:
-    with pytest.raises(FeatureError, match=r"needs `path` \(a folder\) and `column` \(text or image\)"):
+    with pytest.raises(FeatureError, match=r"needs a `path` \(a folder\) and a `column` \(text or image\)"):
         open_encoder(EncoderSettings(kind="published", path=str(processed)))
-    with pytest.raises(FeatureError, match="knows no column 'picture'; use text or image"):
+    with pytest.raises(FeatureError, match="has no column 'picture'; use text or image"):
         opened(processed, "picture")
     (processed / "text_feat.pth").unlink()
     (processed / "item2id.jsonl").unlink()

@@ -131,7 +131,7 @@ def test_a_sheet_of_nothing(name: str, tmp_path: Path) -> None:
 
 
 def test_a_name_that_says_nothing_and_a_place_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match=r"name it \.png or \.html"):
+    with pytest.raises(FeatureError, match=r"give a name that ends with \.png or \.html"):
         write_sheet([], tmp_path / "sheet.doc")
     for name in ("sheet.png", "sheet.html"):
         with pytest.raises(FeatureError, match="cannot be written"):

@@ -28,7 +28,7 @@ def test_one_vector_for_all_is_refused(rows: int, precision: str) -> None:
     one = np.ones((rows, 32)) + noise * drawn(rows)
     with pytest.raises(FeatureError, match=r"encoder model does not tell different contents apart: .*tokenizer"):
         check(one, precision=precision)
-    with pytest.raises(FeatureError, match=r"the ready vectors model do not tell items apart: .*leave null"):
+    with pytest.raises(FeatureError, match=r"the ready vectors model do not tell items apart: .*use null"):
         check(one, ready=True)
 
 

@@ -173,7 +173,9 @@ def test_other_items_than_those_of_the_sequences(tmp_path: Path) -> None:
     assert domain.text.vectors.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert domain.image.present.tolist() == [False, True, True]
     write_items(house, ["b", "x", "y"], "v2")
-    with pytest.raises(FeatureError, match=r"text_embeddings of D lack 2 of 3 items, such as 'x'; `mmm4rec run D`"):
+    with pytest.raises(
+        FeatureError, match=r"2 of 3 items are missing in text_embeddings of D, such as 'x'; `mmm4rec run D`"
+    ):
         house.store().domain("D")
     path = house.folder("core/sequences", version="v3") / "items.parquet"
     pq.write_table(pa.table({"item_index": pa.array([2, 3], pa.int32()), "item_id": ["a", "b"]}), path)
@@ -210,11 +212,11 @@ def test_no_identity_beside_the_vectors(tmp_path: Path) -> None:
     folder = house.folder("features/text_embeddings")
     write_embeddings(folder, "text_embeddings", ["a"], np.ones((1, 2), np.float32))
     (folder / "encoder.json").write_text("{}")
-    with pytest.raises(FeatureError, match=r"encoder\.json: no encoder identity"):
+    with pytest.raises(FeatureError, match=r"encoder\.json: there is no encoder identity"):
         house.store().vectors("D", "text_embeddings")
     assert house.store().items("D", ["a"], ["text_embeddings"]).unknown == []
     (folder / "encoder.json").write_text(json.dumps(asdict(identity(3))))
-    with pytest.raises(FeatureError, match="no vectors of width 3, which m makes"):
+    with pytest.raises(FeatureError, match="no vectors of width 3, the width of m"):
         house.store().vectors("D", "text_embeddings")
 
 

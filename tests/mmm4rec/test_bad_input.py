@@ -73,7 +73,7 @@ def test_features_that_are_no_numbers(domain_folder: Path, modality: str, value:
     pq.write_table(table.set_column(2, "present", everyone), domain_folder / f"{modality}.parquet")
     features(domain_folder, modality, spoil)
     message = (
-        rf"{modality}\.parquet: 2 {modality} vectors hold NaN or infinity, such as that of 'item.*encode them again"
+        rf"{modality}\.parquet: 2 {modality} vectors have NaN or infinity, such as that of 'item.*encode them again"
     )
     with pytest.raises(ModelError, match=message):
         opened(domain_folder)
@@ -108,7 +108,9 @@ def test_features_of_another_width(
     wide = opened(domain_folder)
     out = tmp_path / "out"
     out.mkdir()
-    message = rf"trained on {modality} vectors \d wide, Toys has 1\d; use the same {modality} encoder for both"
+    message = (
+        rf"trained on {modality} vectors of width \d, but Toys has width 1\d; use the same {modality} encoder for both"
+    )
     for use in (
         lambda: load_model(trained, wide),
         lambda: fit(wide, small(), quick(), out, init=trained),
@@ -125,7 +127,9 @@ def test_a_checkpoint_of_another_length(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(ModelError, match=r"trained with length 6, the model has 8; .*set length to 6, or pre-train"):
+    with pytest.raises(
+        ModelError, match=r"trained with length 6, but the model has 8; .*set length to 6, or pre-train"
+    ):
         fit(domain, small(length=8), quick(), out, init=trained)
     assert not any(out.iterdir())
     # Without the time path nothing is made for one length.
@@ -136,7 +140,7 @@ def test_a_checkpoint_of_another_length(
 
 def test_a_checkpoint_of_other_items(make_domain: Callable[..., DomainData], trained: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"belong to 15 other items than the 15 of Others; fine-tune it on this domain"
+        ModelError, match=r"are for 15 items, which are not the 15 items of Others; fine-tune it on this domain"
     ):
         load_model(trained, replace(make_domain("Others"), item_ids=[f"other{n}" for n in range(15)]))
 
@@ -146,7 +150,7 @@ def test_an_empty_validation_set(domain: DomainData, tmp_path: Path, small: Conf
     nothing_held_out = replace(domain, training=lengths, validation=torch.zeros_like(lengths))
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(ModelError, match=r"Toys: an empty validation set; .*do not validate"):
+    with pytest.raises(ModelError, match=r"Toys: the validation set is empty; .*do not validate"):
         fit(nothing_held_out, small(), quick(), out)
     assert not any(out.iterdir())
     fit(nothing_held_out, small(), quick(epochs=1, validate_every=0, keep="last", patience=None), out)
@@ -189,8 +193,8 @@ def resaved(
         (garbage, "not a readable safetensors file .*; train the model again"),
         (header_too_long, "not a readable safetensors file .*; train the model again"),
         (lambda file: file.write_bytes(b""), "not a readable safetensors file .*; train the model again"),
-        (lambda file: file.unlink(), "no such checkpoint; train the model first"),
-        (lambda file: save_file(load_file(file), file), "no metadata of this package"),
+        (lambda file: file.unlink(), "there is no checkpoint; train the model first"),
+        (lambda file: save_file(load_file(file), file), "not a checkpoint of this package"),
         (
             resaved(lambda tensors, _: tensors.pop("text_norm.weight")),
             "1 tensors do not fit .*such as text_norm.weight",
@@ -201,7 +205,7 @@ def resaved(
         ),
         (
             resaved(lambda _, description: description.update(format="mmm4rec 0")),
-            "format 'mmm4rec 0', this version reads 'mmm4rec 1'; train the model again",
+            "format is 'mmm4rec 0', but this version reads 'mmm4rec 1'; train the model again",
         ),
         (
             resaved(lambda _, description: description["config"].update(hiden=3)),

@@ -159,7 +159,7 @@ def test_shares_of_users_hold_each_other_and_keep_histories_and_items(make_domai
     assert share_of_users(domain, 100) is domain
     assert share_of_users(domain, 0.01).user_count == 1
     short = replace(domain, training=torch.ones_like(domain.training))
-    with pytest.raises(ModelError, match="Toys: 1% of its 30 users is 1, too few to learn from"):
+    with pytest.raises(ModelError, match="Toys: 1% of its 30 users is 1, too few for training"):
         share_of_users(short, 1)
 
 
@@ -297,7 +297,7 @@ def test_every_ablation_is_trained_beside_the_whole_model(
 
 def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Callable[..., ComparisonRequest]) -> None:
     assert any(run.pretrained for run in planned(asked(), can_transfer=True))
-    with pytest.raises(ConfigError, match="finetuned: nothing is pre-trained, since there is no source domain"):
+    with pytest.raises(ConfigError, match="finetuned: nothing is pre-trained, because there is no source domain"):
         planned(asked(), can_transfer=False)
 
 
@@ -305,10 +305,10 @@ def test_without_anything_to_transfer_from_nothing_can_be_pretrained(asked: Call
     ("changes", "message"),
     [
         ({"models": ("sasrek",)}, r"unknown model 'sasrek' \(did you mean 'sasrec'\?\)"),
-        ({"models": ()}, "none is named"),
+        ({"models": ()}, "name at least one"),
         ({"seeds": 0}, "train at least once"),
-        ({"users": (0.0,)}, "users: 0 is no percentage"),
-        ({"users": (101.0,)}, "users: 101 is no percentage"),
+        ({"users": (0.0,)}, "users: 0 is not a percentage"),
+        ({"users": (101.0,)}, "users: 101 is not a percentage"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict, message: str, asked: Callable[..., ComparisonRequest]) -> None:

@@ -100,7 +100,7 @@ def clear(columns: dict[str, list]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("text", put("vector", 1, [float("nan")] * 6), r"1 text vectors hold NaN or infinity, such as that of 'item"),
+        ("text", put("vector", 1, [float("nan")] * 6), r"1 text vectors have NaN or infinity, such as that of 'item"),
         ("text", put("vector", 1, [float("inf")] * 6), "NaN or infinity"),
         ("text", put("item_id", 0, "item001"), r"ids occur more than once|items have no row"),
         ("image", drop_rows, r"2 of 15 items have no row, such as 'item"),
@@ -226,7 +226,7 @@ def test_domains_that_do_not_fit_are_not_merged(make_domain: Callable[..., Domai
     first = make_domain("A")
     with pytest.raises(ModelError, match="text vectors of the domains differ in width: A 6, B 7"):
         merge_domains([first, make_domain("B", widths=(7, 5))])
-    with pytest.raises(ModelError, match="one name"):
+    with pytest.raises(ModelError, match="domains with the same name"):
         merge_domains([first, first])
     with pytest.raises(ModelError, match="no domain"):
         merge_domains([])

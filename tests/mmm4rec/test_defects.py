@@ -260,7 +260,7 @@ def test_no_weight_is_lost_without_being_listed(
     assert dropped
     assert {transfer["left_out"][name] for name in dropped} == {"the model has 1 of its 2 layers"}
     # What is neither taken nor listed is an error, not a silence.
-    with pytest.raises(ModelError, match="1 layers, the model has 2"):
+    with pytest.raises(ModelError, match="1 layers, but the model has 2"):
         fit(make_domain("U", seed=3), small(compat=compat, layers=2), training, tmp_path, init=second)
 
 
@@ -357,5 +357,5 @@ def test_a_checkpoint_says_its_length_and_loads_at_no_other(
     with safe_open(out / "model.safetensors", framework="pt") as opened:
         assert json.loads(opened.metadata()["mmm4rec"])["config"]["length"] == 6
     assert load_model(out, domain).config.length == 6
-    with pytest.raises(ModelError, match=r"trained with length 6, the model has 9; .*set length to 6"):
+    with pytest.raises(ModelError, match=r"trained with length 6, but the model has 9; .*set length to 6"):
         fit(domain, small(compat=compat, length=9), quick(epochs=1), tmp_path, init=out)

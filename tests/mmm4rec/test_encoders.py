@@ -71,7 +71,7 @@ def test_a_target_of_another_encoder_of_the_same_width_is_refused(
     out.mkdir()
     message = (
         r"pretrained/model\.safetensors: trained on text vectors of the encoder clip-ViT-B-32 \([0-9a-f]{12}\), "
-        r"those of Toys are of clip-tuned \([0-9a-f]{12}\): .*use the same text encoder for both"
+        r"but those of Toys are of clip-tuned \([0-9a-f]{12}\): .*use the same text encoder for both"
     )
     for use in (
         lambda: fit(target, small(), quick(), out, init=pretrained),
@@ -102,7 +102,7 @@ def test_the_same_encoder_by_another_name_or_precision_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("identity", "named"), [(None, "an encoder not recorded"), (READY, r"vectors\.parquet:text \([0-9a-f]{12}\)")]
+    ("identity", "named"), [(None, "an unrecorded encoder"), (READY, r"vectors\.parquet:text \([0-9a-f]{12}\)")]
 )
 def test_an_encoder_that_nobody_knows_is_allowed_and_said(
     pretrained: Path,
@@ -143,7 +143,7 @@ def test_a_checkpoint_from_before_encoders_were_recorded_still_loads(
         assert description.pop(f"{modality}_encoder")["model"] == CLIP["model"]
     save_file(load_file(file), file, {"mmm4rec": json.dumps(description)})
     load_model(pretrained, opened(embedded(tmp_path / "Toys", OTHER)))
-    assert "text vectors: trained on those of an encoder not recorded, Toys has those of" in capsys.readouterr().err
+    assert "text vectors: trained on those of an unrecorded encoder, Toys has those of" in capsys.readouterr().err
 
 
 def test_sources_of_several_encoders_are_not_merged(tmp_path: Path) -> None:
@@ -168,6 +168,6 @@ def test_a_damaged_encoder_json_is_an_error(tmp_path: Path, content: str) -> Non
     folder = embedded(tmp_path / "Toys", CLIP)
     (folder / "text_embeddings/encoder.json").write_text(content)
     with pytest.raises(
-        ModelError, match=r"encoder\.json: no encoder's identity .*build the embeddings beside it again"
+        ModelError, match=r"encoder\.json: there is no encoder identity .*build the embeddings beside it again"
     ):
         opened(folder)

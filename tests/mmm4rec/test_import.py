@@ -109,7 +109,7 @@ def test_what_is_left_out_is_listed(tensors: dict[str, Tensor], tmp_path: Path) 
     assert found.left_out["text_embedding"] == "features come with the data"
     assert found.left_out["fusion_factor"] == "a constant of static fusion"
     assert found.left_out["layer_norm_time.weight"] == "not used with these settings"
-    assert reasons["the shared block, held once here"].startswith("decoder_ssd_layers.0.ssd.")
+    assert reasons["the shared block, which this model holds once"].startswith("decoder_ssd_layers.0.ssd.")
     assert found.items == 40
 
 
@@ -122,9 +122,9 @@ def test_what_is_left_out_is_listed(tensors: dict[str, Tensor], tmp_path: Path) 
         (lambda p: p.update(colour=torch.ones(2)), "the parameter colour is unknown"),
         (
             lambda p: p["layer_norm_time.bias"].fill_(torch.nan),
-            r"layer_norm_time\.bias holds values that are no finite",
+            r"layer_norm_time\.bias has values that are not finite",
         ),
-        (lambda p: p["decoder_ssd_layers.0.ssd.D"].add_(1), "there twice, and .*ssd.D differs"),
+        (lambda p: p["decoder_ssd_layers.0.ssd.D"].add_(1), "the shared block twice, and .*ssd.D differs"),
         (
             lambda p: p.update({"decoder_ssd_layers.0.ffn.fc1.bias": torch.ones(31)}),
             r"fc1\.bias is \[31\], expected \[32\]",
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_names_what_is_wrong(
 
 def test_items_must_be_given_for_item_weights(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(published(tensors), tmp_path / "a.ckpt")
-    with pytest.raises(ModelError, match="weights of 40 items and no item ids are given: give the items"):
+    with pytest.raises(ModelError, match="weights of 40 items, but no item ids are given: give the items"):
         import_checkpoint(tmp_path / "a.ckpt", tmp_path / "ours")
     with pytest.raises(ModelError, match="39 item ids are given"):
         import_checkpoint(tmp_path / "a.ckpt", tmp_path / "ours", item_ids=ITEMS[1:])
@@ -178,7 +178,7 @@ def test_a_corrupt_or_hostile_file_is_refused(tensors: dict[str, Tensor], tmp_pa
     assert not trace.exists(), "nothing in the file was run"
     for strange in ([1, 2], {"model": {"weight": torch.ones(3)}}, torch.ones(3)):
         torch.save(strange, file)
-        with pytest.raises(ModelError, match="no parameter of the published model in it"):
+        with pytest.raises(ModelError, match="it has no parameter of the published model"):
             import_checkpoint(file, tmp_path / "ours")
 
 

@@ -49,16 +49,16 @@ def test_what_is_whole_is_not_built_again(tmp_path: Path, build: Callable, built
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "ranks").write_text("1 2 4"), "ranks is not what was kept"),
-        (lambda folder: (folder / "run.json").unlink(), "run.json is not what was kept"),
-        (lambda folder: (folder / "more").touch(), "more is not what was kept"),
+        (lambda folder: (folder / "ranks").write_text("1 2 4"), "ranks has changed"),
+        (lambda folder: (folder / "run.json").unlink(), "run.json has changed"),
+        (lambda folder: (folder / "more").touch(), "more has changed"),
         (lambda folder: (folder / "kept.json").unlink(), "kept.json cannot be read"),
         (lambda folder: (folder / "kept.json").write_text("[]"), "kept.json cannot be read"),
         (
             lambda folder: (folder / "kept.json").write_text(
                 (folder / "kept.json").read_text().replace(digest_of(SEED), digest_of({}))
             ),
-            "kept.json is of another training",
+            "kept.json belongs to another training",
         ),
     ],
 )
@@ -75,7 +75,7 @@ def test_what_is_damaged_is_built_again_with_a_warning(
     assert kept(tmp_path, SEED, build) == folder
     assert len(built) == 2
     warning = capsys.readouterr().err
-    assert f"{folder}: the kept training is not used, it is trained again: {said}" in warning
+    assert f"{folder}: the kept training is not used, the model is trained again: {said}" in warning
     assert len(warning.splitlines()) == 1
     assert (folder / "ranks").read_text() == "1 2 3"
     assert set(json.loads((folder / "kept.json").read_text())["files"]) == {"ranks", "run.json"}

@@ -105,7 +105,7 @@ sys.exit(max(main(arguments) for arguments in {runs!r}))
     assert done.returncode == 0, done.stderr
     assert re.search(r"epoch 2/2: \d+ steps, .* loss \d", done.stderr)
     assert re.search(r"to 95% of the best: \d epochs, \d+ optimiser steps, \d", done.stdout)
-    assert "fresh: image_item (one row per item: learned in each domain)" in done.stdout
+    assert "initialised: image_item (one row per item: learned in each domain)" in done.stdout
     metrics = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert metrics["users"] == 40
     assert 0 < metrics["hr"]["20"] <= 1
@@ -145,7 +145,10 @@ def test_checkpoints_go_out_and_come_back(
     assert "--items" in capsys.readouterr().err
     dropout = [part for name in ("embedding", "hidden", "time") for part in ("--set", f"model.dropout_{name}=0.1")]
     assert main(["import-checkpoint", file, back, "--items", str(folder), *dropout]) == 0
-    assert "left out: decoder_ssd_layers.0.ssd.A_log (the shared block, held once here)" in capsys.readouterr().out
+    assert (
+        "left out: decoder_ssd_layers.0.ssd.A_log (the shared block, which this model holds once)"
+        in capsys.readouterr().out
+    )
     assert load(Path(back)).config == load(Path(ours)).config
     one, two = (load_file(Path(f"{place}/model.safetensors")) for place in (ours, back))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -160,10 +163,10 @@ def test_checkpoints_go_out_and_come_back(
         (["--set", "epochs=3"], "--set epochs=3: expected model.NAME=VALUE or training.NAME=VALUE"),
         (["--set", "training.epochs=many"], "training.epochs: expected int, found str 'many'"),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read (No such file or directory)"),
-        (["--init", "nowhere"], "nowhere: no such checkpoint"),
+        (["--init", "nowhere"], "nowhere: there is no checkpoint"),
         (["--set", 'training.loggers=["csv"]'], "loggers is csv but no folder is given: pass logs (--logs)"),
         (["--domain", "Toys", "a", "b"], "expected NAME FOLDER, or NAME SEQUENCES TEXT IMAGE"),
-        (["--domain", "Toys", "nowhere"], "items.parquet: no such file"),
+        (["--domain", "Toys", "nowhere"], "items.parquet: there is no such file"),
     ],
 )
 def test_errors_are_one_line(
@@ -200,7 +203,7 @@ def test_a_model_is_not_replaced_unasked(
     arguments += ["--set", "training.epochs=1"]
     assert main(arguments) == 0
     assert main(arguments) == 1
-    assert "a model is there already: give another --out, or --overwrite" in capsys.readouterr().err
+    assert "this folder already has a model: give another --out, or --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
 
 

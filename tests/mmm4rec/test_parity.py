@@ -109,7 +109,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a readable"):
         check(file)
     save_file({"a": torch.zeros(1)}, file)
-    with pytest.raises(ModelError, match="no parity file"):
+    with pytest.raises(ModelError, match="not a parity file"):
         check(file)
     save_file({"a": torch.zeros(1)}, file, {"config": json.dumps(BASE)})
     with pytest.raises(ModelError, match=r"no tensor input\.item_seq"):

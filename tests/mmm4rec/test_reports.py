@@ -174,7 +174,9 @@ def test_a_model_without_the_record_of_its_training_is_refused(
     domain: DomainData, trained: dict[str, Path], tmp_path: Path, name: str, damage: Callable[[Path], object]
 ) -> None:
     damage(trained["scratch"] / name)
-    with pytest.raises(ModelError, match=r"record of the training cannot be read .*restore them, or train"):
+    with pytest.raises(
+        ModelError, match=r"record of the training cannot be read .*restore history\.parquet and .*, or train"
+    ):
         build_metrics(domain, trained, tmp_path)
 
 

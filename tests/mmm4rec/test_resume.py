@@ -153,7 +153,7 @@ def test_a_state_of_something_else_is_not_used(
     state = interrupted(domain, small(), quick(batch_size=64), tmp_path / "run")
     assert resume(domain, small(), quick(batch_size=64, learning_rate=1e-2), tmp_path / "run").resumed_at is None
     assert f"{state}: the state is not used" in (said := capsys.readouterr().err)
-    assert "it is of a training with other training.learning_rate" in said
+    assert "it belongs to a training with other training.learning_rate" in said
 
     interrupted(domain, small(), quick(batch_size=64), tmp_path / "run")
     moved = replace(domain, times=domain.times + (torch.arange(len(domain.times)) == 5))
@@ -193,7 +193,7 @@ def test_a_damaged_state_counts_as_absent(
         written[-1000] ^= 1
         tensors.write_bytes(written[:-1] if damage == "cut tensors" else written)
     assert resume(domain, small(), training, tmp_path / "run").resumed_at is None
-    assert "training starts afresh" in capsys.readouterr().err
+    assert "training starts again" in capsys.readouterr().err
     (tmp_path / "whole").mkdir()
     fit(domain, small(), training, tmp_path / "whole")
     assert same_files(tmp_path / "run", tmp_path / "whole")

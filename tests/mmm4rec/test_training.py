@@ -235,9 +235,9 @@ def test_what_a_transfer_leaves_out_is_listed(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"length": 7}, "trained with length 6, the model has 7.*set length to 6"),
-        ({"layers": 2}, "1 layers, the model has 2"),
-        ({"hidden": 32}, "settings that differ: hidden 16 there, 32 here"),
+        ({"length": 7}, "trained with length 6, but the model has 7.*set length to 6"),
+        ({"layers": 2}, "1 layers, but the model has 2"),
+        ({"hidden": 32}, "settings of the checkpoint that differ: hidden 16, not 32"),
         ({"use_time": False}, "has no place in the model"),
         ({"fusion": "dynamic_shared"}, "it lacks fusion"),
     ],
@@ -253,13 +253,13 @@ def test_a_checkpoint_serves_only_what_it_was_trained_for(
 ) -> None:
     domain = make_domain("A")
     out, _ = train(domain, None, {"epochs": 1})
-    with pytest.raises(ModelError, match="per-item weights belong to 15 other items"):
+    with pytest.raises(ModelError, match="per-item weights are for 15 items, which are not the"):
         load_model(out, make_domain("B", items=14))
-    with pytest.raises(ModelError, match="trained on text vectors 6 wide, C has 9"):
+    with pytest.raises(ModelError, match="trained on text vectors of width 6, but C has width 9"):
         load_model(out, make_domain("C", widths=(9, 5)))
-    with pytest.raises(ModelError, match="trained on image vectors 5 wide, D has 8"):
+    with pytest.raises(ModelError, match="trained on image vectors of width 5, but D has width 8"):
         train(make_domain("D", widths=(6, 8)), name="d", init=out)
-    with pytest.raises(ModelError, match="no such checkpoint"):
+    with pytest.raises(ModelError, match="there is no checkpoint"):
         load_model(tmp_path / "nowhere", domain)
 
 
@@ -273,10 +273,10 @@ def test_a_damaged_checkpoint_is_refused(domain: DomainData, train) -> None:
     file.write_bytes(whole)
     tensors = load_file(file)
     save_file(tensors, file)
-    with pytest.raises(ModelError, match="no checkpoint of it"):
+    with pytest.raises(ModelError, match="not a checkpoint of this package: it lacks the metadata"):
         load_model(out, domain)
     save_file(tensors, file, {"mmm4rec": json.dumps({"format": "mmm4rec 0"})})
-    with pytest.raises(ModelError, match="format 'mmm4rec 0'"):
+    with pytest.raises(ModelError, match="its format is 'mmm4rec 0'"):
         load_model(out, domain)
     file.write_bytes(whole)
     (out / "items.parquet").unlink()

@@ -66,14 +66,14 @@ def test_each_model_has_a_list_of_its_own(shop: Cli) -> None:
 
 def test_more_than_are_kept_is_an_error_that_says_how_to_keep_more(shop: Cli) -> None:
     said = shop("recommend", "Mugs", "--user", "U0", "-k", "20", code=1).stderr
-    assert "Mugs keeps 3 recommendations a user, so 20 cannot be shown" in said
+    assert "Mugs has 3 recommendations per user, so 20 cannot be shown" in said
     assert "`recommendations: {k: 20}` in domains.yaml" in said
 
 
 def test_who_has_no_recommendations_is_told_why(shop: Cli) -> None:
-    assert "U1 has all 9 items of Mugs: there is none left" in shop("recommend", "Mugs", "--user", "U1").stdout
+    assert "U1 has all 9 items of Mugs: no item is left" in shop("recommend", "Mugs", "--user", "U1").stdout
     assert json.loads(shop("recommend", "Mugs", "--user", "U1", "--json").stdout) == []
-    assert "not a user of its k-core" in shop("recommend", "Mugs", "--user", "U99", code=1).stderr
+    assert "who is not in its k-core" in shop("recommend", "Mugs", "--user", "U99", code=1).stderr
     assert "Pots has no recommendations yet" in shop("recommend", "Pots", "--user", "U0", code=1).stderr
 
 
@@ -94,7 +94,7 @@ def test_people_get_rounded_numbers_and_programs_all_digits(shop: Cli) -> None:
 
 def test_an_example_says_what_it_takes_by_default(shop: Cli) -> None:
     took = shop("sql", "--example", "popular_items", "--json")
-    assert "domain = Mugs (the domain; the first one); --param domain=... takes another" in took.stderr
+    assert "domain = Mugs (the domain; by default the first one); --param domain=... sets another" in took.stderr
     assert {row["item_id"][:4] for row in json.loads(took.stdout)} == {"Mugs"}
     given = shop("sql", "--example", "popular_items", "--param", "domain=Pots", "--csv")
     assert "domain" not in given.stderr
@@ -151,9 +151,9 @@ def test_no_artifact_is_written_over(shop: Cli, tmp_path: Path) -> None:
         (artifact, "lies in the data folder"),
         (shop.data / "new.parquet", "lies in the data folder"),
         (tmp_path / "way" / "new.parquet", "lies in the data folder"),
-        (linked, "no plain file"),
+        (linked, "not a regular file"),
         (hard, "is read-only"),
-        (folder, "no plain file"),
+        (folder, "not a regular file"),
         (tmp_path / "nowhere" / "x.parquet", "there is no folder"),
         (tmp_path / "x.csv", "ends with .parquet"),
     ):

@@ -166,7 +166,7 @@ def test_a_new_category_is_built_down_to_the_catalogue(data: Path, daemon: Daemo
     assert _taken(daemon) == daemon.tick(automation.next_stages) == []
     (data / "raw_files" / "Toys.csv").touch()
     assert _taken(daemon) == []
-    assert daemon.said == "nothing to build of Toys"
+    assert daemon.said == "nothing to build for Toys"
 
 
 def test_an_entry_in_the_settings_makes_a_category_known(data: Path, daemon: Daemon) -> None:
@@ -239,7 +239,7 @@ def test_a_cut_gzip_file_is_not_taken(data: Path, daemon: Daemon, monkeypatch: p
     assert request.partition_key == "Mugs"
     packed.touch()
     assert _taken(daemon) == []
-    assert "Toys is not taken" in daemon.said
+    assert "Toys is not built" in daemon.said
     assert "meta_Toys.json.gz is cut or damaged" in daemon.said
     with monkeypatch.context() as patch:
         patch.setattr(automation, "blocks", None)  # it is not read again
@@ -326,7 +326,7 @@ def test_what_was_refused_is_built_by_no_occasion(data: Path, daemon: Daemon) ->
     (request,) = _taken(daemon)
     assert request.partition_key == "Mugs", "which Toys would learn from"
     _ended(daemon, request)
-    reason = "Toys is not taken: "
+    reason = "Toys is not built: "
     for _ in range(2):
         assert daemon.tick(automation.raw_files) == []
         assert daemon.said.startswith(reason)
@@ -554,8 +554,8 @@ BROKEN = {
         "domains: {Toys: {colour: red}}",
         "unknown setting 'colour'",
     ),
-    "no time": ("automation: {rebuild: weekly}", "automation: rebuild: 'weekly' is no cron expression"),
-    "no interval": ("automation: {interval: 0}", "interval: 0 is no number of seconds"),
+    "no time": ("automation: {rebuild: weekly}", "automation: rebuild: 'weekly' is not a cron expression"),
+    "no interval": ("automation: {interval: 0}", "interval: 0 is not a number of seconds"),
 }
 
 
@@ -580,7 +580,7 @@ def test_settings_that_cannot_be_used_stop_no_tick_and_no_loading(
         assert "Traceback" not in failure
     (data / "domains.yaml").write_text(good)
     assert daemon.tick(automation.next_stages) == []
-    assert daemon.said == "nothing that was waited for has ended"
+    assert daemon.said == "no run that this waits for has ended"
     (request,) = daemon.tick(automation.raw_files)
     assert request.partition_key == "Toys"
 

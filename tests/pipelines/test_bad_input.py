@@ -91,7 +91,7 @@ def test_a_core_that_leaves_nothing_holds_up_only_its_domain(shop: Cli) -> None:
     write_settings(shop.data, domains={**ROLES, "Toys": {"k": 500}})
     failed = shop("run", code=1)
     said = " ".join(failed.stderr.split())
-    assert "Toys: core/sequences: no user and item" in said
+    assert "Toys: core/sequences: the 500-core of the" in said
     assert "lower k" in said
     store = DataFolder(shop.data).store
     assert store.current("core/sequences", "Toys") is None

@@ -186,7 +186,7 @@ def test_a_comparison_stands_in_the_catalogue_and_in_lineage(shop: Cli, compared
         (("Mugs",), 1, "Mugs is a source domain"),
         (("Nothing",), 1, "there is no domain 'Nothing'"),
         (("Toys", "--models", "sasrek"), 1, "did you mean 'sasrec'"),
-        (("Toys", "--users", "few"), 2, "percentages with commas"),
+        (("Toys", "--users", "few"), 2, "percentages separated by commas"),
     ],
 )
 def test_what_cannot_be_compared_is_said(shop: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:

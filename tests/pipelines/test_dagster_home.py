@@ -30,7 +30,7 @@ def test_that_of_another_is_not_used(
     assert os.environ["DAGSTER_HOME"] == str(REPOSITORY)
     assert os.environ["MMM4REC_DAGSTER"] == str(tmp_path / "data/.dagster")
     said = capsys.readouterr().err
-    assert f"DAGSTER_HOME={named} is another Dagster's and is not used" in said
+    assert f"DAGSTER_HOME={named} belongs to another Dagster and is not used" in said
     assert HOME_VARIABLE in said
 
 
@@ -51,7 +51,8 @@ def test_the_package_has_no_other_settings_than_the_checkout() -> None:
 def test_one_that_is_named_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(HOME_VARIABLE, "mine")
-    with pytest.raises(CommandError, match=f"{HOME_VARIABLE}=mine: there is no dagster.yaml; copy the shipped one"):
+    said = f"{HOME_VARIABLE}=mine: there is no dagster.yaml; copy the project's dagster.yaml"
+    with pytest.raises(CommandError, match=said):
         open_data_folder(tmp_path / "data")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/dagster.yaml").touch()

@@ -67,7 +67,7 @@ def test_one_that_fails_stops_no_other(cli: Cli, site: Site) -> None:
     assert [Path(file["path"]).name for file in answer["files"]] == ["Gift_Cards.csv", "meta_Gift_Cards.json.gz"]
     assert set(answer["failures"]) == {"Nothing.csv", "meta_Nothing.json.gz", "../up"}
     assert f"{site.url}/flat/categoryFilesSmall/Nothing.csv is not there (404)" in done.stderr
-    assert "'../up' is no category" in done.stderr
+    assert "'../up' is not a category" in done.stderr
     assert sorted(path.name for path in (cli.data / "raw_files").iterdir()) == [
         ".fetched",
         "Gift_Cards.csv",
@@ -106,7 +106,7 @@ def test_a_killed_command_goes_on(cli: Cli, site: Site) -> None:
     killed.kill()
     killed.wait()
     assert DataFolder(cli.data).present() == []
-    assert "went on from 131,072" in cli(*command).stdout
+    assert "continued from 131,072" in cli(*command).stdout
     assert [asked.range for asked in site.asked if asked.path == SCIENTIFIC] == [None, "bytes=131072-"]
     assert (cli.data / "raw_files" / "Industrial_and_Scientific.csv").read_bytes() == RATINGS
 
@@ -119,7 +119,7 @@ def test_names_of_domains_and_of_categories(tmp_path: Path) -> None:
     assert data_folder.category("Shop") == "My-Shop.2024"
     assert data_folder.category("Plain") == "Plain"
     for name in ("", ".", "..", "a/b", "a\\b", "a\n", "-x", "x" * 201):
-        with pytest.raises(SettingsError, match="is no category"):
+        with pytest.raises(SettingsError, match="is not a category"):
             data_folder.category(name)
 
 

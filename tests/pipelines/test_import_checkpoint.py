@@ -71,7 +71,7 @@ def test_a_published_checkpoint_is_fine_tuned(cli: Cli, published: Path) -> None
     sizes += [word for name in ("embedding", "hidden", "time") for word in ("--set", f"model.dropout_{name}=0.2")]
     said = cli("import-checkpoint", str(published), *sizes).stdout
     assert "2 layers, 7 items with own weights" in said
-    assert "left out: decoder_ssd_layers.1.ssd.A_log (the shared block, held once here)" in said
+    assert "left out: decoder_ssd_layers.1.ssd.A_log (the shared block, which this model holds once)" in said
     assert f"next: `pretrained: imported/published` in {cli.data}/domains.yaml, then `mmm4rec run`" in said
     imported = cli.data / "imported/published"
 

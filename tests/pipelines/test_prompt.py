@@ -115,7 +115,7 @@ def test_an_error_ends_nothing(terminal: Terminal) -> None:
         (".describe", "other arguments"),
         (".tabels", "did you mean .tables"),
         (".example nothing", "no example"),
-        (".example popular_items top=many", "should be a number"),
+        (".example popular_items top=many", "must be a number"),
     ):
         answer = terminal.ask(wrong)
         assert said in answer
@@ -143,7 +143,7 @@ def test_a_long_answer_is_cut_and_says_so(terminal: Terminal) -> None:
     answer = terminal.ask("FROM range(100000);")
     assert re.search(r"^ 99 *$", answer, re.MULTILINE)
     assert not re.search(r"^ 100 *$", answer, re.MULTILINE)
-    assert "the first 100 rows" in answer
+    assert "only the first 100 rows" in answer
 
 
 def test_ctrl_c_stops_a_query_or_drops_a_line(terminal: Terminal) -> None:

@@ -20,10 +20,10 @@ def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path)
             assert find_raw(tmp_path, "Toys", kind) == tmp_path / name
     assert list(pairs(tmp_path)) == [(tmp_path / "meta_Toys.json", "Toys")]
     assert passed_over(tmp_path) == {
-        "Toys.csv.gz": "Toys.csv is read in its place: remove one of the two",
-        "Toys_5.json": "Toys.csv is read in its place: remove one of the two",
-        "Toys_5.json.gz": "Toys.csv is read in its place: remove one of the two",
-        "meta_Toys.json.gz": "meta_Toys.json is read in its place: remove one of the two",
+        "Toys.csv.gz": "Toys.csv is read instead: remove one of the two",
+        "Toys_5.json": "Toys.csv is read instead: remove one of the two",
+        "Toys_5.json.gz": "Toys.csv is read instead: remove one of the two",
+        "meta_Toys.json.gz": "meta_Toys.json is read instead: remove one of the two",
     }
 
 
@@ -37,32 +37,32 @@ def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path)
         ),
         (
             ["Games.csv", "meta_Game.json.gz"],
-            {"Games.csv": "if that is 'meta_Game.json.gz'", "meta_Game.json.gz": "if that is 'Games.csv'"},
+            {"Games.csv": "if 'meta_Game.json.gz' is that", "meta_Game.json.gz": "if 'Games.csv' is that"},
         ),
         (
             ["ratings_Toys.csv", "reviews_Toys_5.json.gz", "reviews_Toys.json.gz", "meta_Toys.json.gz"],
             {
-                "ratings_Toys.csv": "of 2014 are, whose lines begin with the user: put the item first, and rename it "
-                "Toys.csv",
-                "reviews_Toys_5.json.gz": "of 2014 are: rename it Toys_5.json, with .gz",
-                "reviews_Toys.json.gz": "to have all these reviews read, rename it Toys_5.json",
+                "ratings_Toys.csv": "of 2014, whose lines begin with the user: put the item first, and rename the file "
+                "to Toys.csv",
+                "reviews_Toys_5.json.gz": "of 2014: rename it to Toys_5.json, with .gz",
+                "reviews_Toys.json.gz": "to have all its reviews read, rename it to Toys_5.json",
                 "meta_Toys.json.gz": "there is no Toys.csv",
             },
         ),
         (
             ["Toys.jsonl.gz", "meta_Toys.jsonl.gz"],
-            {"Toys.jsonl.gz": "as the files of 2023 are", "meta_Toys.jsonl.gz": "as the files of 2023 are"},
+            {"Toys.jsonl.gz": "like the files of 2023", "meta_Toys.jsonl.gz": "like the files of 2023"},
         ),
         (
             ["Toys.json.gz", "meta_Toys.json.gz"],
             {
-                "Toys.json.gz": "a file of all reviews is: bring the ratings, Toys.csv, or",
+                "Toys.json.gz": "a file of all reviews: get the ratings file Toys.csv, or",
                 "meta_Toys.json.gz": "no Toys",
             },
         ),
         (
             ["Toys.CSV", "meta_Toys.JSON"],
-            {"Toys.CSV": "rename it Toys.csv", "meta_Toys.JSON": "rename it meta_Toys.json"},
+            {"Toys.CSV": "rename it to Toys.csv", "meta_Toys.JSON": "rename it to meta_Toys.json"},
         ),
     ],
 )
@@ -105,6 +105,6 @@ def test_raw_files_in_other_places_are_named_with_where_they_belong(tmp_path: Pa
         "categoryFilesSmall/Toys.csv",
         "metaFiles2/meta_Toys.json.gz",
     }
-    assert all(reason.endswith(f"move it into {raw}") for reason in found.values())
+    assert all(reason.endswith(f"move it to {raw}") for reason in found.values())
     assert misplaced(tmp_path, tmp_path) == {}, "a data folder may be its own raw folder"
     assert misplaced(tmp_path / "nothing", tmp_path / "nowhere") == {}

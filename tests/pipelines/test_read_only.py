@@ -69,7 +69,7 @@ def test_a_command_names_what_it_cannot_write(
         main()
     assert ended.value.code == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith(f"error: {data / 'raw_files'}: Permission denied; permit it, or use a data folder")
+    assert said.startswith(f"error: {data / 'raw_files'}: Permission denied; allow writing to it, or use a data folder")
 
 
 @pytest.mark.parametrize("link", ["cache", "cache/lookup/Toys", "cache/training/0123456789abcdef/state.json"])

@@ -64,12 +64,12 @@ def test_every_setting_of_the_recipe_reaches_the_tables(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"since": "yesterday"}, "since: 'yesterday' is no date"),
+        ({"since": "yesterday"}, "since: 'yesterday' is not a date"),
         ({"split": "global_time"}, "needs the dates validation_from and test_from"),
         ({"test_from": "2018-01-01"}, "need split: global_time"),
         (
             {"split": "global_time", "validation_from": "2018-01-01", "test_from": "2017-01-01"},
-            "must lie before test_from",
+            "must be before test_from",
         ),
         ({"split": "random"}, "known: leave_one_out, global_time"),
     ],

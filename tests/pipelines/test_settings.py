@@ -75,7 +75,7 @@ def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
 def test_settings_under_a_name_that_is_not_read_are_an_error(tmp_path: Path) -> None:
     data_folder = _data_folder(tmp_path)
     (tmp_path / "domains.yml").touch()
-    with pytest.raises(SettingsError, match=r"domains\.yml is not read: the settings are in domains\.yaml; rename it"):
+    with pytest.raises(SettingsError, match=r"domains\.yml is not read, only domains\.yaml is: rename it"):
         _ = data_folder.settings
 
 
@@ -138,7 +138,9 @@ def test_a_baseline_is_asked_for_by_its_name(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_an_encoder_would_ignore_is_an_error(tmp_path: Path, settings: str, ignored: str) -> None:
-    with pytest.raises(SettingsError, match=rf"{ignored}.* would be ignored, as .* of kind .*; set the `kind`"):
+    with pytest.raises(
+        SettingsError, match=rf"{ignored}.* would be ignored, because .* of kind .*; also set the `kind`"
+    ):
         _ = _data_folder(tmp_path, settings, "Toys").settings
 
 

@@ -41,6 +41,25 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "an encoder of another library": ("features/encoders/clip.py", "dim=-1", "dim=1", set()),
     "an encoder that is not in use": ("features/encoders/openclip.py", "return text\n", "return text or {}\n", set()),
+    "one encoder more": (
+        "features/encoders/__init__.py", 'if settings.kind == "open-clip":',
+        'if settings.kind == "onnx":\n        return "features.encoders.clip:ClipEncoder"\n'
+        '    if settings.kind == "open-clip":', set(),
+    ),
+    "one layout of model folders more": (
+        "features/encoders/models.py", '    "open-clip": OPEN_CLIP,',
+        '    "open-clip": OPEN_CLIP,\n    "onnx": OPEN_CLIP,', set(),
+    ),
+    "one baseline more": (
+        "mmm4rec/registry.py", '    "GRU4Rec": ',
+        '    "NewRec": "mmm4rec.baselines.sasrec:SASRec",\n    "GRU4Rec": ', set(),
+    ),
+    # Its columns are in the history of every training, in the metrics and in the report.
+    "one metric more": (
+        "mmm4rec/metrics.py", '    ListMetric(\n        "coverage"',
+        '    UserMetric("top", "share of users whose label is first", lambda ranks, k: ranks <= 1),\n'
+        '    ListMetric(\n        "coverage"', {*MODELS, "reports/metrics", "warehouse/catalogue", "warehouse/report"},
+    ),
     "how a domain is read": (
         "mmm4rec/data/reading.py", "counts.min() == 0", "counts.min() <= 0", MODELS,
     ),
@@ -83,10 +102,10 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "features/lookup/search.py", "def find_pictures(", "def find_pictures(*,\n    ", {"warehouse/report"},
     ),
     "the template of the report": ("pipelines/reports/templates/report.html", "</h1>", " </h1>", {"warehouse/report"}),
-    "a comment of a column": ("mmm4rec/tables.py", '"steps so far"', '"optimiser steps so far"', set()),
+    "a comment of a column": ("mmm4rec/tables.py", '"optimiser steps so far"', '"steps so far"', set()),
     "a comment of a column of features": ("features/tables.py", '"Title as published."', '"Title."', set()),
     "the type of a column": (
-        "mmm4rec/tables.py", 'pa.int64(), "users ranked"', 'pa.int32(), "users ranked"',
+        "mmm4rec/tables.py", '_field("users", pa.int64()', '_field("users", pa.int32()',
         {"reports/metrics"},
     ),
     "the command line": ("pipelines/cli/app.py", "import typer", "import typer as typer_\nimport typer", set()),

@@ -131,7 +131,7 @@ def test_a_taken_port_is_said_before_anything_starts(cli: Cli) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         said = cli("ui", "--port", str(port), code=1).stderr
-        assert f"port {port} of 127.0.0.1: taken" in said
+        assert f"port {port} of 127.0.0.1: in use" in said
         assert "mmm4rec ui --port N" in said
     assert not cli.data.exists()
     check_port(port)

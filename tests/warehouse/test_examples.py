@@ -139,7 +139,7 @@ def test_wrong_names_and_values_are_errors_that_help(tiny: Cli) -> None:
         example("popularitems")
     with pytest.raises(DataError, match="it has: domain, top"):
         example("popular_items").bind({"tpo": "1"}, _nobody)
-    with pytest.raises(DataError, match="should be a number"):
+    with pytest.raises(DataError, match="must be a number"):
         example("popular_items").bind({"domain": "x", "top": "many"}, _nobody)
     assert "NAME=VALUE" in tiny("sql", "--example", "popular_items", "--param", "top", code=1).stderr
 

@@ -94,7 +94,7 @@ def test_a_file_put_there_by_hand_is_kept_if_it_is_whole(site: Site, target: Pat
     assert (kept.kept, kept.url, kept.sha256) == (True, None, hashlib.sha256(BODY).hexdigest())
     assert recorded(target) is None
     target.write_bytes(BODY[:-9])
-    with pytest.raises(DataError, match=r"was there before and is cut or damaged.*--force"):
+    with pytest.raises(DataError, match=r"was already there and is cut or damaged.*--force"):
         _fetch(site, target)
     assert site.asked == []
 
@@ -146,7 +146,7 @@ def test_headway_is_no_failure(site: Site, target: Path) -> None:
 
 def test_a_part_of_another_address_is_not_gone_on_with(site: Site, target: Path) -> None:
     site.faults = [Fault("short", 200_000)]
-    with pytest.raises(DataError, match="200,000 bytes had are kept"):
+    with pytest.raises(DataError, match="the first 200,000 bytes are kept"):
         _fetch(site, target, retries=0)
     site.files["/mirror.json.gz"] = BODY
     assert fetch_file(f"{site.url}/mirror.json.gz", target).resumed_from == 0
@@ -163,7 +163,7 @@ def test_without_a_validator_nothing_is_joined(site: Site, target: Path) -> None
 
 def test_a_part_that_is_whole_already_is_only_finished(site: Site, target: Path) -> None:
     site.faults = [Fault("promise more", 100), Fault("status", 500)]
-    with pytest.raises(DataError, match=f"{len(BODY):,} bytes had are kept"):
+    with pytest.raises(DataError, match=f"the first {len(BODY):,} bytes are kept"):
         _fetch(site, target, retries=1)
     notes = target.with_name("m.json.gz.part.json")
     notes.write_text(notes.read_text().replace(str(len(BODY) + 100), str(len(BODY))))
@@ -409,7 +409,7 @@ def test_no_room(site: Site, target: Path) -> None:
     full = _process(f"{site.url}/m.json.gz", target, script)
     said = full.communicate()[1]
     assert "make room there" in said
-    assert "the 100,000 bytes had are kept" in said
+    assert "the first 100,000 bytes are kept" in said
     assert _fetch(site, target).resumed_from == 100_000
     assert site.ranges == [None, "bytes=100000-"]
     assert target.read_bytes() == BODY

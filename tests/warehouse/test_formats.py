@@ -32,7 +32,7 @@ def test_a_reader_runs_no_registry() -> None:
 
 
 def test_what_is_no_raw_file_has_no_format() -> None:
-    with pytest.raises(KeyError, match="is named as no file of ratings is"):
+    with pytest.raises(KeyError, match="is not a name of a file of ratings"):
         format_of("ratings", "notes.txt")
     with pytest.raises(KeyError):
         format_named("notes")

@@ -184,7 +184,7 @@ def test_a_catalogue_from_elsewhere_widens_nothing(tmp_path: Path) -> None:
 
 
 def test_a_refusal_names_the_folder(asked: Session) -> None:
-    with pytest.raises(DataError, match=f"in {asked.catalogue.parent} and no others"):
+    with pytest.raises(DataError, match=f"only the files in {asked.catalogue.parent}"):
         asked.ask("FROM read_text('/etc/passwd')")
 
 

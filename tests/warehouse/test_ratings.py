@@ -161,8 +161,8 @@ def test_many_blocks_and_scattered_dirt_add_up(stage: Stage, monkeypatch: pytest
         (gzip.compress(GOOD * 1000, mtime=0)[:40], "cut or damaged"),
         (gzip.compress(GOOD, mtime=0)[:-8] + b"\0" * 8, "cut or damaged"),
         (b"\x1f\x8b", "cut or damaged"),
-        (gzip.compress(GOOD, mtime=0) + b"\n", "bytes behind the end of its gzip stream"),
-        (2 * gzip.compress(GOOD, mtime=0) + b"<html>" * 99, "bytes behind the end of its gzip stream"),
+        (gzip.compress(GOOD, mtime=0) + b"\n", "bytes after the end of its gzip stream"),
+        (2 * gzip.compress(GOOD, mtime=0) + b"<html>" * 99, "bytes after the end of its gzip stream"),
         (b"not a rating\n" * 3, "none of its 3 lines is a rating"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_file_of_another_kind_is_not_read_to_its_end(
     if not refused:
         assert ingest_ratings(source, tmp_path).reasons == {"wrong number of fields": 1000 * (share - 1)}
         return
-    with pytest.raises(DataError, match=r"of its first 1,\d\d\d lines only \d+ could be read as a rating"):
+    with pytest.raises(DataError, match=r"only \d+ of its first 1,\d\d\d lines could be read as a rating"):
         ingest_ratings(source, tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_interactions_are_the_plain_ones(
     ratings = write_ratings(folder / "ratings.parquet", rows)
     pq.write_table(pa.table({"item_id": sorted(known)}), folder / "items.parquet")
     if not kept:
-        with pytest.raises(DataError, match=r"same category|user and item swapped|alike but for capitals"):
+        with pytest.raises(DataError, match=r"same category|user and item swapped|differ only in capitals"):
             build_interactions(ratings, folder / "items.parquet", out, wanted)
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -213,11 +213,11 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
     ("rated", "by", "known", "said"),
     [
         ("A1", "B001", "B001", "the ratings have user and item swapped: put the item first"),
-        ('"B001"', "A1", "B001", "alike but for quotation marks"),
-        ("B001", "A1", "B001 ", "alike but for blanks"),
-        ("31852", "A1", "0000031852", "alike but for leading zeros, which spreadsheets drop"),
-        ("b001", "A1", "B001", "alike but for capitals"),
-        ("C001", "A1", "B001", "are the two raw files of the same category?"),
+        ('"B001"', "A1", "B001", "differ only in quotation marks"),
+        ("B001", "A1", "B001 ", "differ only in blanks"),
+        ("31852", "A1", "0000031852", "differ only in leading zeros, which spreadsheets drop"),
+        ("b001", "A1", "B001", "differ only in capitals"),
+        ("C001", "A1", "B001", "check that the two raw files are of the same category"),
     ],
 )
 def test_where_no_rating_finds_its_item_both_ids_and_the_cause_are_said(

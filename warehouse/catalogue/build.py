@@ -76,7 +76,7 @@ def build_catalogue(
         DataError: a file name cannot be the name of a view, a file is missing, or domains disagree about a column.
     """
     if out_file.exists():
-        raise DataError(f"{out_file} exists: build the catalogue as a new file, then put it in the old one's place")
+        raise DataError(f"{out_file} exists: build the catalogue as a new file, then replace the old file with it")
     declared = TABLES | CATALOGUE | {"main/results": results(metrics)} | dict(comments or {})
     views = _views(artifacts)
     try:
@@ -95,7 +95,7 @@ def build_catalogue(
     except duckdb.Error as error:
         raise DataError(
             f"the catalogue cannot be built: {str(error).splitlines()[0]}; "
-            "verify the store, or run again the domain that this names"
+            "verify the store, or run the domain named here again"
         ) from error
     return CatalogueSummary(len(artifacts), len({a.domain for a in artifacts} - {ALL}), len(views))
 

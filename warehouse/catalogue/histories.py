@@ -49,7 +49,9 @@ class StoredHistories:
         one = isinstance(as_of, str) or not isinstance(as_of, Iterable)
         moments = [as_of] * len(users) if one else list(cast(Iterable[Moment], as_of))
         if len(moments) != len(users) or None in moments:
-            raise DataError(f"{len(moments)} moments for {len(users)} users: give one for all, or one for each")
+            raise DataError(
+                f"{len(moments)} moments for {len(users)} users: give one moment for all users, or one for each user"
+            )
         bound = {
             "interactions": pattern(self._store.require("core/interactions", domain).main),
             "users": list(users),
@@ -60,5 +62,5 @@ class StoredHistories:
             try:
                 found = table(connection, "histories_of_users", bound)
             except duckdb.DataError as error:
-                raise DataError(f"a moment is none: {error}; give Unix seconds, a date or a time") from error
+                raise DataError(f"not a moment: {error}; give Unix seconds, a date or a time") from error
         return found.cast(_COLUMNS)

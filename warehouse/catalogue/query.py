@@ -150,7 +150,7 @@ class Session:
         # never false by mistake.
         self._opened = self._identity()
         if self._opened is None:
-            raise DataError(f"{self.catalogue} is not there: `mmm4rec run` builds the catalogue")
+            raise DataError(f"there is no {self.catalogue}: `mmm4rec run` builds the catalogue")
         try:
             spill = self._closing.enter_context(spilling())
             self._connection = self._closing.enter_context(attach(self.catalogue, self._engine, spill))
@@ -176,7 +176,7 @@ class Session:
                 f"{sql.strip()[:80]!r} does more than read: the catalogue is read-only, and WITH takes only SELECTs"
             )
         if unknown := sorted({*(parts["functions"] or ())} - _FUNCTIONS):
-            raise DataError(f"{unknown[0]}(...) is none of the functions that a question may select from")
+            raise DataError(f"{unknown[0]}(...) is not one of the functions that a question may select from")
         return self._connection.sql(question, params=dict(parameters) if parameters else None)
 
     @contextmanager
@@ -190,7 +190,7 @@ class Session:
     def _refusal(self, error: Exception) -> str:
         message = f"DuckDB refuses the query: {error}"
         if "disabled by configuration" in message:
-            return f"{message}\nA question reads the files in {self._root} and no others."
+            return f"{message}\nA question can read only the files in {self._root}."
         if "Out of Memory" in message:
             return f"{message}\nA question may take {self._engine.memory} of memory and spill {SPILLED}: ask for less."
         return message

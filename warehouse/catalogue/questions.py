@@ -3,9 +3,9 @@
 An example starts with comment lines: the question, then one line per parameter with its default as JSON, so that every
 example runs unchanged. If the data decide the default, it is a query in brackets, which may use the parameters above::
 
-    -- Which items are the most popular ones of a domain?
-    -- $domain = (SELECT min(domain) FROM domains): the domain; the first one
-    -- $top = 10: how many
+    -- Which items of a domain are the most popular?
+    -- $domain = (SELECT min(domain) FROM domains): the domain; by default the first one
+    -- $top = 10: number of items
 """
 
 import difflib
@@ -41,7 +41,7 @@ class Parameter:
         try:
             return kind(text)
         except ValueError:
-            raise DataError(f"{self.name} is {text!r}, and should be a number such as {self.default}") from None
+            raise DataError(f"{self.name} is {text!r}, but must be a number such as {self.default}") from None
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,8 @@ def build_interactions(
         )
     if not kept:
         raise DataError(
-            f"none of the {rows_of(ratings):,} ratings is left ({rejected}): are the two raw files of the same "
-            "category, and are minimum_rating, since and until of the domain meant so?"
+            f"none of the {rows_of(ratings):,} ratings is left ({rejected}): check that the two raw files are of the "
+            "same category, and check minimum_rating, since and until of the domain"
         )
     return InteractionsSummary(rows_of(ratings), kept, rejected)
 
@@ -115,8 +115,8 @@ def _mismatch(ratings: Path, items: Path) -> str:
         return f"{shown}; the ratings have user and item swapped: put the item first"
     for cause, alike in _ALIKE.items():
         if pc.any(pc.is_in(alike(rated["item_id"]), alike(known))).as_py():
-            return f"{shown}; they would be alike but for {cause}: mend the file that has it wrong"
-    return f"{shown}; are the two raw files of the same category?"
+            return f"{shown}; they differ only in {cause}: fix the file that has the wrong form"
+    return f"{shown}; check that the two raw files are of the same category"
 
 
 class _Fingerprints:

@@ -156,8 +156,8 @@ def _find_core(interactions: Path, out: Path, k: int, engine: Engine) -> tuple[_
         user_flags, item_flags, more_rounds = k_core(users, items, k, engine.threads)
         if not user_flags.any():
             raise DataError(
-                f"no user and item of the {total:,} interactions has {k} interactions with others "
-                f"that do: the {k}-core is empty; lower k (at least {SMALLEST_K}) or bring more ratings"
+                f"the {k}-core of the {total:,} interactions is empty: no users and items have {k} interactions with "
+                f"each other; lower k (at least {SMALLEST_K}) or add ratings"
             )
         inside = user_flags[users]
         inside &= item_flags[items]

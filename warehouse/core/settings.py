@@ -45,7 +45,7 @@ class GlobalTimeSplit:
 
     def __post_init__(self) -> None:
         if not self.validation_from < self.test_from:
-            raise DataError("validation_from must lie before test_from: swap them, or move one")
+            raise DataError("validation_from must be before test_from: swap the dates, or change one")
 
 
 SplitRule = LeaveOneOut | GlobalTimeSplit

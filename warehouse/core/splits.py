@@ -42,7 +42,9 @@ def split_parts(times: Longs, starts: Longs, rule: SplitRule) -> Parts:
         case GlobalTimeSplit():
             parts = (times >= rule.validation_from).astype(np.int8) + (times >= rule.test_from)
             if not (parts == 0).any():
-                raise DataError("no interaction lies before validation_from: nothing to train on; set a later date")
+                raise DataError(
+                    "no interaction is before validation_from, so there is nothing to train on; set a later date"
+                )
         case _:
             assert_never(rule)
     return parts

@@ -86,7 +86,7 @@ def fetch_file(
         size = there.stat().st_size if there.is_file() else 0
         raise DataError(
             f"{target} cannot be written while fetching {name} ({error.strerror or error}): make room there, or "
-            f"permit it; {_kept_bytes(size)}"
+            f"allow writing; {_kept_bytes(size)}"
         ) from error
 
 
@@ -104,12 +104,12 @@ def _kept(target: Path, sha256: str | None) -> Fetched | None:
     if digest != expected:
         raise DataError(
             f"{target} is not the file that was {'asked for' if sha256 else 'fetched'}: its sha256 is {digest[:16]}…, "
-            f"not {expected[:16]}…, so it was changed or damaged; fetch it anew with --force, or move it away"
+            f"not {expected[:16]}…, so it was changed or damaged; fetch it again with --force, or move it away"
         )
     if found is None or found.sha256 != digest:
         found = Fetched(target, None, target.stat().st_size, digest, None)
         if damage := damage_of(target, target.suffix == ".gz"):
-            raise DataError(f"{target} was there before and {damage}; fetch it anew with --force")
+            raise DataError(f"{target} was already there and {damage}; fetch it again with --force")
     return replace(found, kept=True)
 
 
@@ -120,11 +120,13 @@ def _fetch_rest(url: str, part: Part, timeout: float, progress: Progress | None)
         if body.start == 0:
             # A web page in place of the file is noticed here, before it replaces the bytes already fetched.
             if (chunk or not size) and (found := wrong_content_of(chunk, part.target.suffix == ".gz")):
-                raise DataError(f"what {body.notes.url} gave {found}; open it in a browser, or name another place")
+                raise DataError(
+                    f"the file from {body.notes.url} {found}; open it in a browser, or name another place with --from"
+                )
             part.start(body.notes)
         while chunk:
             if size is not None and part.size + len(chunk) > size:
-                raise TemporaryError(f"more than the {size:,} bytes announced came", distrusted=True)
+                raise TemporaryError(f"more than the {size:,} announced bytes came", distrusted=True)
             part.append(chunk)
             if progress:
                 progress(part.size, size or part.size)
@@ -134,10 +136,11 @@ def _fetch_rest(url: str, part: Part, timeout: float, progress: Progress | None)
     if size is None and not body.framed and part.target.suffix != ".gz":
         part.clear()
         raise DataError(
-            f"{body.notes.url} came without a length, so nobody can tell whether it is whole; name another place"
+            f"{body.notes.url} came without a length, so it is unknown whether it is complete; name another place "
+            "with --from"
         )
     return body.notes
 
 
 def _kept_bytes(size: int) -> str:
-    return f"the {size:,} bytes had are kept, and the same command goes on from there" if size else "nothing is kept"
+    return f"the first {size:,} bytes are kept, and the same command continues there" if size else "nothing is kept"

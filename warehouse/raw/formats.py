@@ -73,8 +73,8 @@ FORMATS: Final = (
         reader="warehouse.raw.ratings:ingest_ratings",
         origin="categoryFilesSmall/{}.csv",
         misnamed={
-            "ratings_{}.csv": "it is named as the files of 2014 are, whose lines begin with the user: "
-            "put the item first, and rename it {0}.csv"
+            "ratings_{}.csv": "it is named like the files of 2014, whose lines begin with the user: "
+            "put the item first, and rename the file to {0}.csv"
         },
     ),
     RawFormat(
@@ -84,12 +84,12 @@ FORMATS: Final = (
         reader="warehouse.raw.reviews:ingest_reviews",
         origin="categoryFilesSmall/{}_5.json.gz",
         misnamed={
-            "reviews_{}_5.json": "it is named as the files of 2014 are: "
-            "rename it {0}_5.json, with .gz if it is compressed",
-            "reviews_{}.json": "it is named as the files of 2014 are: to have all these reviews read, rename it "
-            "{0}_5.json, with .gz if compressed",
-            "{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: "
-            "write it anew as the files of 2018 are",
+            "reviews_{}_5.json": "it is named like the files of 2014: "
+            "rename it to {0}_5.json, with .gz if it is compressed",
+            "reviews_{}.json": "it is named like the files of 2014: to have all its reviews read, rename it to "
+            "{0}_5.json, with .gz if it is compressed",
+            "{}.jsonl": "it is named like the files of 2023, which have other fields and are not read: "
+            "convert it to the format of the files of 2018",
         },
     ),
     RawFormat(
@@ -99,8 +99,8 @@ FORMATS: Final = (
         reader="warehouse.raw.metadata:ingest_metadata",
         origin="metaFiles2/meta_{}.json.gz",
         misnamed={
-            "meta_{}.jsonl": "it is named as the files of 2023 are, which have other fields and are not read: "
-            "write it anew as the files of 2018 are"
+            "meta_{}.jsonl": "it is named like the files of 2023, which have other fields and are not read: "
+            "convert it to the format of the files of 2018"
         },
     ),
 )
@@ -131,7 +131,7 @@ def format_of(kind: Kind, file_name: str) -> RawFormat:
     for each in formats(kind):
         if any(category_in(pattern, file_name) for pattern in each.file_names):
             return each
-    raise KeyError(f"{file_name} is named as no file of {kind} is")
+    raise KeyError(f"{file_name} is not a name of a file of {kind}")
 
 
 def category_in(pattern: str, name: str) -> str | None:

@@ -70,7 +70,7 @@ def blocks(source: Path, longest_line: int, progress: Progress | None = None) ->
         if progress:
             progress(done, total)
     if line == 1:
-        raise DataError(f"{source} holds no lines: it is empty; download it again")
+        raise DataError(f"{source} is empty; download it again")
 
 
 def _chunks(source: Path) -> Iterator[_Chunk]:
@@ -92,8 +92,8 @@ def _chunks(source: Path) -> Iterator[_Chunk]:
         except (EOFError, gzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # the stub's fault
             if _has_more_behind(source):
                 raise DataError(
-                    f"{source} has bytes behind the end of its gzip stream that are no gzip: it is damaged, or "
-                    "something was added to it; download it again, or write what is before them with `gzip -dc`"
+                    f"{source} has bytes after the end of its gzip stream that are not gzip: it is damaged, or "
+                    "something was added to it; download it again, or extract the part before them with `gzip -dc`"
                 ) from error
             raise DataError(
                 f"{source} is cut or damaged: its gzip stream breaks off near byte {file.tell():,} "
@@ -198,14 +198,14 @@ class Quarantine:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self.total += 1
         if self.total > self._ALWAYS and self.total > self._MOST * line:
-            raise self.refusal(f"of its first {line:,} lines only {line - self.total:,} could be read as")
+            raise self.refusal(f"only {line - self.total:,} of its first {line:,} lines could be read as")
         if len(self._rows) >= self._FLUSH:
             self._flush()
 
     def refusal(self, finding: str) -> DataError:
         """The error for a file that is not of its kind."""
         return DataError(
-            f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: point to that file"
+            f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: give a file of this form"
         )
 
     def _flush(self) -> None:

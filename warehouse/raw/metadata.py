@@ -36,7 +36,7 @@ DEEPEST: Final = 32
 _TABLE: Final = TABLES["raw/metadata/metadata"]
 _ROW_GROUP: Final = ROW_GROUP // 15
 """Rows per row group: fewer than usual, because a product with a long description takes some kilobytes."""
-_LAYOUT: Final = "a metadata file has one JSON object with an asin a line"
+_LAYOUT: Final = "a metadata file has one JSON object with an asin per line"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -146,7 +146,7 @@ class Part:
         if damage:
             self.clear()
             raise DataError(
-                f"what {notes.url} gave {damage}; it was removed: try once more, or name another place with --from"
+                f"the file from {notes.url} {damage}; it was removed: try again, or name another place with --from"
             )
         found = Fetched(
             path=self.target,
@@ -219,7 +219,7 @@ def wrong_content_of(head: bytes, gzipped: bool) -> str | None:
     if not head:
         return "is empty"
     if _PAGE.match(head):
-        return "is a web page, no raw file"
+        return "is a web page, not a raw file"
     if gzipped and not head.startswith(b"\x1f\x8b"):
-        return "is no gzip file"
+        return "is not a gzip file"
     return None

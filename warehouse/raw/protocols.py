@@ -86,7 +86,7 @@ def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
             temporary = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
             if isinstance(error, temporary) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
                 raise TemporaryError(f"no connection ({_cause(error)})") from error
-            raise DataError(f"{name} cannot be asked for: {_cause(error)}") from error
+            raise DataError(f"{name} cannot be requested: {_cause(error)}") from error
         with answer:
             yield _read_answer(answer, name, part)
 
@@ -103,14 +103,14 @@ def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
         end = _NO_RANGE.fullmatch(headers.get("Content-Range", ""))
         whole = end is not None and int(end[1]) == have and known is not None and known.size in (have, None)
         if not whole or changed or known is None or have == 0:
-            raise TemporaryError("the server has no such range (416)", distrusted=True)
+            raise TemporaryError("the server does not have the requested range (416)", distrusted=True)
         return Body(replace(known, size=have), have, iter(()))
     if status not in (200, 206):
         raise _refusal(name, answer)
     if headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
-        raise DataError(f"{name} is a web page, no raw file; open it in a browser, or name another place")
+        raise DataError(f"{name} is a web page, not a raw file; open it in a browser, or name another place")
     if headers.get("Content-Encoding", "identity") != "identity" and part.target.suffix != ".gz":
-        raise DataError(f"{name} comes compressed although that was not asked for; name another place")
+        raise DataError(f"{name} comes compressed, which was not requested; name another place")
     framed = "chunked" in headers.get("Transfer-Encoding", "").lower()
     if status == 200:
         size = None if framed else _number(headers.get("Content-Length"))
@@ -118,7 +118,8 @@ def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
     span = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
     if span is None or known is None or have == 0 or int(span[1]) != have:
         raise TemporaryError(
-            f"another range came than asked for ({headers.get('Content-Range')!r}, not from {have})", distrusted=True
+            f"the server sent another range than requested ({headers.get('Content-Range')!r}, not from {have})",
+            distrusted=True,
         )
     total = known.size if span[3] == "*" else int(span[3])
     if changed or known.size not in (None, total) or (total is not None and int(span[2]) >= total):
@@ -149,11 +150,11 @@ def _refusal(name: str, answer: requests.Response) -> Exception:
         )
     if status in (401, 403):
         return DataError(
-            f"{name} is not for everyone ({status} {answer.reason}): fetch it with a browser and put it into the raw "
+            f"{name} needs a permission ({status} {answer.reason}): fetch it with a browser and put it into the raw "
             "folder, or name another place with --from"
         )
     return DataError(
-        f"{name} cannot be had: the server answered {status} {answer.reason}; name another place with --from"
+        f"{name} cannot be fetched: the server answered {status} {answer.reason}; name another place with --from"
     )
 
 
@@ -165,7 +166,7 @@ def _any_file_system(url: str, part: Part) -> Iterator[Body]:
         system, path = url_to_fs(url)
         facts = system.info(path)
         if facts.get("type") == "directory":
-            raise MissingFileError(f"{name} is a folder, no file; name another place with --from")
+            raise MissingFileError(f"{name} is a folder, not a file; name another place with --from")
         notes = Notes(name, facts.get("size"), str(system.ukey(path)), None)
         start = part.size if part.notes == notes else 0
         file = system.open(path, "rb")

@@ -61,7 +61,7 @@ def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) ->
                 rows = _read_at_once(batch)
                 yield rows or read_line_by_line(batch.first_line, batch.lines(), read_line, quarantine)
 
-    layout = "a review file has one JSON object with asin, reviewerID, overall and unixReviewTime a line"
+    layout = "a review file has one JSON object with asin, reviewerID, overall and unixReviewTime per line"
     return write_ratings(source, out, read, "review", layout)
 
 

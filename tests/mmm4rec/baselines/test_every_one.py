@@ -163,7 +163,7 @@ def test_what_knows_texts_only_is_pretrained_on_several_domains(
     _, tuned = trained(tmp_path, "tuned", target, both, quick(epochs=1), init=out)
     assert tuned.transfer is not None
     assert list(tuned.transfer.fresh) == ["item"]
-    with pytest.raises(ModelError, match=r"holds a .*, which a GRU4Rec cannot start from"):
+    with pytest.raises(ModelError, match=r"it is a .*, from which a GRU4Rec cannot start"):
         trained(tmp_path, "other", target, small_one("gru4rec"), quick(epochs=1), init=out)
 
 
@@ -173,7 +173,7 @@ def test_a_config_says_which_model_it_is_of(domain: DomainData) -> None:
         assert config_from_dict(json.loads(json.dumps(config_as_dict(config))), "here") == config  # type: ignore[arg-type]
     assert "kind" not in config_as_dict(ModelConfig())
     assert {type(make(c, domain)).__name__ for c in (ModelConfig(), *configs)} == set(MODELS)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="here: a 'Oracle' is unknown here; known: MMM4Rec"):
+    with pytest.raises(ModelError, match="here: the model kind 'Oracle' is unknown; known: MMM4Rec"):
         config_from_dict({"kind": "Oracle"}, "here")
 
 

@@ -1,5 +1,5 @@
--- Which model is the best of each domain, how sure is that, and what comes second?
--- $metric = "NDCG": as in reports.metrics
+-- Which model is the best in each domain, how certain is that, and which model is second?
+-- $metric = "NDCG": the metric, as in reports.metrics
 -- $k = 10: the cut-off
 WITH ranked AS (
     SELECT

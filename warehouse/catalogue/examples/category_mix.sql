@@ -1,6 +1,6 @@
 -- Does the mix of categories in the recommendations match what people buy?
--- $level = 2: depth in the path of categories, from 1
--- $domain = null: one domain; all of them
+-- $level = 2: level in the path of categories, counted from 1
+-- $domain = null: a domain; by default all domains
 WITH bought AS (
     SELECT domain, coalesce(categories[$level], '(none)') AS category, count(*) AS bought
     FROM core.sequences_interactions

@@ -1,7 +1,7 @@
--- How good is each model on cold items, which training never showed it, and on warmer ones?
--- $metric = "NDCG": as in reports.metrics_breakdown
+-- How good is each model on cold items (never seen in training) and on warmer items?
+-- $metric = "NDCG": the metric, as in reports.metrics_breakdown
 -- $k = 10: the cut-off
--- $domain = null: one domain; all of them
+-- $domain = null: a domain; by default all domains
 WITH by_warmth AS (
     SELECT
         domain,

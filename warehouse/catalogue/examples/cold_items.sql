@@ -1,5 +1,5 @@
 -- How many test items were rarely or never seen in training?
--- $few = 2: at most so many interactions in training count as rare
+-- $few = 2: an item is rare if it has at most this many interactions in training
 SELECT
     domain,
     count(*) AS test_interactions,

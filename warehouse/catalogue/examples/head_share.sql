@@ -1,5 +1,5 @@
--- What share of the interactions do the most popular items hold?
--- $percent = 1: how many percent of the items, at least one
+-- What share of the interactions do the most popular items have?
+-- $percent = 1: percentage of the items; at least one item is counted
 WITH ranked AS (
     SELECT
         domain,

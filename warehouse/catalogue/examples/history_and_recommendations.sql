@@ -1,8 +1,8 @@
 -- What had a user bought before a day, and what is recommended to that user?
--- $domain = (SELECT min(domain) FROM reports.recommendations): the domain; the first with recommendations
--- $user = (SELECT min(user_id) FROM reports.recommendations WHERE domain = $domain): the user; the first
--- $as_of = "2100-01-01": purchases before this day
--- $model = (SELECT json_extract_string(summary, '$.model') FROM lineage.artifacts WHERE key = 'reports/recommendations' AND domain = $domain): whose recommendations; those of the best model
+-- $domain = (SELECT min(domain) FROM reports.recommendations): the domain; by default the first one
+-- $user = (SELECT min(user_id) FROM reports.recommendations WHERE domain = $domain): the user; by default the first one
+-- $as_of = "2100-01-01": only purchases before this day
+-- $model = (SELECT json_extract_string(summary, '$.model') FROM lineage.artifacts WHERE key = 'reports/recommendations' AND domain = $domain): the model that recommends; by default the best one
 WITH bought AS (
     SELECT 'bought' AS what, row_number() OVER (ORDER BY time, position) AS number, item_id, rated_at
     FROM history($domain, $user, $as_of)

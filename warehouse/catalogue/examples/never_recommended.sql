@@ -1,4 +1,4 @@
--- How much of the catalogue is never recommended to anybody, and is it what sold little?
+-- How many items are recommended to no user, and did these items sell less than the others?
 WITH recommended AS (
     SELECT domain, item_id, count(DISTINCT user_id) AS users
     FROM reports.recommendations

@@ -1,6 +1,6 @@
--- How many users rated something for the first time, month by month?
--- $domain = null: one domain; all of them
--- $months = 24: how many months, the last ones
+-- How many users rated something for the first time in each month?
+-- $domain = null: a domain; by default all domains
+-- $months = 24: number of months; the last ones are shown
 WITH first_ratings AS (
     SELECT domain, user_id, date_trunc('month', make_timestamp(min(time) * 1000000))::DATE AS month
     FROM core.interactions

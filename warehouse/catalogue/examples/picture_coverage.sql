@@ -1,4 +1,4 @@
--- For how many items is there a picture, and what became of the others?
+-- How many items have a picture, and why do the others have none?
 SELECT
     domain,
     sum(items)::BIGINT AS items,

@@ -1,6 +1,6 @@
--- Which items of a domain are the most popular ones?
--- $domain = (SELECT min(domain) FROM domains): the domain; the first one
--- $top = 10: how many
+-- Which items of a domain are the most popular?
+-- $domain = (SELECT min(domain) FROM domains): the domain; by default the first one
+-- $top = 10: number of items
 SELECT
     row_number() OVER (ORDER BY interactions DESC, item_id) AS rank,
     item_id,

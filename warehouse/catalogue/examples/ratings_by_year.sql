@@ -1,5 +1,5 @@
--- How many ratings does each year have, and how many stars?
--- $domain = null: one domain; all of them
+-- How many ratings does each year have, and how many stars do they give?
+-- $domain = null: a domain; by default all domains
 SELECT
     domain,
     year(rated_at) AS year,

@@ -1,4 +1,4 @@
--- How often does a user come back to the same item, before the k-core?
+-- How often does a user rate the same item again, in the interactions before the k-core?
 WITH pairs AS (
     SELECT domain, user_id, item_id, count(*) AS times, (max(time) - min(time)) / 86400 AS days
     FROM core.interactions

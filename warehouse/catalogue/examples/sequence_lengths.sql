@@ -1,6 +1,6 @@
 -- How long are the users' sequences?
--- $domain = null: one domain; all of them
--- $bucket = 5: lengths that share a row
+-- $domain = null: a domain; by default all domains
+-- $bucket = 5: number of lengths in one row
 WITH buckets AS (
     SELECT domain, length // $bucket * $bucket AS shortest, sum(users)::BIGINT AS users, max(share_at_most) AS share
     FROM length_distribution

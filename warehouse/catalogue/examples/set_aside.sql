@@ -1,5 +1,5 @@
--- What was set aside on the way from the raw files to the sequences, or could not be read, and why?
--- $domain = null: one domain; all of them
+-- What was left out between the raw files and the sequences, or could not be read, and why?
+-- $domain = null: a domain; by default all domains
 SELECT
     domain,
     CASE WHEN key IN ('raw/metadata', 'core/items') THEN 'metadata' ELSE 'ratings' END AS file,

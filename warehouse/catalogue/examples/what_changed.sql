@@ -1,6 +1,6 @@
--- What changed since the version before: rows, counts and metrics?
+-- Which row counts, other counts and metrics changed since the previous version?
 -- $key = "reports/metrics": layer/noun of the artifact
--- $domain = null: one domain; all of them
+-- $domain = null: a domain; by default all domains
 WITH latest AS (
     SELECT key, domain, since, rows, summary, row_number() OVER (PARTITION BY domain ORDER BY since DESC) AS age
     FROM lineage.versions
