@@ -36,8 +36,8 @@ def no_category(name: Any) -> str | None:
     if isinstance(name, str) and _CATEGORY.fullmatch(name) and len(name.encode()) <= _LONGEST:
         return None
     return (
-        f"{str(name)[:80]!r} is not a category: give the name of the raw files without meta_ and endings. It begins with "
-        f"neither a dot nor a hyphen, has no slash or control character, and at most {_LONGEST} bytes"
+        f"{str(name)[:80]!r} is not a category: give the name of the raw files without meta_ and endings. It begins "
+        f"with neither a dot nor a hyphen, has no slash or control character, and at most {_LONGEST} bytes"
     )
 
 
