@@ -207,7 +207,7 @@ def _shown() -> list[str]:
 
 
 def _rows(artifact: Artifact, stem: str) -> list[Row]:
-    rows: list[Row] = pq.ParquetFile(artifact.path / f"{stem}.parquet").read().to_pylist()
+    rows: list[Row] = pq.ParquetFile(artifact.file(f"{stem}.parquet")).read().to_pylist()
     return rows
 
 

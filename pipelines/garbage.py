@@ -1,8 +1,8 @@
 """Garbage collection of a data folder: data that its store does not need, and the cache of removed data.
 
-`warehouse.artifacts.garbage` decides what the store needs. Cache entries of versions or recipes that no longer exist
-are removed: mapped copies, logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier
-encoder may be used again, so they stay until a person removes them (docs/decisions/0007).
+The store decides what it needs. Cache entries of versions or recipes that no longer exist are removed: mapped copies,
+logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier encoder may be used again, so
+they stay until a person removes them (docs/decisions/0007).
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import EXPECTED
-from warehouse.artifacts import garbage
-from warehouse.artifacts.garbage import Leftover
+from warehouse.artifacts.contract import Leftover
+from warehouse.artifacts.garbage import size
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.locks import is_held
 from warehouse.artifacts.manifest import VERSION
@@ -28,17 +28,17 @@ _DIGEST = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
 def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
     """Remove unneeded data and return what was removed. With `dry_run`, only return it."""
-    found = garbage.collect(data_folder.store, dry_run)
+    found = data_folder.store.collect(dry_run)
     gone = {leftover.name for leftover in found if leftover.kind == "version"}
     kept = {version: made for version, made in data_folder.store.versions().items() if named(version) not in gone}
     folders = [*_copies_of_removed_versions(data_folder, {version for _, _, version in kept})]
     if any(folder for name in _BY_RECIPE for folder in (data_folder.cache / name).glob("*")):
         recipes = {artifact.manifest.recipe for artifact in kept.values() if artifact}
         folders += _leftovers_of_trainings(
-            data_folder, recipes | garbage.building(data_folder.store) | _recipes_to_build(data_folder)
+            data_folder, recipes | data_folder.store.building() | _recipes_to_build(data_folder)
         )
     for folder in folders:
-        found.append(Leftover("cache", str(folder.relative_to(data_folder.path)), folder, garbage.size(folder)))
+        found.append(Leftover("cache", str(folder.relative_to(data_folder.path)), size(folder)))
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
     return found

@@ -31,7 +31,7 @@ def describe(lineage: Lineage, version: Version) -> dict[str, Any]:
     manifest = artifact.manifest
     return row | {
         "known": True,
-        "path": str(artifact.path),
+        "path": str(artifact.place),
         "created": manifest.created,
         "code_version": manifest.code_version,
         "recipe": manifest.recipe,
@@ -131,7 +131,7 @@ def verify(
                 if not data_folder.store.mark(version, "damaged", bool(problems)):
                     problems = []  # removed by garbage collection in the meantime
                 elif version in refused:
-                    problems.append(f"{artifact.path} has failed its check")
+                    problems.append(f"{artifact.place} has failed its check")
         found[named(version)] = problems
         progress(done := done + size, sum(chosen.values()))
     return found
@@ -143,4 +143,4 @@ def _unreadable(data_folder: DataFolder, version: Version) -> str:
         data_folder.store.current(key, domain)
     except StoreError as error:
         return str(error)
-    return f"{data_folder.store.path(version)} has no readable manifest; `mmm4rec gc` removes it"
+    return f"{data_folder.store.where(*version)} has no readable manifest; `mmm4rec gc` removes it"

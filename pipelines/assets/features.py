@@ -47,7 +47,7 @@ def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact
 
     of, (items, sequences) = _pictures(data_folder, domain), inputs
     cache = data_folder.cache / PICTURES
-    return {"pictures": image_fingerprint(items.main, sequences.path / "items.parquet", of.root, cache, of.fetching)}
+    return {"pictures": image_fingerprint(items.main, sequences.file("items.parquet"), of.root, cache, of.fetching)}
 
 
 @step(

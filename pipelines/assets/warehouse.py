@@ -106,12 +106,12 @@ def report(job: Job[ReportOf]) -> Any:
     from features.lookup.search import find_pictures
     from pipelines.reports.report import build_report
 
-    shards = {a.domain: a.path for a in job.inputs if a.key == "features/item_images"}
+    shards = {a.domain: a for a in job.inputs if a.key == "features/item_images"}
     catalogue = job.input("warehouse/catalogue")
     return build_report(
-        catalogue.path / CATALOGUE,
+        catalogue.file(CATALOGUE),
         job.parameters.data,
-        lambda domain, ids: find_pictures(shards[domain], ids) if domain in shards else {},
+        lambda domain, ids: find_pictures(shards[domain].path, ids) if domain in shards else {},
         job.out / REPORT,
         catalogue.manifest.created,
     )

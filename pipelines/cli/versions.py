@@ -97,8 +97,11 @@ def gc(
         rows = ((leftover.kind, f"{leftover.bytes:,}", leftover.name) for leftover in found)
         answer(as_json, value, ["", "bytes", "what"], rows)
     if not as_json:
+        gone = [leftover for leftover in found if leftover.kind != "doomed"]
         what = "would be removed" if dry_run else "removed"
-        out.print(f"{what}: {len(found):,}, together {sum(leftover.bytes for leftover in found):,} bytes")
+        out.print(f"{what}: {len(gone):,}, together {sum(leftover.bytes for leftover in gone):,} bytes")
+        if doomed := len(found) - len(gone):
+            out.print(f"doomed: {doomed:,}; a later `mmm4rec gc` removes them, unless they are used until then")
 
 
 @commands.command(

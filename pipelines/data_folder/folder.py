@@ -11,16 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, no_category, pairs, passed_over
-from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, overlay, resolve, unfit
+from pipelines.data_folder.settings import (
+    AutomationSettings,
+    Settings,
+    automation_of,
+    overlay,
+    resolve,
+    store_of,
+    unfit,
+)
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
+from warehouse.artifacts.artifact import ALL
+from warehouse.artifacts.contract import ArtifactStore
+from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.hashes import Hashes
+from warehouse.artifacts.opened import is_url, open_store
 from warehouse.artifacts.staging import unlinked
-from warehouse.artifacts.store import ALL, Store
+from warehouse.artifacts.store import Store
 from warehouse.errors import DataError
 from warehouse.raw.formats import Kind
 
 DATA_VARIABLE = "MMM4REC_DATA"
+STORE_VARIABLE = "MMM4REC_STORE"
+STORE_CACHE = "store"
+"""Folder of the cache for local copies of files in a bucket."""
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
 _NO_ADDRESS = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
@@ -35,7 +50,6 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = Store(path)
 
     @classmethod
     def find(cls, given: Path | None = None) -> "DataFolder":
@@ -49,6 +63,35 @@ class DataFolder:
         if not there.is_dir():
             raise SettingsError(f"{there} is not a folder: name one with --data, or with {DATA_VARIABLE}")
         return cls(path)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifacts: in the bucket of MMM4REC_STORE, else of `store` in domains.yaml, else in this folder.
+
+        Raises:
+            SettingsError: what is said there is no address of a bucket.
+        """
+        told = os.environ.get(STORE_VARIABLE)
+        settings = store_of(*self._written)
+        place = told or settings.store
+        if place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve()):
+            return Store(self.path)
+        if not is_url(place):
+            raise SettingsError(
+                f"{STORE_VARIABLE if told else 'store in domains.yaml'}: {place!r} is no address of a bucket, such as "
+                "s3://bucket/prefix; artifacts in another folder are those of another data folder: choose it with "
+                f"--data, or with {DATA_VARIABLE}"
+            )
+        try:
+            return open_store(
+                place,
+                self.path,
+                self.cache / STORE_CACHE,
+                settings.store_cache_gb << 30,
+                settings.store_grace_hours * 3600,
+            )
+        except StoreError as error:
+            raise SettingsError(str(error)) from error
 
     @cached_property
     def cache(self) -> Path:

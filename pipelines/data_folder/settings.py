@@ -5,7 +5,7 @@ for a category that neither file names becomes a target domain with the default 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -105,8 +105,27 @@ class AutomationSettings:
             raise SettingsError(f"automation: interval: {self.interval} is not a number of seconds of 1 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
+    the data folder.
+
+    `store_cache_gb`: how large the local copies of files in a bucket may become. `store_grace_hours`: for a new bucket,
+    the time from the first look of a garbage collection to the one that may remove a version.
+    """
+
+    store: str | None = None
+    store_cache_gb: int = 100
+    store_grace_hours: int = 24
+
+    def __post_init__(self) -> None:
+        for name, value in (("store_cache_gb", self.store_cache_gb), ("store_grace_hours", self.store_grace_hours)):
+            if value < 1:
+                raise SettingsError(f"{name}: {value} is less than 1")
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(StoreSettings):
     """All settings, resolved.
 
     `raw_folder` is absolute, or relative to the data folder. `mmm4rec fetch` takes raw files from `location`: an
@@ -126,6 +145,7 @@ class Settings:
     baselines: dict[str, BaselineSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.asked  # noqa: B018 - an unknown baseline or setting is reported here, before anything runs
 
     @property
@@ -182,6 +202,13 @@ def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> Autom
     """Only the section `automation` of the shipped settings, overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
     return read_config(AutomationSettings, section, where="domains.yaml: automation")
+
+
+def store_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> StoreSettings:
+    """Where the artifacts are, by the shipped settings overlaid with the user's; the rest is not looked at."""
+    names = {each.name for each in fields(StoreSettings)}
+    said = {name: value for name, value in overlay(shipped, given).items() if name in names}
+    return read_config(StoreSettings, said, where="domains.yaml")
 
 
 def _check_encoders(

@@ -151,7 +151,7 @@ def _check_structure(step: Step, counts: Mapping[str, int], wrong: str | None = 
 def _check_files(made: Made) -> dg.AssetCheckResult:
     """The result of reading every byte again. As a Dagster step of its own, it would only cost a process."""
     artifact, problems = made.artifact, made.problems
-    said = f"{artifact.path} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
+    said = f"{artifact.place} is damaged: {problems[0]}; {mend(artifact.domain)}" if problems else None
     return dg.AssetCheckResult(
         passed=not problems,
         check_name=_FILES,
@@ -173,14 +173,14 @@ def metadata(artifact: Artifact, built: bool) -> dict[str, Any]:
     """The metadata of an artifact in Dagster's UI: counts, schema, path, and what it was made from."""
     shown: dict[str, Any] = {
         "built": built,
-        "path": dg.MetadataValue.path(artifact.path),
-        "dagster/uri": artifact.path.absolute().as_uri(),
+        "path": dg.MetadataValue.path(artifact.place),
+        "dagster/uri": artifact.place.absolute().as_uri(),
         "recipe": artifact.manifest.recipe,
         "inputs": dg.MetadataValue.json(artifact.manifest.inputs),
         "sources": dg.MetadataValue.json(artifact.manifest.sources),
         "parameters": dg.MetadataValue.json(artifact.manifest.parameters),
     }
-    main = artifact.manifest.files.get(artifact.main.name)
+    main = artifact.manifest.files.get(artifact.main_name)
     if main:
         shown["dagster/row_count"] = main.rows
         shown["dagster/column_schema"] = dg.TableSchema([_column(field) for field in pq.read_schema(artifact.main)])

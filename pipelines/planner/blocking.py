@@ -42,14 +42,16 @@ class Check:
     bound: Callable[[Facts, Facts], Facts] = lambda summary, parameters: {}
 
     def count(
-        self, key: str, folder: Path, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
+        self, key: str, made: Path | Artifact, inputs: Sequence[Artifact], summary: Facts, parameters: Facts
     ) -> dict[str, int]:
-        """The number of violations of each property in `folder`, where `key` was built from `inputs`."""
-        folders = {artifact.key: artifact.path for artifact in inputs} | {key: folder}
+        """The number of violations of each property in `made`, a version of `key` or the folder of its build from
+        `inputs`."""
+        places: dict[str, Path | Artifact] = {**{artifact.key: artifact for artifact in inputs}, key: made}
         files = {}
         for name, table in self.tables.items():
             of, stem = table.rsplit("/", 1)
-            files[name] = folders[of] / f"{stem}.parquet"
+            place, file = places[of], f"{stem}.parquet"
+            files[name] = place.file(file) if isinstance(place, Artifact) else place / file
         from warehouse.checks import violations  # imported here, so that looking for stale steps loads no engine
 
         return violations(self.statement, files, **self.bound(summary, parameters))

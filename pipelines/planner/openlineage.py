@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
 from pipelines.planner.columns import columns
-from warehouse.artifacts.store import Artifact, Store
+from warehouse.artifacts.artifact import Artifact
+from warehouse.artifacts.contract import ArtifactStore
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
@@ -122,9 +123,14 @@ def _client() -> "OpenLineageClient":
         raise SettingsError(f"the OpenLineage client refuses its settings: {error}; correct OPENLINEAGE_*") from error
 
 
-def _name(store: Store, key: str, domain: str) -> tuple[str, str]:
-    """The namespace and name of an artifact as a data set: its local folder without the version."""
-    return "file", str(store.folder(key, domain).absolute())
+def _name(store: ArtifactStore, key: str, domain: str) -> tuple[str, str]:
+    """The namespace and name of an artifact as a data set, without the version: a local folder, or a part of a bucket."""
+    where = store.where(key, domain)
+    if "://" not in where:
+        return "file", where
+    scheme, _, path = where.partition("://")
+    bucket, _, name = path.partition("/")
+    return f"{scheme}://{bucket}", name
 
 
 def _inputs(data_folder: DataFolder, artifact: Artifact) -> list[Any]:
@@ -146,7 +152,7 @@ def _input(namespace: str, name: str, version: str) -> Any:
     return InputDataset(namespace, name, facets={"version": versions.DatasetVersionDatasetFacet(version)})
 
 
-def _output(store: Store, artifact: Artifact) -> Any:
+def _output(store: ArtifactStore, artifact: Artifact) -> Any:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import column_lineage_dataset as lineage
     from openlineage.client.facet_v2 import dataset_version_dataset as versions
@@ -154,7 +160,7 @@ def _output(store: Store, artifact: Artifact) -> Any:
     from openlineage.client.facet_v2 import schema_dataset as schemas
 
     files = artifact.manifest.files
-    main = files.get(artifact.main.name)
+    main = files.get(artifact.main_name)
     facets: dict[str, Any] = {"version": versions.DatasetVersionDatasetFacet(artifact.version)}
     if main and main.columns:
         facets["schema"] = schemas.SchemaDatasetFacet(

@@ -78,7 +78,7 @@ class Job(Generic[P]):
     def table(self, key: str, stem: str | None = None) -> Path:
         """The path of a table of an input: the main table, or the one with this stem."""
         artifact = self.input(key)
-        return artifact.path / f"{stem}.parquet" if stem else artifact.main
+        return artifact.file(f"{stem}.parquet") if stem else artifact.main
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,13 @@ class Step:
         artifact, built = data_folder.store.publish(wanted, build, self.identity)
         # Only after publishing: a training that is killed before that continues from this state.
         shutil.rmtree(data_folder.cache / TRAINING / wanted.digest, ignore_errors=True)
-        if problems := data_folder.store.verify(artifact):
+        if problems := data_folder.store.inspect(artifact):
             data_folder.store.mark(artifact.named, "damaged")  # it counts as missing until it is rebuilt
         elif not built:
             # It was checked when it was built, but the check may have changed since then.
             try:
                 found = artifact.manifest
-                counts.update(self._count(domain, artifact.path, inputs, found.summary, found.parameters))
+                counts.update(self._count(domain, artifact, inputs, found.summary, found.parameters))
             except CheckError:
                 data_folder.store.mark(artifact.named, "refused")
                 raise
@@ -210,15 +210,18 @@ class Step:
     def _count(
         self,
         domain: str,
-        folder: Path,
+        made: Path | Artifact,
         inputs: Sequence[Artifact],
         summary: Mapping[str, Any],
         parameters: Mapping[str, Any],
     ) -> dict[str, int]:
-        """The counts of the check in `folder`, which are all zero (otherwise an error is raised)."""
+        """The counts of the check, which are all zero (otherwise an error is raised).
+
+        `made` is a version, or the folder of a build.
+        """
         if self.check is None:
             return {}
-        counts = self.check.count(self.key, folder, inputs, summary, parameters)
+        counts = self.check.count(self.key, made, inputs, summary, parameters)
         if broken := ", ".join(f"{name} {count:,}" for name, count in counts.items() if count):
             raise CheckError(
                 f"{self.key} of {domain} is not published, because the check {self.check.name} failed: {broken}; fix "

@@ -63,7 +63,7 @@ class Subject:
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs of a model."""
-        rows: list[dict[str, Any]] = pq.ParquetFile(self.artifact.path / "history.parquet").read().to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(self.artifact.file("history.parquet")).read().to_pylist()
         return rows
 
     @property
@@ -73,7 +73,7 @@ class Subject:
 
     @cached_property
     def _session(self) -> Session:
-        catalogue = self.artifact.path / CATALOGUE
+        catalogue = self.artifact.file(CATALOGUE)
         if not catalogue.exists():
             others = [self.data_folder.store.require(key, self.artifact.domain) for key in self.beside]
             catalogue = Path(self.closing.enter_context(tempfile.TemporaryDirectory())) / CATALOGUE
@@ -114,7 +114,7 @@ def _set_aside(stem: str) -> Exhibit:
     """The rows that were left out, counted by reason."""
 
     def set_aside(subject: Subject) -> Any:
-        reasons = pq.ParquetFile(subject.artifact.path / f"{stem}.parquet").read(["reason"])["reason"].value_counts()
+        reasons = pq.ParquetFile(subject.artifact.file(f"{stem}.parquet")).read(["reason"])["reason"].value_counts()
         rows = [{"reason": row["values"], "rows": row["counts"]} for row in reasons.to_pylist()]
         return _table(sorted(rows, key=lambda row: -row["rows"]), ["reason", "rows"]) if rows else None
 
@@ -201,7 +201,7 @@ def _shelves(subject: Subject) -> Any:
 
 
 def _page(subject: Subject) -> Any:
-    return dg.MetadataValue.url((subject.artifact.path / REPORT).as_uri())
+    return dg.MetadataValue.url(subject.artifact.file(REPORT).as_uri())
 
 
 def _markdown(text: str) -> Any:

@@ -82,7 +82,9 @@ def clear_and_verify(context: dg.OpExecutionContext, data_folder: dg.ResourcePar
         problems = [problem for found in verify(data_folder).values() for problem in found]
     except EXPECTED as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    context.log.info("removed %s leftovers of %s bytes", len(gone), sum(leftover.bytes for leftover in gone))
+    doomed = sum(leftover.kind == "doomed" for leftover in gone)
+    size = sum(leftover.bytes for leftover in gone if leftover.kind != "doomed")
+    context.log.info("removed %s leftovers of %s bytes; doomed %s versions", len(gone) - doomed, size, doomed)
     if problems:
         raise dg.Failure("\n".join(problems), metadata={"problems": len(problems)}, allow_retries=False)
 

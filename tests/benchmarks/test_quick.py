@@ -24,6 +24,7 @@ ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss
         ),
         ("search --repeats 1", {"p50_ms", "p95_ms"}),
         ("lookup --repeats 1", {"p50_ms", "p95_ms"}),
+        ("store", {"folder_publish_ms", "bucket_open_cold_mb_per_second", "bucket_publish_requests"}),
         ("ranking", {"speedup", "peak_rss_gib"}),
         ("ssd", {"slope"}),
         ("transfer", {"default_finetuned_NDCG@10", "published_scratch_without_id_NDCG@10"}),

@@ -84,6 +84,10 @@ def test_the_state_of_a_training_that_the_next_run_goes_on_with_stays(tiny: Cli)
     unused.rmdir()
 
 
+def _name(data: Path, folder: Path) -> str:
+    return str(folder.relative_to(data))
+
+
 def test_a_kept_training_stays_while_it_is_asked_for_or_at_work(tmp_path: Path) -> None:
     write_shop(tmp_path, "Toys", baselines={"sasrec": {}})
     data_folder = DataFolder(tmp_path)
@@ -97,9 +101,11 @@ def test_a_kept_training_stays_while_it_is_asked_for_or_at_work(tmp_path: Path) 
         folder.mkdir(parents=True)
         (folder / "lock").touch()
     with held(folders["a" * 32] / "lock"):
-        assert [leftover.path for leftover in collect(data_folder)] == [folders["b" * 32]]
+        assert [leftover.name for leftover in collect(data_folder)] == [_name(tmp_path, folders["b" * 32])]
     write_settings(tmp_path)
-    assert {leftover.path for leftover in collect(DataFolder(tmp_path))} == {folders[asked], folders["a" * 32]}
+    assert {leftover.name for leftover in collect(DataFolder(tmp_path))} == {
+        _name(tmp_path, folders[name]) for name in (asked, "a" * 32)
+    }
 
 
 def test_a_whole_run_leaves_no_garbage(tiny: Cli) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.warehouse.stores import bucket, place, server
 from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.store import Artifact, Store, recipe
 from warehouse.core.interactions import InteractionsSummary, build_interactions
@@ -16,6 +17,8 @@ from warehouse.core.sequences import SequencesSummary, build_sequences
 from warehouse.raw.formats import format_of
 from warehouse.raw.metadata import MetadataSummary, ingest_metadata
 from warehouse.raw.rating_rows import RatingsSummary
+
+__all__ = ["bucket", "place", "server"]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.warehouse.work import (
     versions,
     write_raw,
 )
-from warehouse.artifacts.garbage import Leftover, collect
+from warehouse.artifacts.contract import Leftover
 from warehouse.artifacts.lineage import Lineage, named
 from warehouse.artifacts.store import Store, Version, recipe
 
@@ -38,7 +38,7 @@ def _all(store: Store) -> set[Version]:
 
 
 def _collected(store: Store) -> list[str]:
-    return [leftover.name for leftover in collect(store) if leftover.kind == "version"]
+    return [leftover.name for leftover in store.collect() if leftover.kind == "version"]
 
 
 @pytest.fixture
@@ -61,17 +61,17 @@ def test_only_what_is_current_stays(store: Store, tmp_path: Path) -> None:
     dead = leave(store.root)
     (dead / "half").write_text("12345")
     before = _all(store)
-    planned = collect(store, dry_run=True)
+    planned = store.collect(dry_run=True)
     assert _all(store) == before
-    assert Leftover("staging", dead.name, dead, 5) in planned
+    assert Leftover("staging", dead.name, 5) in planned
     assert {leftover.name for leftover in planned} == {named(version) for version in before - current} | {dead.name}
     for leftover in planned:
         assert leftover.bytes > 0
-    assert collect(store) == planned
+    assert store.collect() == planned
     assert _all(store) == current
     assert staged(store) == []
     assert leftovers(store, CATALOGUE) == []
-    assert collect(store) == []
+    assert store.collect() == []
     assert not disagreements(ask(store.root / CATALOGUE))
 
 
@@ -80,7 +80,7 @@ def test_a_pin_keeps_all_that_the_pinned_was_made_from(store: Store, tmp_path: P
     pinned = next(version for version in first if version[0] == "core/sequences")
     store.mark(pinned, "pin")
     assert store.marked("pin") == [pinned]
-    collect(store)
+    store.collect()
     kept = set(Lineage.of(store).upstream([pinned]))
     assert {key for key, _, _ in kept} == set(STAGES)
     assert _all(store) == second | kept
@@ -126,7 +126,7 @@ def test_a_catalogue_that_somebody_has_open_keeps_what_it_shows(store: Store, tm
     (first,) = _generations(store, tmp_path / "raw", 1)
     with _notebook(store.root / CATALOGUE) as ask_first:
         second, third = _generations(store, tmp_path / "raw", 3)[1:]
-        collect(store)
+        store.collect()
         assert _all(store) == first | third
         assert ask_first() > 0
     assert set(_collected(store)) == {named(version) for version in first - third}
@@ -143,7 +143,7 @@ def test_the_catalogue_that_is_shown_stays_also_where_current_is_ahead(store: St
     (store.root / CATALOGUE).unlink()
     (store.root / CATALOGUE).hardlink_to(store.path(catalogue) / CATALOGUE)
     assert (store.root / CATALOGUE).stat().st_ino == shown
-    collect(store)
+    store.collect()
     assert first <= _all(store)
     assert ask(store.root / CATALOGUE).num_rows == 1
 
@@ -151,7 +151,7 @@ def test_the_catalogue_that_is_shown_stays_also_where_current_is_ahead(store: St
 def test_where_current_leads_nowhere_every_version_stays(store: Store) -> None:
     versions = {make(store, "core/items", str(number)).named for number in range(3)}
     (store.folder("core/items", "Toys") / "CURRENT").write_text("../../etc")
-    assert collect(store) == []
+    assert store.collect() == []
     assert _all(store) == versions
 
 
@@ -159,7 +159,7 @@ def test_what_is_none_of_the_stores_is_left_alone(store: Store) -> None:
     make(store, "core/items", "1")
     for stray in ("My notes/x/domain=Toys/v=1", "core/items/domain=Toys/v=mine", "core/items/domain=a b/v=" + "0" * 16):
         (store.root / stray).mkdir(parents=True)
-        assert collect(store) == []
+        assert store.collect() == []
         assert (store.root / stray).is_dir()
 
 
@@ -195,7 +195,7 @@ def test_a_run_loses_neither_what_it_reads_nor_what_it_builds(store: Store, tmp_
     reader = start(_reads, store.root, ready, go, report=report)
     assert ready.wait(60)
     newer = make(store, "core/items", "2", make(store, "raw/metadata", "2"))
-    assert collect(store) == []
+    assert store.collect() == []
     go.set()
     join(reader, report=report)
     text = store.require("features/item_text", "Toys")
@@ -233,7 +233,7 @@ def _flip(root: Path, stop: Any) -> None:
 
 def _collect(root: Path, stop: Any) -> None:
     while not stop.is_set():
-        collect(Store(root))
+        Store(root).collect()
 
 
 def _contend(root: Path, report: Path, seconds: float) -> None:
@@ -290,7 +290,7 @@ def test_runs_and_collecting_at_once_for_a_minute(tmp_path: Path) -> None:
 
 
 def _doomed(root: Path) -> None:
-    collect(Store(root))
+    Store(root).collect()
 
 
 def _prepare(root: Path, raw: Path) -> tuple[dict[str, str], set[Version]]:
@@ -303,7 +303,7 @@ def _still_whole(store: Store, before: dict[str, str], current: set[Version]) ->
     assert versions(store) == before
     assert leftovers(store, CATALOGUE) == []
     assert all(_has_its_inputs(store))
-    collect(store)
+    store.collect()
     assert _all(store) == current
     assert staged(store) == []
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from warehouse.artifacts.garbage import collect
 from warehouse.artifacts.history import HISTORY
 from warehouse.artifacts.store import Artifact, Recipe, Store
 from warehouse.catalogue.build import build_catalogue
@@ -44,10 +43,10 @@ def test_going_back_is_a_period_of_its_own(tmp_path: Path) -> None:
 def test_what_is_collected_or_forgotten_is_remembered(tmp_path: Path) -> None:
     store = Store(tmp_path)
     one, two = _publish(store, 1), _publish(store, 2)
-    assert [leftover.path.is_dir() for leftover in collect(store)] == [False]
+    assert [leftover.kind for leftover in store.collect()] == ["version"]
     assert _told(store) == [(one.version, 1, False), (two.version, 2, True)]
     store.forget("Mugs")
-    collect(store)
+    store.collect()
     assert [(period.version, period.until is None) for period in store.periods()] == [
         (one.version, False),
         (two.version, False),

@@ -15,7 +15,6 @@ from tests.read_only import read_only
 from tests.warehouse.test_lineage import make
 from tests.warehouse.work import leave
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
-from warehouse.artifacts.garbage import collect
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.locks import held, is_held
 from warehouse.artifacts.store import Artifact, Store
@@ -58,7 +57,7 @@ def test_a_link_in_a_store_is_an_error_and_what_it_leads_to_stays(
     (store.root / link).parent.mkdir(parents=True)
     (store.root / link).symlink_to(elsewhere / target)
     before = _files(elsewhere)
-    for act in (store.sweep, lambda: collect(store), lambda: make(store, "core/items", "ours")):
+    for act in (store.sweep, lambda: store.collect(), lambda: make(store, "core/items", "ours")):
         if link != ".staging" and act == store.sweep:
             continue
         with pytest.raises(StoreError, match=f"{link} is a link.*remove it"):
@@ -105,7 +104,7 @@ def test_a_data_folder_that_is_a_link_works(tmp_path: Path) -> None:
     old, new = make(store, "core/items", "1"), make(store, "core/items", "2")
     leave(store.root)
     assert store.sweep() == 1
-    assert [leftover.name for leftover in collect(store)] == [named(old.named)]
+    assert [leftover.name for leftover in store.collect()] == [named(old.named)]
     assert store.require("core/items", "Toys") == new
 
 
@@ -124,14 +123,14 @@ def test_in_the_staging_area_only_what_was_made_there_is_removed(store: Store, t
     assert store.sweep() == 2
     assert sorted(dead.parent.iterdir()) == sorted([linked_lock, no_lock, named_otherwise, link])
     assert (tmp_path / "elsewhere" / "lock").exists()
-    assert [leftover.name for leftover in collect(store)] == []
+    assert [leftover.name for leftover in store.collect()] == []
 
 
 def test_published_files_are_read_only_and_a_version_can_be_collected(store: Store) -> None:
     old, new = make(store, "core/items", "1"), make(store, "core/items", "2")
     for path in (*old.path.iterdir(), *new.path.iterdir()):
         assert not path.stat().st_mode & 0o222, path
-    collect(store)
+    store.collect()
     assert not old.path.exists()
     assert new.path.is_dir()
 
@@ -153,13 +152,13 @@ def test_what_only_reads_works_where_nothing_can_be_written(store: Store, backup
     assert store.require("core/items", "Toys") == backup
     assert store.verify(backup) == []
     assert store.mark(backup.named, "damaged", False)
-    assert sorted(leftover.kind for leftover in collect(store, dry_run=True)) == ["staging", "version"]
+    assert sorted(leftover.kind for leftover in store.collect(dry_run=True)) == ["staging", "version"]
 
 
 def test_what_writes_says_that_the_folder_is_read_only(store: Store, backup: Artifact) -> None:
     for act in (
         store.sweep,
-        lambda: collect(store),
+        lambda: store.collect(),
         lambda: store.mark(backup.named, "pin"),
         lambda: make(store, "core/items", "3"),
         lambda: store.expose(backup, "file.txt"),
@@ -173,7 +172,7 @@ def test_a_store_without_a_lock_file_can_be_looked_at(store: Store) -> None:
     make(store, "core/items", "2")
     (store.root / ".lock").unlink()
     with read_only(store.root):
-        assert len(collect(store, dry_run=True)) == 1
+        assert len(store.collect(dry_run=True)) == 1
 
 
 # Waiting

@@ -1,16 +1,19 @@
-"""The artifact store: immutable, versioned folders on a file system, their lineage, and their removal.
+"""The artifact store: immutable, versioned folders, their lineage, and their removal.
 
 It imports no other package of the project, and neither DuckDB nor torch, so that the feature store can use it too.
 
-    store        Store: publish a version, mark it, forget it
+    contract     ArtifactStore: what every store does
+    opened       the store at a place: a folder, or a bucket
+    store        Store, in a folder: publish a version, mark it, forget it
     reader       StoreReader: find the current version, verify it
+    objects      Bucket: the same in a bucket of an object store
     artifact     the names of a version, and the recipe that decides its bytes
     manifest     the typed manifest of a version
     environment  the environment that makes versions: packages, commit, device
     staging      folders of unfinished work, and the lock of a store
     history      when each version was current
     lineage      which version was made from which
-    garbage      versions that are not needed any more
+    garbage      versions in a folder that are not needed any more
     hashes       cached hashes of raw files
 
 It also contains the modules that the warehouse and the feature store share:

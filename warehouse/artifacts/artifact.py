@@ -3,15 +3,27 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.manifest import Manifest
 
-__all__ = ["ALL", "Artifact", "Recipe", "Version", "check_domain", "digest_of", "is_domain", "is_key", "mend", "recipe"]
+__all__ = [
+    "ALL",
+    "Artifact",
+    "Recipe",
+    "Version",
+    "check_domain",
+    "digest_of",
+    "is_domain",
+    "is_key",
+    "mend",
+    "missing",
+    "recipe",
+]
 
 ALL: Final = "_all"
 """The domain of an artifact that spans all domains."""
@@ -44,13 +56,31 @@ def is_key(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One version of one artifact."""
+    """One version of one artifact. Its files may have to come from elsewhere first: ask for those that you read."""
 
     key: str
     domain: str
     version: str
-    path: Path
+    place: Path
+    """The folder that its files are in, once they were asked for."""
     manifest: Manifest
+    fetch: Callable[["Artifact", Iterable[str]], None] | None = field(default=None, compare=False, repr=False)
+    """What brings files to `place`; None where all of them are there."""
+
+    @property
+    def path(self) -> Path:
+        """The folder with all of its files."""
+        self._bring(self.manifest.files)
+        return self.place
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files. No other is fetched; a name that is not in the manifest leads to no file."""
+        self._bring([name] if name in self.manifest.files else [])
+        return self.place / name
+
+    def _bring(self, names: Iterable[str]) -> None:
+        if self.fetch is not None:
+            self.fetch(self, names)
 
     @property
     def named(self) -> Version:
@@ -64,8 +94,13 @@ class Artifact:
 
     @property
     def main(self) -> Path:
-        """The main table, named after the noun."""
-        return self.path / f"{self.key.split('/')[1]}.parquet"
+        """The main table."""
+        return self.file(self.main_name)
+
+    @property
+    def main_name(self) -> str:
+        """The name of the main table: the noun."""
+        return f"{self.key.split('/')[1]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -103,6 +138,12 @@ def recipe(
     # Through JSON, so that what is compared is what the manifest stores.
     plain = json.loads(json.dumps(parameters, sort_keys=True))
     return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
+
+
+def missing(key: str, domain: str) -> StoreError:
+    """The error of an artifact that was never built."""
+    what = "mmm4rec run" if domain == ALL else f"mmm4rec run {domain}"
+    return StoreError(f"{key} of {domain} has not been built; `{what}` builds it")
 
 
 def mend(domain: str) -> str:

@@ -1,4 +1,4 @@
-"""Garbage collection: finding and removing the versions in a store that are not needed any more.
+"""Garbage collection of a store in a folder: finding and removing the versions that are not needed any more.
 
 A version is needed if CURRENT names it, a person has pinned it, or a running process holds it (`Store.holding`). Every
 catalogue that is open or shown at the top of the store is needed. So is every version that a needed version was made
@@ -10,36 +10,39 @@ deleted. So processes that read or build at the same time lose nothing, and a ki
 every version still has its inputs.
 """
 
-import fcntl
 import json
-import os
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from warehouse.artifacts.artifact import Artifact, Version
+from warehouse.artifacts.contract import UNFIT, Leftover
 from warehouse.artifacts.lineage import Lineage, named
-from warehouse.artifacts.reader import UNFIT
-from warehouse.artifacts.store import HELD, RECIPE, Artifact, Store, Version
+from warehouse.artifacts.locks import is_open
+from warehouse.artifacts.reader import StoreReader
+from warehouse.artifacts.staging import HELD, RECIPE, Staging
 
-__all__ = ["Leftover", "collect", "size"]
+__all__ = ["building", "collect", "size"]
 
 _CATALOGUE: Final = ".duckdb"
 """Ending of the files whose readers hold a lock on them."""
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """Something that is not needed: its name for people, its present or last path, and its size in bytes."""
+class _Found:
+    """A leftover at its present or last path."""
 
-    kind: Literal["version", "staging", "cache"]
+    kind: Literal["version", "staging"]
     name: str
-    path: Path = field(compare=False)
-    bytes: int = 0
+    path: Path
 
-    def moved(self, target: Path) -> "Leftover":
+    def sized(self) -> Leftover:
+        """What is told of it."""
+        return Leftover(self.kind, self.name, size(self.path))
+
+    def moved(self, target: Path) -> "_Found":
         """The same elsewhere; of a version, the marks that it is unfit go."""
         with suppress(FileNotFoundError):  # what a process has staged it may itself have just removed
             self.path.rename(target)
@@ -49,26 +52,26 @@ class Leftover:
         return replace(self, path=target)
 
 
-def collect(store: Store, dry_run: bool = False) -> list[Leftover]:
+def collect(store: StoreReader, staging: Staging, dry_run: bool = False) -> list[Leftover]:
     """Remove unneeded data and return what was removed. With `dry_run`, only return it.
 
     Raises:
         StoreError: manifests contradict each other; nothing was removed.
     """
     if dry_run:
-        with store.staging.looking():
-            found = _leftovers(store)
-        return [replace(leftover, bytes=size(leftover.path)) for leftover in found]
-    with store.staging.new() as bin_:
-        with store.staging.lock():
-            found = [leftover.moved(bin_ / str(number)) for number, leftover in enumerate(_leftovers(store))]
-        return [replace(leftover, bytes=size(leftover.path)) for leftover in found]
+        with staging.looking():
+            found = _leftovers(store, staging)
+        return [leftover.sized() for leftover in found]
+    with staging.new() as bin_:
+        with staging.lock():
+            found = [leftover.moved(bin_ / str(number)) for number, leftover in enumerate(_leftovers(store, staging))]
+        return [leftover.sized() for leftover in found]
 
 
-def building(store: Store) -> set[str]:
+def building(staging: Staging) -> set[str]:
     """Digests of the recipes that running processes build."""
-    with store.staging.looking():
-        return {text for folder in store.staging.folders(living=True) if (text := _read(folder / RECIPE))}
+    with staging.looking():
+        return {text for folder in staging.folders(living=True) if (text := _read(folder / RECIPE))}
 
 
 def size(folder: Path) -> int:
@@ -80,25 +83,25 @@ def size(folder: Path) -> int:
     return total
 
 
-def _leftovers(store: Store) -> list[Leftover]:
+def _leftovers(store: StoreReader, staging: Staging) -> list[_Found]:
     """What nobody needs; to be asked under the store's lock."""
     return [
-        *(Leftover("staging", folder.name, folder) for folder in store.staging.folders(living=False)),
-        *(Leftover("version", named(version), store.path(version)) for version in _unneeded(store)),
+        *(_Found("staging", folder.name, folder) for folder in staging.folders(living=False)),
+        *(_Found("version", named(version), store.path(version)) for version in _unneeded(store, staging)),
     ]
 
 
-def _unneeded(store: Store) -> list[Version]:
+def _unneeded(store: StoreReader, staging: Staging) -> list[Version]:
     """Versions that nothing needs, each before whatever it was made from."""
     lineage = Lineage.of(store)
-    needed = set(lineage.upstream({*_roots(store, lineage)}))
+    needed = set(lineage.upstream({*_roots(store, staging, lineage)}))
     return [version for version in lineage.upstream(lineage.versions) if version in lineage.versions.keys() - needed]
 
 
-def _roots(store: Store, lineage: Lineage) -> Iterator[Version]:
+def _roots(store: StoreReader, staging: Staging, lineage: Lineage) -> Iterator[Version]:
     yield from lineage.current
     yield from store.marked("pin")
-    for folder in store.staging.folders(living=True):
+    for folder in staging.folders(living=True):
         yield from ((key, domain, digest) for key, domain, digest in json.loads(_read(folder / HELD) or "[]"))
     # Where CURRENT leads nowhere, the next run may go back to any version.
     lost = {version[:2] for version in lineage.current if lineage.versions.get(version) is None}
@@ -107,28 +110,10 @@ def _roots(store: Store, lineage: Lineage) -> Iterator[Version]:
             yield version
 
 
-def _catalogue_in_use(store: Store, artifact: Artifact) -> bool:
+def _catalogue_in_use(store: StoreReader, artifact: Artifact) -> bool:
     """Whether the artifact is a catalogue that a DuckDB, anywhere, has open, or the one that people would open now."""
     names = [name for name in artifact.manifest.files if name.endswith(_CATALOGUE)]
-    return any(store.exposes(artifact, name) or _is_open(artifact.path / name) for name in names)
-
-
-def _is_open(file: Path) -> bool:
-    """Whether a process reads or writes a DuckDB file: DuckDB holds a POSIX lock on it, shared or exclusive.
-
-    To be asked by a process that has not opened it itself: locks are a process's own, and closing a file drops them.
-    """
-    # Who may write would be locked out? To ask that, unlike to lock, needs no right to write, which published files
-    # give to nobody. struct flock of Linux: type, whence, start, length (0: to the end), process.
-    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        with file.open("rb") as opened:
-            kind, *_ = struct.unpack("hhqqi", fcntl.fcntl(opened, fcntl.F_GETLK, asked))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # it cannot be told, and then it stays
-    return bool(kind != fcntl.F_UNLCK)
+    return any(store.exposes(artifact, name) or is_open(artifact.path / name) for name in names)
 
 
 def _read(path: Path) -> str:

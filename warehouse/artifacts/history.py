@@ -20,7 +20,7 @@ from warehouse.artifacts.artifact import Artifact
 from warehouse.artifacts.files import regular
 from warehouse.artifacts.manifest import VERSION
 
-__all__ = ["HISTORY", "Entry", "Period", "continued", "entry", "now", "periods", "read", "text"]
+__all__ = ["HISTORY", "Entry", "Period", "continued", "entry", "now", "parse", "periods", "read", "text"]
 
 HISTORY: Final = "HISTORY"
 
@@ -54,7 +54,7 @@ def entry(artifact: Artifact | None, since: str) -> Entry:
     """The line that records `artifact` as current from a time on."""
     if artifact is None:
         return Entry(version=None, since=since, rows=None, summary={})
-    main = artifact.manifest.files.get(artifact.main.name)
+    main = artifact.manifest.files.get(artifact.main_name)
     rows = None if main is None else main.rows
     return Entry(version=artifact.version, since=since, rows=rows, summary=artifact.manifest.summary)
 
@@ -67,10 +67,14 @@ def now() -> str:
 def read(folder: Path) -> list[Entry]:
     """The entries of the artifact in `folder`. Invalid lines are left out."""
     try:
-        lines = regular(folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+        return parse(regular(folder / HISTORY).read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        lines = []
-    return [one for line in lines if (one := _entry(line))]
+        return []
+
+
+def parse(text: str) -> list[Entry]:
+    """The entries that a text holds. Invalid lines are left out."""
+    return [one for line in text.splitlines() if (one := _entry(line))]
 
 
 def continued(entries: Sequence[Entry], last: Entry) -> list[Entry]:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Final
+from typing import Final, Protocol
 
+from warehouse.artifacts.artifact import ALL, Artifact, Version
 from warehouse.artifacts.errors import StoreError
-from warehouse.artifacts.store import ALL, Artifact, Store, Version
 
 __all__ = ["Lineage", "named"]
 
@@ -30,6 +30,12 @@ def named(version: Version) -> str:
     return f"{key}@{domain}:{digest}"
 
 
+class _Store(Protocol):
+    def versions(self) -> dict[Version, Artifact | None]: ...
+
+    def pointed(self) -> dict[tuple[str, str], Version]: ...
+
+
 @dataclass(frozen=True)
 class Lineage:
     """Every version, with None if its manifest cannot be read. `current` contains the versions that CURRENT names."""
@@ -38,7 +44,7 @@ class Lineage:
     current: frozenset[Version]
 
     @classmethod
-    def of(cls, store: Store) -> "Lineage":
+    def of(cls, store: _Store) -> "Lineage":
         """The lineage of everything in a store."""
         return cls(store.versions(), frozenset(store.pointed().values()))
 

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import re
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from warehouse.artifacts.errors import READ_ONLY, ReadOnlyError, StoreError
 
-__all__ = ["held", "is_held"]
+__all__ = ["held", "is_held", "is_open"]
 
 _log = logging.getLogger("mmm4rec")
 
@@ -64,6 +65,24 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def is_open(file: Path) -> bool:
+    """Whether a process reads or writes a DuckDB file: DuckDB holds a POSIX lock on it, shared or exclusive.
+
+    To be asked by a process that has not opened it itself: locks are a process's own, and closing a file drops them.
+    """
+    # Who may write would be locked out? To ask that, unlike to lock, needs no right to write, which published files
+    # give to nobody. struct flock of Linux: type, whence, start, length (0: to the end), process.
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with file.open("rb") as opened:
+            kind, *_ = struct.unpack("hhqqi", fcntl.fcntl(opened, fcntl.F_GETLK, asked))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it cannot be told, and then it stays
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def _wait(path: Path, descriptor: int, notice: float, limit: float) -> None:

@@ -7,21 +7,18 @@ the root is followed. `warehouse.artifacts.store` adds versions to a store.
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from warehouse.artifacts import history
-from warehouse.artifacts.artifact import ALL, Artifact, Version, check_domain, is_domain, is_key, mend
+from warehouse.artifacts.artifact import Artifact, Version, check_domain, is_domain, is_key, mend, missing
+from warehouse.artifacts.contract import UNFIT, Mark
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.files import regular, sha256_file
 from warehouse.artifacts.history import HISTORY, Entry, Period
 from warehouse.artifacts.manifest import MANIFEST, VERSION, content_version, parse
 from warehouse.artifacts.staging import unlinked
 
-__all__ = ["UNFIT", "Mark", "StoreReader", "is_whole"]
-
-Mark = Literal["pin", "damaged", "refused"]
-UNFIT: Final[tuple[Mark, ...]] = ("damaged", "refused")
-"""Marks of versions that count as absent until they are built again."""
+__all__ = ["StoreReader", "is_whole"]
 
 _LAYER: Final = "[!.]*"
 """Not the staging area, whose folders come and go."""
@@ -81,8 +78,7 @@ class StoreReader:
         """Like `current`, but a missing version is an error that names the command to run."""
         artifact = self.current(key, domain)
         if artifact is None:
-            what = "mmm4rec run" if domain == ALL else f"mmm4rec run {domain}"
-            raise StoreError(f"{key} of {domain} has not been built; `{what}` builds it")
+            raise missing(key, domain)
         return artifact
 
     def all_current(self) -> list[Artifact]:
@@ -169,6 +165,15 @@ class StoreReader:
         if artifact.version not in (content_version(manifest.files), manifest.recipe):
             problems.append(f"{artifact.path / MANIFEST}: the version is neither the hash of its files nor its recipe")
         return problems
+
+    def inspect(self, artifact: Artifact) -> list[str]:
+        """The same as `verify`: readers of a folder do not verify what they read."""
+        return self.verify(artifact)
+
+    def where(self, key: str, domain: str, version: str | None = None) -> str:
+        """The absolute path of an artifact's folder, or of that of one version."""
+        folder = self.folder(key, domain).absolute()
+        return str(folder if version is None else folder / f"v={version}")
 
     def exposes(self, artifact: Artifact, name: str) -> bool:
         """Whether `<root>/<name>` is that file of `artifact`."""

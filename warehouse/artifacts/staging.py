@@ -22,7 +22,12 @@ from warehouse.artifacts.durable import flush
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.locks import held, is_held
 
-__all__ = ["Staging", "is_full", "make_folder", "unlinked"]
+__all__ = ["HELD", "RECIPE", "Staging", "is_full", "make_folder", "unlinked"]
+
+HELD: Final = "held.json"
+"""In a folder of the staging area: which versions its process reads."""
+RECIPE: Final = "recipe"
+"""In a folder of the staging area: the digest of the recipe that its process builds."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME: Final = re.compile(r"[0-9a-f]{32}")

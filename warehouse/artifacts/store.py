@@ -20,25 +20,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-from warehouse.artifacts import history
+from warehouse.artifacts import garbage, history
 from warehouse.artifacts.artifact import ALL, Artifact, Recipe, Version, check_domain, mend, recipe
+from warehouse.artifacts.contract import UNFIT, Identity, Leftover, Mark
 from warehouse.artifacts.durable import flush, write_durably
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.history import HISTORY
 from warehouse.artifacts.manifest import FORMAT, MANIFEST, Environment, Manifest, content_version, describe_file, parse
-from warehouse.artifacts.reader import UNFIT, Mark, StoreReader, is_whole
-from warehouse.artifacts.staging import Staging, is_full, make_folder
+from warehouse.artifacts.reader import StoreReader, is_whole
+from warehouse.artifacts.staging import HELD, RECIPE, Staging, is_full, make_folder
 
 # Whoever uses a store names artifacts too, so those names are to be had here.
-__all__ = ["ALL", "HELD", "RECIPE", "Artifact", "Recipe", "Store", "Version", "check_domain", "mend", "recipe"]
-
-HELD: Final = "held.json"
-"""In the staging area: which versions a process reads."""
-RECIPE: Final = "recipe"
-"""In the staging area: the digest of the recipe that a process builds."""
+__all__ = ["ALL", "Artifact", "Recipe", "Store", "Version", "check_domain", "mend", "recipe"]
 
 
 class Store(StoreReader):
@@ -110,11 +106,23 @@ class Store(StoreReader):
         """
         return self.staging.sweep()
 
+    def collect(self, dry_run: bool = False) -> list[Leftover]:
+        """Remove what nobody needs (`warehouse.artifacts.garbage`), and return it. With `dry_run`, only return it.
+
+        Raises:
+            StoreError: manifests contradict each other; nothing was removed.
+        """
+        return garbage.collect(self, self.staging, dry_run)
+
+    def building(self) -> set[str]:
+        """Digests of the recipes that running processes build."""
+        return garbage.building(self.staging)
+
     def publish(
         self,
         recipe: Recipe,
         build: Callable[[Path], Mapping[str, Any]],
-        identity: Literal["content", "recipe"] = "content",
+        identity: Identity = "content",
     ) -> tuple[Artifact, bool]:
         """Return the artifact of `recipe` and whether `build` ran.
 
@@ -174,7 +182,7 @@ class Store(StoreReader):
         recipe: Recipe,
         staging: Path,
         summary: Mapping[str, Any],
-        identity: Literal["content", "recipe"],
+        identity: Identity,
         environment: Environment,
     ) -> Artifact:
         """Describe, flush and move into place what was built, then move CURRENT."""

@@ -120,7 +120,7 @@ def _views(artifacts: Sequence[Artifact]) -> list[_View]:
         for file in sorted(artifact.manifest.files):
             if file.endswith(".parquet"):
                 table_key = f"{artifact.key}/{file.removesuffix('.parquet')}"
-                found[*view_name(table_key), table_key].append((artifact.path.absolute() / file, artifact))
+                found[*view_name(table_key), table_key].append((artifact.file(file).absolute(), artifact))
     views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(found.items())]
     by_name: dict[tuple[str, str], str] = {}
     for view in views:

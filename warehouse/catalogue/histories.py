@@ -9,7 +9,7 @@ from typing import cast
 import duckdb
 import pyarrow as pa
 
-from warehouse.artifacts.store import Store
+from warehouse.artifacts.contract import ArtifactStore
 from warehouse.catalogue.views import MACROS
 from warehouse.duck import Engine, connect, execute, pattern, table
 from warehouse.errors import DataError
@@ -25,7 +25,7 @@ _COLUMNS = _COLUMNS.remove(_COLUMNS.get_field_index("rated_at"))
 class StoredHistories:
     """The histories of the users of a store's domains."""
 
-    def __init__(self, store: Store, engine: Engine | None = None) -> None:
+    def __init__(self, store: ArtifactStore, engine: Engine | None = None) -> None:
         self._store = store
         self._engine = engine or Engine()
 

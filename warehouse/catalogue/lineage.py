@@ -35,7 +35,7 @@ def lineage(
             which
             | {name: getattr(manifest, name) for name in ("recipe", "code_version")}
             | {name: json.dumps(getattr(manifest, name), sort_keys=True) for name in ("parameters", "summary")}
-            | {"path": str(artifact.path.absolute()), "created": _moment(manifest.created)}
+            | {"path": str(artifact.place.absolute()), "created": _moment(manifest.created)}
         )
         rows["lineage/environments"].append(_environment(manifest.environment) | which)
         for read in manifest.made_from:

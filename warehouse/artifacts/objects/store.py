@@ -1,0 +1,313 @@
+"""The artifact store in a bucket: everything that changes it, but for its garbage collection.
+
+The files of a version are uploaded first, under names that nobody else uses, then its manifest by a conditional write,
+then CURRENT by another. Whoever reads sees a complete version or none, and a crash leaves objects that nothing names,
+which are collected. docs/decisions/0024 says why nothing is lost.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from warehouse.artifacts import history
+from warehouse.artifacts.artifact import Artifact, Recipe, Version
+from warehouse.artifacts.contract import UNFIT, Identity, Leftover, Mark
+from warehouse.artifacts.durable import flush
+from warehouse.artifacts.environment import watch
+from warehouse.artifacts.errors import DamagedError, StoreError
+from warehouse.artifacts.manifest import FORMAT, Environment, FileEntry, Manifest, content_version, describe_file
+from warehouse.artifacts.objects import doom, garbage, layout, terms
+from warehouse.artifacts.objects.client import Tag
+from warehouse.artifacts.objects.layout import Described
+from warehouse.artifacts.objects.leases import Hold, Leases
+from warehouse.artifacts.objects.reader import BucketReader
+from warehouse.artifacts.staging import make_folder
+
+__all__ = ["Bucket"]
+
+_TRIES: Final = 20
+"""How often something is tried again because others have changed it meanwhile."""
+_CATALOGUE: Final = ".duckdb"
+
+
+class Bucket(BucketReader):
+    """The artifacts below one address, to read and to change."""
+
+    def __init__(self, url: str, shown: Path, cache: Path, limit: int, grace: int = terms.DAY) -> None:
+        super().__init__(url, shown, cache, limit, grace)
+        self.leases = Leases(self.client, lambda: self.terms)
+
+    def forget(self, domain: str) -> list[Version]:
+        """See `ArtifactStore`."""
+        found = [version for (_, of), version in self.pointed().items() if of == domain]
+        for key, _, _ in found:
+            self._continue(key, domain, None)
+        return sorted(found)
+
+    def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
+        """See `ArtifactStore`."""
+        name = layout.mark(version, mark)
+        if (self.client.look(name) is not None) != on:
+            if not on:
+                self.client.remove(name)
+            elif self._exists(version):
+                self.client.write(name, b"")
+        if on and mark == "pin" and not (doom.keep(self.client, version) and self._exists(version)):
+            self.client.remove(name)  # it was collected before the pin was set
+            return False
+        return self._exists(version)
+
+    @contextmanager
+    def holding(self, refs: Sequence[tuple[str, str]]) -> Iterator[list[Artifact]]:
+        """See `ArtifactStore`."""
+        self.terms  # noqa: B018 - before the lease of a store that is none
+        with self.leases.hold() as hold:
+            for _ in range(_TRIES):
+                found = [self.require(key, domain) for key, domain in refs]
+                kept = [*self._at_once(lambda artifact: self._use(hold, artifact.named), found)]
+                if None not in kept:
+                    break
+            else:
+                raise StoreError(f"{', '.join(f'{key}@{domain}' for key, domain in refs)} change too often: try again")
+            yield [artifact for artifact in kept if artifact]
+
+    def sweep(self) -> int:
+        """See `ArtifactStore`. What they have left in the bucket is collected."""
+        return self.cache.staging.sweep()
+
+    def collect(self, dry_run: bool = False) -> list[Leftover]:
+        """See `ArtifactStore`. It takes two collections and the grace period between them to remove a version."""
+        return garbage.collect(self, self.leases, dry_run)
+
+    def building(self) -> set[str]:
+        """See `ArtifactStore`."""
+        return {*self.leases.living().recipes}
+
+    def publish(
+        self,
+        recipe: Recipe,
+        build: Callable[[Path], Mapping[str, Any]],
+        identity: Identity = "content",
+    ) -> tuple[Artifact, bool]:
+        """See `ArtifactStore`."""
+        self.terms  # noqa: B018 - before the lease of a store that is none
+        with self._room_for(f"building {recipe.key} of {recipe.domain}"), self.leases.hold() as hold:
+            self.sweep()
+            for _ in range(_TRIES):
+                known = self._with_recipe(recipe, hold)
+                if known and self._point(known):
+                    return known, False
+                if known is None:
+                    break
+            hold.recipe(recipe.digest)
+            with self.cache.staging.new() as staging:
+                files = staging / "files"
+                files.mkdir()
+                made_by = watch()
+                summary = build(files)
+                return self._seal(recipe, files, summary, identity, made_by(), hold), True
+
+    def expose(self, artifact: Artifact, name: str) -> Path:
+        """See `ArtifactStore`. A catalogue names the files of what it was made from, so these are fetched, too."""
+        with self._room_for(f"showing {name}"):
+            if not self.exposes(artifact, name):
+                latest = self.current(artifact.key, artifact.domain) or artifact
+                if name.endswith(_CATALOGUE):
+                    for read in latest.manifest.made_from:
+                        if shown := self._read(read):
+                            self._fetch(shown, [file for file in shown.manifest.files if file.endswith(".parquet")])
+                made = latest.file(name)
+                with self.cache.staging.new() as staging, self.cache.staging.lock():
+                    os.link(made, staging / "exposed")
+                    make_folder(self.shown)
+                    (staging / "exposed").replace(self.shown / name)
+                    flush(self.shown)
+        return self.shown / name
+
+    def _exists(self, version: Version) -> bool:
+        try:
+            return self._read(version) is not None
+        except DamagedError:
+            return True
+
+    def _use(self, hold: Hold, version: Version) -> Artifact | None:
+        """A version that is there and stays as long as it is held, or None."""
+        hold.versions(version)
+        return self._read(version) if doom.keep(self.client, version) else None
+
+    def _with_recipe(self, recipe: Recipe, hold: Hold) -> Artifact | None:
+        said = self.client.read(layout.pointer(recipe.key, recipe.domain, recipe.digest))
+        version = (recipe.key, recipe.domain, said[0].decode(errors="replace")) if said else None
+        if version is None or not layout.named(layout.doomed(version)):
+            return None
+        try:
+            artifact = self._use(hold, version)
+        except DamagedError:
+            return None  # if it is wanted, it is built again
+        if artifact and artifact.manifest.recipe == recipe.digest and self._is_whole(artifact):
+            return artifact
+        return None
+
+    def _seal(
+        self,
+        recipe: Recipe,
+        files: Path,
+        summary: Mapping[str, Any],
+        identity: Identity,
+        environment: Environment,
+        hold: Hold,
+    ) -> Artifact:
+        """Describe and upload what was built, then move CURRENT."""
+        described = {path.name: describe_file(path) for path in sorted(files.iterdir())}
+        digest = recipe.digest if identity == "recipe" else content_version(described)
+        version = (recipe.key, recipe.domain, digest)
+        hold.versions(version)
+        for _ in range(_TRIES):
+            manifest = self._manifest(recipe, digest, described, summary, environment)
+            found = self._place(version, manifest, files)
+            if found is None:  # let one of those go first who publish the same
+                time.sleep(random.random() / 5)
+                self.leases.now(fresh=True)
+                continue
+            artifact = self._artifact(version, found)
+            if self._point(artifact):
+                # Somebody else's build of this version may have other bytes: those are not ours to take over.
+                own = [name for name, entry in described.items() if found.manifest.files.get(name) == entry]
+                self.cache.adopt(version, found.manifest, files, own)
+                return artifact
+        raise StoreError(f"{recipe.key} of {recipe.domain} is changed by others again and again: run it again")
+
+    def _manifest(
+        self,
+        recipe: Recipe,
+        digest: str,
+        described: dict[str, FileEntry],
+        summary: Mapping[str, Any],
+        environment: Environment,
+    ) -> Manifest:
+        made = Manifest(
+            format=FORMAT,
+            key=recipe.key,
+            domain=recipe.domain,
+            version=digest,
+            recipe=recipe.digest,
+            code_version=recipe.code_version,
+            inputs=dict(recipe.inputs),
+            sources=dict(recipe.sources),
+            parameters=dict(recipe.parameters),
+            files=described,
+            summary=dict(summary),
+            created=self._time(),
+            environment=environment,
+        )
+        try:  # so that it is what readers will read
+            objects = {name: layout.new_file(entry.sha256) for name, entry in described.items()}
+            version = (recipe.key, recipe.domain, digest)
+            return layout.read_manifest(layout.describe(Described(made, objects)), version).manifest
+        except ValueError as error:
+            raise StoreError(
+                f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
+            ) from error
+
+    def _place(self, version: Version, manifest: Manifest, files: Path) -> Described | None:
+        """See that a version is there, with `manifest` unless what is there is as good; None: others changed it."""
+        doom.keep(self.client, version)  # or is removed to its end, if that has begun
+        there, tag = self._there(version)
+        name = layout.versioned(version)
+        pointer = layout.pointer(manifest.key, manifest.domain, manifest.recipe)
+        if there and self._is_whole(self._artifact(version, there)):
+            if there.manifest.recipe == manifest.recipe:
+                # Somebody was faster. Made by recipe, their bytes need not be ours: their manifest stays with them.
+                self.client.write(pointer, version[2].encode())
+                return there
+            # The same bytes from another recipe: the data stay, the manifest names the recipe that holds now.
+            made = Described(manifest, there.objects)
+        else:
+            oldest = self.leases.now()
+            # What is there may be damaged: then no object that holds these contents is used again.
+            marks = self._at_once(self.client.look, [layout.mark(version, mark) for mark in UNFIT])
+            objects, used = self._upload(manifest, files, reuse=there is None and not any(marks))
+            made = Described(manifest, objects)
+            tag = self._draft(name, made, tag, min([oldest, *used]))
+            if tag is None:
+                return None
+        # Before the manifest: where that is, its recipe finds it.
+        self.client.write(pointer, version[2].encode())
+        if tag is None or self.client.replace(name, layout.describe(made), tag) is None:
+            return None
+        if there is None or made.objects != there.objects:
+            self.client.remove(*(layout.mark(version, mark) for mark in UNFIT))
+        self._known[version] = made
+        return made
+
+    def _draft(self, name: str, made: Described, tag: Tag | None, oldest: datetime) -> Tag | None:
+        """Write a draft, and return its state; None if others have written, or if it came too late.
+
+        It is in time if it was written so soon after the oldest of its objects that nobody could have collected that.
+        """
+        data = layout.describe(made._replace(draft=True))
+        written = self.client.create(name, data) if tag is None else self.client.replace(name, data, tag)
+        found = self.client.look(name) if written else None
+        in_time = found and found.modified - oldest < timedelta(seconds=self.terms.grace) * 3 / 4
+        return written if in_time else None
+
+    def _there(self, version: Version) -> tuple[Described | None, Tag | None]:
+        """The manifest of a version, if there is a readable one, and the state of the object."""
+        with suppress(DamagedError):
+            if found := self._describe(version):
+                return (None if found[0].draft else found[0]), found[1]
+        said = self.client.read(layout.versioned(version))
+        return None, said[1] if said else None
+
+    def _upload(self, manifest: Manifest, files: Path, reuse: bool) -> tuple[dict[str, str], list[datetime]]:
+        """The objects that hold the files, by name, and the times of those that were there already.
+
+        Those are used that are younger than half the grace period: nobody collects them before the manifest is there.
+        """
+        youngest = self.leases.now() - timedelta(seconds=self.terms.grace) / 2
+
+        def send(name: str) -> tuple[str, str, datetime | None]:
+            entry = manifest.files[name]
+            for found in self.client.listed(layout.stored(entry.sha256)) if reuse else ():
+                if found.bytes == entry.bytes and found.modified > youngest:
+                    return name, found.key, found.modified
+            key = layout.new_file(entry.sha256)
+            self.client.upload(files / name, key)
+            return name, key, None
+
+        sent = self._at_once(send, sorted(manifest.files))
+        return {name: key for name, key, _ in sent}, [since for _, _, since in sent if since]
+
+    def _point(self, artifact: Artifact) -> bool:
+        """Let CURRENT name a version; False if that was removed before."""
+        self._continue(artifact.key, artifact.domain, artifact)
+        # Once more, after it is current: a collection that has not seen that has removed it by now, or fails.
+        return doom.keep(self.client, artifact.named) and self._exists(artifact.named)
+
+    def _continue(self, key: str, domain: str, artifact: Artifact | None) -> None:
+        """Let the history go on with a version, or with none."""
+        for _ in range(10 * _TRIES):
+            name, broken = layout.current(key, domain), False
+            try:
+                entries, tag = self._history(key, domain)
+            except DamagedError:  # what can be read of it goes on
+                said, broken = self.client.read(name), True
+                entries, tag = (history.parse(said[0].decode(errors="replace")), said[1]) if said else ([], None)
+            # Servers of one service do not all have the same time, and it is told in whole seconds.
+            last = history.entry(artifact, max([self._time(), *(entry.since for entry in entries[-1:])]))
+            new = history.continued(entries, last) or [last]
+            if not broken and (new == entries or (not entries and artifact is None)):
+                return
+            data = history.text(new).encode()
+            if self.client.create(name, data) if tag is None else self.client.replace(name, data, tag):
+                return
+        raise StoreError(f"{key} of {domain} is changed by others again and again: run it again")
+
+    def _time(self) -> str:
+        """The time by the server's clock, to the microsecond: a manifest that is written again is another."""
+        return self.leases.now().astimezone(UTC).isoformat(timespec="microseconds")

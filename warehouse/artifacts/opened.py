@@ -1,0 +1,33 @@
+"""Opening a store at the place that is given: a folder, or the address of a bucket."""
+
+from pathlib import Path
+from typing import Final
+
+from warehouse.artifacts.contract import ArtifactStore
+from warehouse.artifacts.objects.client import is_url
+from warehouse.artifacts.objects.store import Bucket
+from warehouse.artifacts.objects.terms import DAY
+from warehouse.artifacts.store import Store
+
+__all__ = ["CACHE_BYTES", "is_url", "open_store"]
+
+CACHE_BYTES: Final = 100 << 30
+"""How large the cache of a bucket becomes, unless it is told otherwise."""
+
+
+def open_store(place: Path | str, data: Path, cache: Path, limit: int = CACHE_BYTES, grace: int = DAY) -> ArtifactStore:
+    """The store at `place`, a folder or an address such as s3://bucket/prefix. Nothing is read or written yet.
+
+    Args:
+        place: where the versions are.
+        data: the folder at whose top files are shown.
+        cache: the local folder for the files of a bucket's versions; a store in a folder needs none.
+        limit: bytes of the cache.
+        grace: seconds from the first look of a collection to the one that may remove a version; for a new bucket.
+
+    Raises:
+        StoreError: the address is none.
+    """
+    if is_url(str(place)):
+        return Bucket(str(place), data, cache, limit, grace)
+    return Store(Path(place))
