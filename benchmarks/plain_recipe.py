@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from warehouse.core.settings import GlobalTimeSplit, Wanted
+from warehouse.core.settings import LEAVE_ONE_OUT, LeaveOneOut, SplitRule, Wanted
 from warehouse.raw.ratings import read_line
 
 __all__ = ["Row", "interactions", "k_core", "run", "sequences"]
@@ -82,7 +82,7 @@ def k_core(rows: list[Row], k: int) -> list[Row]:
 
 
 def sequences(
-    rows: Iterable[Row], split: GlobalTimeSplit | None = None, max_length: int | None = None
+    rows: Iterable[Row], split: SplitRule = LEAVE_ONE_OUT, max_length: int | None = None
 ) -> dict[str, list[tuple[Row, str]]]:
     """Each user's rows ordered by (time, position), each with its split. Users are in the order of their bytes."""
     by_user: dict[str, list[Row]] = defaultdict(list)
@@ -93,15 +93,12 @@ def sequences(
         sequence = sorted(by_user[user], key=lambda row: (row.time, row.position))
         if max_length is not None:
             sequence = sequence[-max_length:]
-        if split:
-            parts = [_part(row.time, split) for row in sequence]
-        else:
-            parts = ["train"] * (len(sequence) - 2) + ["validation", "test"]
-        found[user] = list(zip(sequence, parts, strict=True))
+        found[user] = list(zip(sequence, _parts(sequence, split), strict=True))
     return found
 
 
-def _part(time: int, split: GlobalTimeSplit) -> str:
-    if time >= split.test_from:
-        return "test"
-    return "validation" if time >= split.validation_from else "train"
+def _parts(sequence: list[Row], split: SplitRule) -> list[str]:
+    if isinstance(split, LeaveOneOut):
+        return ["train"] * (len(sequence) - 2) + ["validation", "test"]
+    borders = (split.validation_from, split.test_from)
+    return [("train", "validation", "test")[sum(row.time >= border for border in borders)] for row in sequence]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 ROOMS = ("pipelines", "features", "warehouse", "mmm4rec")
-WIDTH, LETTER, HIGH, GAP, MARGIN = 1180, 7.3, 40, 16, 14
+WIDTH, LETTER, HIGH, GAP, MARGIN = 1180, 7.3, 30, 16, 14
 """Pixels: of the picture, of a letter, the height of a box, between boxes, and inside a frame."""
 LEVEL = HIGH + 46
 HEAD = 34
@@ -31,24 +31,19 @@ class Box:
     """A package or module of a room, and where its upper left corner is, once it is placed."""
 
     name: str
-    modules: int
+    package: bool
     left: float = 0
     top: float = 0
 
     @property
     def title(self) -> str:
         """Its name within the room."""
-        return self.name.partition(".")[2] + ("/" if self.modules > 1 else "")
-
-    @property
-    def note(self) -> str:
-        """How large it is; no lines, as each edit would change the picture."""
-        return f"{self.modules} modules" if self.modules > 1 else "module"
+        return self.name.partition(".")[2] + ("/" if self.package else "")
 
     @property
     def width(self) -> float:
         """Pixels."""
-        return max(len(self.title) * LETTER, len(self.note) * LETTER * 0.8) + 18
+        return len(self.title) * LETTER + 18
 
 
 def imports() -> tuple[list[str], Edges]:
@@ -62,8 +57,7 @@ def imports() -> tuple[list[str], Edges]:
 
 def measured(name: str) -> Box:
     """The box of a package or module, not placed yet."""
-    path = ROOT.joinpath(*name.split("."))
-    return Box(name, sum(1 for _ in path.rglob("*.py")) if path.is_dir() else 1)
+    return Box(name, ROOT.joinpath(*name.split(".")).is_dir())
 
 
 def reduced(edges: Edges) -> Edges:
@@ -171,15 +165,13 @@ def frame_lines(room: str, left: float, top: float, width: float, bottom: float)
 
 
 def box_lines(box: Box) -> list[str]:
-    """A box with its name and size."""
+    """A box with its name; the border of a package is thicker than that of a module."""
     colour = COLOURS[box.name.partition(".")[0]]
     middle = box.left + box.width / 2
     return [
         f'<rect x="{box.left:.1f}" y="{box.top:.0f}" width="{box.width:.1f}" height="{HIGH}" rx="5" fill="white" '
-        f'stroke="{colour}" stroke-width="{1.6 if box.modules > 1 else 0.8}"/>',
-        f'<text x="{middle:.1f}" y="{box.top + 17:.0f}" text-anchor="middle">{escape(box.title)}</text>',
-        f'<text x="{middle:.1f}" y="{box.top + 32:.0f}" text-anchor="middle" fill="#57606a" '
-        f'font-size="10">{escape(box.note)}</text>',
+        f'stroke="{colour}" stroke-width="{1.6 if box.package else 0.8}"/>',
+        f'<text x="{middle:.1f}" y="{box.top + 20:.0f}" text-anchor="middle">{escape(box.title)}</text>',
     ]
 
 

@@ -9,7 +9,8 @@ This file imports only settings and errors. Import everything else from its modu
     baselines/  models to compare with; registry: the list of models
     training/   fit, pretrain; resume: the state of an unfinished training
     checkpoint  load_model, transfer
-    evaluation/ evaluate, recommend, the tables of a report
+    evaluation/ evaluate, recommend, and the metrics of an evaluation
+    reports     the tables of reports/metrics and reports/recommendations
     comparison/ comparisons of models with several seeds; ablations
     published/  checkpoints and folders of the published implementation, and parity with its tensors
     __main__    python -m mmm4rec: all of this from exported files

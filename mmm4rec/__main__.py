@@ -51,13 +51,10 @@ Settings come from --config FILE (JSON: {"model": {...}, "training": {...}}) and
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code: 0 success, 1 an error of data or training, 2 an error of settings or arguments."""
+    """Run one command. Exit code: 0 success, 1 an error of data, settings or training, 2 wrong usage (of argparse)."""
     options = _parser().parse_args(_renamed(sys.argv[1:] if arguments is None else arguments))
     try:
         options.command(options)
-    except ConfigError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
     except ModelError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1

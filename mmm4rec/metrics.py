@@ -2,8 +2,9 @@
 
 To add a metric, add it to METRICS, then run `make docs`. There are two kinds:
 
-**Metrics of users.** The label of each user has a rank, the rank gives a gain, and the metric is the mean gain over
-users. Therefore it has a standard error, and it can compare classes of users.
+**Metrics of users.** The label of a user is the item that the model is asked for. A model ranks all items; the rank of
+the label gives the user a gain; the metric is the mean gain of all users. So it has a standard error, and classes of
+users can be compared by it.
 **Metrics of lists.** They describe the lists of all users together; coverage is an example. They are not means over
 users: they have no standard error, they depend on the number of users, and they have no breakdown by class of users.
 
@@ -28,13 +29,20 @@ class Metric:
     """The fields that both kinds share. A value lies within [0, 1]."""
 
     label: str
-    """The name for people, such as NDCG. Column names start with it in lower case."""
+    """The name for people, such as NDCG: letters, digits and _. Column names start with it in lower case."""
     meaning: str
     """A half sentence for the comments of tables and columns."""
     cutoffs: tuple[int, ...] = field(default=CUTOFFS, kw_only=True)
     larger_is_better: bool = field(default=True, kw_only=True)
     grows_with_k: bool = field(default=True, kw_only=True)
     """Whether the value can only stay equal or grow with k. An asset check verifies it."""
+
+    def __post_init__(self) -> None:
+        if not (self.label.isascii() and self.label.isidentifier()):
+            raise ValueError(
+                f"the metric {self.label!r} needs another label: columns and settings are named by it, so it has only "
+                "ASCII letters, digits and _, and begins with no digit"
+            )
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
 """The raw files of categories and their locations, for the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from pipelines import progress
 from pipelines.data_folder.folder import DataFolder
@@ -9,7 +10,7 @@ from pipelines.errors import SettingsError
 from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
 from warehouse.raw.fetch import Fetched, MissingFileError, fetch_file
-from warehouse.raw.formats import format_named
+from warehouse.raw.formats import formats
 
 
 def fetch_categories(
@@ -17,19 +18,23 @@ def fetch_categories(
     names: Sequence[str],
     origin: str | None = None,
     *,
-    reviews: bool = False,
+    chosen: Collection[str] = (),
     force: bool = False,
     retries: int = 5,
 ) -> tuple[list[Fetched], dict[str, str]]:
-    """Fetch the interactions and the metadata of each category or known domain from `origin`, otherwise from the
-    location in the settings. Return the files, and the failures by file or by name. A failure does not stop the
-    rest."""
+    """Fetch a file of each kind for each category or known domain: from `origin`, otherwise from the location in the
+    settings. `chosen`: the names of formats to fetch instead of the first one of their kind. Return the files, and the
+    failures by file or by name. A failure does not stop the rest.
+
+    Raises:
+        SettingsError: a chosen format does not exist, or its files are not published.
+    """
+    published = _published(chosen)
     place = (
         _base_address(origin, Path.cwd()) if origin else _base_address(data_folder.settings.location, data_folder.path)
     )
     found: list[Fetched] = []
     failures: dict[str, str] = {}
-    origins = [_origin("reviews" if reviews else "ratings"), _origin("metadata")]
     wanted: dict[str, None] = {}
     for name in names:
         try:
@@ -37,7 +42,7 @@ def fetch_categories(
         except SettingsError as error:
             failures[name] = str(error)
             continue
-        wanted |= dict.fromkeys(place_of.format(category) for place_of in origins)
+        wanted |= dict.fromkeys(place_of.format(category) for place_of in published)
     for file in wanted:
         target = data_folder.raw_folder / Path(file).name
         try:
@@ -48,26 +53,35 @@ def fetch_categories(
     return found, failures
 
 
-def _origin(format_name: str) -> str:
-    """The path of the files of a format below the location, with {} for the category."""
-    found = format_named(format_name).origin
-    if found is None:
-        raise SettingsError(
-            f"files of the format {format_name} are not published anywhere: put your own into the raw folder"
-        )
-    return found
+def _published(chosen: Collection[str]) -> list[str]:
+    """The paths of the files to fetch below the location, with {} for the category: of the chosen formats, and of the
+    first published format of each other kind."""
+    published = {each.name: (each.kind, each.origin) for each in formats() if each.origin}
+    if unknown := sorted({*chosen} - published.keys()):
+        raise SettingsError(f"no files of the format {unknown[0]!r} are published; formats: {', '.join(published)}")
+    named = [published[name] for name in dict.fromkeys(chosen)]
+    kinds = {kind for kind, _ in named}
+    first: dict[str, str] = {}
+    for kind, path in published.values():
+        first.setdefault(kind, path)
+    return [path for _, path in named] + [path for kind, path in first.items() if kind not in kinds]
 
 
 def _fetch_one(place: str, file: str, target: Path, force: bool, retries: int, report: Progress) -> Fetched:
     """Fetch from the published folders, otherwise from the top of `place`."""
     try:
-        return fetch_file(place + file, target, force=force, retries=retries, progress=report)
+        return fetch_file(_address(place, file), target, force=force, retries=retries, progress=report)
     except MissingFileError:
         try:
-            return fetch_file(place + target.name, target, force=force, retries=retries, progress=report)
+            return fetch_file(_address(place, target.name), target, force=force, retries=retries, progress=report)
         except MissingFileError:
             pass
         raise
+
+
+def _address(place: str, file: str) -> str:
+    """A file below a place. On a web server, ? and % of a category are part of the file's name."""
+    return place + (quote(file) if place.startswith(("http://", "https://")) else file)
 
 
 def _base_address(location: str, base: Path) -> str:

@@ -1,4 +1,4 @@
-"""The shape of the house: how long files and functions are, and that its picture is today's. Borders: `make check`."""
+"""The shape of the project: how long files and functions are, and a picture that is current. Borders: `make check`."""
 
 import ast
 import runpy

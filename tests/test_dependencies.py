@@ -89,7 +89,7 @@ def test_private_names_of_others_are_listed() -> None:
 
 
 def _resolves(name: str) -> bool:
-    """Whether a dotted name of the house is a module, or something in one."""
+    """Whether a dotted name of the project is a module, or something in one."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:

@@ -4,16 +4,17 @@ Each content is encoded once: its vector goes into the vector cache (:mod:`featu
 made from the cache. So a run that was killed continues where it stopped, a new version encodes only new contents, and
 several processes can share the encoding.
 
-Only the items decide how the work is divided. The distinct contents, each at its first item, form segments: the
-pictures of one shard, or the texts of SEGMENT items in a row. One process encodes a segment. It encodes the contents
-that are not in the cache in the order of the items, in batches, and commits every CHUNK of them to the cache together.
-So a killed run leaves a whole number of chunks of a segment, and the rest is divided as before.
+The work is divided into segments, which depend on the items alone: the pictures of one shard, or the texts of SEGMENT
+items in a row. A content that several items share belongs to the segment of the first of them. One process encodes a
+segment: it takes the contents that are not in the cache, in the order of the items, encodes them in batches, and writes
+CHUNK of them at a time to the cache. So a killed run leaves whole chunks behind, and the next run forms the same
+batches of what is missing.
 
-The vectors are equal to the bit, on one kind of device with one number of threads, in these cases: a run; the same run,
-killed at any moment and continued; the same run with any number of ranks and workers; any number of repetitions with
-one cache. They are equal only up to rounding in two cases: if the cache had other contents at the start (from an
-earlier version, another domain or after a damaged part), and if another process encodes the same contents at the same
-time. Then the batches differ, and with them the padding and the order of a matrix kernel's sums.
+On one kind of device and with one number of threads, a run gives the same vectors to the last bit: also if it was
+killed and continued, with another number of ranks or workers, or again with the same cache. Two things change the
+batches, and with them the padding and the order in which a matrix product is summed, so that vectors agree only up to
+rounding: a cache that held other contents at the start (of an earlier version, another domain, or after a damaged
+part), and another process that encodes the same contents at the same time.
 """
 
 import json

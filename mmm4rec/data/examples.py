@@ -1,6 +1,7 @@
 """The examples of a domain: pairs of positions in its flat sequences, and the batches gathered from them.
 
-So 12M prefixes need 12M x 3 integers, and a batch is one gather. The model sees only `Batch`.
+An example is three integers, however long its sequence is: 12 million examples are 36 million integers. Items and times
+are gathered only when a batch is made. The model sees only `Batch`.
 """
 
 from collections.abc import Iterator, Sequence

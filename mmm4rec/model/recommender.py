@@ -4,7 +4,8 @@ A model computes vectors of items and of users; a score is their product. Shapes
 longest sequence of the batch), N items, n of these items, H hidden, M tables of item vectors (MMM4Rec has one for each
 modality, a baseline has one).
 
-There is no model in this module: MMM4Rec is in `mmm4rec.model`, the models to compare with are in `mmm4rec.baselines`.
+There is no model in this module: MMM4Rec is in `mmm4rec.model.mmm4rec`, the models to compare with are in
+`mmm4rec.baselines`.
 """
 
 from abc import ABC, abstractmethod

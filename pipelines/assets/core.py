@@ -5,11 +5,11 @@ take.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import Job, Nothing, step
-from warehouse.core.settings import GlobalTimeSplit, Wanted
+from warehouse.core.settings import SplitRule, Wanted
 
 
 @step("core/items", "warehouse", upstream=["raw/metadata"], kinds=["duckdb", "parquet"])
@@ -36,17 +36,16 @@ def interactions(job: Job[Wanted]) -> Any:
 
 @dataclass(frozen=True)
 class SequencesOf:
-    """How sequences are made. `time_split` gives the borders of a global time split; None means leave-one-out."""
+    """How sequences are made."""
 
     k: int
-    split: Literal["leave_one_out", "global_time"]
+    split: SplitRule
     max_length: int | None
-    time_split: GlobalTimeSplit | None
 
 
 def _sequences(data_folder: DataFolder, domain: str) -> SequencesOf:
     settings = data_folder.settings.domain(domain)
-    return SequencesOf(settings.k, settings.split, settings.max_length, settings.time_split)
+    return SequencesOf(settings.k, settings.split_rule, settings.max_length)
 
 
 @step(
@@ -61,4 +60,4 @@ def sequences(job: Job[SequencesOf]) -> Any:
     from warehouse.core.sequences import build_sequences
 
     of = job.parameters
-    return build_sequences(job.table("core/interactions"), job.out, of.k, of.time_split, of.max_length)
+    return build_sequences(job.table("core/interactions"), job.out, of.k, of.split, of.max_length)

@@ -60,7 +60,10 @@ def fetch(
         str | None,
         typer.Option("--from", help="Folder or address. Default: `location` in the settings.", metavar="URL"),
     ] = None,
-    reviews: Annotated[bool, typer.Option("--reviews", help="Fetch 5-core reviews instead of the ratings.")] = False,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="A format to fetch instead of the first of its kind, such as reviews."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch files again that are already there.")] = False,
     retries: Annotated[int, typer.Option(min=0, help="Number of retries after a temporary failure.")] = 5,
     data: Data = None,
@@ -73,7 +76,7 @@ def fetch(
 
     with progress.bars():
         found, failures = signals.aside(
-            lambda: fetch_categories(data_folder, categories, origin, reviews=reviews, force=force, retries=retries)
+            lambda: fetch_categories(data_folder, categories, origin, chosen=chosen or (), force=force, retries=retries)
         )
     if as_json or found:
         rows = (

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, pairs, passed_over
+from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, no_category, pairs, passed_over
 from pipelines.data_folder.settings import (
     AutomationSettings,
     Settings,
@@ -43,7 +43,6 @@ _NO_ADDRESS = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 _LONGEST = 440
 """Most bytes in a data folder's path. SQLite opens paths of up to 512 bytes; the longest one below the data folder is
 `.dagster/history/runs/<run>.db-journal`."""
-_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._&-]{0,127}")
 
 
 class DataFolder:
@@ -129,16 +128,13 @@ class DataFolder:
         """The stem of a known domain's raw files, even if these are absent. Any other name is itself a category.
 
         Raises:
-            SettingsError: the category is not a plain file name.
+            SettingsError: the category cannot be part of a file name.
         """
         known = overlay(*self._written).get("domains") or {}
-        category = str((known.get(name) or {}).get("category", name))
-        if not _CATEGORY.fullmatch(category):
-            raise SettingsError(
-                f"{category!r} is not a category: it must be a letter or digit, then letters, digits and . _ - &; use "
-                "the name of its files, such as Magazine_Subscriptions"
-            )
-        return category
+        category = (known.get(name) or {}).get("category", name)
+        if reason := no_category(category):
+            raise SettingsError(reason)
+        return str(category)
 
     @property
     def raw_folder(self) -> Path:

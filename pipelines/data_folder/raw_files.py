@@ -6,17 +6,18 @@ raw file but is not read is listed with the reason. No file is renamed or conver
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final
 
 from warehouse.raw.formats import KINDS, Kind, category_in, formats
 
-__all__ = ["find_raw", "has_raw", "misplaced", "names", "pairs", "passed_over"]
+__all__ = ["find_raw", "has_raw", "misplaced", "names", "no_category", "pairs", "passed_over"]
 
 _ALL_REVIEWS: Final = (
     "it has the name of a file of all reviews: get the ratings file {0}.csv, or rename this file to {0}_5.json, with "
@@ -25,6 +26,19 @@ _ALL_REVIEWS: Final = (
 _ALIKE: Final = 0.7
 _BY_LONGER_NAMES: Final[tuple[Kind, ...]] = ("metadata", "ratings")
 """meta_Toys_5.json is read as the metadata of Toys_5, not as the reviews of meta_Toys."""
+_CATEGORY: Final = re.compile(r"[^./\\\x00-\x1f\x7f\ud800-\udfff-][^/\\\x00-\x1f\x7f\ud800-\udfff]*")
+_LONGEST: Final = 200
+"""In bytes. A file name may have 255, and a raw file's name has a prefix and an ending besides the category."""
+
+
+def no_category(name: Any) -> str | None:
+    """Why this cannot be a category, which is the part that the names of its raw files share; None if it can be one."""
+    if isinstance(name, str) and _CATEGORY.fullmatch(name) and len(name.encode()) <= _LONGEST:
+        return None
+    return (
+        f"{str(name)[:80]!r} is not a category: give the name of the raw files without meta_ and endings. It begins "
+        f"with neither a dot nor a hyphen, has no slash or control character, and at most {_LONGEST} bytes"
+    )
 
 
 def find_raw(folder: Path, category: str, kind: Kind) -> Path | None:

@@ -4,27 +4,22 @@
 for a category that neither file names becomes a target domain with the default settings.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
-from pipelines.data_folder.raw_files import has_raw, pairs
+from pipelines.data_folder.raw_files import has_raw, no_category, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
-from warehouse.core.settings import GlobalTimeSplit, Wanted
+from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitName, SplitRule, Wanted
 from warehouse.errors import DataError
-
-_STEM = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
-_LONGEST_STEM = 200
-"""In bytes. A file name may have 255, and a raw file's name has a prefix and an ending besides the stem."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class DomainSettings:
     minimum_rating: float | None = None
     since: str | None = None
     until: str | None = None
-    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    split: SplitName = "leave_one_out"
     validation_from: str | None = None
     test_from: str | None = None
     max_length: int | None = None
@@ -61,12 +56,9 @@ class DomainSettings:
     published: Statistics | None = None
 
     def __post_init__(self) -> None:
-        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
-        if self.split == "global_time" and None in dates.values():
-            raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
-        if self.split != "global_time" and any(dates.values()):
+        if self.split != "global_time" and (self.validation_from or self.test_from):
             raise SettingsError(f"{self.category}: validation_from and test_from need split: global_time")
-        self.wanted, self.time_split  # noqa: B018 - an invalid date is reported here, before anything runs
+        self.wanted, self.split_rule  # noqa: B018 - an invalid date is reported here, before anything runs
 
     @property
     def wanted(self) -> Wanted:
@@ -74,12 +66,22 @@ class DomainSettings:
         return Wanted(self.minimum_rating, _seconds("since", self.since), _seconds("until", self.until))
 
     @property
-    def time_split(self) -> GlobalTimeSplit | None:
-        """The dates of a global time split; None for leave-one-out."""
+    def split_rule(self) -> SplitRule:
+        """The rule that `split` names, with what it needs."""
+        match self.split:
+            case "leave_one_out":
+                return LEAVE_ONE_OUT
+            case "global_time":
+                return self._global_time
+            case _:
+                assert_never(self.split)
+
+    @property
+    def _global_time(self) -> GlobalTimeSplit:
         validation_from = _seconds("validation_from", self.validation_from)
         test_from = _seconds("test_from", self.test_from)
         if validation_from is None or test_from is None:
-            return None
+            raise SettingsError(f"{self.category}: split: global_time needs the dates validation_from and test_from")
         try:
             return GlobalTimeSplit(validation_from, test_from)
         except DataError as error:
@@ -172,7 +174,8 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     for name, settings in asked.items():
         if reason := unfit(name):
             raise SettingsError(f"domains.yaml: {reason}")
-        _check_stem(name, _mapping(settings, f"domains: {name}").get("category", name))
+        if reason := no_category(_mapping(settings, f"domains: {name}").get("category", name)):
+            raise SettingsError(f"domains.yaml: {name}: {reason}")
     merged = overlay(shipped, {**given, "domains": asked})
     defaults = _mapping(merged.pop("defaults", {}), "defaults")
     named: dict[str, Any] = {
@@ -260,16 +263,6 @@ def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
     except StoreError as error:
         return str(error)
     return None
-
-
-def _check_stem(domain: str, category: Any) -> None:
-    """Refuse a category that cannot be part of a file name in the raw folder."""
-    if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
-        return
-    raise SettingsError(
-        f"domains.yaml: category {str(category)[:80]!r} of {domain} cannot be part of a file name: give the name of "
-        f"the raw files without meta_ and endings, {_LONGEST_STEM} bytes at most"
-    )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

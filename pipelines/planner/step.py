@@ -125,7 +125,7 @@ class Step:
         return self._code_version([])
 
     def domains(self, data_folder: DataFolder, asked: Sequence[str]) -> list[str]:
-        """The `asked` domains to which this step applies; only ALL if the step spans all domains."""
+        """Of the `asked` domains, those for which this step is made. A step that is made once for all has only ALL."""
         names = asked if self.per_domain else [ALL]
         return [domain for domain in names if self.applies(data_folder, domain)]
 

@@ -19,7 +19,7 @@ from mmm4rec.evaluation import ranking as evaluation
 from mmm4rec.evaluation.ranking import ranks_by_counting
 from mmm4rec.evaluation.results import metrics_of_ranks
 from mmm4rec.evaluation.top_k import TopKCounts
-from mmm4rec.metrics import CUTOFFS, METRICS, column, criteria, figures, of_lists
+from mmm4rec.metrics import CUTOFFS, METRICS, ListMetric, column, criteria, figures, of_lists
 from mmm4rec.model.mmm4rec import MMM4Rec
 
 CPU = torch.device("cpu")
@@ -161,6 +161,12 @@ def test_rows_and_columns_are_the_declared_ones(domain: DomainData) -> None:
 def test_names_of_metrics_are_told_apart() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     assert column("NDCG@10") == "ndcg_10"
+
+
+@pytest.mark.parametrize("label", ["", "hit rate", "2nd", "NDCG@10", "R-precision", "précision"])
+def test_a_label_that_cannot_name_a_column_is_said(label: str) -> None:
+    with pytest.raises(ValueError, match="needs another label: columns and settings are named by it"):
+        ListMetric(label, "any", lambda users: 0.0)
 
 
 def test_weights_are_kept_by_what_users_gain() -> None:

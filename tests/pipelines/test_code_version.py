@@ -200,7 +200,7 @@ def test_every_step_reaches_what_it_is_known_to_run() -> None:
         "warehouse/report": ["features.lookup.search:find_pictures", "pipelines.reports.report:build_report"],
     }
     assert "mmm4rec.model.losses:full_cross_entropy" in subject.reached("mmm4rec.model.mmm4rec:MMM4Rec")
-    assert "warehouse.raw.ratings:write_ratings" in subject.reached("warehouse.raw.reviews:ingest_reviews")
+    assert "warehouse.raw.rating_rows:write_ratings" in subject.reached("warehouse.raw.reviews:ingest_reviews")
     for key, names in known.items():
         assert set(names) <= subject.reached(STEPS[key].code), key
 

@@ -12,8 +12,11 @@ import pytest
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import SettingsError
+from pipelines.fetch import fetch_categories
 from tests.conftest import REPOSITORY, Cli
 from tests.web import Fault, Site
+from warehouse.raw import formats
+from warehouse.raw.formats import RawFormat
 
 RATINGS = b"B00005N7P0,AH2IFH762VY5U,5.0,1005177600\n" * 5000
 METADATA = gzip.compress(b'{"asin": "B00005N7P0"}\n', mtime=0)
@@ -49,7 +52,7 @@ def test_a_known_domain_from_the_location_of_the_settings(cli: Cli, site: Site) 
     assert (raw / "meta_Industrial_and_Scientific.json.gz").read_bytes() == METADATA
     # What the fetch keeps for itself is no raw file.
     assert DataFolder(cli.data).present() == ["Scientific"]
-    again = json.loads(cli("fetch", "Scientific", "Industrial_and_Scientific", "--reviews", "--json").stdout)
+    again = json.loads(cli("fetch", "Scientific", "Industrial_and_Scientific", "--format", "reviews", "--json").stdout)
     assert [(Path(file["path"]).name, file["kept"]) for file in again["files"]] == [
         ("Industrial_and_Scientific_5.json.gz", False),
         ("meta_Industrial_and_Scientific.json.gz", True),
@@ -115,6 +118,43 @@ def test_names_of_domains_and_of_categories(tmp_path: Path) -> None:
     assert data_folder.category("Food") == "Grocery_and_Gourmet_Food"
     assert data_folder.category("Shop") == "My-Shop.2024"
     assert data_folder.category("Plain") == "Plain"
-    for name in ("", ".", "..", "a/b", "a\\b", "a\n", "%2e%2e", "-x", "x" * 200):
+    for name in ("", ".", "..", "a/b", "a\\b", "a\n", "-x", "x" * 201):
         with pytest.raises(SettingsError, match="is not a category"):
             data_folder.category(name)
+
+
+def test_a_format_of_the_registry_that_is_published_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of its kind is fetched unless another one is asked for; what is not published cannot be asked for."""
+    origin = "new/{}.jsonl"
+    new = RawFormat("new", "ratings", ("{}.new",), "warehouse.raw.ratings:ingest_ratings", origin)
+    at_home = RawFormat("at-home", "ratings", ("{}.home",), "warehouse.raw.ratings:ingest_ratings")
+    mirror = tmp_path / "mirror"
+    (mirror / "new").mkdir(parents=True)
+    for name, content in {"new/Toys.jsonl": RATINGS, "Toys.csv": RATINGS, "meta_Toys.json.gz": METADATA}.items():
+        (mirror / name).write_bytes(content)
+
+    def fetched(*chosen: str) -> list[str]:
+        found, failures = fetch_categories(DataFolder(tmp_path), ["Toys"], str(mirror), chosen=chosen, force=True)
+        assert not failures
+        return [file.path.name for file in found]
+
+    before = formats.FORMATS
+    monkeypatch.setattr(formats, "FORMATS", (*before, new, at_home))
+    assert fetched() == ["Toys.csv", "meta_Toys.json.gz"]
+    assert fetched("new") == ["Toys.jsonl", "meta_Toys.json.gz"]
+    monkeypatch.setattr(formats, "FORMATS", (new, *before))
+    assert fetched() == ["Toys.jsonl", "meta_Toys.json.gz"]
+    for unpublished in ("at-home", "notes"):
+        with pytest.raises(SettingsError, match=f"'{unpublished}' are published; formats: new, ratings, reviews, meta"):
+            fetched(unpublished)
+
+
+def test_settings_and_fetch_agree_on_what_a_category_is(tmp_path: Path, site: Site) -> None:
+    """Also if a character of it means something in an address."""
+    site.files |= {"/flat/Caf%C3%A9%3F.csv": RATINGS, "/flat/meta_Caf%C3%A9%3F.json.gz": METADATA}
+    (tmp_path / "domains.yaml").write_text('domains: {Cafe: {category: "Café?"}}', encoding="utf-8")
+    data_folder = DataFolder(tmp_path)
+    assert data_folder.settings.domain("Cafe").category == data_folder.category("Cafe") == "Café?"
+    _, failures = fetch_categories(data_folder, ["Cafe"], f"{site.url}/flat")
+    assert not failures
+    assert data_folder.present() == ["Cafe"]

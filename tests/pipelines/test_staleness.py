@@ -1,4 +1,4 @@
-"""What an edit of the house makes stale: a table to be read, a row an edited file.
+"""What an edit of the project makes stale: a table to be read, a row an edited file.
 
 It holds for a shop with a source domain and a target domain, whose texts the sample's CLIP encodes, with GRU4Rec and
 SASRec beside MMM4Rec. The edits are made on a copy of the packages.

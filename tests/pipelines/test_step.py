@@ -167,7 +167,7 @@ def test_only_what_may_pass_is_tried_again(
         tried.append(job)
         fail()
 
-    # Code versions are of the house's functions.
+    # Code versions are of the project's functions.
     build.__module__, build.__name__ = RATINGS.code.split(":")
     asset = assets.asset_of(steps.step("raw/flaky", "warehouse", per_domain=False)(build))
     result = dg.materialize([asset], resources={"data_folder": DataFolder(tmp_path)}, raise_on_error=False)

@@ -16,7 +16,7 @@ from warehouse.core.items import ItemsSummary, build_items
 from warehouse.core.sequences import SequencesSummary, build_sequences
 from warehouse.raw.formats import format_of
 from warehouse.raw.metadata import MetadataSummary, ingest_metadata
-from warehouse.raw.ratings import RatingsSummary
+from warehouse.raw.rating_rows import RatingsSummary
 
 __all__ = ["bucket", "place", "server"]
 

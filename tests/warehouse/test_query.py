@@ -158,7 +158,7 @@ def test_values_are_never_taken_for_statements(asked: Session, a: str, b: str) -
 
 
 def test_a_catalogue_from_elsewhere_widens_nothing(tmp_path: Path) -> None:
-    """Not by a view that stands for the house's own, and not by macros that stand for DuckDB's functions."""
+    """Not by a view that stands for the project's own, and not by macros that stand for DuckDB's functions."""
     (tmp_path / "secret").write_text("secret")
     data = tmp_path / "data"
     data.mkdir()

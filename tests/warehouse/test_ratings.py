@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from warehouse.errors import DataError
 from warehouse.raw import lines as raw
 from warehouse.raw import ratings as room
-from warehouse.raw.ratings import Rating, ingest_ratings, read_line
+from warehouse.raw.rating_rows import Rating
+from warehouse.raw.ratings import ingest_ratings, read_line
 
 Stage = Callable[[], Path]
 

@@ -15,7 +15,8 @@ from warehouse.artifacts.store import Store
 from warehouse.errors import DataError
 from warehouse.raw import records
 from warehouse.raw.formats import format_of
-from warehouse.raw.ratings import Rating, ingest_ratings
+from warehouse.raw.rating_rows import Rating
+from warehouse.raw.ratings import ingest_ratings
 from warehouse.raw.reviews import ingest_reviews, read_line
 
 Stage = Callable[[], Path]

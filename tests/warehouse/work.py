@@ -158,7 +158,7 @@ def disagreements(answer: pa.Table) -> list[dict[str, Any]]:
 
 
 def ask(catalogue: Path) -> pa.Table:
-    """`AGREEMENT` through the house's own query."""
+    """`AGREEMENT` through the project's own query."""
     return query(catalogue, AGREEMENT, engine=ENGINE)
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from warehouse.artifacts.threads import map_in_order
 from warehouse.core.kcore import Codes, Flags, Longs, k_core, sieve
 from warehouse.core.numbering import numbered
-from warehouse.core.settings import GlobalTimeSplit
+from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitName, SplitRule
 from warehouse.core.splits import Parts, split_parts, split_sha256
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
@@ -55,9 +55,10 @@ class SequencesSummary:
     """Rounds of removal until nothing changed."""
     dropped_interactions: int
     """Interactions outside the k-core, and in sequences longer than `max_length` those before the last `max_length`."""
-    split: str
-    """leave_one_out or global_time."""
+    split: SplitName
+    """The rule that was applied."""
     validation_from: int | None
+    """Unix seconds; as `test_from`, only with global_time."""
     test_from: int | None
     max_length: int | None
     split_sha256: str
@@ -87,7 +88,7 @@ def build_sequences(
     interactions: Path,
     out: Path,
     k: int,
-    split: GlobalTimeSplit | None = None,
+    split: SplitRule = LEAVE_ONE_OUT,
     max_length: int | None = None,
     engine: Engine | None = None,
 ) -> SequencesSummary:
@@ -99,7 +100,7 @@ def build_sequences(
         interactions: the file, with the columns of ``core/interactions/interactions``.
         out: an empty folder.
         k: the lowest number of interactions of each user and item in the k-core; 3 or more.
-        split: None for leave-one-out: the last interaction of a user is for testing, the one before it for validation.
+        split: the rule by which interactions are for training, validation and testing.
         max_length: after the k-core, only this many last interactions of each user are kept (3 or more), and only the
             items that still occur.
         engine: threads and memory.
@@ -118,6 +119,7 @@ def build_sequences(
     if max_length:
         core = _shortened(core, max_length)
     parts = split_parts(core.times, core.starts, split)
+    borders = split if isinstance(split, GlobalTimeSplit) else None
     with ThreadPoolExecutor(engine.threads) as pool:
         sha256 = pool.submit(split_sha256, core.user_ids, core.item_ids, core.users, core.items, core.times, parts)
         _write(out, core, parts, pool)
@@ -132,9 +134,9 @@ def build_sequences(
         sparsity=1 - len(core.users) / (len(core.user_ids) * len(core.item_ids)),
         rounds=rounds,
         dropped_interactions=rows_of(interactions) - len(core.users),
-        split="global_time" if split else "leave_one_out",
-        validation_from=split.validation_from if split else None,
-        test_from=split.test_from if split else None,
+        split=split.name,
+        validation_from=borders.validation_from if borders else None,
+        test_from=borders.test_from if borders else None,
         max_length=max_length,
         split_sha256=sha256.result(),
     )

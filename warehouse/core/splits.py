@@ -1,6 +1,10 @@
-"""Which interactions are for training, validation and testing, and the identity of such a split."""
+"""Which interactions are for training, validation and testing, and the identity of such a split.
+
+`warehouse.core.settings` declares the rules and what they need.
+"""
 
 import hashlib
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.core.kcore import Codes, Longs
-from warehouse.core.settings import GlobalTimeSplit
+from warehouse.core.settings import GlobalTimeSplit, LeaveOneOut, SplitRule
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
 from warehouse.tables import SPLITS
@@ -19,27 +23,30 @@ Parts = npt.NDArray[np.int8]
 """The part of each interaction, an index into SPLITS."""
 
 
-def split_parts(times: Longs, starts: Longs, split: GlobalTimeSplit | None) -> Parts:
+def split_parts(times: Longs, starts: Longs, rule: SplitRule) -> Parts:
     """Part of each interaction [E].
 
     Args:
         times: [E] Unix seconds, sorted by (user, time).
         starts: [U + 1] borders: user u has the interactions from starts[u] to before starts[u + 1].
-        split: None for leave-one-out.
+        rule: how they are split.
 
     Raises:
         DataError: nothing is left to train on.
     """
-    if split:
-        parts = (times >= split.validation_from).astype(np.int8) + (times >= split.test_from)
-        if not (parts == 0).any():
-            raise DataError(
-                "no interaction is before validation_from, so there is nothing to train on; set a later date"
-            )
-        return parts
-    parts = np.zeros(len(times), np.int8)
-    last = starts[1:] - 1
-    parts[last - 1], parts[last] = SPLITS.index("validation"), SPLITS.index("test")
+    match rule:
+        case LeaveOneOut():
+            parts = np.zeros(len(times), np.int8)
+            last = starts[1:] - 1
+            parts[last - 1], parts[last] = SPLITS.index("validation"), SPLITS.index("test")
+        case GlobalTimeSplit():
+            parts = (times >= rule.validation_from).astype(np.int8) + (times >= rule.test_from)
+            if not (parts == 0).any():
+                raise DataError(
+                    "no interaction is before validation_from, so there is nothing to train on; set a later date"
+                )
+        case _:
+            assert_never(rule)
     return parts
 
 

@@ -1,7 +1,8 @@
 """The formats of raw files: the names of their files, where the publisher keeps them, and which function reads them.
 
-To add a format, write a module that reads it and declare it in `FORMATS`. The module of a format knows what the lines
-of a file mean; `pipelines.data_folder.raw_files` decides which files of a folder are read.
+To add a format, write a module that reads it and declare it in `FORMATS`. Readers of ratings share
+`warehouse.raw.rating_rows`, readers of lines with JSON objects `warehouse.raw.records`. The module of a format knows
+what the lines of a file mean; `pipelines.data_folder.raw_files` decides which files of a folder are read.
 
 A reader is named as text, `module:function`. So a new or changed reader makes only those domains stale whose files have
 its format, and code that only lists raw files does not import the readers.
@@ -38,7 +39,7 @@ class RawFormat:
 
     The reader is a function of (source, out, progress). It writes two tables into the folder `out`: the table of its
     kind, and `quarantine`. `warehouse.tables` declares their columns. It returns a
-    `warehouse.raw.ratings.RatingsSummary` or a `warehouse.raw.metadata.MetadataSummary`.
+    `warehouse.raw.rating_rows.RatingsSummary` or a `warehouse.raw.metadata.MetadataSummary`.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Reads raw files, plain or gzip, in blocks of whole lines and in bounded memory; and writes the quarantine.
 
-What a line means is defined in `warehouse.raw.ratings` and `warehouse.raw.metadata`.
+The reader of each format (`warehouse.raw.formats`) defines what a line means.
 """
 
 import gzip
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Block(NamedTuple):
-    """Whole lines of a file: the number of the first line, counted from 1, and the bytes with their line feeds.
+    """Some whole lines of a file. `first_line` is the number of the first one, counted from 1; `data` is their bytes.
 
-    Every line ends with a line feed, except perhaps the last line of the file. A carriage return before the line feed
-    is removed. If the lines of the file end with carriage returns alone, these are replaced by line feeds.
+    In `data`, a line feed ends every line; only the last line of the file may lack it. The file itself may also end its
+    lines with a carriage return and a line feed, or with a carriage return alone: `blocks` makes line feeds of both.
     """
 
     first_line: int

@@ -3,60 +3,35 @@
 A line is ``item,user,rating,unix time``, without a header and without quoting. Arrow reads whole blocks of lines. A
 block that it refuses is halved again and again; small blocks are read line by line by `read_line`, which defines what a
 rating is, in plain code. So a bad line costs only a little time, and every line of the file ends up either in the table
-or, with a reason, in the quarantine.
+or, with a reason, in the quarantine. `warehouse.raw.rating_rows` has what all files of ratings share.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import available_cores, map_in_order
-from warehouse.parquet import ParquetSink
 from warehouse.raw.lines import Block, Quarantine, blocks
-from warehouse.tables import TABLES
+from warehouse.raw.rating_rows import (
+    Rating,
+    RatingsSummary,
+    checked,
+    checked_at_once,
+    number,
+    read_line_by_line,
+    write_ratings,
+)
 
-__all__ = ["RatingsSummary", "ingest_ratings"]
+__all__ = ["ingest_ratings"]
 
 LONGEST_LINE: Final = 64 << 10
-LONGEST_ID: Final = 255
-LATEST_TIME: Final = 4_102_444_800
-"""2100-01-01. Larger values are not seconds, but milliseconds or noise."""
-_EARLIEST_MILLISECONDS: Final = 100_000_000_000
-"""1973-03-03 if read as milliseconds; read as seconds, the year 5138."""
-
-_TABLE: Final = TABLES["raw/ratings/ratings"]
 _LINE_BY_LINE_BYTES: Final = 32 << 10
-_NUMBER: Final = re.compile(r"[ \t]*[-+.0-9eE]+[ \t]*")
-
-
-@dataclass(frozen=True)
-class RatingsSummary:
-    """What became of the lines of a ratings file: lines = rows + quarantined."""
-
-    lines: int
-    rows: int
-    quarantined: int
-    reasons: dict[str, int] = field(default_factory=dict)
-
-
-class Rating(NamedTuple):
-    """One line of a ratings file; the rating is rounded to float32."""
-
-    item_id: str
-    user_id: str
-    rating: float
-    time: int
 
 
 def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) -> RatingsSummary:
@@ -77,29 +52,6 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
     return write_ratings(source, out, read, "rating", layout)
 
 
-def write_ratings(
-    source: Path, out: Path, read: Callable[[Quarantine], Iterator[pa.RecordBatch]], kind: str, layout: str
-) -> RatingsSummary:
-    """Write the rows of `read` to ``ratings.parquet``, and the lines that it sets aside to ``quarantine.parquet``.
-
-    Raises:
-        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like.
-    """
-    with (
-        ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout) as quarantine,
-    ):
-        ratings.write_all(read(quarantine))
-        if not ratings.rows:
-            raise quarantine.refusal(f"none of its {quarantine.total:,} lines is")
-        return RatingsSummary(
-            ratings.rows + quarantine.total,
-            ratings.rows,
-            quarantine.total,
-            dict(sorted(quarantine.reasons.items())),
-        )
-
-
 def read_line(line: bytes) -> Rating | str:
     """One line, without its line end, as a rating; or the reason why it is not a rating."""
     if len(line) > LONGEST_LINE:
@@ -117,75 +69,6 @@ def read_line(line: bytes) -> Rating | str:
         return "semicolons between the fields, not commas" if text.count(";") == 3 else "wrong number of fields"
     item_id, user_id, rating, time = fields
     return checked(item_id, user_id, number(rating), number(time))
-
-
-def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | str:
-    """These values as a rating, or the reason why they are not a rating, whatever file they come from."""
-    if not item_id or not user_id:
-        return "empty id"
-    if max(len(item_id.encode()), len(user_id.encode())) > LONGEST_ID:
-        return "id is too long"
-    rating = _as_float32(rating)
-    if not math.isfinite(rating):
-        return "rating is not a finite number"
-    if not time.is_integer():
-        return "time is not a whole number"
-    if _EARLIEST_MILLISECONDS <= time <= 1000 * LATEST_TIME:
-        return "time is in milliseconds, not in seconds"
-    if not 0 <= time <= LATEST_TIME:
-        return "time is out of range"
-    return Rating(item_id, user_id, rating, int(time))
-
-
-def checked_at_once(
-    lines: pa.Int64Array,
-    item_ids: pa.StringArray,
-    user_ids: pa.StringArray,
-    ratings: npt.NDArray[np.float64],
-    times: npt.NDArray[np.float64],
-) -> pa.RecordBatch | None:
-    """The same as `checked` for whole columns; None if they hold any value that `checked` refuses."""
-    for ids in (item_ids, user_ids):
-        lengths = pc.min_max(pc.binary_length(ids)).as_py()
-        if lengths["min"] == 0 or lengths["max"] > LONGEST_ID:
-            return None
-    with np.errstate(over="ignore"):
-        rounded = ratings.astype(np.float32)
-    if not (np.isfinite(rounded).all() and (times >= 0).all() and (times <= LATEST_TIME).all()):
-        return None
-    seconds = times.astype(np.int64)
-    if not (seconds == times).all():
-        return None
-    return pa.RecordBatch.from_arrays([lines, item_ids, user_ids, pa.array(rounded), pa.array(seconds)], schema=_TABLE)
-
-
-def number(text: str) -> float:
-    """A text as a number; NaN if it is not a number."""
-    try:
-        return float(text) if _NUMBER.fullmatch(text) else math.nan
-    except ValueError:
-        return math.nan
-
-
-def _as_float32(value: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
-
-
-def read_line_by_line(
-    first_line: int, lines: Iterable[bytes], read: Callable[[bytes], Rating | str], quarantine: Quarantine
-) -> pa.RecordBatch:
-    """The lines that `read` accepts, as rows; the others are set aside."""
-    rows: list[tuple[int, str, str, float, int]] = []
-    for number, line in enumerate(lines, first_line):
-        match read(line):
-            case str(reason):
-                quarantine.add(number, reason, line)
-            case rating:
-                rows.append((number, *rating))
-    columns = zip(*rows, strict=True) if rows else [()] * len(_TABLE)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, _TABLE.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_TABLE)
 
 
 def _tried(block: Block) -> tuple[Block, pa.RecordBatch | None]:

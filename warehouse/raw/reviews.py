@@ -2,8 +2,8 @@
 
 A line is a JSON object or, in older files, a Python literal, with ``asin``, ``reviewerID``, ``overall`` (stars) and
 ``unixReviewTime`` (seconds). If ``unixReviewTime`` is missing, ``reviewTime`` counts (a day, such as ``09 1, 2016``).
-Numbers may be texts. The review's text, votes and other fields are not read. `warehouse.raw.ratings` defines what a
-rating is, for both files. The publisher made the 5-core of these files; `warehouse.core.sequences` still computes the
+Numbers may be texts. The review's text, votes and other fields are not read. `warehouse.raw.rating_rows` defines what
+a rating is, for both files. The publisher made the 5-core of these files; `warehouse.core.sequences` still computes the
 k-core, as for any other file.
 """
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from warehouse.artifacts.progress import Progress
 from warehouse.raw.lines import Quarantine, blocks
-from warehouse.raw.ratings import (
+from warehouse.raw.rating_rows import (
     Rating,
     RatingsSummary,
     checked,

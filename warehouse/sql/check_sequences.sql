@@ -34,6 +34,7 @@ SELECT
     (SELECT count(*) FROM interactions WHERE time < time_before) AS steps_back_in_time,
     (SELECT count(*) FROM user_counts WHERE last_step <> interactions) AS users_with_gaps,
     (SELECT count(*) FROM numbered WHERE part < latest_part) AS steps_back_in_split,
+    CAST($split NOT IN ('leave_one_out', 'global_time') AS INTEGER) AS rules_that_this_check_does_not_know,
     (
         SELECT count(*) FROM user_counts
         WHERE $split = 'leave_one_out' AND (held_out <> 2 OR misplaced_test > 0 OR misplaced_validation > 0)
@@ -41,8 +42,8 @@ SELECT
     (
         SELECT count(*) FROM interactions
         WHERE
-            split <> CASE
-                WHEN $split = 'leave_one_out' THEN split
+            $split = 'global_time'
+            AND split <> CASE
                 WHEN time >= $test_from THEN 'test'
                 WHEN time >= $validation_from THEN 'validation'
                 ELSE 'train'
