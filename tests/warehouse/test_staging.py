@@ -17,7 +17,7 @@ from tests.warehouse.work import leave
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.locks import held, is_held
-from warehouse.artifacts.store import Artifact, Store
+from warehouse.artifacts.store import Artifact, Store, recipe
 
 
 @pytest.fixture
@@ -133,6 +133,19 @@ def test_published_files_are_read_only_and_a_version_can_be_collected(store: Sto
     store.collect()
     assert not old.path.exists()
     assert new.path.is_dir()
+
+
+def test_who_may_read_the_folder_may_read_its_files(store: Store) -> None:
+    """safetensors writes for the owner alone."""
+
+    def build(out: Path) -> dict[str, str]:
+        (out / "weights").write_text("1 2 3")
+        (out / "weights").chmod(0o600)
+        return {}
+
+    artifact, _ = store.publish(recipe("models/scratch", "Toys", "code", [], {}, {}), build)
+    readable = artifact.path.stat().st_mode & 0o444
+    assert {path.stat().st_mode & 0o777 for path in artifact.path.iterdir()} == {readable}
 
 
 # A store that cannot be written to
