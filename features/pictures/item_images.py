@@ -187,17 +187,16 @@ def collect_images(
 ) -> ItemImagesSummary:
     """Write item_images.parquet (:data:`features.tables.ITEM_IMAGES`) and its shards.
 
-    The table has exactly the items of core/sequences. Table and shards are sorted by item_id. The picture of an item
-    comes from its first address that gives a good picture. If every address fails, the item has the status of the
-    first, which is the best address, and the details of all. A problem with a picture never raises an error.
+    The table has the items of core/sequences. Table and shards are sorted by item_id. An item's picture comes from its
+    first address that gives a good one. If every address fails, the item has the status of the first address, and the
+    details of all. A problem with a picture never raises an error.
 
     Args:
         items_parquet: core/items.
         sequence_items_parquet: the items of core/sequences.
         image_root: folder that relative paths start from; None if there is none.
         out: an empty folder.
-        cache: folder of the replies of http(s) addresses (see `replies`), including those of this call. None: the
-            replies are kept only during this call.
+        cache: folder of the replies of http(s) addresses (see `replies`); None keeps them only during this call.
         fetching: how addresses are requested.
         shard_bytes: largest size of a shard, in bytes.
         progress: called with (done, total) downloads and items.

@@ -73,11 +73,10 @@ def fetch_file(
                     failures = 0 if part.size >= best + _PROGRESS_BYTES else failures + 1
                     best = max(best, part.size)
                     if failures > retries:
-                        raise DataError(
-                            f"{name} could not be fetched in {attempts} attempts: {error}; {_kept_bytes(part.size)}"
-                        ) from error
-                    seconds = max(error.after, wait * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1.5))
-                    seconds = min(seconds, LONGEST_WAIT)
+                        said = f"{name} could not be fetched in {attempts} attempts: {error}; {_kept_bytes(part.size)}"
+                        raise DataError(said) from error
+                    doubled = wait * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1.5)
+                    seconds = min(max(error.after, doubled), LONGEST_WAIT)
                     _log.warning("%s: %s; trying again in %.0f s", name, error, seconds)
                     time.sleep(seconds)
             return replace(part.finish(notes, sha256), resumed_from=part.carried, attempts=attempts)
