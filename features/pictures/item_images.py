@@ -192,8 +192,7 @@ def collect_images(
     details of all. A problem with a picture never raises an error.
 
     Args:
-        items_parquet: core/items.
-        sequence_items_parquet: the items of core/sequences.
+        items_parquet, sequence_items_parquet: core/items, and the items of core/sequences.
         image_root: folder that relative paths start from; None if there is none.
         out: an empty folder.
         cache: folder of the replies of http(s) addresses (see `replies`); None keeps them only during this call.
