@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-HOUSE = ("mmm4rec", "features", "warehouse", "pipelines")
-FILES = [path for room in HOUSE for path in sorted((REPOSITORY / room).rglob("*.py"))]
+ROOMS = ("mmm4rec", "features", "warehouse", "pipelines")
+FILES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 PRIVATE = {
@@ -65,7 +65,7 @@ def named(requirements: list[str]) -> set[str]:
 
 def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     roots = {name.partition(".")[0] for path in FILES for name in imports(path)}
-    roots -= {*sys.stdlib_module_names, *HOUSE}
+    roots -= {*sys.stdlib_module_names, *ROOMS}
     known = packages_distributions()
     # Extras that are not installed are imported only where they are: by the name of the package.
     imported = {name.lower().replace("_", "-") for root in roots for name in known.get(root, [root])}
@@ -81,7 +81,7 @@ def test_private_names_of_others_are_listed() -> None:
     for path in FILES:
         for name in imports(path):
             root, *rest = name.split(".")
-            if root not in HOUSE and any(part.startswith("_") and not part.startswith("__") for part in rest):
+            if root not in ROOMS and any(part.startswith("_") and not part.startswith("__") for part in rest):
                 found.setdefault(str(path.relative_to(REPOSITORY)), set()).add(name)
     assert found == PRIVATE
     bounds = {one.partition(">=")[0]: one for one in PROJECT["dependencies"]}
@@ -102,8 +102,8 @@ def _resolves(name: str) -> bool:
     return False
 
 
-def test_names_of_the_house_in_docstrings_are_there() -> None:
-    quoted = re.compile(rf"`~?((?:{'|'.join(HOUSE)})\.[A-Za-z_.]+)`")
+def test_names_of_the_project_in_docstrings_are_there() -> None:
+    quoted = re.compile(rf"`~?((?:{'|'.join(ROOMS)})\.[A-Za-z_.]+)`")
     ours = {name: path for path in FILES for name in quoted.findall(path.read_text("utf-8"))}
     assert len(ours) > 15
     ours.pop("warehouse.duckdb")  # a file
