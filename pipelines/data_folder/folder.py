@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, pairs, passed_over
-from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, overlay, resolve, unfit
+from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, located, overlay, resolve, unfit
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
 from warehouse.artifacts.hashes import Hashes
@@ -68,19 +68,28 @@ class DataFolder:
     @cached_property
     def settings(self) -> Settings:
         """The settings as the files are now, with the domains found in the raw folder."""
-        return resolve(*self._written, self.path)
+        shipped, given = self._written
+        with located(self.settings_file):
+            return resolve(shipped, given, self.path)
 
     @property
     def automation(self) -> AutomationSettings:
         """The settings of what runs by itself. They can be read even if other settings are wrong."""
-        return automation_of(*self._written)
+        shipped, given = self._written
+        with located(self.settings_file):
+            return automation_of(shipped, given)
+
+    @property
+    def settings_file(self) -> Path:
+        """The user's settings; the file may be absent."""
+        return self.path / "domains.yaml"
 
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The contents of the shipped file and of the user's file."""
         if (other := self.path / "domains.yml").exists():
             raise SettingsError(f"{other} is not read, only domains.yaml is: rename it, or remove it")
-        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.path / "domains.yaml")
+        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.settings_file)
 
     def category(self, name: str) -> str:
         """The stem of a known domain's raw files, even if these are absent. Any other name is itself a category.
@@ -111,7 +120,7 @@ class DataFolder:
         folder = self.path / Path(named).expanduser()
         if not (folder / "model.safetensors").is_file():
             raise SettingsError(
-                f"pretrained in domains.yaml: there is no model.safetensors in {folder}; "
+                f"{self.settings_file}: pretrained: there is no model.safetensors in {folder}; "
                 "`mmm4rec import-checkpoint FILE` makes a folder that has one from a published .ckpt"
             )
         return folder

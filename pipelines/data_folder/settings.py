@@ -5,8 +5,9 @@ for a category that neither file names becomes a target domain with the default 
 """
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from typing import Any, Literal
 from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
-from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
+from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, nearest, read_config
+from mmm4rec.errors import ConfigError
 from pipelines.data_folder.raw_files import has_raw, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
@@ -135,7 +137,8 @@ class Settings:
         """The settings of a domain. The error for an unknown domain lists the known ones."""
         if name not in self.domains:
             raise SettingsError(
-                f"there is no domain {name!r}; known: {', '.join(sorted(self.domains)) or 'none'}. "
+                f"there is no domain {name!r}{nearest(name, list(self.domains))}; "
+                f"known: {', '.join(sorted(self.domains)) or 'none'}. "
                 "Put its raw files into the raw folder (`mmm4rec domains` names it), or write the sample "
                 "catalogue with `mmm4rec sample`"
             )
@@ -146,12 +149,17 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
 
     A name in the settings that cannot name a domain is an error. A raw file with an unusable name is only left out, so
-    that it does not stop the other domains: see `DataFolder.left_out`.
+    that it does not stop the other domains: see `DataFolder.left_out`. Messages of errors name no file: see `located`.
     """
+    known = [*(setting.name for setting in fields(Settings)), "defaults"]
+    for key in given:
+        if key not in known:
+            meant = nearest(str(key), known)
+            raise SettingsError(f"unknown setting {str(key)[:80]!r}{meant}; known: {', '.join(known)}")
     asked = _mapping(given.get("domains"), "domains")
     for name, settings in asked.items():
         if reason := unfit(name):
-            raise SettingsError(f"domains.yaml: {reason}")
+            raise SettingsError(reason)
         _check_stem(name, _mapping(settings, f"domains: {name}").get("category", name))
     merged = overlay(shipped, {**given, "domains": asked})
     defaults = _mapping(merged.pop("defaults", {}), "defaults")
@@ -172,13 +180,22 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
             named[category] = overlay(defaults, {"category": category})
     for modality in ("text", "image"):
         _check_encoders(modality, given, defaults, named)
-    return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
+    return read_config(Settings, {**merged, "domains": named})
 
 
 def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> AutomationSettings:
     """Only the section `automation` of the shipped settings, overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
-    return read_config(AutomationSettings, section, where="domains.yaml: automation")
+    return read_config(AutomationSettings, section, where="automation")
+
+
+@contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Put the path of the settings file before the message of an error in the settings."""
+    try:
+        yield
+    except (ConfigError, SettingsError) as error:
+        raise type(error)(f"{path}: {str(error).removeprefix('Settings: ')}") from error
 
 
 def _check_encoders(
@@ -205,7 +222,7 @@ def _check_encoders(
         idle = [name for name in said if all(unread(reader, [name], modality) for reader in readers)]
         if idle:
             raise SettingsError(
-                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, because an encoder of "
+                f"{where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, because an encoder of "
                 f"kind {in_force} does not read it; also set the `kind` that reads it, or remove it"
             )
 
@@ -240,7 +257,7 @@ def _check_stem(domain: str, category: Any) -> None:
     if isinstance(category, str) and _STEM.fullmatch(category) and len(category.encode()) <= _LONGEST_STEM:
         return
     raise SettingsError(
-        f"domains.yaml: category {str(category)[:80]!r} of {domain} cannot be part of a file name: give the name of "
+        f"category {str(category)[:80]!r} of {domain} cannot be part of a file name: give the name of "
         f"the raw files without meta_ and endings, {_LONGEST_STEM} bytes at most"
     )
 
@@ -248,7 +265,7 @@ def _check_stem(domain: str, category: Any) -> None:
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     """A mapping from the settings. None becomes an empty mapping."""
     if value is not None and not isinstance(value, dict):
-        raise SettingsError(f"domains.yaml: {where} must be a mapping, not a {type(value).__name__}")
+        raise SettingsError(f"{where} must be a mapping, not a {type(value).__name__}")
     return value or {}
 
 
