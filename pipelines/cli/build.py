@@ -17,7 +17,7 @@ from pipelines.cli.answers import (
     warn_of_damaged,
     warn_of_left_out,
 )
-from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
+from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder, with_data
 from pipelines.terminal import escaped, out
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def sample(
         print_json({**summary, "written": written})
     else:
         what = f"{'wrote' if written else 'found'} {len(summary['domains'])} domains"
-        out.print(f"{what} below {escaped(data_folder.path)}; next: [bold]mmm4rec run[/bold]")
+        out.print(
+            f"{what} below {escaped(data_folder.path)}; next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]",
+            soft_wrap=True,
+        )
 
 
 @commands.command(
@@ -83,7 +86,10 @@ def fetch(
         files = [{**dataclasses.asdict(file), "path": str(file.path)} for file in found]
         answer(as_json, {"files": files, "failures": failures}, ["file", "bytes", "", "sha256", "from"], rows)
     if found and not as_json:
-        out.print(f"in {escaped(data_folder.raw_folder)}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
+        out.print(
+            f"in {escaped(data_folder.raw_folder)}; next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]",
+            soft_wrap=True,
+        )
     warn_of_left_out(data_folder)
     for name, message in failures.items():
         print_error(message, about=name)
@@ -139,7 +145,8 @@ def run(
             }
         )
     elif not stages:
-        out.print("nothing to do: everything is up to date")
+        what = "what was asked for" if domains or only else "everything"
+        out.print(f"nothing to do: {what} is up to date")
     warn_of_damaged(data_folder)
     if failures:
         raise typer.Exit(1)
