@@ -90,7 +90,7 @@ def fetch(
             f"in {escaped(data_folder.raw_folder)}; next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]",
             soft_wrap=True,
         )
-    warn_of_left_out(data_folder)
+    warn_of_left_out(data_folder, categories)
     for name, message in failures.items():
         print_error(message, about=name)
     if failures:
@@ -117,11 +117,12 @@ def run(
     data_folder = open_data_folder(data)
     from pipelines.planner.plan import plan
 
-    warn_of_left_out(data_folder)
     asked = domains or data_folder.present()
     if not asked:
+        warn_of_left_out(data_folder)
         fail(f"no raw files in {data_folder.raw_folder}: {_HOW_TO_BEGIN}")
     stages = plan(data_folder, asked, only or [])
+    warn_of_left_out(data_folder, domains)
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         answer(as_json, planned, ["domain", "stale"], ((p["domain"], ", ".join(p["assets"])) for p in planned))
@@ -165,6 +166,8 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
         if not data_folder.present():
             print_text(f"no category has both of its raw files there: {_HOW_TO_BEGIN}")
     warn_of_left_out(data_folder)
+    for domain, reason in data_folder.missing().items():
+        print_warning(reason, about=f"{domain} has no data")
     warn_of_damaged(data_folder)
     for domain in data_folder.gone():
         print_warning(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` removes it")

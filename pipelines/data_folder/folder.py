@@ -5,12 +5,13 @@ The path of the folder comes from `--data`, else from MMM4REC_DATA, else it is .
 
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, pairs, passed_over
+from pipelines.data_folder.raw_files import concerns, find_raw, has_raw, lacking, misplaced, pairs, passed_over
 from pipelines.data_folder.settings import AutomationSettings, Settings, automation_of, located, overlay, resolve, unfit
 from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
@@ -136,13 +137,23 @@ class DataFolder:
         return self.path / REPORT
 
     def raw_file(self, domain: str, kind: Kind) -> Path:
-        """The path of a domain's raw file. If there is none, that is an error."""
+        """The path of a domain's raw file.
+
+        Raises:
+            SettingsError: there is no such domain. If files are named like it, the message says why they make none.
+            DataError: the domain has no such file.
+        """
+        if domain not in self.settings.domains:
+            files = {name: reason for name, reason in self.left_out().items() if concerns(name, [domain])}
+            if files:
+                reasons = "; ".join(f"{name!r} is left out: {reason}" for name, reason in files.items())
+                raise SettingsError(f"there is no domain {domain!r}: {reasons}")
         category = self.settings.domain(domain).category
         path = find_raw(self.raw_folder, category, kind)
         if path is None:
-            wanted = " or ".join(names(category, kind))
             raise DataError(
-                f"domain {domain} has no {kind} file: put {wanted} into {self.raw_folder}, then `mmm4rec run {domain}`"
+                f"domain {domain} has no {kind} file: {lacking(self.raw_folder, category)}; put it there, then "
+                f"`mmm4rec run {domain}`"
             )
         return path
 
@@ -154,10 +165,18 @@ class DataFolder:
         """The domains that have both raw files, sorted."""
         return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
 
-    def left_out(self) -> dict[str, str]:
-        """Raw files that are not read, and pairs that make no domain (by the metadata file): file name -> reason."""
+    def missing(self) -> dict[str, str]:
+        """The domains in the settings that lack a raw file -> which one, and files with similar names."""
+        found = ((name, lacking(self.raw_folder, d.category)) for name, d in sorted(self.settings.domains.items()))
+        return {name: reason for name, reason in found if reason}
+
+    def left_out(self, concerning: Collection[str] | None = None) -> dict[str, str]:
+        """Raw files that are not read, and pairs that make no domain (by the metadata file): file name -> reason.
+
+        With `concerning`, only files that are named like one of these domains or categories, or like a source domain.
+        """
         named = {name: domain.category for name, domain in self.settings.domains.items()}
-        return (
+        found = (
             passed_over(self.raw_folder)
             | misplaced(self.raw_folder, self.path)
             | {
@@ -166,6 +185,11 @@ class DataFolder:
                 if category not in named.values() and (reason := unfit(category, named))
             }
         )
+        if concerning is None:
+            return found
+        sources = [name for name, domain in self.settings.domains.items() if domain.role == "source"]
+        asked = [named.get(name, name) for name in (*concerning, *sources)]
+        return {name: reason for name, reason in found.items() if concerns(name, asked)}
 
     def damaged(self) -> list[str]:
         """The damaged artifacts that the catalogue and the report leave out; each message says how to repair it."""

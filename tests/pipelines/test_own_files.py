@@ -1,0 +1,83 @@
+"""Raw files of a shop of one's own, as the command line speaks of them: what is missing, meant, or written otherwise."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli.options import with_data
+from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.raw_files import concerns
+from pipelines.errors import SettingsError
+from pipelines.planner.plan import plan
+from tests.conftest import Cli
+from tests.pipelines.small import write_settings
+from tests.warehouse.work import write_raw
+from warehouse.errors import DataError
+
+
+def test_the_command_to_call_next_has_the_data_folder_that_was_given() -> None:
+    assert with_data("mmm4rec run", None) == "mmm4rec run"
+    assert with_data("mmm4rec run", Path("my shop")) == "mmm4rec run --data 'my shop'"
+
+
+def test_a_domain_with_one_of_its_files_is_told_which_is_missing(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw_files", "Toys", 0)
+    (tmp_path / "raw_files" / "meta_Toys.json").unlink()
+    said = r"no domain 'Toys': 'Toys.csv' is left out: there is no meta_Toys.json or meta_Toys.json.gz beside it$"
+    with pytest.raises(SettingsError, match=said):
+        plan(DataFolder(tmp_path), ["Toys"])
+
+
+def test_a_mistyped_domain_is_told_the_nearest(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw_files", "Toys", 0)
+    with pytest.raises(SettingsError, match=re.escape("no domain 'Toy' (did you mean 'Toys'?)")):
+        plan(DataFolder(tmp_path), ["Toy"])
+
+
+def test_a_domain_of_the_settings_without_files_is_told_what_is_similar(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw_files", "Toys", 0)
+    write_settings(tmp_path, domains={"Toy": {}, "Cars": {}})
+    found = DataFolder(tmp_path).missing()
+    assert list(found) == ["Cars", "Toy"]
+    assert found["Cars"] == (
+        "there is no Cars.csv, Cars.csv.gz, Cars_5.json or Cars_5.json.gz and no meta_Cars.json or meta_Cars.json.gz "
+        f"in {tmp_path / 'raw_files'}"
+    )
+    assert found["Toy"].endswith("; similar: 'Toys.csv', 'meta_Toys.json'")
+    with pytest.raises(DataError, match=r"domain Toy has no ratings file: .* similar: 'Toys.csv'"):
+        plan(DataFolder(tmp_path), ["Toy"])
+
+
+@pytest.mark.parametrize(
+    ("file", "category", "does"),
+    [
+        ("Toys.csv", "Toys", True),
+        ("meta_Toys.json.gz", "Toys", True),
+        ("../TOYS.CSV", "Toys", True),
+        ("meta_Toys.csv", "Toys", True),
+        ("reviews_Toys_5.json.gz", "Toys", True),
+        ("Toys.json.gz", "Toys", True),
+        ("Cars.csv", "Toys", False),
+        ("meta_Cars.csv", "Toys", False),
+        ("Toys_more.csv", "Toys", False),
+    ],
+)
+def test_a_file_concerns_the_category_in_its_name(file: str, category: str, does: bool) -> None:
+    assert concerns(file, [category]) is does
+
+
+def test_a_run_speaks_of_the_files_that_concern_what_was_asked(cli: Cli) -> None:
+    raw = cli.data / "raw_files"
+    write_raw(raw, "Toys", 0)
+    write_settings(cli.data, domains={"Pots": {"role": "source"}})
+    for name in ("Toys_5.json", "Cars.csv", "Pots.csv"):
+        (raw / name).touch()
+    asked = ("--only", "core/items", "--dry-run")
+    assert re.findall("left out '(.*?)'", cli("run", "Toys", *asked).stderr) == ["Pots.csv", "Toys_5.json"]
+    assert re.findall("left out '(.*?)'", cli("run", *asked).stderr) == ["Cars.csv", "Pots.csv", "Toys_5.json"]
+    said = cli("domains").stderr
+    assert "Pots has no data: there is no meta_Pots.json or meta_Pots.json.gz in " in said
+    cli("run", "Toys", *asked[:2])
+    assert "nothing to do: what was asked for is up to date" in cli("run", "Toys", *asked[:2]).stdout
