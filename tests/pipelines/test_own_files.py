@@ -1,6 +1,5 @@
-"""Raw files of a shop of one's own, as the command line speaks of them: what is missing, meant, or written otherwise."""
+"""Raw files of a shop of its own: what the commands say if a file is missing, or has another name or place."""
 
-import json
 import re
 from pathlib import Path
 

@@ -23,7 +23,8 @@ import pyarrow.csv
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import available_cores, map_in_order
 from warehouse.parquet import ParquetSink
-from warehouse.raw.lines import Block, Quarantine, blocks
+from warehouse.raw import causes
+from warehouse.raw.lines import Block, Causes, Quarantine, blocks
 from warehouse.tables import TABLES
 
 __all__ = ["RatingsSummary", "ingest_ratings"]
@@ -74,20 +75,28 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
                 yield from _rows(block, batch, quarantine)
 
     layout = "a ratings file has the columns item,user,rating,unix time and no header"
-    return write_ratings(source, out, read, "rating", layout)
+    return write_ratings(source, out, read, "rating", layout, lambda lines: causes.of_ratings(source, lines))
 
 
 def write_ratings(
-    source: Path, out: Path, read: Callable[[Quarantine], Iterator[pa.RecordBatch]], kind: str, layout: str
+    source: Path,
+    out: Path,
+    read: Callable[[Quarantine], Iterator[pa.RecordBatch]],
+    kind: str,
+    layout: str,
+    likely: Causes,
 ) -> RatingsSummary:
     """Write the rows of `read` to ``ratings.parquet``, and the lines that it sets aside to ``quarantine.parquet``.
 
     Raises:
-        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like.
+        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like,
+            and what is `likely` wrong with the first unreadable lines.
     """
     with (
         ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout) as quarantine,
+        Quarantine(
+            out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout, likely
+        ) as quarantine,
     ):
         ratings.write_all(read(quarantine))
         if not ratings.rows:
