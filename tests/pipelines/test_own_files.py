@@ -1,8 +1,11 @@
 """Raw files of a shop of its own: what the commands say if a file is missing, or has another name or place."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli.options import with_data
@@ -10,10 +13,12 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.data_folder.raw_files import concerns
 from pipelines.errors import SettingsError
 from pipelines.planner.plan import plan
-from tests.conftest import Cli
+from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.small import write_settings
 from tests.warehouse.work import write_raw
 from warehouse.errors import DataError
+from warehouse.raw.metadata import _Fields, ingest_metadata
+from warehouse.raw.ratings import ingest_ratings
 
 
 def test_the_command_to_call_next_has_the_data_folder_that_was_given() -> None:
@@ -80,3 +85,33 @@ def test_a_run_speaks_of_the_files_that_concern_what_was_asked(cli: Cli) -> None
     assert "Pots has no data: there is no meta_Pots.json or meta_Pots.json.gz in " in said
     cli("run", "Toys", *asked[:2])
     assert "nothing to do: what was asked for is up to date" in cli("run", "Toys", *asked[:2]).stdout
+
+
+PAGE = (REPOSITORY / "docs" / "settings.md").read_text().partition("## Your own files")[2].partition("\n## ")[0]
+
+
+def test_the_page_s_files_are_read_as_it_says(tmp_path: Path) -> None:
+    ratings, product = re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[:2]
+    (tmp_path / "Shop.csv").write_text(ratings)
+    (tmp_path / "meta_Shop.json").write_text(product)
+    summary = ingest_ratings(tmp_path / "Shop.csv", tmp_path)
+    assert (summary.rows, summary.quarantined) == (2, 0)
+    ingest_metadata(tmp_path / "meta_Shop.json", tmp_path)
+    assert [name for name in _Fields.__struct_fields__ if f"`{name}`" not in PAGE] == []
+    (row,) = pq.read_table(tmp_path / "metadata.parquet").to_pylist()
+    assert all(row.values()), "every field of the example is read"
+    assert row["item_id"] == pq.read_table(tmp_path / "ratings.parquet")["item_id"][0].as_py() == "0004711"
+
+
+def test_the_page_s_program_turns_orders_with_dates_into_ratings(tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "orders.csv").write_text(
+        'ordered_at,customer,product\n2023-11-14 22:13:20,"c 1",0004711\n1970-01-02,c\'2,"x""y"\n'
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert ingest_ratings(tmp_path / "Shop.csv", tmp_path).quarantined == 0
+    rows = pq.read_table(tmp_path / "ratings.parquet").drop_columns("line").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("0004711", "c 1", 1.0, 1_700_000_000),
+        ('x"y', "c'2", 1.0, 86_400),
+    ]

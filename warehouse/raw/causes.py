@@ -31,7 +31,7 @@ _DATE: Final = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2
 _EARLIEST_SECONDS: Final = 100_000_000
 """1973-03-03. A number of stars is smaller."""
 _EARLIEST_MILLISECONDS: Final = 100_000_000_000
-_LAYOUT_OF_2023: Final = "it has the layout of the files of 2023; only that of 2018 is read"
+_LAYOUT_OF_2023: Final = "it has the layout of the files of 2023, but only that of 2018 is read"
 _SHOWN_KEYS: Final = 8
 
 
