@@ -115,3 +115,12 @@ def test_the_page_s_program_turns_orders_with_dates_into_ratings(tmp_path: Path)
         ("0004711", "c 1", 1.0, 1_700_000_000),
         ('x"y', "c'2", 1.0, 86_400),
     ]
+
+
+def test_the_cause_comes_before_what_was_not_reached(cli: Cli) -> None:
+    write_raw(cli.data / "raw_files", "Toys", 0)
+    (cli.data / "raw_files" / "Toys.csv").write_text("item,user\n")
+    said = cli("run", "Toys", "--only", "core/sequences", code=1).stderr
+    found = re.findall(r"Toys: (\w+/\w+): (none of its 1 line|not reached)?", said)
+    assert [key for key, _ in found] == ["raw/ratings", "core/interactions", "core/sequences"]
+    assert [why for _, why in found[1:]] == ["not reached"] * 2
