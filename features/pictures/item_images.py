@@ -15,7 +15,15 @@ import pyarrow as pa
 from features.errors import FeatureError
 from features.parquet import read_catalogue, write_table
 from features.pictures import replies
-from features.pictures.decode import THREADS, PictureError, measure
+from features.pictures.decode import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_WEBP_PIXELS,
+    MIN_SIDE,
+    THREADS,
+    PictureError,
+    measure,
+)
 from features.pictures.download import Downloads
 from features.pictures.replies import is_web
 from features.pictures.shards import SHARD_BYTES, ShardWriter
@@ -34,8 +42,9 @@ STATUSES = {
     "refused": "the address points outside the image root or to a private host, or has an unknown scheme",
     "not_an_image": "the content is not a picture in a known format",
     "broken": "the header is that of a picture, but the picture is cut off or damaged",
-    "too_small": "fewer pixels on a side than features.pictures.decode.MIN_SIDE",
-    "too_large": "more bytes than features.pictures.decode.MAX_BYTES, or more pixels than MAX_PIXELS",
+    "too_small": f"fewer than {MIN_SIDE} pixels on a side",
+    "too_large": f"more than {MAX_BYTES >> 20} MiB, or more than {MAX_PIXELS:,} pixels ({MAX_WEBP_PIXELS:,} if it is "
+    "WebP or AVIF)",
 }
 _JUDGED = {"not_an_image", "broken", "too_small", "too_large"}
 """The statuses that describe a content."""

@@ -5,7 +5,7 @@ which values it prints.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -102,9 +102,12 @@ def report_failures(outcomes: Sequence["StageResult"]) -> list["StageResult"]:
     return failures
 
 
-def warn_of_left_out(data_folder: "DataFolder") -> None:
-    """Print a warning for each raw file that is not read or that does not form a domain."""
-    for name, reason in data_folder.left_out().items():
+def warn_of_left_out(data_folder: "DataFolder", concerning: Collection[str] | None = None) -> None:
+    """Print a warning for each raw file that is not read or that does not form a domain.
+
+    With `concerning`, only for files that are named like one of these domains or like a source domain.
+    """
+    for name, reason in data_folder.left_out(concerning).items():
         print_warning(reason, about=f"left out {name!r}")
 
 

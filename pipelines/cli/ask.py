@@ -17,8 +17,8 @@ from pipelines.cli.answers import (
     print_text,
     warn_of_damaged,
 )
-from pipelines.cli.options import Data, Json, catalogue_file, open_data_folder
-from pipelines.terminal import err, out
+from pipelines.cli.options import Data, Json, catalogue_file, open_data_folder, with_data
+from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,14 @@ def recommend(
             )
         rows = session.ask(statement, who | {"k": k or kept, "model": model or known["best"]}).to_pylist()
     if not known["users"]:
-        fail(f"{domain} has no recommendations for user {user!r}, who is not in its k-core")
+        fail(
+            f"{domain} has no recommendations for user {user!r}, "
+            + (
+                f"who is not in its k-core: too few of this user's ratings ({known['ratings']:,}) are left"
+                if known["ratings"]
+                else "whom its ratings do not name: give an id from the raw file"
+            )
+        )
     if not rows and not as_json:
         print_text(f"{user} has all {known['items']} items of {domain}: no item is left to recommend")
         return
@@ -113,7 +120,8 @@ def pictures(
         if artifact.key == "features/item_images"
     }
     if forgotten is not None and not as_json:
-        out.print(f"{forgotten:,} addresses will be asked again; next: [bold]mmm4rec run[/bold]")
+        again_by = escaped(with_data("mmm4rec run", data))
+        out.print(f"{forgotten:,} addresses will be asked again; next: [bold]{again_by}[/bold]", soft_wrap=True)
     counts = [(domain, status, statuses[status]) for domain, statuses in found.items() for status in statuses]
     rows = ((*count, STATUSES[count[1]]) for count in counts)
     answer(as_json, {"domains": found, "forgotten": forgotten}, ["domain", "status", "items", "meaning"], rows)

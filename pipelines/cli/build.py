@@ -17,7 +17,7 @@ from pipelines.cli.answers import (
     warn_of_damaged,
     warn_of_left_out,
 )
-from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
+from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder, with_data
 from pipelines.terminal import escaped, out
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def sample(
         print_json({**summary, "written": written})
     else:
         what = f"{'wrote' if written else 'found'} {len(summary['domains'])} domains"
-        out.print(f"{what} below {escaped(data_folder.path)}; next: [bold]mmm4rec run[/bold]")
+        out.print(
+            f"{what} below {escaped(data_folder.path)}; next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]",
+            soft_wrap=True,
+        )
 
 
 @commands.command(
@@ -86,8 +89,11 @@ def fetch(
         files = [{**dataclasses.asdict(file), "path": str(file.path)} for file in found]
         answer(as_json, {"files": files, "failures": failures}, ["file", "bytes", "", "sha256", "from"], rows)
     if found and not as_json:
-        out.print(f"in {escaped(data_folder.raw_folder)}; next: [bold]mmm4rec run[/bold]", soft_wrap=True)
-    warn_of_left_out(data_folder)
+        out.print(
+            f"in {escaped(data_folder.raw_folder)}; next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]",
+            soft_wrap=True,
+        )
+    warn_of_left_out(data_folder, categories)
     for name, message in failures.items():
         print_error(message, about=name)
     if failures:
@@ -114,11 +120,12 @@ def run(
     data_folder = open_data_folder(data)
     from pipelines.planner.plan import plan
 
-    warn_of_left_out(data_folder)
     asked = domains or data_folder.present()
     if not asked:
+        warn_of_left_out(data_folder)
         fail(f"no raw files in {data_folder.raw_folder}: {_HOW_TO_BEGIN}")
     stages = plan(data_folder, asked, only or [])
+    warn_of_left_out(data_folder, domains)
     if dry_run:
         planned = [{"domain": stage.name, "assets": [s.key for s in stage.steps]} for stage in stages]
         answer(as_json, planned, ["domain", "stale"], ((p["domain"], ", ".join(p["assets"])) for p in planned))
@@ -142,7 +149,8 @@ def run(
             }
         )
     elif not stages:
-        out.print("nothing to do: everything is up to date")
+        what = "what was asked for" if domains or only else "everything"
+        out.print(f"nothing to do: {what} is up to date")
     warn_of_damaged(data_folder)
     if failures:
         raise typer.Exit(1)
@@ -161,6 +169,8 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
         if not data_folder.present():
             print_text(f"no category has both of its raw files there: {_HOW_TO_BEGIN}")
     warn_of_left_out(data_folder)
+    for domain, reason in data_folder.missing().items():
+        print_warning(reason, about=f"{domain} has no data")
     warn_of_damaged(data_folder)
     for domain in data_folder.gone():
         print_warning(f"{domain} is built and has no raw files: `mmm4rec forget {domain}` removes it")

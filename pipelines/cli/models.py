@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipelines import signals
 from pipelines.cli.answers import print_json, print_table, print_text, report_failures
-from pipelines.cli.options import Data, Json, catalogue_file, dagster_instance, open_data_folder
+from pipelines.cli.options import Data, Json, catalogue_file, dagster_instance, open_data_folder, with_data
 from pipelines.terminal import escaped, out
 
 __all__ = ["commands"]
@@ -206,4 +206,4 @@ def import_checkpoint(
         print_text(line)
     place = folder.resolve()
     named = place.relative_to(data_folder.path) if place.is_relative_to(data_folder.path) else place
-    print_text(f"next: `pretrained: {named}` in {data_folder.path / 'domains.yaml'}, then `mmm4rec run`")
+    print_text(f"next: `pretrained: {named}` in {data_folder.settings_file}, then `{with_data('mmm4rec run', data)}`")

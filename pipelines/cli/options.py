@@ -4,6 +4,7 @@ Opening the data folder also sets the environment variables that tell Dagster wh
 """
 
 import os
+import shlex
 from contextlib import AbstractContextManager
 from gc import set_threshold
 from pathlib import Path
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
     from pipelines.data_folder.folder import DataFolder
 
-__all__ = ["HOME_VARIABLE", "ArtifactName", "Data", "Json", "catalogue_file", "dagster_instance", "open_data_folder"]
+__all__ = [
+    "HOME_VARIABLE",
+    "ArtifactName",
+    "Data",
+    "Json",
+    "catalogue_file",
+    "dagster_instance",
+    "open_data_folder",
+    "with_data",
+]
 
 HOME_VARIABLE = "MMM4REC_DAGSTER_HOME"
 """The environment variable that names a folder with the user's own dagster.yaml."""
@@ -54,6 +64,11 @@ def open_data_folder(data: Path | None) -> "DataFolder":
         )
     os.environ["DAGSTER_HOME"] = str(home)
     return found
+
+
+def with_data(command: str, data: Path | None) -> str:
+    """A command to call next, for the data folder of this call: with its --data if that was given."""
+    return command if data is None else f"{command} --data {shlex.quote(str(data))}"
 
 
 def _dagster_home() -> Path:

@@ -8,8 +8,8 @@ import typer
 
 from pipelines import signals
 from pipelines.cli.answers import answer, fail, print_error, print_json, print_warning, report_failures
-from pipelines.cli.options import ArtifactName, Data, Json, dagster_instance, open_data_folder
-from pipelines.terminal import err, out
+from pipelines.cli.options import ArtifactName, Data, Json, dagster_instance, open_data_folder, with_data
+from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:
     from pipelines.data_folder.folder import DataFolder
@@ -77,7 +77,7 @@ def verify(
         for problem in problems:
             print_error(problem, about=name)
     if damaged:
-        err.print("next: [bold]mmm4rec run[/bold]")
+        err.print(f"next: [bold]{escaped(with_data('mmm4rec run', data))}[/bold]", highlight=False)
         raise typer.Exit(1)
 
 
@@ -137,7 +137,9 @@ def forget_domain(
         for version in found.pinned:
             out.print(f"pinned: {version} stays until `mmm4rec unpin {version}`", soft_wrap=True, highlight=False)
         out.print(
-            f"forgot {domain}, {len(found.versions):,} artifacts; next: [bold]mmm4rec gc[/bold] frees their space"
+            f"forgot {domain}, {len(found.versions):,} artifacts; next: "
+            f"[bold]{escaped(with_data('mmm4rec gc', data))}[/bold] frees their space",
+            soft_wrap=True,
         )
     if failures:
         raise typer.Exit(1)

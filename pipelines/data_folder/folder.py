@@ -5,16 +5,27 @@ The path of the folder comes from `--data`, else from MMM4REC_DATA, else it is .
 
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.data_folder.raw_files import find_raw, has_raw, misplaced, names, no_category, pairs, passed_over
+from pipelines.data_folder.raw_files import (
+    concerns,
+    find_raw,
+    has_raw,
+    lacking,
+    misplaced,
+    no_category,
+    pairs,
+    passed_over,
+)
 from pipelines.data_folder.settings import (
     AutomationSettings,
     Settings,
     automation_of,
+    located,
     overlay,
     resolve,
     store_of,
@@ -72,7 +83,8 @@ class DataFolder:
             SettingsError: what is said there is no address of a bucket.
         """
         told = os.environ.get(STORE_VARIABLE)
-        settings = store_of(*self._written)
+        with located(self.settings_file):
+            settings = store_of(*self._written)
         place = told or settings.store
         if place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve()):
             return Store(self.path)
@@ -110,19 +122,28 @@ class DataFolder:
     @cached_property
     def settings(self) -> Settings:
         """The settings as the files are now, with the domains found in the raw folder."""
-        return resolve(*self._written, self.path)
+        shipped, given = self._written
+        with located(self.settings_file):
+            return resolve(shipped, given, self.path)
 
     @property
     def automation(self) -> AutomationSettings:
         """The settings of what runs by itself. They can be read even if other settings are wrong."""
-        return automation_of(*self._written)
+        shipped, given = self._written
+        with located(self.settings_file):
+            return automation_of(shipped, given)
+
+    @property
+    def settings_file(self) -> Path:
+        """The user's settings; the file may be absent."""
+        return self.path / "domains.yaml"
 
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The contents of the shipped file and of the user's file."""
         if (other := self.path / "domains.yml").exists():
             raise SettingsError(f"{other} is not read, only domains.yaml is: rename it, or remove it")
-        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.path / "domains.yaml")
+        return read_yaml(Path(__file__).parent / "domains.yaml"), read_yaml(self.settings_file)
 
     def category(self, name: str) -> str:
         """The stem of a known domain's raw files, even if these are absent. Any other name is itself a category.
@@ -150,7 +171,7 @@ class DataFolder:
         folder = self.path / Path(named).expanduser()
         if not (folder / "model.safetensors").is_file():
             raise SettingsError(
-                f"pretrained in domains.yaml: there is no model.safetensors in {folder}; "
+                f"{self.settings_file}: pretrained: there is no model.safetensors in {folder}; "
                 "`mmm4rec import-checkpoint FILE` makes a folder that has one from a published .ckpt"
             )
         return folder
@@ -166,13 +187,23 @@ class DataFolder:
         return self.path / REPORT
 
     def raw_file(self, domain: str, kind: Kind) -> Path:
-        """The path of a domain's raw file. If there is none, that is an error."""
+        """The path of a domain's raw file.
+
+        Raises:
+            SettingsError: there is no such domain. If files are named like it, the message says why they make none.
+            DataError: the domain has no such file.
+        """
+        if domain not in self.settings.domains:
+            files = {name: reason for name, reason in self.left_out().items() if concerns(name, [domain])}
+            if files:
+                reasons = "; ".join(f"{name!r} is left out: {reason}" for name, reason in files.items())
+                raise SettingsError(f"there is no domain {domain!r}: {reasons}")
         category = self.settings.domain(domain).category
         path = find_raw(self.raw_folder, category, kind)
         if path is None:
-            wanted = " or ".join(names(category, kind))
             raise DataError(
-                f"domain {domain} has no {kind} file: put {wanted} into {self.raw_folder}, then `mmm4rec run {domain}`"
+                f"domain {domain} has no {kind} file: {lacking(self.raw_folder, category)}; put it there, then "
+                f"`mmm4rec run {domain}`"
             )
         return path
 
@@ -184,10 +215,18 @@ class DataFolder:
         """The domains that have both raw files, sorted."""
         return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
 
-    def left_out(self) -> dict[str, str]:
-        """Raw files that are not read, and pairs that make no domain (by the metadata file): file name -> reason."""
+    def missing(self) -> dict[str, str]:
+        """The domains in the settings that lack a raw file -> which one, and files with similar names."""
+        found = ((name, lacking(self.raw_folder, d.category)) for name, d in sorted(self.settings.domains.items()))
+        return {name: reason for name, reason in found if reason}
+
+    def left_out(self, concerning: Collection[str] | None = None) -> dict[str, str]:
+        """Raw files that are not read, and pairs that make no domain (by the metadata file): file name -> reason.
+
+        With `concerning`, only files that are named like one of these domains or categories, or like a source domain.
+        """
         named = {name: domain.category for name, domain in self.settings.domains.items()}
-        return (
+        found = (
             passed_over(self.raw_folder)
             | misplaced(self.raw_folder, self.path)
             | {
@@ -196,6 +235,11 @@ class DataFolder:
                 if category not in named.values() and (reason := unfit(category, named))
             }
         )
+        if concerning is None:
+            return found
+        sources = [name for name, domain in self.settings.domains.items() if domain.role == "source"]
+        asked = [named.get(name, name) for name in (*concerning, *sources)]
+        return {name: reason for name, reason in found.items() if concerns(name, asked)}
 
     def damaged(self) -> list[str]:
         """The damaged artifacts that the catalogue and the report leave out; each message says how to repair it."""

@@ -7,7 +7,7 @@ raw file but is not read is listed with the reason. No file is renamed or conver
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from warehouse.raw.formats import KINDS, Kind, category_in, formats
 
-__all__ = ["find_raw", "has_raw", "misplaced", "names", "no_category", "pairs", "passed_over"]
+__all__ = ["concerns", "find_raw", "has_raw", "lacking", "misplaced", "names", "no_category", "pairs", "passed_over"]
 
 _ALL_REVIEWS: Final = (
     "it has the name of a file of all reviews: get the ratings file {0}.csv, or rename this file to {0}_5.json, with "
@@ -108,6 +108,36 @@ def misplaced(folder: Path, data: Path) -> dict[str, str]:
     }
 
 
+def concerns(name: str, categories: Collection[str]) -> bool:
+    """Whether a file (a name or a path) may be meant as one of these categories' files. Case does not matter."""
+    asked = {category.lower() for category in categories}
+    name = PurePath(name).name
+    patterns = {"{}.json", *_misnamed(), *chain.from_iterable(map(_patterns, KINDS))}
+    found = (_category_in_any_case(pattern, part) for pattern in patterns for part in (name, _unpacked(name)))
+    return any(category.lower() in asked for category in found if category)
+
+
+def lacking(folder: Path, category: str) -> str | None:
+    """Which raw files of a category are missing, and which similarly named files may be these; None if both exist."""
+    missing = [kind for kind in KINDS if not find_raw(folder, category, kind)]
+    if not missing:
+        return None
+    said = " and no ".join(_any_of(names(category, kind)) for kind in missing)
+    others: dict[str, list[str]] = {}
+    for name in _files(folder):
+        if found := next((found for kind in _BY_LONGER_NAMES if (found := _category(kind, name))), None):
+            others.setdefault(found, []).append(name)
+    strangers = {other: files for other, files in others.items() if other != category}
+    similar = [file for other in get_close_matches(category, strangers, 1, _ALIKE) for file in strangers[other]]
+    hint = f"; similar: {', '.join(map(repr, similar))}" if similar else ""
+    return f"there is no {said} in {folder}{hint}"
+
+
+def _any_of(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
+
+
 def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
     """Why a file is not read, judged by its name; None if it does not look like a raw file."""
     for pattern, reason in _misnamed().items():
@@ -127,10 +157,9 @@ def _reason(name: str, there: Sequence[str], left: Sequence[str]) -> str | None:
 def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
     """The message about a file without its partner: the missing names, and a similarly named file that may be it."""
     other: Kind = "ratings" if kind == "metadata" else "metadata"
-    *most, last = names(category, other)
     others = {found: name for name in left if (found := _category(other, name))}
     meant = [others[alike] for alike in get_close_matches(category, others, 1, _ALIKE)]
-    return f"there is no {', '.join(most)} or {last} beside it" + "".join(
+    return f"there is no {_any_of(names(category, other))} beside it" + "".join(
         f"; if {name!r} is that file, give both files the same name" for name in meant
     )
 

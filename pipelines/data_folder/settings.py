@@ -4,7 +4,8 @@
 for a category that neither file names becomes a target domain with the default settings.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, Literal, assert_never
 from features.settings import EncoderSettings, Fetching, unread
 from mmm4rec.baselines.config import BaselineSettings, RequestedBaselines
 from mmm4rec.baselines.config import resolve as resolve_baselines
-from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, read_config
+from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, nearest, read_config
+from mmm4rec.errors import ConfigError
 from pipelines.data_folder.raw_files import has_raw, no_category, pairs
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
@@ -157,7 +159,8 @@ class Settings(StoreSettings):
         """The settings of a domain. The error for an unknown domain lists the known ones."""
         if name not in self.domains:
             raise SettingsError(
-                f"there is no domain {name!r}; known: {', '.join(sorted(self.domains)) or 'none'}. "
+                f"there is no domain {name!r}{nearest(name, list(self.domains))}; "
+                f"known: {', '.join(sorted(self.domains)) or 'none'}. "
                 "Put its raw files into the raw folder (`mmm4rec domains` names it), or write the sample "
                 "catalogue with `mmm4rec sample`"
             )
@@ -168,14 +171,19 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
 
     A name in the settings that cannot name a domain is an error. A raw file with an unusable name is only left out, so
-    that it does not stop the other domains: see `DataFolder.left_out`.
+    that it does not stop the other domains: see `DataFolder.left_out`. Messages of errors name no file: see `located`.
     """
+    known = [*(setting.name for setting in fields(Settings)), "defaults"]
+    for key in given:
+        if key not in known:
+            meant = nearest(str(key), known)
+            raise SettingsError(f"unknown setting {str(key)[:80]!r}{meant}; known: {', '.join(known)}")
     asked = _mapping(given.get("domains"), "domains")
     for name, settings in asked.items():
         if reason := unfit(name):
-            raise SettingsError(f"domains.yaml: {reason}")
+            raise SettingsError(reason)
         if reason := no_category(_mapping(settings, f"domains: {name}").get("category", name)):
-            raise SettingsError(f"domains.yaml: {name}: {reason}")
+            raise SettingsError(f"{name}: {reason}")
     merged = overlay(shipped, {**given, "domains": asked})
     defaults = _mapping(merged.pop("defaults", {}), "defaults")
     named: dict[str, Any] = {
@@ -195,20 +203,29 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
             named[category] = overlay(defaults, {"category": category})
     for modality in ("text", "image"):
         _check_encoders(modality, given, defaults, named)
-    return read_config(Settings, {**merged, "domains": named}, where="domains.yaml")
+    return read_config(Settings, {**merged, "domains": named})
 
 
 def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> AutomationSettings:
     """Only the section `automation` of the shipped settings, overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
-    return read_config(AutomationSettings, section, where="domains.yaml: automation")
+    return read_config(AutomationSettings, section, where="automation")
+
+
+@contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Put the path of the settings file before the message of an error in the settings."""
+    try:
+        yield
+    except (ConfigError, SettingsError) as error:
+        raise type(error)(f"{path}: {str(error).removeprefix('Settings: ')}") from error
 
 
 def store_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> StoreSettings:
     """Where the artifacts are, by the shipped settings overlaid with the user's; the rest is not looked at."""
     names = {each.name for each in fields(StoreSettings)}
     said = {name: value for name, value in overlay(shipped, given).items() if name in names}
-    return read_config(StoreSettings, said, where="domains.yaml")
+    return read_config(StoreSettings, said, where="Settings")
 
 
 def _check_encoders(
@@ -235,7 +252,7 @@ def _check_encoders(
         idle = [name for name in said if all(unread(reader, [name], modality) for reader in readers)]
         if idle:
             raise SettingsError(
-                f"domains.yaml: {where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, because an encoder of "
+                f"{where}: {key}: {idle[0]}: {said[idle[0]]!r} would be ignored, because an encoder of "
                 f"kind {in_force} does not read it; also set the `kind` that reads it, or remove it"
             )
 
@@ -268,7 +285,7 @@ def unfit(name: Any, taken: Collection[str] = ()) -> str | None:
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     """A mapping from the settings. None becomes an empty mapping."""
     if value is not None and not isinstance(value, dict):
-        raise SettingsError(f"domains.yaml: {where} must be a mapping, not a {type(value).__name__}")
+        raise SettingsError(f"{where} must be a mapping, not a {type(value).__name__}")
     return value or {}
 
 

@@ -41,8 +41,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(text, Loader=_Yaml)  # noqa: S506 - a safe loader
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}): put a YAML file there, or remove it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {_in_one_line(error)}") from error
     if content is not None and not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a mapping at its top, not a {type(content).__name__}")
     return content or {}
@@ -115,6 +117,16 @@ _Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """PyYAML's message with its place once. PyYAML repeats the place, and calls the file a <unicode string>."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1} is #x{error.character:04x}: {error.reason}"
+    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem_mark:
+        return str(error)
+    mark, context = error.problem_mark, f" ({error.context})" if error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}"
 
 
 def _refusal(where: yaml.Event | yaml.Node, reason: str) -> yaml.YAMLError:

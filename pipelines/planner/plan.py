@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmm4rec.config import nearest
 from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import EXPECTED, CommandError
 from pipelines.planner.step import Ref, Step, all_steps, upstream_first
@@ -49,7 +50,9 @@ def plan(data_folder: DataFolder, domains: Sequence[str], only: Sequence[str] = 
     """
     unknown = sorted(set(only) - set(all_steps()))
     if unknown:
-        raise CommandError(f"there is no asset {unknown[0]!r}; known: {', '.join(all_steps())}")
+        several = "; for several assets, repeat --only for each" if "," in unknown[0] else ""
+        meant = "" if several else nearest(unknown[0], [*all_steps()])
+        raise CommandError(f"there is no asset {unknown[0]!r}{meant}{several}; known: {', '.join(all_steps())}")
     for domain in domains:
         data_folder.raw_file(domain, "ratings")
         data_folder.raw_file(domain, "metadata")

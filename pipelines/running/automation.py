@@ -176,13 +176,13 @@ def switched_on(data_folder: DataFolder) -> AutomationSettings:
     """
     try:
         settings = data_folder.automation
-        check_times(settings)
+        check_times(data_folder, settings)
     except EXPECTED:
         return AutomationSettings()
     return settings
 
 
-def check_times(settings: AutomationSettings) -> None:
+def check_times(data_folder: DataFolder, settings: AutomationSettings) -> None:
     """Check the times of the schedules.
 
     Raises:
@@ -194,14 +194,14 @@ def check_times(settings: AutomationSettings) -> None:
             dg.ScheduleDefinition(name=name, cron_schedule=cron, job_name=name)
         except dg.DagsterInvalidDefinitionError as error:
             raise SettingsError(
-                f"domains.yaml: automation: {name}: {cron!r} is not a cron expression such as 0 3 * * 0"
+                f"{data_folder.settings_file}: automation: {name}: {cron!r} is not a cron expression such as 0 3 * * 0"
             ) from error
 
 
 def _unusable(data_folder: DataFolder) -> str | None:
     """Why the settings cannot be used, or None."""
     try:
-        check_times(data_folder.settings.automation)
+        check_times(data_folder, data_folder.settings.automation)
     except EXPECTED as error:
         return str(error)
     return None

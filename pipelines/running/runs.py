@@ -70,7 +70,7 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
     """Run the stages in order and yield how each ended. A stage with failed inputs is skipped; the others continue."""
-    check_times(data_folder.settings.automation)
+    check_times(data_folder, data_folder.settings.automation)
     jobs = build_defs(data_folder).get_repository_def()
     failed: set[Ref] = set()
     with process_tag(running_folder(instance)) as tags:
@@ -119,7 +119,7 @@ def _run(
         raise
     events = result.get_asset_materialization_events()
     built = {"/".join(event.asset_key.path) for event in events if event.asset_key}
-    errors = {key: "not reached" for key, _ in sorted(stage.refs) if key not in built}
+    errors: dict[str, str] = {}
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         key = str(event.step_key).replace("__", "/", 1)
@@ -131,6 +131,8 @@ def _run(
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             blocked.setdefault("/".join(check.asset_key.path), check.description or check.check_name)
     errors |= blocked
+    # Causes come first: what was not reached follows from them.
+    errors |= {key: "not reached" for key, _ in sorted(stage.refs) if key not in built and key not in errors}
     warnings = {
         f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
             f"{name} {value.value}" for name, value in sorted(check.metadata.items())

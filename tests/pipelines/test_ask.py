@@ -23,10 +23,15 @@ KEPT = 3
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """U0 of Mugs is recommended three items by each of two models, U1 none, as none is left; Pots has none."""
+    """U0 of Mugs is recommended three items by each of two models, U1 none, as none is left; Pots has none.
+
+    U_ONCE rated one item, so the k-core does not have this user.
+    """
     data = tmp_path_factory.mktemp("shop")
     for domain in ("Mugs", "Pots"):
         write_raw(data / "raw_files", domain, 0)
+        with (data / "raw_files" / f"{domain}.csv").open("a") as file:
+            file.write(f"\n{domain}1,U_ONCE,5.0,9\n")
         publish_domain(data, data / "raw_files", domain)
     listed = [
         {"model": model, "user_id": "U0", "rank": n, "item_id": f"Mugs{n + more}", "score": 1 / n}
@@ -73,7 +78,9 @@ def test_more_than_are_kept_is_an_error_that_says_how_to_keep_more(shop: Cli) ->
 def test_who_has_no_recommendations_is_told_why(shop: Cli) -> None:
     assert "U1 has all 9 items of Mugs: no item is left" in shop("recommend", "Mugs", "--user", "U1").stdout
     assert json.loads(shop("recommend", "Mugs", "--user", "U1", "--json").stdout) == []
-    assert "who is not in its k-core" in shop("recommend", "Mugs", "--user", "U99", code=1).stderr
+    assert "whom its ratings do not name: give an id" in shop("recommend", "Mugs", "--user", "U99", code=1).stderr
+    said = shop("recommend", "Mugs", "--user", "U_ONCE", code=1).stderr
+    assert "is not in its k-core: too few of this user's ratings (1) are left" in said
     assert "Pots has no recommendations yet" in shop("recommend", "Pots", "--user", "U0", code=1).stderr
 
 

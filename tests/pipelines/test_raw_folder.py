@@ -61,6 +61,10 @@ def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path)
             },
         ),
         (
+            ["Toys.csv", "meta_Toys.csv.gz"],
+            {"Toys.csv": "there is no meta_Toys.json", "meta_Toys.csv.gz": "must be JSON Lines, one object with an"},
+        ),
+        (
             ["Toys.CSV", "meta_Toys.JSON"],
             {"Toys.CSV": "rename it to Toys.csv", "meta_Toys.JSON": "rename it to meta_Toys.json"},
         ),

@@ -156,3 +156,21 @@ def test_what_an_encoder_would_ignore_is_an_error(tmp_path: Path, settings: str,
 )
 def test_what_some_encoder_reads_is_none(tmp_path: Path, settings: str) -> None:
     assert _data_folder(tmp_path, settings, "Toys").settings.domains.keys() == {"Toys"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("default: {k: 3}", "unknown setting 'default' (did you mean 'defaults'?); known: raw_folder, "),
+        ("model: {hiden: 3}", "model: unknown setting 'hiden' (did you mean 'hidden'?)"),
+        ("domains: {Toys: {since: soon}}", "since: 'soon' is not a date"),
+        ("domains: {Toys: {colour: red}}", "domains.Toys: unknown setting 'colour'"),
+        ("domains: {Toys: 3}", "domains: Toys must be a mapping"),
+        ("baselines: {sas}", "baselines: unknown baseline 'sas'"),
+    ],
+)
+def test_an_error_in_the_settings_names_the_file_once_and_the_place(tmp_path: Path, settings: str, said: str) -> None:
+    with pytest.raises((ConfigError, SettingsError)) as error:
+        _ = _data_folder(tmp_path, settings).settings
+    assert str(error.value).startswith(f"{tmp_path}/domains.yaml: {said}")
+    assert str(error.value).count("domains.yaml") == 1

@@ -10,6 +10,7 @@ import pytest
 
 from features.errors import FeatureError
 from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import CommandError
 from pipelines.lineage import verify
 from pipelines.planner import asset as assets
 from pipelines.planner import step as steps
@@ -70,6 +71,15 @@ def _stale(data_folder: DataFolder) -> list[str]:
 
 def _planned(data_folder: DataFolder, *only: str) -> list[str]:
     return [step.key for stage in plan(data_folder, ["Toys"], only) for step in stage.steps]
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [("core/item", "did you mean 'core/items'"), ("core/items,raw/ratings", "for several assets, repeat --only")],
+)
+def test_an_unknown_asset_is_an_error_that_says_what_is_meant(data_folder: DataFolder, only: str, said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        plan(data_folder, ["Toys"], [only])
 
 
 def test_only_an_asset_is_built_with_what_it_lacks_and_takes_what_is_there(data_folder: DataFolder) -> None:

@@ -28,6 +28,9 @@ REFUSED = {
     "deep without brackets": ("\n".join(" " * n + "a:" for n in range(100)), "nested more than 32 levels deep"),
     "large": ("a: 1\n#" + "x" * (4 << 20), "too large: settings have 4 MiB"),
     "large in many parts": ("a: [" + "1," * 300_000 + "]", "too large: more than 4 MiB with"),
+    "no value": ("a: 1\nb: c: d\n", "is not YAML: line 2, column 5: mapping values are not allowed in this context$"),
+    "no end": ("k: 'x\n", r"is not YAML: line 2, column 1: .*end of stream \(while scanning a quoted scalar\)$"),
+    "control character": ("k: \x01", "is not YAML: character 4 is #x0001: "),
     "a list": ("[1, 2]", "must hold a mapping"),
 }
 
@@ -39,7 +42,8 @@ def test_a_file_that_is_refused_says_why_and_where(case: str, tmp_path: Path) ->
     path.write_text(text)
     with pytest.raises(SettingsError, match=reason) as error:
         read_yaml(path)
-    assert str(path) in str(error.value)
+    assert str(error.value).count(str(path)) == 1
+    assert "unicode string" not in str(error.value)
     assert len(str(error.value)) < 1000
 
 

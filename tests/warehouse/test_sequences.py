@@ -213,9 +213,9 @@ def test_repeated_ratings_and_unknown_items_are_rejected_with_their_reason(stage
     ("rated", "by", "known", "said"),
     [
         ("A1", "B001", "B001", "the ratings have user and item swapped: put the item first"),
-        ('"B001"', "A1", "B001", "differ only in quotation marks"),
-        ("B001", "A1", "B001 ", "differ only in blanks"),
-        ("31852", "A1", "0000031852", "differ only in leading zeros, which spreadsheets drop"),
+        ('"B001"', "A1", "B001", "differ only in quotation marks, and only the ratings have them"),
+        ("B001", "A1", "B001 ", "differ only in blanks, and only the metadata have them"),
+        ("31852", "A1", "0000031852", "differ only in leading zeros, which spreadsheets drop, and only the metadata"),
         ("b001", "A1", "B001", "differ only in capitals"),
         ("C001", "A1", "B001", "check that the two raw files are of the same category"),
     ],

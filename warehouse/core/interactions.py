@@ -6,7 +6,7 @@ written from what the fingerprints say, and during this the rows that share a fi
 different rows had the same fingerprint, the tables are written again. So the result is exact, even if hashes collide.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,10 +96,15 @@ def build_interactions(
         )
     if not kept:
         raise DataError(
-            f"none of the {rows_of(ratings):,} ratings is left ({rejected}): check that the two raw files are of the "
-            "same category, and check minimum_rating, since and until of the domain"
+            f"none of the {rows_of(ratings):,} ratings is left ({_counted(rejected)}): check that the two "
+            "raw files are of the same category, and check minimum_rating, since and until of the domain"
         )
     return InteractionsSummary(rows_of(ratings), kept, rejected)
+
+
+def _counted(rejected: Mapping[str, int]) -> str:
+    """The reasons that occur, in words: 12 exact duplicate, 3 below minimum rating."""
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in rejected.items() if count)
 
 
 def _mismatch(ratings: Path, items: Path) -> str:
@@ -115,7 +120,10 @@ def _mismatch(ratings: Path, items: Path) -> str:
         return f"{shown}; the ratings have user and item swapped: put the item first"
     for cause, alike in _ALIKE.items():
         if pc.any(pc.is_in(alike(rated["item_id"]), alike(known))).as_py():
-            return f"{shown}; they differ only in {cause}: fix the file that has the wrong form"
+            have = {"ratings": rated["item_id"], "metadata": known}
+            having = [name for name, ids in have.items() if pc.any(pc.not_equal(alike(ids), ids)).as_py()]
+            where = f"{cause}, and only the {having[0]} have them" if len(having) == 1 else cause
+            return f"{shown}; they differ only in {where}: fix the file that has the wrong form"
     return f"{shown}; check that the two raw files are of the same category"
 
 

@@ -100,7 +100,12 @@ FORMATS: Final = (
         origin="metaFiles2/meta_{}.json.gz",
         misnamed={
             "meta_{}.jsonl": "it is named like the files of 2023, which have other fields and are not read: "
-            "convert it to the format of the files of 2018"
+            "convert it to the format of the files of 2018; if its lines have an `asin`, rename it to meta_{0}.json",
+            **{
+                f"meta_{{}}.{ending}": "metadata must be JSON Lines, one object with an `asin` per line: write it as "
+                "meta_{0}.json, with .gz if it is compressed"
+                for ending in ("csv", "tsv", "parquet")
+            },
         },
     ),
 )

@@ -5,7 +5,7 @@ The reader of each format (`warehouse.raw.formats`) defines what a line means.
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +27,8 @@ _BLOCK_BYTES: Final = 1 << 20
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
+
+Causes = Callable[[Sequence[bytes]], Iterable[str]]
 
 
 class Block(NamedTuple):
@@ -158,6 +160,7 @@ class Quarantine:
         source: the raw file.
         kind: what each of its lines should be, in one word.
         layout: what a file of this kind looks like, for messages.
+        causes: what is likely wrong with a file whose first unreadable lines are these, for messages.
     """
 
     _FLUSH: Final = 8192
@@ -169,11 +172,18 @@ class Quarantine:
     """Above this share of unreadable lines a file is refused as another kind of file; it would also take long, because
     a line that is set aside costs a hundred times as much as a line that is read."""
 
-    def __init__(self, path: Path, schema: pa.Schema, source: Path, kind: str, layout: str) -> None:
+    _FIRST: Final = 50
+    """Lines that `causes` gets, each cut to `_FIRST_BYTES`."""
+    _FIRST_BYTES: Final = 64 << 10
+
+    def __init__(
+        self, path: Path, schema: pa.Schema, source: Path, kind: str, layout: str, causes: Causes = lambda lines: ()
+    ) -> None:
         self.total = 0
         """Lines set aside so far."""
         self.reasons: dict[str, int] = {}
-        self._source, self._kind, self._layout = source, kind, layout
+        self._source, self._kind, self._layout, self._causes = source, kind, layout, causes
+        self._first: list[bytes] = []
         self._rows: list[tuple[int, str, str]] = []
         self._sink = ParquetSink(path, schema)
 
@@ -195,6 +205,8 @@ class Quarantine:
         """
         text = raw[: 4 * self._RAW_CHARACTERS].decode("utf-8", "backslashreplace").translate(self._ESCAPES)
         self._rows.append((line, reason, text[: self._RAW_CHARACTERS]))
+        if len(self._first) < self._FIRST:
+            self._first.append(raw[: self._FIRST_BYTES])
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self.total += 1
         if self.total > self._ALWAYS and self.total > self._MOST * line:
@@ -204,8 +216,12 @@ class Quarantine:
 
     def refusal(self, finding: str) -> DataError:
         """The error for a file that is not of its kind."""
+        counts = "; ".join(f"{n:,} line{'s' * (n != 1)}: {reason}" for reason, n in sorted(self.reasons.items()))
+        causes = [*self._causes(self._first)]
+        likely = f"Likely cause{'s' * (len(causes) > 1)}: {'; '.join(causes)}. " if causes else ""
+        layout = self._layout[0].upper() + self._layout[1:]
         return DataError(
-            f"{self._source}: {finding} a {self._kind} ({self.reasons}); {self._layout}: give a file of this form"
+            f"{self._source}: {finding} a {self._kind} ({counts}). {likely}{layout}: give a file of this form"
         )
 
     def _flush(self) -> None:

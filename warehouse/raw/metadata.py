@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from warehouse.artifacts.progress import Progress
 from warehouse.parquet import ROW_GROUP, ParquetSink
+from warehouse.raw import causes
 from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.records import LONGEST_LINE, SURROGATE, Batch, decode, read_record, usual_ids
 from warehouse.tables import TABLES
@@ -94,7 +95,12 @@ def ingest_metadata(source: Path, out: Path, progress: Progress | None = None) -
     with (
         ParquetSink(out / "metadata.parquet", _TABLE, _ROW_GROUP) as metadata,
         Quarantine(
-            out / "quarantine.parquet", TABLES["raw/metadata/quarantine"], source, "product", _LAYOUT
+            out / "quarantine.parquet",
+            TABLES["raw/metadata/quarantine"],
+            source,
+            "product",
+            _LAYOUT,
+            lambda lines: causes.of_records(lines, ["asin"]),
         ) as quarantine,
     ):
         literals = 0

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.parquet import ParquetSink
-from warehouse.raw.lines import Quarantine
+from warehouse.raw.lines import Causes, Quarantine
 from warehouse.tables import TABLES
 
 __all__ = [
@@ -62,16 +62,24 @@ class Rating(NamedTuple):
 
 
 def write_ratings(
-    source: Path, out: Path, read: Callable[[Quarantine], Iterator[pa.RecordBatch]], kind: str, layout: str
+    source: Path,
+    out: Path,
+    read: Callable[[Quarantine], Iterator[pa.RecordBatch]],
+    kind: str,
+    layout: str,
+    likely: Causes,
 ) -> RatingsSummary:
     """Write the rows of `read` to ``ratings.parquet``, and the lines that it sets aside to ``quarantine.parquet``.
 
     Raises:
-        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like.
+        DataError: hardly any line of `source` is a `kind`. The message quotes `layout`, what a good file looks like,
+            and what is `likely` wrong with the first unreadable lines.
     """
     with (
         ParquetSink(out / "ratings.parquet", _TABLE) as ratings,
-        Quarantine(out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout) as quarantine,
+        Quarantine(
+            out / "quarantine.parquet", TABLES["raw/ratings/quarantine"], source, kind, layout, likely
+        ) as quarantine,
     ):
         ratings.write_all(read(quarantine))
         if not ratings.rows:

@@ -17,6 +17,7 @@ import pyarrow.csv
 
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import available_cores, map_in_order
+from warehouse.raw import causes
 from warehouse.raw.lines import Block, Quarantine, blocks
 from warehouse.raw.rating_rows import (
     Rating,
@@ -49,7 +50,7 @@ def ingest_ratings(source: Path, out: Path, progress: Progress | None = None) ->
                 yield from _rows(block, batch, quarantine)
 
     layout = "a ratings file has the columns item,user,rating,unix time and no header"
-    return write_ratings(source, out, read, "rating", layout)
+    return write_ratings(source, out, read, "rating", layout, lambda lines: causes.of_ratings(source, lines))
 
 
 def read_line(line: bytes) -> Rating | str:

@@ -8,7 +8,7 @@ k-core, as for any other file.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse.artifacts.progress import Progress
+from warehouse.raw import causes
 from warehouse.raw.lines import Quarantine, blocks
 from warehouse.raw.rating_rows import (
     Rating,
@@ -62,7 +63,11 @@ def ingest_reviews(source: Path, out: Path, progress: Progress | None = None) ->
                 yield rows or read_line_by_line(batch.first_line, batch.lines(), read_line, quarantine)
 
     layout = "a review file has one JSON object with asin, reviewerID, overall and unixReviewTime per line"
-    return write_ratings(source, out, read, "review", layout)
+
+    def likely(lines: Sequence[bytes]) -> list[str]:
+        return causes.of_records(lines, ["asin", "reviewerID", "overall"])
+
+    return write_ratings(source, out, read, "review", layout, likely)
 
 
 def read_line(line: bytes) -> Rating | str:
