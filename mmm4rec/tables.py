@@ -228,7 +228,7 @@ TABLES: dict[str, pa.Schema] = {
                 "question",
                 pa.string(),
                 "best: a model against the model that is best on validation; ablation: an ablation against the whole "
-                "model; transfer: the pre-trained model against the model from scratch",
+                "model; transfer: the fine-tuned model against the model from scratch",
             ),
             _field("model", pa.string(), "the first model"),
             _field("against", pa.string(), "the second model"),

@@ -63,7 +63,7 @@ def test_a_chart_takes_the_colours_of_its_page_and_says_what_it_shows() -> None:
     opening = chart[: chart.index(">", chart.index("aria-label")) + 1]
     assert 'role="img"' in opening
     assert 'fill="currentColor"' in opening
-    assert "validation NDCG@10 by epoch: from scratch" in re.sub(r"\s+", " ", opening)
+    assert "validation NDCG@10 by epoch: MMM4Rec from scratch" in re.sub(r"\s+", " ", opening)
     assert "&lt;script&gt;" in opening
     assert breaches(report.page([], [chart], [])) == []
 
