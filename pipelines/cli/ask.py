@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,13 +205,8 @@ def sql(
         elif statement is not None:
             _answer(session, statement, given, form, place)
         elif sys.stdin.isatty():
-            prompt.Prompt(
-                session,
-                lambda table: _print_answer(table, form),
-                lambda table: _print_answer(table, form, print_table),
-                print_text,
-                print_error,
-            ).run()
+            show, show_list = partial(_print_answer, form=form), partial(_print_answer, form=form, show=print_table)
+            prompt.Prompt(session, show, show_list, print_text, print_error).run()
         else:
             for one in session.statements(sys.stdin.read()):
                 _answer(session, one, given, form)

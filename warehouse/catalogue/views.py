@@ -170,9 +170,9 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         "The figures of each domain: first after the k-core, then of its raw files. main.rejected explains the "
         "difference. Key: domain",
         _name,
-        _column("users", _int64, "Users"),
-        _column("items", _int64, "Items"),
-        _column("interactions", _int64, "Interactions"),
+        _column("users", _int64, "Users after the k-core"),
+        _column("items", _int64, "Items after the k-core"),
+        _column("interactions", _int64, "Interactions after the k-core"),
         _column("sparsity", _double, "1 - interactions / (users * items)"),
         _column("mean_length", _double, "Mean number of interactions per user"),
         *(
@@ -189,7 +189,11 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "top_tenth_share", _double, "Share of the interactions that belong to the most popular tenth of the items"
         ),
         _column("text_coverage", _double, "Share of items with a title or a description after cleaning"),
-        _column("picture_coverage", _double, "Share of items with a picture address"),
+        _column(
+            "picture_coverage",
+            _double,
+            "Share of items with a picture address, fetched or not",
+        ),
         _column("rating_lines", _int64, "Lines of the raw ratings file", nullable=True),
         _column("ratings_quarantined", _int64, "Of these, lines that could not be read as a rating", nullable=True),
         _column("ratings", _int64, "The other lines: ratings", nullable=True),
@@ -235,8 +239,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column(
             "what",
             _string,
-            "title, brand, description, text (title or description), categories, picture_address, price: the metadata "
-            "has it; picture: the picture was read and kept; text_vector, picture_vector: the text or picture was "
+            "title, brand, description, text (title or description), categories, picture_address: the metadata has "
+            "it; price: it could be read; picture: the picture was read and kept; text_vector, picture_vector: the text or picture was "
             "encoded",
         ),
         _column("items", _int64, "Items"),
@@ -309,8 +313,18 @@ def results(metrics: Sequence[str]) -> pa.Schema:
             for model, words in JUDGED.items()
             for metric in metrics
         ),
-        _column("scratch_epochs", _int32, "Epochs to the best weights of the model from scratch", nullable=True),
-        _column("finetuned_epochs", _int32, "Epochs to the best weights of the fine-tuned model", nullable=True),
+        _column(
+            "scratch_epochs",
+            _int32,
+            "Epochs to the best weights of the model from scratch",
+            nullable=True,
+        ),
+        _column(
+            "finetuned_epochs",
+            _int32,
+            "Epochs of fine-tuning to the best weights",
+            nullable=True,
+        ),
         _column(
             "recommends",
             _string,
@@ -412,7 +426,7 @@ MACROS: Final[dict[str, Macro]] = {
         },
         _table(
             "What must be built again if a raw file changes: the artifacts that read it, and everything that was made "
-            "from them, sorted by depth",
+            "from them, sorted by depth. The name of a file or a domain that is not known gives no rows",
             _depth,
             _key,
             _domain,
