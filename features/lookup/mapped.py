@@ -182,7 +182,7 @@ def _remedy(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, ReadOnlyError) or number in READ_ONLY:
         return "allow writing to that folder, or use a copy of the data folder that you may write to"
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number not in (None, errno.ENOENT, errno.EIO):  # of the folder, not of the table
         return "make room in that folder"
     return "rebuild the artifact that holds this file"
 

@@ -123,11 +123,13 @@ def test_settings_that_cannot_be_used_fail_a_step_that_has_none(tmp_path: Path) 
     write_shop(data, "Toys")
     STEPS["raw/metadata"].publish(DataFolder(data), "Toys")
     (data / "domains.yaml").write_text("modell: {}")
+    instance = dg.DagsterInstance.ephemeral()
+    instance.add_dynamic_partitions("domain", ["Toys"])
     result = dg.materialize(
         [asset_of(STEPS["core/items"])],
         resources={"data_folder": DataFolder(data)},
         partition_key="Toys",
-        instance=dg.DagsterInstance.ephemeral(),
+        instance=instance,
         raise_on_error=False,
     )
     (failure,) = result.filter_events(lambda event: event.is_step_failure)

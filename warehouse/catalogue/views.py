@@ -240,7 +240,8 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "what",
             _string,
             "title, brand, description, text (title or description), categories, picture_address: the metadata has "
-            "it; price: it could be read; picture: the picture was read and kept; text_vector, picture_vector: the text or picture was "
+            "it; price: it could be read; picture: the picture was read and kept; text_vector, "
+            "picture_vector: the text or picture was "
             "encoded",
         ),
         _column("items", _int64, "Items"),
