@@ -175,7 +175,8 @@ TABLES: dict[str, pa.Schema] = {
         [_field("model", pa.string(), "as in reports.metrics"), *_HISTORY],
     ),
     "reports/metrics/outcomes": _table(
-        "What the training of each model cost. Key: model",
+        "What the training of each model cost: its parameters, and its epochs, steps and examples up to the best "
+        "weights and up to 95% of the best validation. How good the models are is in reports.metrics. Key: model",
         [
             _field("model", pa.string(), "as in reports.metrics"),
             _field("best_epoch", pa.int32(), "epoch of the kept weights; 0 means before training", nullable=True),
@@ -228,7 +229,7 @@ TABLES: dict[str, pa.Schema] = {
                 "question",
                 pa.string(),
                 "best: a model against the model that is best on validation; ablation: an ablation against the whole "
-                "model; transfer: the pre-trained model against the model from scratch",
+                "model; transfer: the fine-tuned model against the model from scratch",
             ),
             _field("model", pa.string(), "the first model"),
             _field("against", pa.string(), "the second model"),

@@ -29,7 +29,8 @@ from pipelines.data_folder.folder import DataFolder
 from pipelines.errors import CommandError
 from pipelines.planner.code_version import code_version
 from pipelines.planner.step import TRAINING, recorded
-from pipelines.reports.charts import convergence, shares, svg
+from pipelines.reports.charts import MODELS as SHOWN_AS
+from pipelines.reports.charts import convergence, legend, shares, svg
 from pipelines.reports.report import templates
 from warehouse.artifacts.lineage import Lineage
 from warehouse.artifacts.progress import Progress
@@ -40,10 +41,10 @@ CACHE = "comparison"
 LABELS = {
     "popularity": "popularity",
     **{name: published.label for name, published in BASELINES.items()},
-    "finetuned": "MMM4Rec, pre-trained",
-    "finetuned_without_id": "MMM4Rec, pre-trained, without ID",
-    "scratch": "MMM4Rec from scratch",
-    "scratch_without_id": "MMM4Rec from scratch, without ID",
+    "finetuned": SHOWN_AS["finetuned"],
+    "finetuned_without_id": f"{SHOWN_AS['finetuned']}, without ID",
+    "scratch": SHOWN_AS["scratch"],
+    "scratch_without_id": f"{SHOWN_AS['scratch']}, without ID",
     "no_time": "without time",
     "separate_projections": "projections of text and picture apart",
     "no_text_filter": "without the Fourier filter of text",
@@ -291,13 +292,18 @@ def _costs(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _curves(domain: str, rows: Sequence[Row]) -> list[str]:
-    """The curves of MMM4Rec's trainings on all users, and of the other models beside the best MMM4Rec."""
+def _curves(domain: str, rows: Sequence[Row]) -> list[Row]:
+    """Charts and their legend: the curves of MMM4Rec's trainings on all users, and those of the baselines."""
     whole = [row | {"label": LABELS[row["model"]]} for row in rows if row["percent"] == 100 and row["part"] == "models"]
     ours = [row for row in whole if row["model"] in OURS]
     others = [row for row in whole if row["model"] not in OURS]
     drawn = (("MMM4Rec", ours), ("baselines", others))
-    return [svg(convergence(title, chosen), f"{domain} {title}") for title, chosen in drawn if chosen]
+    found = []
+    for title, chosen in drawn:
+        figures = convergence(f"{domain}: {title}", chosen) if chosen else {}
+        charts = [svg(figure, f"{domain} {title} {by}") for by, figure in figures.items()]
+        found += [{"charts": charts, "legend": legend(chosen)}] if charts else []
+    return found
 
 
 def _sweep(domain: str, rows: Sequence[Row]) -> str | None:

@@ -14,8 +14,9 @@ from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown as shown_metrics
 from mmm4rec.tables import TABLES as MODEL_TABLES
 from warehouse.catalogue.build import view_name
+from warehouse.catalogue.macros import MACROS, Macro
 from warehouse.catalogue.questions import examples
-from warehouse.catalogue.views import CATALOGUE, MACROS, PARTITION, Macro, results
+from warehouse.catalogue.views import CATALOGUE, PARTITION, results
 from warehouse.catalogue.views import shown as shown_columns
 from warehouse.duck import sql_type
 from warehouse.tables import TABLES as CORE_TABLES

@@ -89,8 +89,8 @@ def _maker(environment: Environment | None) -> str:
     changed = ", with changes" if environment.git_clean is False else ""
     packages = [f"{name} {version}" for name, version in environment.packages.items()]
     return (
-        f"made by {', '.join([f'Python {environment.python}', *packages])}; "
-        f"commit {commit}{changed}; device {environment.device}; processor {environment.processor}"
+        f"made at commit {commit}{changed}; device {environment.device}; processor {environment.processor}; "
+        f"by {', '.join([f'Python {environment.python}', *packages])}"
     )
 
 

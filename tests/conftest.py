@@ -109,10 +109,14 @@ class Cli:
     """`mmm4rec` as a person calls it: a process of its own over one data folder."""
 
     data: Path
+    columns: int = 200
+    """Of its terminal."""
 
     def __call__(self, *arguments: str, code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run it, expect the exit code, return what it printed."""
-        done = forked.run(arguments, {**os.environ, "MMM4REC_DATA": str(self.data), "COLUMNS": "200"}, timeout)
+        done = forked.run(
+            arguments, {**os.environ, "MMM4REC_DATA": str(self.data), "COLUMNS": str(self.columns)}, timeout
+        )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

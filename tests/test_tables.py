@@ -9,7 +9,8 @@ from features import tables as features
 from mmm4rec import tables as mmm4rec
 from mmm4rec.metrics import shown
 from warehouse import tables as warehouse
-from warehouse.catalogue.views import CATALOGUE, MACROS, results
+from warehouse.catalogue.macros import MACROS
+from warehouse.catalogue.views import CATALOGUE, results
 
 PRODUCED = warehouse.TABLES | features.TABLES | mmm4rec.TABLES
 MADE = CATALOGUE | {"main/results": results([metric.label for metric in shown()])}

@@ -8,6 +8,7 @@ A copy is made again if it is not complete or was not made from exactly this fil
 time. :mod:`features.tables` declares the columns.
 """
 
+import errno
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from features.encoders import EncoderIdentity, Vectors
 from features.errors import FeatureError
 from features.parquet import ROW_GROUP
 from warehouse.artifacts.durable import flush, replacing
-from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.errors import READ_ONLY, ReadOnlyError, StoreError
 from warehouse.artifacts.locks import held
 
 Rows = NDArray[np.int64]
@@ -169,13 +170,21 @@ def open_table(source: Path, folder: Path) -> ItemTable:
                     _copy(source, folder, stamp)
                     table = _load(folder, stamp)
     except (OSError, StoreError, pa.ArrowException) as error:
-        raise FeatureError(
-            f"{source} cannot be copied to {folder} for look-ups ({error}): make room in that folder and allow "
-            "writing to it, or rebuild the artifact that holds this file"
-        ) from error
+        cause = error.__cause__ if isinstance(error, ReadOnlyError) else error
+        raise FeatureError(f"{source} cannot be copied to {folder} for look-ups ({cause}): {_remedy(error)}") from error
     if table is None:
         raise FeatureError(f"{folder} was just written and cannot be read: delete it and check the disk")
     return table
+
+
+def _remedy(error: Exception) -> str:
+    """What helps if a copy cannot be made."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, ReadOnlyError) or number in READ_ONLY:
+        return "allow writing to that folder, or use a copy of the data folder that you may write to"
+    if number not in (None, errno.ENOENT, errno.EIO):  # of the folder, not of the table
+        return "make room in that folder"
+    return "rebuild the artifact that holds this file"
 
 
 def _at(item_ids: pa.LargeStringArray, rows: Rows) -> pa.Array:

@@ -92,12 +92,13 @@ def _page(samples: Sequence[Sample], heading: str) -> str:
 <meta name="viewport" content="width=device-width">
 <title>{escape(heading)}</title>
 <style>
-body {{ font: 14px system-ui, sans-serif; color: #333; margin: 24px; }}
+:root {{ color-scheme: light dark; }}
+body {{ font: 14px system-ui, sans-serif; margin: 24px; }}
 ol {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({_TILE}px, 1fr)); gap: 24px 16px; padding: 0; }}
 li {{ list-style: none; overflow-wrap: anywhere; }}
 img, .none {{ display: block; width: {_TILE}px; height: {_TILE}px; object-fit: contain; margin-bottom: 6px; }}
 .none {{ box-sizing: border-box; border: 1px solid #ccc; }}
-small {{ color: #777; }}
+small {{ opacity: .7; }}
 </style>
 </head>
 <body>

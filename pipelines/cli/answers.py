@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
+from rich.text import Text
 
-from mmm4rec.printable import plain
+from mmm4rec.printable import plain, visible
 from pipelines.terminal import err, escaped, out
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = [
     "print_error",
     "print_json",
     "print_note",
+    "print_rows",
     "print_table",
     "print_text",
     "print_warning",
@@ -32,6 +35,10 @@ __all__ = [
     "warn_of_damaged",
     "warn_of_left_out",
 ]
+
+
+_READABLE = 16
+"""Characters of a long text below which a column of a table is too narrow to read."""
 
 
 def answer(as_json: bool, value: Any, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -56,6 +63,42 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     for row in rows:
         table.add_row(*("" if cell is None else escaped(cell) for cell in row))
     out.print(table)
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print the answer of a query: as a table, or row by row if its columns would be too narrow to read.
+
+    A block has one line per column, and a value that is too long for its line ends with an ellipsis. A null is shown as
+    NULL and an empty text as two quotes.
+    """
+    cells = [[_shown(cell) for cell in row] for row in rows]
+    if not cells or _fits(columns, cells):
+        print_table(columns, cells)
+        return
+    names = [visible(column) for column in columns]
+    wide = max(map(cell_len, names))
+    for number, row in enumerate(cells, 1):
+        out.print(f"row {number:,}", style="dim", highlight=False)
+        lines = [
+            f"{set_cell_size(name, wide)}  {' '.join(visible(cell).split())}"
+            for name, cell in zip(names, row, strict=True)
+        ]
+        out.print(Text("\n".join(lines)), no_wrap=True, overflow="ellipsis", highlight=False)
+
+
+def _shown(cell: Any) -> str:
+    if cell is None:
+        return "NULL"
+    return "''" if cell == "" else str(cell)
+
+
+def _fits(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> bool:
+    """Whether every column of a table has room for its name and for the first `_READABLE` characters of its texts."""
+    needed = [
+        max(min(max(cell_len(line) for line in text.split("\n")), _READABLE) for text in (name, *column))
+        for name, column in zip(columns, zip(*cells, strict=True), strict=True)
+    ]
+    return sum(needed) + 2 * len(needed) <= out.width
 
 
 def print_text(text: str) -> None:

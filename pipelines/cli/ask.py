@@ -1,7 +1,8 @@
 """Commands that query what was built: `recommend`, `features`, `pictures`, `search` and `sql`."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from pipelines.cli.answers import (
     print_error,
     print_json,
     print_note,
+    print_rows,
     print_table,
     print_text,
     warn_of_damaged,
@@ -198,7 +200,7 @@ def sql(
 
     form = "csv" if as_csv else "json" if as_json else "table"
     if examples:
-        _print_rows(prompt.example_table(), form)
+        _print_answer(prompt.example_table(), form, print_table)
         return
     given = prompt.parameters(param or [])
     data_folder = open_data_folder(data)
@@ -211,7 +213,8 @@ def sql(
         elif statement is not None:
             _answer(session, statement, given, form, place)
         elif sys.stdin.isatty():
-            prompt.Prompt(session, lambda table: _print_rows(table, form), print_text, print_error).run()
+            show, show_list = partial(_print_answer, form=form), partial(_print_answer, form=form, show=print_table)
+            prompt.Prompt(session, show, show_list, print_text, print_error).run()
         else:
             for one in session.statements(sys.stdin.read()):
                 _answer(session, one, given, form)
@@ -230,17 +233,18 @@ def _answer(session: "Session", statement: str, bound: Mapping[str, Any], form: 
         prompt.write(prompt.stream(session, statement, bound), form, sys.stdout)
         return
     found = prompt.ask(session, statement, bound, limit=prompt.TABLE + 1)
-    _print_rows(found.slice(0, prompt.TABLE), form)
+    _print_answer(found.slice(0, prompt.TABLE), form)
     if found.num_rows > prompt.TABLE:
         err.print(f"only the first {prompt.TABLE:,} rows; --csv and --json print all of them", highlight=False)
 
 
-def _print_rows(table: "pa.Table", form: str) -> None:
-    """Print an answer that is in memory, as a table, as JSON or as CSV."""
+def _print_answer(
+    table: "pa.Table", form: str, show: Callable[[Sequence[str], Iterable[Sequence[Any]]], None] = print_rows
+) -> None:
+    """Print an answer that is in memory, with `show` for people, or as JSON or CSV."""
     from pipelines.cli import prompt
 
     if form == "table":
-        rows = (map(prompt.rounded, row) for row in prompt.rows(table.to_batches()))
-        print_table(table.column_names, map(tuple, rows))
+        show(table.column_names, (tuple(map(prompt.rounded, row)) for row in prompt.rows(table.to_batches())))
     else:
         prompt.write(prompt.whole(table), form, sys.stdout)

@@ -1,10 +1,13 @@
 """Commands that build: `sample`, `fetch` and `run`; and `domains`, which shows what can be built."""
 
 import dataclasses
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmm4rec.printable import duration
 from pipelines import signals
 from pipelines.cli.answers import (
     answer,
@@ -21,6 +24,7 @@ from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
 from pipelines.terminal import escaped, out
 
 if TYPE_CHECKING:
+    from pipelines.running.runs import StageResult
     from warehouse.raw.fetch import Fetched
 
 __all__ = ["commands"]
@@ -134,6 +138,7 @@ def run(
     from pipelines.running import runs
 
     data_folder.store.sweep()
+    began = time.monotonic()
     with dagster_instance(data_folder) as instance, progress.bars():
         stages = runs.unrecorded(data_folder, stages, instance, asked, only or []) + stages
         outcomes = list(runs.execute(data_folder, stages, instance)) if stages else []
@@ -145,15 +150,34 @@ def run(
                     {"domain": o.stage.name, "run_id": o.run_id, "errors": o.errors, "warnings": o.warnings}
                     for o in outcomes
                 ],
+                "built": [
+                    {"key": key, "domain": o.stage.domain, "version": version}
+                    for o in outcomes
+                    for key, version in o.built.items()
+                ],
                 "failed": len(failures),
             }
         )
-    elif not stages:
+    elif stages:
+        print_text(_summary(outcomes, duration(time.monotonic() - began)))
+    else:
         what = "what was asked for" if domains or only else "everything"
         out.print(f"nothing to do: {what} is up to date")
     warn_of_damaged(data_folder)
     if failures:
         raise typer.Exit(1)
+
+
+def _summary(outcomes: "Sequence[StageResult]", took: str) -> str:
+    """The last line of a build. Assets that were found unchanged do not count."""
+    built = [(key, outcome.stage) for outcome in outcomes for key in outcome.built]
+    if not built:
+        return f"built nothing new in {took}"
+    domains = len({stage.domain for _, stage in built if stage.partition})
+    said = f"built {len(built):,} artifact{'s' * (len(built) > 1)}"
+    said += f" of {domains:,} domain{'s' * (domains > 1)}" if domains else ""
+    seen = "; `mmm4rec report` shows the results" if "warehouse/report" in {key for key, _ in built} else ""
+    return f"{said} in {took}{seen}"
 
 
 @commands.command(name="domains", epilog="Example: `mmm4rec domains --json`")

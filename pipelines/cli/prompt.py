@@ -189,22 +189,26 @@ def _write_json(answer: Answer, file: TextIO) -> None:
 
 
 class Prompt:
-    """A prompt for queries on the terminal. An error stops only its own statement."""
+    """A prompt for queries on the terminal. An error stops only its own statement.
+
+    `show` prints the answer of a query, and `show_list` prints a list of names with their descriptions.
+    """
 
     def __init__(
         self,
         session: Session,
         show: Callable[[pa.Table], None],
+        show_list: Callable[[pa.Table], None],
         say: Callable[[str], None],
         complain: Callable[[str], None],
     ) -> None:
         self._session = session
-        self._show, self._say, self._complain = show, say, complain
+        self._show, self._show_list, self._say, self._complain = show, show_list, say, complain
         self._announced = False
         self._commands: dict[str, Callable[..., None]] = {
-            ".tables": lambda: show(session.ask_named("catalogue_entries")),
+            ".tables": lambda: show_list(session.ask_named("catalogue_entries")),
             ".describe": self._describe,
-            ".examples": lambda: show(example_table()),
+            ".examples": lambda: show_list(example_table()),
             ".example": self._example,
             ".refresh": self._refresh,
             ".help": lambda: say(_HELP),
@@ -268,7 +272,7 @@ class Prompt:
         columns = self._session.ask_named("catalogue_describe", {"name": name.removesuffix(";")})
         if not columns.num_rows:
             raise CommandError(f"there is no {name}; .tables lists the names")
-        self._show(columns)
+        self._show_list(columns)
 
     def _example(self, name: str, *given: str) -> None:
         found: Example = example(name)

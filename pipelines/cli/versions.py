@@ -34,7 +34,7 @@ def trace(artifact: ArtifactName, data: Data = None, as_json: Json = False) -> N
     if as_json:
         print_json([lineage.describe(known, version) for version in known.upstream([root])])
     else:
-        out.print(lineage.tree(known, root), soft_wrap=True)
+        out.print(lineage.tree(known, root))  # wrapped, so that no commit and no sha256 is cut
 
 
 @commands.command(epilog="Examples: `mmm4rec impact Sample_Toys.csv` · `mmm4rec impact 3f2a91c0`")

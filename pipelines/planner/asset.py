@@ -65,6 +65,7 @@ def asset_of(step: Step) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         domain = context.partition_key if step.per_domain else ALL
         try:
+            data_folder.settings  # noqa: B018 - also a step without settings fails: what to build is unknown
             if not step.applies(data_folder, domain):
                 yield _not_made(step, domain, context.log)
                 return

@@ -5,7 +5,6 @@ Nothing is computed here except the mean of curves. The same rows give the same 
 
 import html
 import io
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -23,10 +23,12 @@ from mmm4rec.metrics import SHOWN_AT, Metric, of_lists, of_users
 
 Row = Mapping[str, Any]
 
-_LEGEND = 5
-"""Models per row in the legend below the panels."""
-MODELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned"}
-"""The models of a target domain, with their names for people."""
+MODELS = {
+    "scratch": "MMM4Rec from scratch",
+    "finetuned": "MMM4Rec, fine-tuned",
+    "pretrained": "MMM4Rec, pre-trained only",
+}
+"""The names of MMM4Rec's models for people, on every page."""
 _COLOURS = 64
 """Colours of a picture: enough for lines and text, with a third of the bytes."""
 _styled = mpl.rc_context(
@@ -136,28 +138,33 @@ def words(rows: Sequence[Row]) -> Figure:
 
 
 @_styled
-def convergence(title: str, rows: Sequence[Row]) -> Figure:
-    """Validation NDCG@10 of every training against its cost: optimiser steps, examples, seconds.
+def convergence(title: str, rows: Sequence[Row]) -> dict[str, Figure]:
+    """Validation NDCG@10 of every training against its cost: a figure each by optimiser steps, examples, seconds.
 
     Rows: `label`, `seed`, `ndcg_10` and those three. A thin line is one training. The thick line is the mean of the
-    trainings of a label, epoch by epoch, until the first of them stops.
+    trainings of a label, epoch by epoch, until the first of them stops. `legend` says which colour is which label.
     """
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure, panels = _panels(3, below=0.1 + 0.2 * math.ceil(len(labels) / _LEGEND))
-    for axes, column in zip(panels, ("optimiser_steps", "examples", "seconds"), strict=True):
-        for number, label in enumerate(labels):
+    figures = {}
+    for column in ("optimiser_steps", "examples", "seconds"):
+        figures[column], (axes,) = _panels(1, width=4.2)
+        for label, colour in legend(rows).items():
             mine = [row for row in rows if row["label"] == label and None not in (row["ndcg_10"], row[column])]
             curves = [[row for row in mine if row["seed"] == seed] for seed in sorted({row["seed"] for row in mine})]
             for curve in curves:
                 points = ([row[name] for row in curve] for name in (column, "ndcg_10"))
-                axes.plot(*points, color=f"C{number % 10}", linewidth=0.6, alpha=0.35)
+                axes.plot(*points, color=colour, linewidth=0.6, alpha=0.35)
             epochs = list(zip(*curves, strict=False))
             points = ([mean(row[name] for row in epoch) for epoch in epochs] for name in (column, "ndcg_10"))
-            axes.plot(*points, color=f"C{number % 10}", label=label, linewidth=1.8)
+            axes.plot(*points, color=colour, label=label, linewidth=1.8)
         axes.set(title=title, xlabel=column.replace("_", " "), ylabel="validation NDCG@10", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(5))  # few ticks, because the numbers are long
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=_LEGEND)
-    return figure
+    return figures
+
+
+def legend(rows: Sequence[Row]) -> dict[str, str]:
+    """The colour of each label in `convergence`, such as #1f77b4."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return {label: to_hex(f"C{number % 10}") for number, label in enumerate(labels)}
 
 
 @_styled
@@ -224,12 +231,12 @@ def _described(figure: Figure) -> str:
     return "; ".join(parts)
 
 
-def _panels(number: int, below: float = 0.0, width: float | None = None) -> tuple[Figure, Sequence[Axes]]:
-    """Panels side by side, each `width` inches wide; a single panel is a little wider. `below`: space below them."""
-    width, height = width or (5.2 if number == 1 else 4.2), 3.0 + below
+def _panels(number: int, width: float | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side, each `width` inches wide; by default, a single panel is a little wider."""
+    width, height = width or (5.2 if number == 1 else 4.2), 3.0
     figure = Figure(figsize=(width * number, height))
     # Positions set by hand, in inches: matplotlib's layouts draw everything twice to get the same result.
-    left, right, bottom, top = 0.88, 0.16, 0.48 + below, 0.3
+    left, right, bottom, top = 0.88, 0.16, 0.48, 0.3
     figure.subplots_adjust(
         left=left / (width * number),
         right=1 - right / (width * number),

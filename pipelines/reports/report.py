@@ -9,15 +9,13 @@ from typing import Any
 import jinja2
 
 from mmm4rec.metrics import SHOWN_AT, shown
-from pipelines.reports.charts import learning_curves, svg
+from pipelines.reports.charts import MODELS, learning_curves, svg
 from warehouse.catalogue.query import query
 from warehouse.catalogue.views import JUDGED, figure
 from warehouse.errors import DataError
 
 _HERE = Path(__file__).parent
 _USERS, _BOUGHT, _RECOMMENDED = 3, 5, 5
-_LABELS = {"scratch": "from scratch", "finetuned": "pre-trained, then fine-tuned", "pretrained": "pre-trained"}
-"""Names of models for people, if they differ from the ids."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def judged(row: Mapping[str, Any], errors: Mapping[tuple[str, str, str], float] 
     return [
         Judged(
             model,
-            _LABELS.get(model, model),
+            MODELS.get(model, model),
             figures,
             tuple(value == most for value, most in zip(figures, best, strict=True)),
             tuple((errors or {}).get((row["domain"], model, metric.label)) for metric in shown()),

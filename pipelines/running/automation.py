@@ -152,8 +152,20 @@ def sensors(settings: AutomationSettings) -> list[dg.SensorDefinition]:
     pace = settings.interval
     always = dg.DefaultSensorStatus.RUNNING
     return [
-        dg.sensor(asset_selection=of_all, minimum_interval_seconds=pace, default_status=switch)(raw_files),
-        dg.sensor(asset_selection=of_all, minimum_interval_seconds=pace, default_status=always)(next_stages),
+        dg.sensor(
+            asset_selection=of_all,
+            minimum_interval_seconds=pace,
+            default_status=switch,
+            description="Detects new categories and changed raw files, and requests runs for everything that depends "
+            "on them. A file is taken when it has not changed between two ticks.",
+        )(raw_files),
+        dg.sensor(
+            asset_selection=of_all,
+            minimum_interval_seconds=pace,
+            default_status=always,
+            description="Continues what raw_files, rebuild or the job everything has begun: requests the runs that "
+            "have become possible.",
+        )(next_stages),
     ]
 
 
@@ -161,10 +173,19 @@ def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
     """The schedules `rebuild` and `housekeeping`, at the times in the settings."""
     switch = dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED
     weekly = dg.schedule(
-        name="rebuild", cron_schedule=settings.rebuild, target=dg.AssetSelection.all(), default_status=switch
+        name="rebuild",
+        cron_schedule=settings.rebuild,
+        target=dg.AssetSelection.all(),
+        default_status=switch,
+        description="Requests runs for everything that is stale: code, settings or encoders have changed, or "
+        "something is damaged or has failed before.",
     )
     kept = dg.schedule(
-        name="housekeeping", cron_schedule=settings.housekeeping, job=housekeeping, default_status=switch
+        name="housekeeping",
+        cron_schedule=settings.housekeeping,
+        job=housekeeping,
+        default_status=switch,
+        description="Requests a run of the job housekeeping, which collects garbage and verifies hashes.",
     )
     return [weekly(rebuild), kept(keep_house)]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import event_log
@@ -38,7 +39,8 @@ _OWN_ERROR = re.compile(r"^(warehouse|features|mmm4rec|pipelines)\.[\w.]*Error: 
 class StageResult:
     """How a stage ended: error messages by asset key. If it was skipped, `waited_for` names the failed input.
 
-    `warnings` are failed checks that do not block, with their results, and exhibits that could not be made.
+    `built` has the version of each asset that the run built; one that was found unchanged is not in it. `warnings` are
+    failed checks that do not block, with their results, and exhibits that could not be made.
     """
 
     stage: Stage
@@ -46,6 +48,7 @@ class StageResult:
     errors: dict[str, str]
     warnings: dict[str, str] = field(default_factory=dict)
     waited_for: Ref | None = None
+    built: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -118,7 +121,7 @@ def _run(
         cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
         raise
     events = result.get_asset_materialization_events()
-    built = {"/".join(event.asset_key.path) for event in events if event.asset_key}
+    made = {"/".join(event.asset_key.path): event.materialization for event in events if event.asset_key}
     errors: dict[str, str] = {}
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
@@ -132,7 +135,7 @@ def _run(
             blocked.setdefault("/".join(check.asset_key.path), check.description or check.check_name)
     errors |= blocked
     # Causes come first: what was not reached follows from them.
-    errors |= {key: "not reached" for key, _ in sorted(stage.refs) if key not in built and key not in errors}
+    errors |= {key: "not reached" for key, _ in sorted(stage.refs) if key not in made and key not in errors}
     warnings = {
         f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
             f"{name} {value.value}" for name, value in sorted(check.metadata.items())
@@ -140,8 +143,10 @@ def _run(
         for check in evaluations
         if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
     }
-    for event in events:
-        missing = event.materialization.metadata.get(NOT_SHOWN)
-        if event.asset_key and missing:
-            warnings[f"{'/'.join(event.asset_key.path)} {NOT_SHOWN}"] = str(missing.value)
-    return StageResult(stage, result.run_id, errors, warnings)
+    built = {}
+    for key, shown in made.items():
+        if missing := shown.metadata.get(NOT_SHOWN):
+            warnings[f"{key} {NOT_SHOWN}"] = str(missing.value)
+        if key not in errors and "built" in shown.metadata and shown.metadata["built"].value:
+            built[key] = (shown.tags or {})[DATA_VERSION_TAG]
+    return StageResult(stage, result.run_id, errors, warnings, built=built)

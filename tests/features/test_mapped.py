@@ -21,6 +21,7 @@ from features.lookup import mapped
 from features.lookup.mapped import ItemTable, VectorTable, find_rows, open_table
 from tests.conftest import REPOSITORY
 from tests.features.vectors import identity, write_embeddings
+from tests.read_only import read_only
 
 N, WIDTH = 20_000, 16
 
@@ -143,6 +144,18 @@ def test_other_layouts_and_no_file(tmp_path: Path) -> None:
     for name in ("noise", "nothing"):
         with pytest.raises(FeatureError, match=rf"{name}\.parquet cannot be copied"):
             open_table(tmp_path / f"{name}.parquet", tmp_path / "v1")
+
+
+def test_a_copy_that_cannot_be_written_says_only_what_helps(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with read_only(cache), pytest.raises(FeatureError, match="allow writing to that folder") as raised:
+        open_table(source, cache / "v1")
+    assert "rebuild" not in str(raised.value)
+    (tmp_path / "noise").write_bytes(b"noise")
+    with pytest.raises(FeatureError, match="rebuild the artifact that holds this file") as raised:
+        open_table(tmp_path / "noise", cache / "v1")
+    assert "allow writing" not in str(raised.value)
 
 
 def _cut(by: int) -> Callable[[Path], None]:

@@ -174,3 +174,25 @@ def test_no_artifact_is_written_over(shop: Cli, tmp_path: Path) -> None:
 def test_out_is_for_one_answer(shop: Cli, tmp_path: Path, more: list[str]) -> None:
     asked = ["SELECT 1"] if more in (["--csv"], ["--json"]) else []
     assert "--out is for one query" in shop("sql", *asked, "--out", str(tmp_path / "x.parquet"), *more, code=2).stderr
+
+
+def test_an_answer_with_too_many_columns_is_shown_row_by_row(shop: Cli) -> None:
+    said = Cli(shop.data, columns=80)("sql", "FROM domains ORDER BY domain").stdout
+    lines = said.splitlines()
+    first, second = lines.index("row 1"), lines.index("row 2")
+    assert [line.split() for line in lines[first + 1 : first + 3]] == [["domain", "Mugs"], ["users", "12"]]
+    assert second - first > 20
+    assert lines[second + 1].split() == ["domain", "Pots"]
+    assert "row 1" not in Cli(shop.data, columns=400)("sql", "FROM domains").stdout
+
+
+def test_long_values_null_and_empty_text(shop: Cli) -> None:
+    shop = Cli(shop.data, columns=80)
+    wide = ", ".join(f"NULL AS c{number}" for number in range(20))
+    lines = shop("sql", f"SELECT repeat('long ', 40) AS text, '' AS nothing, {wide}").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("text     long long")
+    assert lines[1].endswith("…")
+    assert [line.split() for line in lines[2:4]] == [["nothing", "''"], ["c0", "NULL"]]
+    assert shop("sql", "SELECT '' AS a, NULL AS b").stdout.split()[-2:] == ["''", "NULL"]
+    assert "''" not in shop("sql", "--examples").stdout, "a list is no answer: an example without parameters"

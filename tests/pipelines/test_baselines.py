@@ -1,5 +1,6 @@
 """Baselines that the settings ask for are trained on targets and measured beside the model; without, nothing is."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def test_what_is_asked_for_is_trained_measured_and_shown(data: Path) -> None:
     assert missing.pop(TOYS) == {"models/baselines", "reports/metrics"}
     assert set(missing) == {"_all"}, "a source domain has none"
     cli = Cli(data)
-    cli("run", TOYS)
+    said = cli("run", TOYS).stdout.splitlines()[-1]
+    assert re.fullmatch(r"built \d+ artifacts of 1 domain in .*; `mmm4rec report` shows the results", said)
     assert stale(data, TOYS) == {}
     data_folder = DataFolder(data)
     made = data_folder.store.require("models/baselines", TOYS)

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from pipelines.data_folder.folder import DATA_VARIABLE, DataFolder
-from pipelines.planner import blocking
 from pipelines.planner.plan import Stage, plan
 from pipelines.planner.step import all_steps
 from pipelines.running import runs
@@ -21,6 +20,7 @@ from pipelines.running.definitions import build_defs
 from tests.conftest import Cli
 from tests.pipelines.small import write_shop
 from tests.warehouse.work import damage, overwrite, write_raw
+from warehouse import checks
 from warehouse.artifacts.store import Artifact
 from warehouse.checks import violations
 
@@ -282,10 +282,10 @@ def test_a_run_says_each_time_which_check_failed_until_it_passes(
         before = data_folder.store.require("core/items", "Toys")
         write_raw(data_folder.raw_folder, "Toys", 1)
         with monkeypatch.context() as broken:
-            counted = blocking.violations
+            counted = checks.violations
             twice = {"items_twice": 3}
             broken.setattr(
-                blocking,
+                checks,
                 "violations",
                 lambda check, *given, **more: (
                     counted(check, *given, **more) | (twice if check == "check_items" else {})

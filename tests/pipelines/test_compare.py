@@ -94,7 +94,7 @@ def test_the_page_opens_by_itself_and_shows_every_table(shop: Cli, compared: Pag
     assert breaches((shop.data / "comparison.html").read_text()) == []
     text = {name: [" ".join(row) for row in rows] for name, rows in compared.tables.items()}
     assert set(text) == {"accuracy", "costs", "transfer", "ablations"}
-    for model in ("popularity", "item-kNN", "SASRec †", "MMM4Rec from scratch", "MMM4Rec, pre-trained"):
+    for model in ("popularity", "item-kNN", "SASRec †", "MMM4Rec from scratch", "MMM4Rec, fine-tuned"):
         assert any(row.startswith(model) for row in text["accuracy"]), model
     assert sum("the best on validation" in row for row in text["accuracy"]) == 1
     assert any(row.startswith("attention in place of SSD") for row in text["ablations"])
@@ -203,8 +203,8 @@ def test_published_figures_stand_only_beside_the_same_data(tmp_path: Path) -> No
     data_folder = DataFolder(tmp_path)
     same = _published(data_folder, "Scientific", (8442, 4385, 59427))
     assert [(row["label"], row["HR@10"], row["NDCG@10"]) for row in same] == [
-        ("MMM4Rec, pre-trained", 0.1348, 0.0724),
-        ("MMM4Rec, pre-trained, without ID", 0.1278, 0.0668),
+        ("MMM4Rec, fine-tuned", 0.1348, 0.0724),
+        ("MMM4Rec, fine-tuned, without ID", 0.1278, 0.0668),
     ]
     assert _published(data_folder, "Scientific", (8442, 4385, 59426)) == []
     assert _published(data_folder, "Toys", (8442, 4385, 59427)) == []

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from pipelines.data_folder.folder import DataFolder
+from pipelines.planner.asset import asset_of
 from pipelines.planner.step import all_steps, upstream_first
 from pipelines.running.definitions import build_defs
+from tests.pipelines.small import write_shop
 
 STEPS = all_steps()
 
@@ -105,3 +108,29 @@ def test_finding_that_nothing_is_stale_loads_neither_what_trains_nor_what_draws(
         "assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_that_runs_by_itself_says_what_it_does(defs: dg.Definitions) -> None:
+    switched = [*(defs.sensors or ()), *(defs.schedules or ())]
+    assert {one.name for one in switched} == {"raw_files", "next_stages", "rebuild", "housekeeping"}
+    for one in switched:
+        assert isinstance(one, dg.SensorDefinition | dg.ScheduleDefinition)
+        assert one.description
+
+
+def test_settings_that_cannot_be_used_fail_a_step_that_has_none(tmp_path: Path) -> None:
+    data = tmp_path
+    write_shop(data, "Toys")
+    STEPS["raw/metadata"].publish(DataFolder(data), "Toys")
+    (data / "domains.yaml").write_text("modell: {}")
+    instance = dg.DagsterInstance.ephemeral()
+    instance.add_dynamic_partitions("domain", ["Toys"])
+    result = dg.materialize(
+        [asset_of(STEPS["core/items"])],
+        resources={"data_folder": DataFolder(data)},
+        partition_key="Toys",
+        instance=instance,
+        raise_on_error=False,
+    )
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "unknown setting 'modell'" in failure.step_failure_data.error.message  # type: ignore[union-attr]

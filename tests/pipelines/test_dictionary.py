@@ -12,8 +12,8 @@ from pipelines.dictionary import dictionary
 from tests.conftest import REPOSITORY, Cli
 from tests.test_tables import MADE, PRODUCED
 from warehouse.catalogue.build import view_name
+from warehouse.catalogue.macros import MACROS
 from warehouse.catalogue.query import Session
-from warehouse.catalogue.views import MACROS
 
 PAGE = (REPOSITORY / "docs" / "catalogue.md").read_text()
 BLOCKS = {

@@ -1,5 +1,8 @@
 """Runs of `mmm4rec run` as the UI shows them: each belongs to a job of its code location, and its tags can be read."""
 
+import json
+import re
+
 import dagster as dg
 import pytest
 
@@ -8,6 +11,7 @@ from pipelines.running.definitions import build_defs
 from pipelines.running.in_process import LOCATION
 from tests.conftest import REPOSITORY, Cli
 from tests.pipelines.served import JOB
+from tests.pipelines.small import write_shop
 
 
 @pytest.fixture
@@ -37,3 +41,12 @@ def test_no_tag_is_longer_than_its_column(runs: list[dg.DagsterRun]) -> None:
     shown = [f"{key}: {value}" for run in runs for key, value in run.tags.items() if not key.startswith("dagster/")]
     assert shown
     assert max(map(len, shown)) <= 40
+
+
+def test_a_command_says_what_it_built(cli: Cli) -> None:
+    write_shop(cli.data, "Toys", "Mugs")
+    said = cli("run", "--only", "raw/ratings").stdout.splitlines()[-1]
+    assert re.fullmatch(r"built 2 artifacts of 2 domains in \d+ s", said), "without the report, no word of it"
+    printed = json.loads(cli("run", "Toys", "--only", "raw/ratings", "--only", "raw/metadata", "--json").stdout)
+    version = DataFolder(cli.data).store.require("raw/metadata", "Toys").version
+    assert printed["built"] == [{"key": "raw/metadata", "domain": "Toys", "version": version}]

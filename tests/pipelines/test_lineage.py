@@ -67,16 +67,19 @@ def test_the_way_up_and_the_catalogue_say_the_same(tiny: Cli) -> None:
 
 
 def test_a_tree_says_what_made_each_where_it_changes(tiny: Cli) -> None:
-    shown = tiny("trace", "models/finetuned@Sample_Toys").stdout
+    shown = Cli(tiny.data, columns=100)("trace", "models/finetuned@Sample_Toys").stdout
     rows = json.loads(tiny("trace", "models/finetuned@Sample_Toys", "--json").stdout)
     environment = rows[0]["environment"]
     assert [row["environment"] for row in rows] == [environment] * len(rows), "one run on one machine"
     assert environment["python"] == platform.python_version()
     assert environment["packages"]["torch"] == importlib.metadata.version("torch")
-    (line,) = (line for line in shown.splitlines() if "made by" in line)
+    assert max(map(len, shown.splitlines())) <= 100, "wrapped"
+    line = " ".join(shown.replace("│", " ").split())
     versions = [f"Python {environment['python']}", *(f"{name} {of}" for name, of in environment["packages"].items())]
-    assert f"made by {', '.join(versions)}; commit {(environment['git_commit'] or 'unknown')[:12]}" in line
-    assert f"device {environment['device']}; processor {environment['processor']}" in line
+    assert line.count("made at") == 1
+    assert f"made at commit {(environment['git_commit'] or 'unknown')[:12]}" in line
+    said = f"device {environment['device']}; processor {environment['processor']}; by {', '.join(versions)}"
+    assert said in line, "no part of it is cut"
     impact = json.loads(tiny("impact", "Sample_Toys.csv", "--json").stdout)
     assert {json.dumps(row["environment"], sort_keys=True) for row in impact} == {
         json.dumps(environment, sort_keys=True)
@@ -118,11 +121,11 @@ def test_a_tree_over_several_makers(tmp_path: Path) -> None:
     lines = [line.strip(" │└─├") for line in printed.file.getvalue().splitlines()]
     assert [line if line.startswith(("made", "what")) else line[:6] for line in lines] == [
         "core/e",
-        "made by Python 3.11.2; commit unknown; device cpu; processor abacus",
+        "made at commit unknown; device cpu; processor abacus; by Python 3.11.2",
         "core/d",
-        "made by Python 3.11.2, torch 2.6; commit c0ffeec0ffee, with changes; device [H100]; processor abacus",
+        "made at commit c0ffeec0ffee, with changes; device [H100]; processor abacus; by Python 3.11.2, torch 2.6",
         "core/c",
-        "made by Python 3.11.2, duckdb 2.0.0, torch 2.13.0+cpu; commit c0ffeec0ffee; device cpu; processor abacus",
+        "made at commit c0ffeec0ffee; device cpu; processor abacus; by Python 3.11.2, duckdb 2.0.0, torch 2.13.0+cpu",
         "core/b",
         "core/a",
         "what made it is not recorded",

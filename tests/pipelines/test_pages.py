@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from pipelines.compare import LABELS
 from pipelines.data_folder.folder import DataFolder
 from pipelines.reports import report
-from pipelines.reports.charts import learning_curves, png, ratings, svg
+from pipelines.reports.charts import convergence, learning_curves, png, ratings, svg
 from tests.conftest import Cli
 from tests.pages import breaches
 from warehouse.artifacts.store import ALL
@@ -63,7 +63,7 @@ def test_a_chart_takes_the_colours_of_its_page_and_says_what_it_shows() -> None:
     opening = chart[: chart.index(">", chart.index("aria-label")) + 1]
     assert 'role="img"' in opening
     assert 'fill="currentColor"' in opening
-    assert "validation NDCG@10 by epoch: from scratch" in re.sub(r"\s+", " ", opening)
+    assert "validation NDCG@10 by epoch: MMM4Rec from scratch" in re.sub(r"\s+", " ", opening)
     assert "&lt;script&gt;" in opening
     assert breaches(report.page([], [chart], [])) == []
 
@@ -172,3 +172,37 @@ def test_the_widest_table_of_costs_fits_a_screen_of_1280_pixels(tmp_path: Path) 
         shown.screenshot(path=tmp_path / "shown.png", full_page=True)
         browser.close()
     assert 0 < wide <= room <= 1280
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_the_report_fits_a_phone_and_takes_its_colours(tmp_path: Path) -> None:
+    bought, following = ([{"title": f"{what} item", "picture": None}] * 5 for what in ("a bought", "the next"))
+    shelf = {"domain": "Toys", "user": "U1", "bought": bought, "next": following}
+    figures = convergence("Toys", [{**row, "label": "SASRec", "seed": 1, "optimiser_steps": 5, "examples": 5,
+                                    "seconds": 1.0} for row in POINTS])  # fmt: skip
+    charts = [svg(figure, by) for by, figure in figures.items()]
+    (tmp_path / "report.html").write_text(report.page([_row("Toys")], charts, [shelf]))
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        page = browser.new_page(viewport={"width": 400, "height": 900}, color_scheme="dark")
+        page.goto((tmp_path / "report.html").as_uri())
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        metric = page.locator("tbody td").first.bounding_box()
+        page.locator(".wide").first.evaluate("table => table.scrollLeft = 100")
+        model = page.locator("tbody th.model").first.bounding_box()
+        places = [place.bounding_box() for place in page.locator(".curves svg").all()]
+        items = page.locator("figure")
+        last, first = items.nth(4).bounding_box(), items.nth(5).bounding_box()
+        ground = page.locator(".none").first.evaluate("tile => getComputedStyle(tile).backgroundColor")
+        browser.close()
+    assert wide == 400
+    assert metric
+    assert metric["x"] + metric["width"] < 400, "a figure is seen without scrolling"
+    assert model
+    assert model["x"] >= 0, "whose it is stays in place"
+    assert len({place["y"] for place in places if place}) == 3, "one below the other"
+    assert last
+    assert first
+    assert first["y"] > last["y"], "recommendations begin a row of their own"
+    assert ground == "rgba(0, 0, 0, 0)"

@@ -55,6 +55,7 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
     "show",
     [
         lambda: answers.print_table(["item", HOSTILE], [["a", HOSTILE]], title=HOSTILE),
+        lambda: answers.print_rows(["item", HOSTILE], [["a", HOSTILE]]),
         lambda: answers.print_text(HOSTILE),
         lambda: answers.print_error(HOSTILE),
     ],

@@ -28,8 +28,9 @@ from warehouse.artifacts.environment import PACKAGES
 from warehouse.artifacts.store import Artifact, Recipe, Store
 from warehouse.catalogue.build import build_catalogue, view_name
 from warehouse.catalogue.derived import sources
+from warehouse.catalogue.macros import MACROS
 from warehouse.catalogue.query import Session, query
-from warehouse.catalogue.views import MACROS, shown
+from warehouse.catalogue.views import shown
 from warehouse.duck import sql_type
 from warehouse.errors import DataError
 from warehouse.tables import TABLES

@@ -19,8 +19,8 @@ from tests.test_tables import MADE, PRODUCED
 from tests.warehouse.work import publish_domain, write_raw
 from warehouse.artifacts.store import Recipe, Store
 from warehouse.catalogue.build import build_catalogue, view_name
+from warehouse.catalogue.macros import MACROS
 from warehouse.catalogue.query import Session
-from warehouse.catalogue.views import MACROS
 from warehouse.duck import OLDEST
 
 FOLDER = REPOSITORY / ".duckdb-oldest"

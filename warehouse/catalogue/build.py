@@ -21,7 +21,8 @@ from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL, Artifact, check_domain
 from warehouse.catalogue.derived import create_derived, create_macros, sources
 from warehouse.catalogue.lineage import Columns, lineage
-from warehouse.catalogue.views import ADDED, CATALOGUE, MACROS, PARTITION, results, shown
+from warehouse.catalogue.macros import MACROS
+from warehouse.catalogue.views import ADDED, CATALOGUE, PARTITION, results, shown
 from warehouse.duck import attach, create, execute, identifier, literal, load_sql, pattern, qualified, sql_type, table
 from warehouse.errors import DataError
 from warehouse.tables import TABLES

@@ -12,7 +12,8 @@ from typing import Final
 
 import duckdb
 
-from warehouse.catalogue.views import JUDGED, MACROS, figure
+from warehouse.catalogue.macros import MACROS
+from warehouse.catalogue.views import JUDGED, figure
 from warehouse.duck import execute, fill, literal, load_sql, qualified
 
 __all__ = ["create_derived", "create_macros", "sources"]

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from warehouse.artifacts.contract import ArtifactStore
-from warehouse.catalogue.views import MACROS
+from warehouse.catalogue.macros import MACROS
 from warehouse.duck import Engine, connect, execute, pattern, table
 from warehouse.errors import DataError
 

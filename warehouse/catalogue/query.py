@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue.views import MACROS
+from warehouse.catalogue.macros import MACROS
 from warehouse.duck import SPILLED, Engine, attach, confine, load_sql, spilling, table
 from warehouse.errors import DataError
 

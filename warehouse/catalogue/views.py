@@ -1,4 +1,4 @@
-"""The catalogue's own views, tables and macros, in addition to the views of the store's tables.
+"""The catalogue's own views and tables, in addition to the views of the store's tables. `macros` has its macros.
 
 This module declares names, columns, types and meanings, which become the comments in the catalogue and the data
 dictionary. The SQL of each is in ``sql/<name>.sql``. The declarations are separate from `warehouse.tables`, so that a
@@ -15,7 +15,7 @@ from warehouse.artifacts.environment import PACKAGES
 from warehouse.artifacts.schema import column as _column
 from warehouse.artifacts.schema import table as _table
 
-__all__ = ["ADDED", "CATALOGUE", "JUDGED", "MACROS", "PARTITION", "Added", "Macro", "figure", "results", "shown"]
+__all__ = ["ADDED", "CATALOGUE", "JUDGED", "PARTITION", "Added", "figure", "results", "shown"]
 
 PARTITION: Final = {"domain": "Domain of the row", "v": "Data version of the row's artifact"}
 """Columns that every view of a store table has besides the table's own columns."""
@@ -170,9 +170,9 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         "The figures of each domain: first after the k-core, then of its raw files. main.rejected explains the "
         "difference. Key: domain",
         _name,
-        _column("users", _int64, "Users"),
-        _column("items", _int64, "Items"),
-        _column("interactions", _int64, "Interactions"),
+        _column("users", _int64, "Users after the k-core"),
+        _column("items", _int64, "Items after the k-core"),
+        _column("interactions", _int64, "Interactions after the k-core"),
         _column("sparsity", _double, "1 - interactions / (users * items)"),
         _column("mean_length", _double, "Mean number of interactions per user"),
         *(
@@ -189,7 +189,11 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
             "top_tenth_share", _double, "Share of the interactions that belong to the most popular tenth of the items"
         ),
         _column("text_coverage", _double, "Share of items with a title or a description after cleaning"),
-        _column("picture_coverage", _double, "Share of items with a picture address"),
+        _column(
+            "picture_coverage",
+            _double,
+            "Share of items with a picture address, fetched or not",
+        ),
         _column("rating_lines", _int64, "Lines of the raw ratings file", nullable=True),
         _column("ratings_quarantined", _int64, "Of these, lines that could not be read as a rating", nullable=True),
         _column("ratings", _int64, "The other lines: ratings", nullable=True),
@@ -235,8 +239,9 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
         _column(
             "what",
             _string,
-            "title, brand, description, text (title or description), categories, picture_address, price: the metadata "
-            "has it; picture: the picture was read and kept; text_vector, picture_vector: the text or picture was "
+            "title, brand, description, text (title or description), categories, picture_address: the metadata has "
+            "it; price: it could be read; picture: the picture was read and kept; text_vector, "
+            "picture_vector: the text or picture was "
             "encoded",
         ),
         _column("items", _int64, "Items"),
@@ -309,8 +314,18 @@ def results(metrics: Sequence[str]) -> pa.Schema:
             for model, words in JUDGED.items()
             for metric in metrics
         ),
-        _column("scratch_epochs", _int32, "Epochs to the best weights of the model from scratch", nullable=True),
-        _column("finetuned_epochs", _int32, "Epochs to the best weights of the fine-tuned model", nullable=True),
+        _column(
+            "scratch_epochs",
+            _int32,
+            "Epochs to the best weights of the model from scratch",
+            nullable=True,
+        ),
+        _column(
+            "finetuned_epochs",
+            _int32,
+            "Epochs of fine-tuning to the best weights",
+            nullable=True,
+        ),
         _column(
             "recommends",
             _string,
@@ -319,105 +334,3 @@ def results(metrics: Sequence[str]) -> pa.Schema:
             nullable=True,
         ),
     )
-
-
-@dataclass(frozen=True)
-class Macro:
-    """A query with parameters: a table macro, ``FROM schema.name(...)``, or a scalar function if it has no columns."""
-
-    parameters: Mapping[str, str]
-    """The meaning of each parameter, in the order of the parameters."""
-    columns: pa.Schema
-    """The columns of its answer; the schema's comment says what the macro does."""
-    needs: frozenset[str] = frozenset()
-    """The views that it reads."""
-
-    @property
-    def comment(self) -> str:
-        """What the macro does and its parameters in one text, for the catalogue."""
-        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in self.parameters.items())
-        return f"{self.columns.metadata[b'comment'].decode()}. {meanings}"
-
-
-_as_of = "Unix seconds, a date, a TIMESTAMP, or one of them as text (UTC without an offset; a date is its first second)"
-_depth = _column("depth", _int32, "Steps on the longest path from the start; 0 for the start itself")
-_root = {"key": "layer/noun of the artifact", "domain": "its domain; the default is _all"}
-
-MACROS: Final[dict[str, Macro]] = {
-    "main/unix_seconds": Macro(
-        {"moment": _as_of},
-        _table("A moment as Unix seconds (BIGINT); fractions are rounded up, and null gives null"),
-    ),
-    "main/history": Macro(
-        {"domain": "the domain", "user_id": "the user", "as_of": _as_of},
-        _table(
-            "What a user had rated before a moment: the rows of core.interactions with a time strictly before as_of, "
-            "in the order of (time, position). Amazon's times are whole days, so if as_of is a day, the ratings of "
-            "that day are left out",
-            _column("position", _int64, "Line in the raw file. It gives the order of ratings with equal times"),
-            _column("item_id", _string, "Item"),
-            _column("rating", pa.float32(), "Stars"),
-            _column("time", _int64, "Time of the rating, Unix seconds UTC"),
-            _column("rated_at", _moment, "The time as a TIMESTAMP in UTC"),
-        ),
-        frozenset({"core.interactions"}),
-    ),
-    "main/histories": Macro(
-        {"domain": "the domain", "as_of": _as_of},
-        _table(
-            "main.history of every user of a domain who had rated something before as_of, one row per user, sorted by "
-            "user_id",
-            _column("user_id", _string, "User"),
-            _column("item_ids", pa.list_(_string), "Items, oldest first"),
-            _column("times", pa.list_(_int64), "Times of the ratings, Unix seconds UTC, in the same order as item_ids"),
-            _column("ratings", pa.list_(pa.float32()), "Stars, in the same order as item_ids"),
-            _column("rated_at", pa.list_(_moment), "The times as TIMESTAMPs in UTC"),
-        ),
-        frozenset({"core.interactions"}),
-    ),
-    "lineage/upstream": Macro(
-        _root,
-        _table(
-            "What an artifact was made from, down to the raw files: the artifact itself and all its ancestors. An "
-            "ancestor has a greater depth than everything that was made from it. There is one row per ancestor, or "
-            "one row per raw file if it read raw files",
-            _depth,
-            _key,
-            _domain,
-            _column("version", _string, "Data version that was read"),
-            _column(
-                "current",
-                pa.bool_(),
-                "Whether the catalogue shows this version; if not, it is unknown what it was made from",
-            ),
-            _column("source", _string, "Raw file that it read", nullable=True),
-            _column("sha256", _string, "Hash of that file's bytes", nullable=True),
-        ),
-    ),
-    "lineage/downstream": Macro(
-        _root,
-        _table(
-            "What was made from an artifact: the artifact itself and all its descendants, one row each. A descendant "
-            "has a greater depth than everything that it was made from",
-            _depth,
-            _key,
-            _domain,
-            _version,
-        ),
-    ),
-    "lineage/impact": Macro(
-        {
-            "source": "name of the raw file, as in lineage.sources",
-            "domain": "its domain; the default is all domains that have the file",
-        },
-        _table(
-            "What must be built again if a raw file changes: the artifacts that read it, and everything that was made "
-            "from them, sorted by depth",
-            _depth,
-            _key,
-            _domain,
-            _version,
-        ),
-    ),
-}
-"""Macros of the catalogue, by ``schema/name``; sql/macro_<name>.sql holds the statement of each."""

@@ -1,4 +1,4 @@
--- Which row counts, other counts and metrics changed since the previous version?
+-- Which row counts, other counts and metrics differ from the previous version (if there was one)?
 -- $key = "reports/metrics": layer/noun of the artifact
 -- $domain = null: a domain; by default all domains
 WITH latest AS (
@@ -28,5 +28,5 @@ SELECT
     figures.value - before.value AS difference
 FROM figures
 LEFT JOIN before USING (domain, figure)
-WHERE age = 1 AND figures.value IS DISTINCT FROM before.value
+WHERE age = 1 AND figures.value IS DISTINCT FROM before.value AND domain IN (SELECT domain FROM before)
 ORDER BY domain, figure
