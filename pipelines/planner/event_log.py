@@ -13,7 +13,7 @@ from warehouse.catalogue.query import query
 __all__ = ["disagreements", "unrecorded"]
 
 _SQL = Path(__file__).parent / "sql"
-_DATA_VERSION = "dagster/data_version"
+DATA_VERSION = "dagster/data_version"
 
 
 def unrecorded(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[Ref]:
@@ -39,12 +39,12 @@ def _logged(instance: dg.DagsterInstance, key: str, per_domain: bool) -> dict[st
     if per_domain:
         # One query per asset, however many domains there are; the public calls load one event per domain.
         tags = instance.event_log_storage.get_latest_tags_by_partition(
-            asset, dg.DagsterEventType.ASSET_MATERIALIZATION, [_DATA_VERSION]
+            asset, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION]
         )
-        return {domain: found[_DATA_VERSION] for domain, found in tags.items()}
+        return {domain: found[DATA_VERSION] for domain, found in tags.items()}
     event = instance.get_latest_materialization_event(asset)
     made = event.asset_materialization if event else None
-    return {ALL: (made.tags or {}).get(_DATA_VERSION, "")} if made else {}
+    return {ALL: (made.tags or {}).get(DATA_VERSION, "")} if made else {}
 
 
 def disagreements(data_folder: DataFolder, instance: dg.DagsterInstance) -> list[str]:

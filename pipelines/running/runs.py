@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner import event_log
@@ -148,5 +147,5 @@ def _run(
         if missing := shown.metadata.get(NOT_SHOWN):
             warnings[f"{key} {NOT_SHOWN}"] = str(missing.value)
         if key not in errors and "built" in shown.metadata and shown.metadata["built"].value:
-            built[key] = (shown.tags or {})[DATA_VERSION_TAG]
+            built[key] = (shown.tags or {})[event_log.DATA_VERSION]
     return StageResult(stage, result.run_id, errors, warnings, built=built)
