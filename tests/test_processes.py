@@ -78,8 +78,8 @@ from importlib import import_module
 def stubborn(ready):
     signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
     ready.set()
-    while True:
-        time.sleep(600)
+    while True:  # a signal between the look for signals and a long sleep would be heard at its end
+        time.sleep(0.05)
 
 if __name__ == "__main__":
     processes = import_module(sys.argv[1])

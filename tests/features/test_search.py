@@ -116,7 +116,7 @@ def test_two_views_are_averaged_and_a_missing_one_counts_zero() -> None:
 
 def test_queries_that_do_not_fit() -> None:
     one = view(np.eye(3))
-    with pytest.raises(FeatureError, match="does not fit m, 3 wide"):
+    with pytest.raises(FeatureError, match="does not fit m, whose width is 3"):
         search([one], [np.ones(4, np.float32)])
     with pytest.raises(FeatureError, match="a query of m is not finite"):
         search([one], [np.array([1, np.nan, 0], np.float32)])
@@ -180,7 +180,7 @@ def test_words_and_a_picture_together() -> None:
     ]
     mixed = search_content([texts, pictures], [x, Query(z.vector, pictures.identity)])
     assert mixed[0] == Hit("item 00000", 1.0)
-    with pytest.raises(FeatureError, match="no vectors of encoder b here"):
+    with pytest.raises(FeatureError, match="there are no vectors of encoder b"):
         search_content([texts], [x, Query(z.vector, pictures.identity)])
 
 

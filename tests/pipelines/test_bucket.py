@@ -15,6 +15,8 @@ from tests.pipelines.small import write_settings, write_shop
 from tests.warehouse.stores import Place, bucket, server
 from warehouse.catalogue.query import query
 
+pytestmark = pytest.mark.long
+
 __all__ = ["bucket", "server"]
 
 KEYS = ("raw/ratings", "raw/metadata", "core/items", "core/interactions", "core/sequences")
@@ -67,7 +69,6 @@ def test_a_run_makes_the_same_versions_as_in_a_folder_and_another_machine_builds
     assert _run(other) == there
 
 
-@pytest.mark.long
 def test_a_step_downloads_what_it_reads_and_no_more(shop: Path, in_bucket: Place) -> None:
     _run(shop, KEYS[:4])
     other = shop.parent / "other"
@@ -83,7 +84,6 @@ def test_a_step_downloads_what_it_reads_and_no_more(shop: Path, in_bucket: Place
     assert read == {"core/interactions/interactions.parquet"}
 
 
-@pytest.mark.long
 def test_the_catalogue_shows_files_of_the_bucket_from_the_cache(shop: Path, in_bucket: Place) -> None:
     _run(shop, SHOWN)
     asked = "SELECT DISTINCT domain FROM core.items ORDER BY ALL"
@@ -96,7 +96,6 @@ def test_the_catalogue_shows_files_of_the_bucket_from_the_cache(shop: Path, in_b
     assert query(DataFolder(shop).catalogue, asked)["domain"].to_pylist() == ["Toys"]
 
 
-@pytest.mark.long
 def test_damage_is_mended_and_garbage_collected(shop: Path, in_bucket: Place) -> None:
     _run(shop)
     store = DataFolder(shop).store
@@ -113,8 +112,6 @@ def test_damage_is_mended_and_garbage_collected(shop: Path, in_bucket: Place) ->
     assert DataFolder(shop).store.versions() == {}
 
 
-@pytest.mark.long
-@pytest.mark.long
 def test_commands_work_over_a_bucket(shop: Path, in_bucket: Place) -> None:
     versions = _run(shop)
     cli = Cli(shop)
@@ -141,7 +138,6 @@ def test_the_data_folder_may_be_named_as_the_place(tmp_path: Path) -> None:
     assert DataFolder(tmp_path).store.all_current() == []
 
 
-@pytest.mark.long
 def test_no_server_and_wrong_credentials_are_one_line(
     shop: Path, in_bucket: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,7 @@ def test_what_some_encoder_reads_is_none(tmp_path: Path, settings: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("default: {k: 3}", "unknown setting 'default' (did you mean 'defaults'?); known: raw_folder, "),
+        ("default: {k: 3}", "unknown setting 'default' (did you mean 'defaults'?); known: store, "),
         ("model: {hiden: 3}", "model: unknown setting 'hiden' (did you mean 'hidden'?)"),
         ("domains: {Toys: {since: soon}}", "since: 'soon' is not a date"),
         ("domains: {Toys: {colour: red}}", "domains.Toys: unknown setting 'colour'"),

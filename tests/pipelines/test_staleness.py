@@ -79,8 +79,9 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "warehouse/raw/formats.py", '"{}.csv.gz"', '"{}.csv.gz", "{}.csv.bz2"', set(),
     ),
     "one format more": (
-        "warehouse/raw/formats.py", "FORMATS: Final = (\n",
-        'FORMATS: Final = (\n    RawFormat("notes", "ratings", ("{}.txt",), "warehouse.raw.ratings:ingest_ratings"),\n',
+        "warehouse/raw/formats.py", "FORMATS: Final[Registry] = (\n",
+        'FORMATS: Final[Registry] = (\n'
+        '    RawFormat("notes", "ratings", ("{}.txt",), "warehouse.raw.ratings:ingest_ratings"),\n',
         set(),
     ),
     "an SQL file of items": ("warehouse/core/sql/kept_items.sql", "BY item_id", "BY item_id, line", {"core/items"}),

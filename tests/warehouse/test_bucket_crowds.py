@@ -19,6 +19,8 @@ from tests.warehouse.test_bucket_faults import contents, named_contents, wrong
 from warehouse.artifacts.objects import layout
 from warehouse.artifacts.opened import open_store
 
+pytestmark = pytest.mark.long
+
 GRACE, LEASE = 8, 4
 
 
@@ -102,7 +104,6 @@ def _crowd(place: Place, report: Path, writers: int, readers: int, seconds: floa
     return int((place.folder / "removed").read_text())
 
 
-@pytest.mark.long
 def test_writers_a_reader_and_a_collection_at_once(bucket: Place, report: Path) -> None:
     _crowd(bucket, report, writers=3, readers=1, seconds=4)
 
@@ -144,7 +145,6 @@ def _kills(place: Place, report: Path, kills: int) -> None:
     assert store.client.listed(layout.LEASES) == []
 
 
-@pytest.mark.long
 def test_killed_at_random_moments(bucket: Place, report: Path) -> None:
     _kills(bucket, report, 2)
 

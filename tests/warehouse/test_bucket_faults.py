@@ -24,6 +24,8 @@ from warehouse.artifacts.objects import layout, terms
 from warehouse.artifacts.objects.client import UnreachableError
 from warehouse.artifacts.opened import open_store
 
+pytestmark = pytest.mark.long
+
 CALLS = ("put", "get", "head", "list", "delete", "list_with_delimiter")
 
 
@@ -111,7 +113,6 @@ PREPARED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("what", "step"), [("another version", 13), *(pytest.param(what, 1, marks=pytest.mark.soak) for what in PREPARED)]
@@ -144,7 +145,6 @@ def test_killed_at_every_request_of_a_publication(bucket: Place, what: str, afte
     assert number > 10, "the requests were not counted"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_request_of_a_collection(bucket: Place, after: bool, step: int) -> None:
@@ -210,7 +210,6 @@ def test_an_upload_is_used_again_while_it_is_young(bucket: Place) -> None:
 # A server that fails
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [
@@ -522,7 +521,6 @@ def test_an_object_with_other_bytes_is_never_handed_out(bucket: Place) -> None:
 # Many objects
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("count", [1100, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_listing_of_many_objects(bucket: Place, count: int) -> None:
     assert bucket.server

@@ -46,8 +46,9 @@ def test_an_example_says_what_it_asks(found: Example) -> None:
 def test_an_example_runs_as_it_is(session: Session, tiny: Cli, name: str) -> None:
     """In a session and through the command, with the same answer."""
     rows = _rows(session, name)
-    assert rows
-    assert all(value is not None for value in list(rows[0].values())[:2])
+    # After one run there is no version before the current one: tests/warehouse/test_periods.py has two.
+    assert bool(rows) == (name != "what_changed")
+    assert all(value is not None for row in rows[:1] for value in list(row.values())[:2])
     said = json.loads(tiny("sql", "--example", name, "--json").stdout)
     assert said == json.loads(json.dumps(rows, default=str))
 

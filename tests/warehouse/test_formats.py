@@ -28,7 +28,7 @@ def test_names_of_formats_differ() -> None:
 def test_a_reader_runs_no_registry() -> None:
     """Else one format more would make every raw table stale."""
     for each in formats():
-        assert not {"warehouse.raw.formats:FORMATS", "warehouse.raw.formats:formats"} & reached(each.reader)
+        assert "warehouse.raw.formats:FORMATS" not in reached(each.reader)
 
 
 def test_what_is_no_raw_file_has_no_format() -> None:

@@ -237,7 +237,7 @@ def test_a_training_says_how_many_examples_a_step_it_took(
         ("sasrec", {"heads": 7}, {}, "heads 7 does not divide hidden 64"),
         ("gru4rec", {"dropout": 1.0}, {}, "dropout is 1.0: give a share"),
         ("bsarec", {"alpha": 2.0}, {}, "alpha is 2.0: give a share of at most 1"),
-        ("bsarec", {"cutoff": 21}, {}, "cutoff is 21, but 20 positions"),
+        ("bsarec", {"cutoff": 21}, {}, "cutoff is 21: give at most 20"),
         ("tim4rec", {"head_width": 7}, {}, "head_width 7 does not divide"),
         ("unisrec", {"items": "id"}, {}, "choose text or both"),
         (ITEM_KNN, {"neighbours": 0}, {}, "must be greater than 0"),
