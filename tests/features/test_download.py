@@ -156,7 +156,8 @@ def test_every_fault_ends_in_its_status_and_nothing_is_asked_twice(items, folder
         assert found["fallback"]["url"] == host.url("/fallback")
         assert host.asked["/never"] == 0
         assert host.asked["/404"] == host.asked["/promises-more"] == 1
-        assert host.asked["/503"] == host.asked["/early"] == 2
+        # An attempt over a connection that the host has just closed fails before the host can count it.
+        assert {host.asked["/503"], host.asked["/early"]} <= {QUICK.attempts - 1, QUICK.attempts}
         assert host.asked["/loop"] == 1 + QUICK.max_redirects
         assert {sample.item_id for sample in read_shards(out)} == {i for i, s in wanted.items() if s == "ok"}
         assert all(done <= total for done, total in seen)

@@ -151,7 +151,7 @@ def test_recommendations_of_a_user(demo: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["recommend", "Sample_Toys", "--user", "nobody"], "not in its k-core"),
+        (["recommend", "Sample_Toys", "--user", "nobody"], "whom its ratings do not name"),
         (["recommend", "Nowhere", "--user", "U1"], "no domain 'Nowhere'"),
         (["run", "Nowhere"], "no domain 'Nowhere'"),
         (["run", "--only", "core/nothing"], "no asset"),

@@ -106,6 +106,6 @@ def test_a_checkpoint_that_is_not_there_is_said_and_holds_up_no_table(cli: Cli) 
     stale = {step.key for stage in plan(data_folder, ["Sample_Toys"]) for step in stage.steps}
     assert "models/pretrained" in stale
     assert not {"core/sequences", "features/text_embeddings", "models/scratch"} & stale
-    missing = rf"pretrained in domains\.yaml: there is no model\.safetensors in {cli.data}/nowhere; .*import-checkpoint"
+    missing = rf"domains\.yaml: pretrained: there is no model\.safetensors in {cli.data}/nowhere; .*import-checkpoint"
     with pytest.raises(SettingsError, match=missing):
         STEPS["models/pretrained"].publish(data_folder, ALL)
