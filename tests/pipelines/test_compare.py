@@ -216,11 +216,15 @@ def test_the_charts_draw_what_was_measured_and_the_same_again() -> None:
         for seed in (1, 2)
         for step, value in enumerate((0.1, seed / 10, None))
     ]
-    figure = convergence("curves", rows)
-    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 1], "two trainings and their mean; no seconds"
-    assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [
+    figures = convergence("curves", rows)
+    drawn = [figure.axes[0].lines for figure in figures.values()]
+    assert [len(lines) for lines in drawn] == [3, 3, 1], "two trainings and their mean; no seconds"
+    assert [line.get_xydata().tolist() for line in drawn[0]] == [
         [[0, 0.1], [1, 0.1]], [[0, 0.1], [1, 0.2]], [[0, 0.1], [1, pytest.approx(0.15)]]
     ]  # fmt: skip
-    assert svg(convergence("curves", rows), "a") == svg(figure, "a")
+    again = convergence("curves", rows)
+    assert {name: svg(figure, name) for name, figure in figures.items()} == {
+        name: svg(figure, name) for name, figure in again.items()
+    }
     points = [{"label": "one", "percent": p, "value": p / 100, "standard_error": 0.01} for p in (100, 1, 10)]
     assert shares("shares", points).axes[0].lines[0].get_xydata().tolist() == [[1, 0.01], [10, 0.1], [100, 1]]
