@@ -5,7 +5,7 @@ import pkgutil
 import pytest
 
 from pipelines.planner.code_version import reached
-from warehouse.raw.formats import FORMATS, KINDS, RawFormat, category_in, format_named, format_of, formats
+from warehouse.raw.formats import FORMATS, KINDS, RawFormat, category_in, format_of, formats
 
 
 @pytest.mark.parametrize("each", formats(), ids=lambda each: each.name)
@@ -15,7 +15,7 @@ def test_a_format_is_whole(each: RawFormat) -> None:
     for pattern in (*each.file_names, *each.misnamed, *([each.origin] if each.origin else [])):
         assert pattern.count("{}") == 1
     assert callable(pkgutil.resolve_name(each.reader))
-    assert format_named(each.name) is each
+    assert [found for found in formats() if found.name == each.name] == [each]
     for pattern in each.file_names:
         assert format_of(each.kind, pattern.format("Toys")) is each, "another format takes its files"
 
@@ -34,6 +34,4 @@ def test_a_reader_runs_no_registry() -> None:
 def test_what_is_no_raw_file_has_no_format() -> None:
     with pytest.raises(KeyError, match="is not a name of a file of ratings"):
         format_of("ratings", "notes.txt")
-    with pytest.raises(KeyError):
-        format_named("notes")
     assert category_in("meta_{}.json", "meta_.json") is None, "a category has a name"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from warehouse.artifacts.errors import StoreError
-from warehouse.artifacts.manifest import Manifest
+from warehouse.artifacts.manifest import FORMAT, Environment, FileEntry, Manifest, parse
 
 __all__ = [
     "ALL",
@@ -23,6 +23,7 @@ __all__ = [
     "mend",
     "missing",
     "recipe",
+    "sealed",
 ]
 
 ALL: Final = "_all"
@@ -138,6 +139,42 @@ def recipe(
     # Through JSON, so that what is compared is what the manifest stores.
     plain = json.loads(json.dumps(parameters, sort_keys=True))
     return Recipe(key, domain, code_version, {a.ref: a.version for a in inputs}, sources, plain)
+
+
+def sealed(
+    recipe: Recipe,
+    version: str,
+    files: dict[str, FileEntry],
+    summary: Mapping[str, Any],
+    created: str,
+    environment: Environment,
+) -> Manifest:
+    """The manifest of a version that was made by `recipe`, as readers will read it.
+
+    Raises:
+        StoreError: readers would refuse it.
+    """
+    made = Manifest(
+        format=FORMAT,
+        key=recipe.key,
+        domain=recipe.domain,
+        version=version,
+        recipe=recipe.digest,
+        code_version=recipe.code_version,
+        inputs=dict(recipe.inputs),
+        sources=dict(recipe.sources),
+        parameters=dict(recipe.parameters),
+        files=files,
+        summary=dict(summary),
+        created=created,
+        environment=environment,
+    )
+    try:
+        return parse(made.text, recipe.key, recipe.domain, version)
+    except ValueError as error:
+        raise StoreError(
+            f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
+        ) from error
 
 
 def missing(key: str, domain: str) -> StoreError:

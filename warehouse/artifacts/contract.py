@@ -13,13 +13,16 @@ from typing import Any, Final, Literal, Protocol
 from warehouse.artifacts.artifact import Artifact, Recipe, Version
 from warehouse.artifacts.history import Period
 
-__all__ = ["UNFIT", "ArtifactStore", "Identity", "Leftover", "Mark"]
+__all__ = ["DAY", "UNFIT", "ArtifactStore", "Identity", "Leftover", "Mark"]
 
 Mark = Literal["pin", "damaged", "refused"]
 UNFIT: Final[tuple[Mark, ...]] = ("damaged", "refused")
 """Marks of versions that count as absent until they are built again."""
 
 Identity = Literal["content", "recipe"]
+
+DAY: Final = 24 * 3600
+"""Seconds: the default grace period of a collection."""
 
 
 @dataclass(frozen=True)

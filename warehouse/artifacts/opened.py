@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Final
 
-from warehouse.artifacts.contract import ArtifactStore
-from warehouse.artifacts.objects.client import is_url
-from warehouse.artifacts.objects.store import Bucket
-from warehouse.artifacts.objects.terms import DAY
+from warehouse.artifacts.contract import DAY, ArtifactStore
 from warehouse.artifacts.store import Store
 
 __all__ = ["CACHE_BYTES", "is_url", "open_store"]
 
 CACHE_BYTES: Final = 100 << 30
 """How large the cache of a bucket becomes, unless it is told otherwise."""
+
+
+def is_url(place: str) -> bool:
+    """Whether a text is the address of a bucket, or is meant to be one."""
+    return "://" in place
 
 
 def open_store(place: Path | str, data: Path, cache: Path, limit: int = CACHE_BYTES, grace: int = DAY) -> ArtifactStore:
@@ -29,5 +31,8 @@ def open_store(place: Path | str, data: Path, cache: Path, limit: int = CACHE_BY
         StoreError: the address is none.
     """
     if is_url(str(place)):
+        # Imported here, because a store in a folder needs none of it.
+        from warehouse.artifacts.objects.store import Bucket
+
         return Bucket(str(place), data, cache, limit, grace)
     return Store(Path(place))

@@ -22,7 +22,7 @@ from warehouse.artifacts.durable import flush
 from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.locks import held, is_held
 
-__all__ = ["HELD", "RECIPE", "Staging", "is_full", "make_folder", "unlinked"]
+__all__ = ["HELD", "RECIPE", "Staging", "make_folder", "room_for", "unlinked"]
 
 HELD: Final = "held.json"
 """In a folder of the staging area: which versions its process reads."""
@@ -140,7 +140,24 @@ def make_folder(folder: Path) -> None:
         flush(folder.parent)
 
 
-def is_full(error: BaseException | None) -> bool:
+@contextmanager
+def room_for(doing: str, place: Path) -> Iterator[None]:
+    """Turn the error of any library that there is no space into one that names `place` and what was being done.
+
+    Raises:
+        StoreError: there is no space.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_full(error):
+            raise StoreError(
+                f"no space left in {place} while {doing}; nothing was published: free some space and run it again"
+            ) from error
+        raise
+
+
+def _is_full(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, means that a disk, a quota or a file is full.
 
     Arrow keeps the error number. DuckDB keeps the system's text, or mentions the space for its spilled data.

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from warehouse.artifacts import garbage, history
-from warehouse.artifacts.artifact import ALL, Artifact, Recipe, Version, check_domain, mend, recipe
+from warehouse.artifacts.artifact import ALL, Artifact, Recipe, Version, check_domain, mend, recipe, sealed
 from warehouse.artifacts.contract import UNFIT, Identity, Leftover, Mark
 from warehouse.artifacts.durable import flush, write_durably
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.history import HISTORY
-from warehouse.artifacts.manifest import FORMAT, MANIFEST, Environment, Manifest, content_version, describe_file, parse
+from warehouse.artifacts.manifest import MANIFEST, Environment, content_version, describe_file
 from warehouse.artifacts.reader import StoreReader, is_whole
-from warehouse.artifacts.staging import HELD, RECIPE, Staging, is_full, make_folder
+from warehouse.artifacts.staging import HELD, RECIPE, Staging, make_folder, room_for
 
 # Whoever uses a store names artifacts too, so those names are to be had here.
 __all__ = ["ALL", "Artifact", "Recipe", "Store", "Version", "check_domain", "mend", "recipe"]
@@ -90,7 +90,7 @@ class Store(StoreReader):
             StoreError: one of them has not been built.
         """
         with ExitStack() as stack:
-            with self._room_for("noting what is read"):
+            with room_for("noting what is read", self.root):
                 hold = stack.enter_context(self.staging.new())
                 # Under the lock, so that nothing is collected between being found and being held.
                 with self.staging.lock():
@@ -124,19 +124,8 @@ class Store(StoreReader):
         build: Callable[[Path], Mapping[str, Any]],
         identity: Identity = "content",
     ) -> tuple[Artifact, bool]:
-        """Return the artifact of `recipe` and whether `build` ran.
-
-        `build` gets an empty directory and returns a summary that JSON can represent. With identity "content", the
-        version is a hash of the files, so equal bytes are one version, whatever made them. With "recipe", it is the
-        hash of the recipe, for results that differ in the last bit between devices. A version with missing files or
-        files of another size is built again. Any number of processes may publish at once.
-
-        An error in `build` leaves the store as it was before.
-
-        Raises:
-            StoreError: there is no space. `build` may raise other errors.
-        """
-        with self._room_for(f"building {recipe.key} of {recipe.domain}"):
+        """See `ArtifactStore`."""
+        with room_for(f"building {recipe.key} of {recipe.domain}", self.root):
             self.sweep()
             with self.staging.new() as staging:
                 # Found and pointed to in one, so that nobody collects it in between.
@@ -154,7 +143,7 @@ class Store(StoreReader):
 
     def expose(self, artifact: Artifact, name: str) -> Path:
         """Make `<root>/<name>` this file of the artifact's current version. Readers of the old file keep it open."""
-        with self._room_for(f"showing {name}"):
+        with room_for(f"showing {name}", self.root):
             if not self.exposes(artifact, name):
                 with self.staging.new() as staging, self.staging.lock():
                     # Of two that expose at once, the later one might be the one with the older version.
@@ -163,19 +152,6 @@ class Store(StoreReader):
                     (staging / "exposed").replace(self.root / name)
                     flush(self.root)
         return self.root / name
-
-    @contextmanager
-    def _room_for(self, doing: str) -> Iterator[None]:
-        """Say clearly that there is no room, whichever library has found out."""
-        try:
-            yield
-        except Exception as error:
-            if is_full(error):
-                raise StoreError(
-                    f"no space left in {self.root} while {doing}; "
-                    "nothing was published: free some space and run it again"
-                ) from error
-            raise
 
     def _seal(
         self,
@@ -189,28 +165,9 @@ class Store(StoreReader):
         files = staging / "files"
         described = {path.name: describe_file(path) for path in sorted(files.iterdir())}
         version = recipe.digest if identity == "recipe" else content_version(described)
-        text = Manifest(
-            format=FORMAT,
-            key=recipe.key,
-            domain=recipe.domain,
-            version=version,
-            recipe=recipe.digest,
-            code_version=recipe.code_version,
-            inputs=dict(recipe.inputs),
-            sources=dict(recipe.sources),
-            parameters=dict(recipe.parameters),
-            files=described,
-            summary=dict(summary),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            environment=environment,
-        ).text
-        try:
-            manifest = parse(text, recipe.key, recipe.domain, version)  # so that it is what readers will read
-        except ValueError as error:
-            raise StoreError(
-                f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
-            ) from error
-        write_durably(files / MANIFEST, text)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = sealed(recipe, version, described, summary, created, environment)
+        write_durably(files / MANIFEST, manifest.text)
         # Read-only, for everybody who may read the folder: some libraries write files for their owner alone.
         readable = stat.S_IMODE(files.stat().st_mode) & 0o444
         for path in files.iterdir():

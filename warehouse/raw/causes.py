@@ -14,6 +14,7 @@ from typing import Any, Final
 from warehouse.errors import DataError
 from warehouse.raw.formats import category_in, formats
 from warehouse.raw.lines import blocks
+from warehouse.raw.rating_rows import EARLIEST_MILLISECONDS
 from warehouse.raw.records import LONGEST_LINE, read_record
 
 __all__ = ["of_ratings", "of_records"]
@@ -30,7 +31,6 @@ _NUMBER: Final = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 _DATE: Final = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T].*)?")
 _EARLIEST_SECONDS: Final = 100_000_000
 """1973-03-03. A number of stars is smaller."""
-_EARLIEST_MILLISECONDS: Final = 100_000_000_000
 _LAYOUT_OF_2023: Final = "it has the layout of the files of 2023, but only that of 2018 is read"
 _SHOWN_KEYS: Final = 8
 
@@ -76,7 +76,7 @@ def _of_columns(source: Path, rows: Sequence[Sequence[str]], swapped: bool) -> l
     for place, column in enumerate(columns[2:], 3):
         if _all(_DATE, column):
             found.append(f"column {place} has dates: write times as seconds since 1970")
-        elif _all(_NUMBER, column) and min(map(float, column)) >= _EARLIEST_MILLISECONDS:
+        elif _all(_NUMBER, column) and min(map(float, column)) >= EARLIEST_MILLISECONDS:
             found.append(f"column {place} is in milliseconds: divide it by 1000, without a remainder")
     if width == len(_COLUMNS) and _all(_NUMBER, (*columns[2], *columns[3])):
         ratings, times = (list(map(float, column)) for column in columns[2:])

@@ -22,7 +22,6 @@ __all__ = [
     "Kind",
     "RawFormat",
     "category_in",
-    "format_named",
     "format_of",
     "formats",
 ]
@@ -119,15 +118,6 @@ reviews, because review files hold only a 5-core, and `warehouse.core` computes 
 def formats(kind: Kind | None = None) -> tuple[RawFormat, ...]:
     """The formats of a kind, or of all kinds, in the order in which they are preferred."""
     return tuple(each for each in FORMATS if kind in (None, each.kind))
-
-
-def format_named(name: str) -> RawFormat:
-    """The format of that name.
-
-    Raises:
-        KeyError: there is none.
-    """
-    return {each.name: each for each in formats()}[name]
 
 
 def format_of(kind: Kind, file_name: str) -> RawFormat:

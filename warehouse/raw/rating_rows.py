@@ -22,6 +22,7 @@ from warehouse.raw.lines import Causes, Quarantine
 from warehouse.tables import TABLES
 
 __all__ = [
+    "EARLIEST_MILLISECONDS",
     "LATEST_TIME",
     "Rating",
     "RatingsSummary",
@@ -35,7 +36,7 @@ __all__ = [
 LONGEST_ID: Final = 255
 LATEST_TIME: Final = 4_102_444_800
 """2100-01-01. Larger values are not seconds, but milliseconds or noise."""
-_EARLIEST_MILLISECONDS: Final = 100_000_000_000
+EARLIEST_MILLISECONDS: Final = 100_000_000_000
 """1973-03-03 if read as milliseconds; read as seconds, the year 5138."""
 
 _TABLE: Final = TABLES["raw/ratings/ratings"]
@@ -103,7 +104,7 @@ def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | 
         return "rating is not a finite number"
     if not time.is_integer():
         return "time is not a whole number"
-    if _EARLIEST_MILLISECONDS <= time <= 1000 * LATEST_TIME:
+    if EARLIEST_MILLISECONDS <= time <= 1000 * LATEST_TIME:
         return "time is in milliseconds, not in seconds"
     if not 0 <= time <= LATEST_TIME:
         return "time is out of range"

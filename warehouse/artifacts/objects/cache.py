@@ -20,6 +20,7 @@ from warehouse.artifacts.artifact import Version
 from warehouse.artifacts.durable import flush, replacing
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.files import regular
+from warehouse.artifacts.garbage import size
 from warehouse.artifacts.locks import is_open
 from warehouse.artifacts.manifest import MANIFEST, Manifest, parse
 from warehouse.artifacts.objects.layout import STORE, folder
@@ -128,7 +129,7 @@ class Cache:
 
     def _make_room(self, needed: int) -> None:
         """Let those versions go that were used longest ago, until there is room for so many bytes."""
-        sizes = {path: _size(path) for path in self.root.glob("[!.]*/*/domain=*/v=*")}
+        sizes = {path: size(path) for path in self.root.glob("[!.]*/*/domain=*/v=*")}
         surplus = sum(sizes.values()) + needed - self.limit
         if surplus <= 0:
             return
@@ -169,14 +170,6 @@ def _recorded(record: Path, version: Version) -> Manifest | None:
 
 def _is_there(path: Path, size: int) -> bool:
     return path.is_file() and not path.is_symlink() and path.stat().st_size == size
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    with suppress(FileNotFoundError):  # it has just gone
-        for path in folder.iterdir():
-            total += path.stat().st_size
-    return total
 
 
 def _last_used(folder: Path) -> float:

@@ -21,7 +21,7 @@ from warehouse.artifacts.errors import ReadOnlyError, StoreError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["Client", "Found", "Tag", "UnreachableError", "is_url"]
+__all__ = ["Client", "Found", "Tag", "UnreachableError"]
 
 A = TypeVar("A")
 
@@ -57,11 +57,6 @@ class Found:
     bytes: int
     modified: datetime
     tag: Tag
-
-
-def is_url(place: str) -> bool:
-    """Whether a text is the address of a bucket, or is meant to be one."""
-    return "://" in place
 
 
 class Client:

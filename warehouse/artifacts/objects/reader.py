@@ -6,15 +6,14 @@ Nothing here changes a version. Whatever a bucket says is checked when it is rea
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from warehouse.artifacts import history
 from warehouse.artifacts.artifact import Artifact, Version, mend, missing
-from warehouse.artifacts.contract import UNFIT, Mark
-from warehouse.artifacts.errors import DamagedError, StoreError
+from warehouse.artifacts.contract import DAY, UNFIT, Mark
+from warehouse.artifacts.errors import DamagedError
 from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.history import Entry, Period
 from warehouse.artifacts.manifest import content_version
@@ -22,7 +21,7 @@ from warehouse.artifacts.objects import layout, terms
 from warehouse.artifacts.objects.cache import Cache
 from warehouse.artifacts.objects.client import Client, Found, Tag
 from warehouse.artifacts.objects.layout import Described
-from warehouse.artifacts.staging import is_full
+from warehouse.artifacts.staging import room_for
 
 __all__ = ["BucketReader"]
 
@@ -36,7 +35,7 @@ _AT_ONCE: Final = 16
 class BucketReader:
     """The artifacts below one address, read-only. `shown` is the data folder, at whose top files are shown."""
 
-    def __init__(self, url: str, shown: Path, cache: Path, limit: int, grace: int = terms.DAY) -> None:
+    def __init__(self, url: str, shown: Path, cache: Path, limit: int, grace: int = DAY) -> None:
         self.client = Client(url)
         self.shown = shown
         self.cache = Cache(cache, shown, limit)
@@ -280,7 +279,7 @@ class BucketReader:
                 f"{self._file(artifact, name)} is missing or damaged: `mmm4rec verify`; then {mend(artifact.domain)}"
             )
 
-        with self._room_for(f"fetching files of {artifact.ref}"):
+        with room_for(f"fetching files of {artifact.ref}", self.cache.root):
             self.terms  # noqa: B018 - so that the cache is known to be of this store
             self.cache.fetch(artifact.named, artifact.manifest, names, get)
 
@@ -300,19 +299,6 @@ class BucketReader:
             return [function(item) for item in asked]
         with ThreadPoolExecutor(min(_AT_ONCE, len(asked))) as pool:
             return list(pool.map(function, asked))
-
-    @contextmanager
-    def _room_for(self, doing: str) -> Iterator[None]:
-        """Say clearly that there is no room on this machine, whichever library has found out."""
-        try:
-            yield
-        except Exception as error:
-            if is_full(error):
-                raise StoreError(
-                    f"no space left in {self.cache.root} while {doing}; "
-                    "nothing was published: free some space and run it again"
-                ) from error
-            raise
 
 
 class _Summed:

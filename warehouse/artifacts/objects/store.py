@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from warehouse.artifacts import history
-from warehouse.artifacts.artifact import Artifact, Recipe, Version
-from warehouse.artifacts.contract import UNFIT, Identity, Leftover, Mark
+from warehouse.artifacts.artifact import Artifact, Recipe, Version, sealed
+from warehouse.artifacts.contract import DAY, UNFIT, Identity, Leftover, Mark
 from warehouse.artifacts.durable import flush
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import DamagedError, StoreError
-from warehouse.artifacts.manifest import FORMAT, Environment, FileEntry, Manifest, content_version, describe_file
-from warehouse.artifacts.objects import doom, garbage, layout, terms
+from warehouse.artifacts.manifest import Environment, Manifest, content_version, describe_file
+from warehouse.artifacts.objects import doom, garbage, layout
 from warehouse.artifacts.objects.client import Tag
 from warehouse.artifacts.objects.layout import Described
 from warehouse.artifacts.objects.leases import Hold, Leases
 from warehouse.artifacts.objects.reader import BucketReader
-from warehouse.artifacts.staging import make_folder
+from warehouse.artifacts.staging import make_folder, room_for
 
 __all__ = ["Bucket"]
 
@@ -38,7 +38,7 @@ _CATALOGUE: Final = ".duckdb"
 class Bucket(BucketReader):
     """The artifacts below one address, to read and to change."""
 
-    def __init__(self, url: str, shown: Path, cache: Path, limit: int, grace: int = terms.DAY) -> None:
+    def __init__(self, url: str, shown: Path, cache: Path, limit: int, grace: int = DAY) -> None:
         super().__init__(url, shown, cache, limit, grace)
         self.leases = Leases(self.client, lambda: self.terms)
 
@@ -96,7 +96,7 @@ class Bucket(BucketReader):
     ) -> tuple[Artifact, bool]:
         """See `ArtifactStore`."""
         self.terms  # noqa: B018 - before the lease of a store that is none
-        with self._room_for(f"building {recipe.key} of {recipe.domain}"), self.leases.hold() as hold:
+        with room_for(f"building {recipe.key} of {recipe.domain}", self.cache.root), self.leases.hold() as hold:
             self.sweep()
             for _ in range(_TRIES):
                 known = self._with_recipe(recipe, hold)
@@ -114,7 +114,7 @@ class Bucket(BucketReader):
 
     def expose(self, artifact: Artifact, name: str) -> Path:
         """See `ArtifactStore`. A catalogue names the files of what it was made from, so these are fetched, too."""
-        with self._room_for(f"showing {name}"):
+        with room_for(f"showing {name}", self.cache.root):
             if not self.exposes(artifact, name):
                 latest = self.current(artifact.key, artifact.domain) or artifact
                 if name.endswith(_CATALOGUE):
@@ -168,7 +168,7 @@ class Bucket(BucketReader):
         version = (recipe.key, recipe.domain, digest)
         hold.versions(version)
         for _ in range(_TRIES):
-            manifest = self._manifest(recipe, digest, described, summary, environment)
+            manifest = sealed(recipe, digest, described, summary, self._time(), environment)
             found = self._place(version, manifest, files)
             if found is None:  # let one of those go first who publish the same
                 time.sleep(random.random() / 5)
@@ -181,38 +181,6 @@ class Bucket(BucketReader):
                 self.cache.adopt(version, found.manifest, files, own)
                 return artifact
         raise StoreError(f"{recipe.key} of {recipe.domain} is changed by others again and again: run it again")
-
-    def _manifest(
-        self,
-        recipe: Recipe,
-        digest: str,
-        described: dict[str, FileEntry],
-        summary: Mapping[str, Any],
-        environment: Environment,
-    ) -> Manifest:
-        made = Manifest(
-            format=FORMAT,
-            key=recipe.key,
-            domain=recipe.domain,
-            version=digest,
-            recipe=recipe.digest,
-            code_version=recipe.code_version,
-            inputs=dict(recipe.inputs),
-            sources=dict(recipe.sources),
-            parameters=dict(recipe.parameters),
-            files=described,
-            summary=dict(summary),
-            created=self._time(),
-            environment=environment,
-        )
-        try:  # so that it is what readers will read
-            objects = {name: layout.new_file(entry.sha256) for name, entry in described.items()}
-            version = (recipe.key, recipe.domain, digest)
-            return layout.read_manifest(layout.describe(Described(made, objects)), version).manifest
-        except ValueError as error:
-            raise StoreError(
-                f"{recipe.key} of {recipe.domain} cannot be published: {error}; this is a fault of its build"
-            ) from error
 
     def _place(self, version: Version, manifest: Manifest, files: Path) -> Described | None:
         """See that a version is there, with `manifest` unless what is there is as good; None: others changed it."""

@@ -6,13 +6,13 @@ from typing import Annotated, Final
 
 import msgspec
 
+from warehouse.artifacts.contract import DAY
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.objects.client import Client
 from warehouse.artifacts.objects.layout import STORE
 
-__all__ = ["DAY", "Terms", "establish", "read"]
+__all__ = ["Terms", "establish", "read"]
 
-DAY: Final = 24 * 3600
 FORMAT: Final = 1
 LEASE: Final = 600
 """Seconds that a lease is good for once it was renewed."""
