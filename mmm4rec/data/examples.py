@@ -13,10 +13,14 @@ from torch import Tensor
 
 Split = Literal["training", "validation", "test", "everything"]
 
-TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
+TOKENS = {"cpu": 1 << 11, "cuda": 1 << 14}
 """The padded positions of a part, by device. On a CPU, the largest activation then takes about 30 MiB at the published
 sizes. The allocator reuses blocks of that size, and the matrix products are wide enough for full speed. On a GPU, the
-time of kernel launches dominates."""
+activations of a part take about 1.5 GiB."""
+FIXED_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+"""The lengths to which parts of fixed shapes are padded; above the last, powers of two."""
+SMALLEST_SHARE = 16
+"""Parts of fixed shapes have at least this fraction (1/16) of the rows of a step, unless `TOKENS` forbids it."""
 
 
 def tokens_on(device: torch.device) -> int:
@@ -39,6 +43,34 @@ def _runs(lengths: Sequence[int], most: int, tokens: int | None) -> Iterator[tup
         first = stop
 
 
+def _fixed(lengths: Sequence[int], length: int, tokens: int) -> Iterator[tuple[slice, int]]:
+    """Parts of few different shapes for rows sorted by length: half of the rows, half of the rest, and so on.
+
+    The number of rows of a part depends only on the number of rows of the step, and its length is one of
+    `FIXED_LENGTHS`. Few sequences are long, so halving wastes little on padding. A part with more than `tokens` padded
+    positions is halved again.
+    """
+    cuts, rest = [0], len(lengths)
+    while rest > max(1, 2 * len(lengths) // SMALLEST_SHARE):
+        cuts.append(cuts[-1] + rest - rest // 2)
+        rest //= 2
+    waiting = [slice(*bounds) for bounds in zip(cuts, [*cuts[1:], len(lengths)], strict=True)][::-1]
+    while waiting:
+        rows = waiting.pop()
+        longest, count = fixed_length(lengths[rows.stop - 1], length), rows.stop - rows.start
+        if count * longest > tokens and count > 1:
+            middle = rows.stop - count // 2
+            waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
+        else:
+            yield rows, longest
+
+
+def fixed_length(longest: int, length: int) -> int:
+    """The next of `FIXED_LENGTHS` from `longest` on, but at most `length`."""
+    found = next((fixed for fixed in FIXED_LENGTHS if fixed >= longest), 1 << (longest - 1).bit_length())
+    return min(found, length)
+
+
 class Batch(NamedTuple):
     """The input of the model."""
 
@@ -58,7 +90,10 @@ class Batch(NamedTuple):
         if self.items.numel() <= tokens:
             yield slice(0, len(self.items)), self
             return
-        for rows, longest in _runs(self.lengths.tolist(), len(self.items), tokens):
+        # Only a CPU reads the lengths. Elsewhere, reading would wait for the device.
+        on_cpu, width = self.items.device.type == "cpu", self.items.shape[1]
+        lengths = self.lengths.tolist() if on_cpu else [width] * len(self.items)
+        for rows, longest in _runs(lengths, len(self.items), tokens):
             labels = None if self.labels is None else self.labels[rows]
             yield rows, Batch(self.items[rows, :longest], self.times[rows], self.lengths[rows], labels)
 
@@ -119,7 +154,9 @@ class Examples:
         times = torch.where(step < timed[:, None], self.times[position], 0)
         return Batch(items, times, lengths, self.items[label] if self.labelled else None)
 
-    def steps(self, batch_size: int, accumulate: int, seed: int, tokens: int | None = None) -> Iterator[list["Part"]]:
+    def steps(
+        self, batch_size: int, accumulate: int, seed: int, tokens: int | None = None, fixed_shapes: bool = False
+    ) -> Iterator[list["Part"]]:
         """The examples in random order, as optimiser steps of `accumulate` batches, each step cut into parts.
 
         Within a step, the examples are sorted by length and cut into batches of `batch_size`, or earlier if a batch
@@ -127,17 +164,28 @@ class Examples:
         example of a step has the same weight: the shares of its parts add up to its number of batches, so the sum of
         `share * mean loss` over the parts equals the sum of the mean losses of random batches. Sorting a whole epoch
         would instead fill a step with sequences of one length.
+
+        `fixed_shapes` cuts the step into parts of few different shapes instead, as a device needs that records its
+        work (`mmm4rec.training.recording`). The examples of a step are the same.
         """
+        size = batch_size * accumulate
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self), generator=generator)
-        lengths = self.lengths.cpu()
-        for step in torch.split(order, batch_size * accumulate):
-            found, place = torch.sort(lengths[step], stable=True)
-            step = step[place]
-            batches = -(-len(step) // batch_size)
+        # Drawn on the CPU, so that the order is the same on every device; the rest is done where the examples are.
+        order = torch.randperm(len(self), generator=generator).to(self.label.device)
+        step = torch.arange(len(self), device=order.device) // size
+        place = torch.sort(step * (self.length + 1) + self.lengths[order], stable=True).indices
+        order = order[place]
+        found = self.lengths[order].cpu()
+        for start in range(0, len(self), size):
+            lengths = found[start : start + size].tolist()
+            batches = -(-len(lengths) // batch_size)
+            if fixed_shapes and tokens is not None:
+                cut = _fixed(lengths, self.length, tokens)
+            else:
+                cut = _runs(lengths, batch_size, tokens)
             parts = []
-            for rows, longest in _runs(found.tolist(), batch_size, tokens):
-                chosen = step[rows]
-                share = len(chosen) * batches / len(step)
-                parts.append(Part(chosen.to(self.label.device), longest, share))
+            for rows, longest in cut:
+                chosen = order[start + rows.start : start + rows.stop]
+                share = len(chosen) * batches / len(lengths)
+                parts.append(Part(chosen, fixed_length(longest, self.length) if fixed_shapes else longest, share))
             yield parts

@@ -79,8 +79,7 @@ class Recommender(nn.Module, ABC):
                 vectors, table = items.vectors, items.table
             users = self.user_vectors(batch, vectors, batch.items)
             return full_cross_entropy(users, table, batch.labels, self.rules)
-        # Only the vectors of the batch's items are computed.
-        used, rows = torch.unique(torch.cat([batch.items.flatten(), batch.labels]), return_inverse=True)
+        used, rows = _distinct(torch.cat([batch.items.flatten(), batch.labels]))
         vectors = self.item_vectors(used)
         places, labels = rows[: batch.items.numel()].view_as(batch.items), rows[batch.items.numel() :]
         # A sequence does not depend on the others of its batch, so users are encoded piece by piece. Only the scores
@@ -103,6 +102,18 @@ class Recommender(nn.Module, ABC):
         return scores.masked_fill(padding, -torch.inf)
 
 
+def _distinct(items: Tensor) -> tuple[Tensor, Tensor]:
+    """The items [n] whose vectors are computed for a batch, and the row of each of `items` among them.
+
+    On a CPU, every item once. On a GPU, all as they come: few items of a batch repeat in a large catalogue, and the
+    number of different ones would have to be read from the device.
+    """
+    if items.device.type == "cpu":
+        used, rows = torch.unique(items, return_inverse=True)
+        return used, rows
+    return items, torch.arange(len(items), device=items.device)
+
+
 class StepItems:
     """Item vectors E [M,N+1,H] and their score table [N+1,H], computed once for all batches of a step.
 
@@ -115,8 +126,14 @@ class StepItems:
         self._computed = [vectors, model.score_vectors(vectors)]
         self.vectors, self.table = (tensor.detach().requires_grad_() for tensor in self._computed)
 
-    def backward(self) -> None:
-        """Call this once, after the backward pass of the step's last batch and before the optimiser step."""
+    def start_gradients(self) -> None:
+        """Set the gradients to zero in their own memory, for work that is recorded and repeated."""
+        for tensor in (self.vectors, self.table):
+            tensor.grad = torch.zeros_like(tensor)
+
+    def backward(self, again: bool = False) -> None:
+        """Call this once, after the backward pass of the step's last batch and before the optimiser step. `again` keeps
+        what it needs, for work that is recorded and repeated."""
         pairs = zip(self._computed, (self.vectors.grad, self.table.grad), strict=True)
         tensors, gradients = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
-        torch.autograd.backward(tensors, gradients)
+        torch.autograd.backward(tensors, gradients, retain_graph=again)

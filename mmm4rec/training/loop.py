@@ -20,14 +20,18 @@ from mmm4rec.data.examples import Examples, Part, tokens_on
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.evaluation.results import Metrics
-from mmm4rec.model.recommender import Recommender
+from mmm4rec.model.recommender import Recommender, StepItems
 from mmm4rec.training.gradient import accumulate_on_devices, part_seed
 from mmm4rec.training.record import Epoch
+from mmm4rec.training.recording import RecordedSteps, recorder_for
 from mmm4rec.training.resume import StateFolder
 from mmm4rec.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+LOOK_EVERY = {"cpu": 1, "cuda": 64}
+"""Optimiser steps between two looks at the losses. On a GPU, every look waits until the device has done its work."""
 
 Send = Callable[[str, Any], None]
 """Sends a message to the caller of `fit`: ("epoch", `Epoch`) or ("progress", (steps done, steps at the cap))."""
@@ -61,7 +65,11 @@ class Loop:
         self.batches = math.ceil(len(self.examples) / config.batch_size)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
         optimiser = torch.optim.NAdam(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            foreach=True,
+            capturable=fabric.device.type == "cuda",
         )
         self.wrapped_model, self.wrapped_optimiser = fabric.setup(model, optimiser)
         self.optimiser = optimiser
@@ -75,6 +83,20 @@ class Loop:
             if fabric.is_global_zero:
                 print(f"{domain.name}: continues after {self.state.optimiser_steps} optimiser steps", file=sys.stderr)
         self.saved_at = time.perf_counter()
+        self.losses: list[torch.Tensor] = []
+        """The sums of the losses of the last optimiser steps, which nobody has looked at yet."""
+        recorder = recorder_for(fabric.device) if fabric.world_size == 1 else None
+        self.recorded = None
+        if recorder is not None:
+            self.recorded = RecordedSteps(
+                recorder,
+                model,
+                self.wrapped_model,
+                optimiser,
+                self.examples,
+                in_batch=config.loss == "in_batch",
+                step_items=self._step_items,
+            )
         fabric.barrier()  # no process may save before all have read
 
     def run(self) -> None:
@@ -98,25 +120,39 @@ class Loop:
         self.wrapped_model.train()
         # The in-batch loss compares the examples of a batch, so it needs whole batches.
         tokens = None if config.loss == "in_batch" else tokens_on(self.fabric.device)
-        order = self.examples.steps(config.batch_size, config.accumulate, config.seed * 1_000_003 + number, tokens)
+        order = self.examples.steps(
+            config.batch_size,
+            config.accumulate,
+            config.seed * 1_000_003 + number,
+            tokens,
+            fixed_shapes=self.recorded is not None,
+        )
         for parts in islice(order, state.epoch_steps, None):
-            state.epoch_loss += self._step(number, parts)
+            self._step(number, parts)
             state.optimiser_steps += 1
             state.epoch_steps += 1
+            if len(self.losses) >= LOOK_EVERY.get(self.fabric.device.type, LOOK_EVERY["cuda"]):
+                self._look_at_losses(number)
             done = (number - 1) * self.steps_per_epoch + state.epoch_steps
             self.send("progress", (done, config.epochs * self.steps_per_epoch))
-            if state.epoch_steps < self.steps_per_epoch:
+            if state.epoch_steps < self.steps_per_epoch and self.state_folder and self._save_is_due():
+                self._look_at_losses(number)
                 state.training_seconds += time.perf_counter() - started
-                self._save_if_due()
+                self._save(self.state_folder)
                 started = time.perf_counter()
+        self._look_at_losses(number)
         mean = state.epoch_loss / len(self.examples)
         state.examples += len(self.examples)
         state.epoch_steps, state.epoch_loss = 0, 0.0
         state.training_seconds += time.perf_counter() - started
         return mean
 
-    def _step(self, epoch: int, parts: list[Part]) -> float:
-        """Do one optimiser step. Return the sum of the losses of its examples."""
+    def _step(self, epoch: int, parts: list[Part]) -> None:
+        """Do one optimiser step."""
+        seed_of = partial(part_seed, self.config.seed, epoch, self.state.epoch_steps)
+        if self.recorded is not None:
+            self.losses.append(self.recorded.step(parts, seed_of).sum())
+            return
         losses = accumulate_on_devices(
             self.fabric,
             self.model,
@@ -124,21 +160,36 @@ class Loop:
             self.examples,
             parts,
             in_batch=self.config.loss == "in_batch",
-            seed_of=partial(part_seed, self.config.seed, epoch, self.state.epoch_steps),
+            seed_of=seed_of,
         )
-        # Checked once per step, because every check waits for the device.
-        if not losses.isfinite().all():
-            first = self.state.epoch_steps * self.config.accumulate + 1
-            last = min(first + self.config.accumulate - 1, self.batches)
-            raise DivergedError(
-                f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
-                f"{f' to {last}' if last > first else ''}; lower learning_rate, or check the features for extreme "
-                "values"
-            )
-        loss = float(losses.sum())
         self.wrapped_optimiser.step()
         self.wrapped_optimiser.zero_grad(set_to_none=True)
-        return loss
+        self.losses.append(losses.sum())
+
+    def _step_items(self) -> StepItems:
+        with self.fabric.autocast():
+            return self.model.step_items()
+
+    def _look_at_losses(self, epoch: int) -> None:
+        """Add the losses of the last optimiser steps to those of the epoch.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        if not self.losses:
+            return
+        losses = torch.stack(self.losses).tolist()
+        self.losses.clear()
+        for step, loss in enumerate(losses, self.state.epoch_steps - len(losses)):
+            if not math.isfinite(loss):
+                first = step * self.config.accumulate + 1
+                last = min(first + self.config.accumulate - 1, self.batches)
+                raise DivergedError(
+                    f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
+                    f"{f' to {last}' if last > first else ''}; lower learning_rate, or check the features for extreme "
+                    "values"
+                )
+            self.state.epoch_loss += loss
 
     def _end_epoch(self, number: int, loss: float | None) -> None:
         """Validate if it is due, append to the history, keep the weights if they are the best, and decide whether to
@@ -156,7 +207,8 @@ class Loop:
             state.stopped = f"no better {config.metric} in {config.patience} validations"
         elif number >= config.epochs:
             state.stopped = "epoch cap"
-        self._save_if_due()
+        if self.state_folder and self._save_is_due():
+            self._save(self.state_folder)
 
     def _validate(self) -> Metrics:
         """Validate on the first device and send the result to all, so that every device decides the same."""
@@ -179,8 +231,9 @@ class Loop:
 
     def _keep_weights(self, epoch: Epoch) -> None:
         weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        wrong = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
-        if wrong:
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()
+        if not all(finite):
+            wrong = sorted(name for name, good in zip(weights, finite, strict=True) if not good)
             raise DivergedError(
                 f"{self.domain.name}: {wrong[0]} is not finite after epoch {epoch.epoch}; lower learning_rate"
             )
@@ -198,12 +251,11 @@ class Loop:
         if self.config.loggers:
             self.fabric.log_dict(values, step=epoch.epoch)
 
-    def _save_if_due(self) -> None:
-        if self.state_folder is None or not self.fabric.is_global_zero:
-            return
-        if time.perf_counter() - self.saved_at < self.state_seconds:
-            return
-        self.state_folder.save(*self.state.to_saved(self.model, self.optimiser))
+    def _save_is_due(self) -> bool:
+        return self.fabric.is_global_zero and time.perf_counter() - self.saved_at >= self.state_seconds
+
+    def _save(self, folder: StateFolder) -> None:
+        folder.save(*self.state.to_saved(self.model, self.optimiser))
         self.saved_at = time.perf_counter()
 
 

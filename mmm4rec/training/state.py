@@ -104,9 +104,10 @@ class TrainingState:
                 elif kind == "kept":
                     state.best_weights[name] = value.to(parameters[name].device)
                 else:
-                    # Moments go to the device of their parameter. Counters stay on the CPU, as NAdam creates them.
+                    # Moments go to the device of their parameter, and so do the counters of a `capturable` optimiser.
+                    # Other counters stay on the CPU, as NAdam creates them.
                     slot, name = name.split(".", 1)
                     parameter = parameters[name]
-                    is_moment = value.shape == parameter.shape
-                    optimiser.state[parameter][slot] = value.to(parameter.device) if is_moment else value
+                    moves = value.shape == parameter.shape or optimiser.defaults["capturable"]
+                    optimiser.state[parameter][slot] = value.to(parameter.device) if moves else value
         return state

@@ -1,0 +1,144 @@
+"""Optimiser steps as recorded work: the same weights as steps that Python starts one by one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.data import examples as cutting
+from mmm4rec.data.domain import DomainData
+from mmm4rec.model import recommender
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.training import loop
+from mmm4rec.training.fit import fit
+from mmm4rec.training.gradient import accumulate, part_seed
+from mmm4rec.training.recording import RecordedSteps, recorder_for
+from tests.mmm4rec.tape import ReadError, Tapes
+
+Config = Callable[..., ModelConfig]
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch's different items are not counted, and parts are large enough to be few."""
+    monkeypatch.setattr(recommender, "_distinct", lambda items: (items, torch.arange(len(items), device=items.device)))
+
+
+def built(config: ModelConfig, domain: DomainData) -> tuple[MMM4Rec, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = MMM4Rec(config, domain).double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model, torch.optim.NAdam(model.parameters(), lr=1e-2, weight_decay=0.005, foreach=True)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"compat": "published"}, {"fusion": "dynamic_instance"}, {"layers": 2}])
+def test_recorded_steps_are_the_steps(domain: DomainData, small: Config, changes: dict, in_batch: bool) -> None:
+    """With dropout: a repetition draws the random numbers of its seed. Three epochs, so every shape is repeated."""
+    examples = domain.examples("training", 6)
+    tokens = None if in_batch else 60
+    weights, losses = [], []
+    tapes = Tapes()
+    for recorder in (None, tapes):
+        model, optimiser = built(small(**changes), domain)
+        recorded = RecordedSteps(
+            recorder, model, model, optimiser, examples, in_batch=in_batch, step_items=model.step_items
+        ) if recorder else None  # fmt: skip
+        found = []
+        for epoch in range(3):
+            for step, parts in enumerate(examples.steps(16, 3, epoch, tokens, fixed_shapes=True)):
+                seeds = [part_seed(1, epoch, step, place) for place in range(-1, len(parts))]
+                if recorded:
+                    found.append(recorded.step(parts, lambda place, seeds=seeds: seeds[place + 1]))
+                    continue
+                items = None if in_batch else model.step_items()
+                of_parts = []
+                for place, part in enumerate(parts):
+                    torch.manual_seed(seeds[place + 1])
+                    if items is None:
+                        of_parts.append(accumulate(model, examples, [part], in_batch=True))
+                    else:
+                        batch = examples.batch(part.chosen, part.longest, model.rules.label_time_is_input)
+                        loss = model(batch, False, items)
+                        (loss * part.share).backward()
+                        of_parts.append(loss.detach()[None] * len(part.chosen))
+                if items:
+                    items.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                found.append(torch.cat(of_parts))
+        weights.append({name: parameter.detach() for name, parameter in model.named_parameters()})
+        losses.append(torch.cat(found))
+    assert tapes.recorded >= 3
+    assert tapes.repeated > 10
+    assert len(losses[0].unique()) > len(losses[0]) / 2
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_training_in_recorded_steps_is_the_training(
+    domain: DomainData,
+    small: Config,
+    quick: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole of `fit`. Without dropout, because the two cut a step into other parts."""
+    config = small(dropout_embedding=0.0, dropout_hidden=0.0, dropout_time=0.0)
+    training = quick(epochs=4, patience=None)
+    tapes = Tapes()
+    found = ("plain", "recorded")
+    for name in found:
+        out = tmp_path / name
+        out.mkdir()
+        fit(domain, config, training, out)
+        monkeypatch.setattr(loop, "recorder_for", lambda device: tapes)
+        monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 64)
+    assert tapes.repeated > 20
+    plain, recorded = (pq.read_table(tmp_path / name / "history.parquet")["loss"].to_pylist() for name in found)
+    assert recorded[1:] == pytest.approx(plain[1:], rel=1e-4)
+
+
+def test_work_that_reads_from_the_device_is_refused(domain: DomainData, small: Config) -> None:
+    """The stand-in refuses what a CUDA graph refuses."""
+    with pytest.raises(ReadError, match="_local_scalar_dense"):
+        Tapes().record(lambda: float(torch.ones(3).sum()))
+    assert recorder_for(torch.device("cpu")) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 400))
+def test_parts_of_fixed_shapes_hold_every_row_once(lengths: list[int], tokens: int) -> None:
+    lengths.sort()
+    parts = list(cutting._fixed(lengths, 50, tokens))
+    assert [row for rows, _ in parts for row in range(rows.start, rows.stop)] == list(range(len(lengths)))
+    for rows, longest in parts:
+        assert longest >= max(lengths[rows])
+        assert longest in (*cutting.FIXED_LENGTHS, 50)
+        count = rows.stop - rows.start
+        assert count == 1 or count * longest <= tokens
+    # Without the limit, the numbers of rows do not depend on the lengths.
+    counts = [rows.stop - rows.start for rows, _ in cutting._fixed(lengths, 50, 10**9)]
+    assert counts == [rows.stop - rows.start for rows, _ in cutting._fixed([1] * len(lengths), 50, 10**9)]
+
+
+def test_steps_of_fixed_shapes_have_the_same_examples(domain: DomainData) -> None:
+    examples = domain.examples("training", 6)
+    for tokens in (None, 60):
+        pairs = zip(examples.steps(16, 3, 1, tokens), examples.steps(16, 3, 1, tokens, fixed_shapes=True), strict=True)
+        for plain, fixed in pairs:
+            chosen = [torch.cat([part.chosen for part in parts]) for parts in (plain, fixed)]
+            assert torch.equal(*chosen)
+            assert sum(part.share for part in fixed) == pytest.approx(sum(part.share for part in plain))
+            assert [replace_length(part) for part in fixed] == [part.longest for part in fixed]
+
+
+def replace_length(part: cutting.Part) -> int:
+    return cutting.fixed_length(part.longest, 6)
