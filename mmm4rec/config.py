@@ -151,7 +151,9 @@ class TrainConfig:
     until an epoch has enough steps; see `fitted`."""
     seed: int = 2020
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "tf32", "bf16-mixed"] = "auto"
+    """`32-true`: float32 everywhere. `tf32`: the same, but a GPU rounds the factors of matrix products to 10 bits.
+    `bf16-mixed`: activations in bfloat16, weights in float32. `auto`: see `mmm4rec.training.precision.AUTO`."""
     devices: int = 1
     """Devices (on a CPU: processes) among which the batches of an optimiser step are divided."""
     strategy: Literal["auto", "ddp_spawn", "ddp"] = "auto"

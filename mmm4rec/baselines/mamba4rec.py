@@ -53,7 +53,7 @@ class Mamba(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """[B,T,H] -> [B,T,H]."""
         x, z = self.inputs(u).chunk(2, dim=-1)
-        x = F.silu(self.conv(x))
+        x = self.conv(x)
         r, B, C = torch.split(self.selection(x), self.split, dim=-1)
         delta = F.softplus(self.steps(r))
         y = selective_scan(x, delta, -torch.exp(self.A_log), B, C) + self.skip * x

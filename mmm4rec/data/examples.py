@@ -13,14 +13,14 @@ from torch import Tensor
 
 Split = Literal["training", "validation", "test", "everything"]
 
-TOKENS = {"cpu": 1 << 11, "cuda": 1 << 14}
+TOKENS = {"cpu": 1 << 11, "cuda": 1 << 15}
 """The padded positions of a part, by device. On a CPU, the largest activation then takes about 30 MiB at the published
 sizes. The allocator reuses blocks of that size, and the matrix products are wide enough for full speed. On a GPU, the
-activations of a part take about 1.5 GiB."""
+activations of a part take about 2 GiB."""
 FIXED_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
 """The lengths to which parts of fixed shapes are padded; above the last, powers of two."""
-SMALLEST_SHARE = 16
-"""Parts of fixed shapes have at least this fraction (1/16) of the rows of a step, unless `TOKENS` forbids it."""
+SMALLEST_SHARE = 8
+"""Parts of fixed shapes have at least this fraction (1/8) of the rows of a step, unless `TOKENS` forbids it."""
 
 
 def tokens_on(device: torch.device) -> int:

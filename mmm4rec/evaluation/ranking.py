@@ -21,15 +21,15 @@ from mmm4rec.evaluation.results import Metrics, Ranking
 from mmm4rec.evaluation.top_k import TopKCounts
 from mmm4rec.model.recommender import Recommender
 
-USER_BATCH, USER_BATCH_CPU = 1024, 128
+USER_BATCH = {"cpu": 128, "cuda": 4096}
 """Users that the model encodes at a time. On a CPU, small batches are twice as fast: activations fit the cache."""
 ENCODED_TOGETHER = 4096
 """Users whose items pass through the adapters together, each item once."""
 RANKED_TOGETHER = 16_384
 """Users that are sorted by label before ranking, so that the users of a block share few blocks of labels."""
-USER_BLOCK = 512
-ITEM_BLOCK, ITEM_BLOCK_CPU = 65_536, 2048
-"""The scores of USER_BLOCK users and this many items are in memory at a time. On a CPU, they fit the cache."""
+USER_BLOCK, ITEM_BLOCK = {"cpu": 512, "cuda": 2048}, {"cpu": 2048, "cuda": 65_536}
+"""The scores of this many users and items are in memory at a time. On a CPU, they fit the cache; on a GPU, they take
+512 MiB."""
 TABLE_BLOCK = 16_384
 """Items whose vectors are computed at a time."""
 
@@ -54,11 +54,11 @@ def ranks_by_counting(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but items are 1..{rows - 1} (0 is padding): "
             "build core/sequences again"
         )
-    block = min(rows, item_block or (ITEM_BLOCK_CPU if labels.device.type == "cpu" else ITEM_BLOCK))
+    block = min(rows, item_block or _on(labels.device, ITEM_BLOCK))
     starts = range(0, rows, block)
     ranks = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
     broken = torch.zeros((), dtype=torch.bool, device=labels.device)
-    for part in _split(labels.argsort(stable=True), USER_BLOCK):
+    for part in _split(labels.argsort(stable=True), _on(labels.device, USER_BLOCK)):
         label = labels[part]
         # The label's score comes from the same matrix product as the scores it is compared with: another product of the
         # same numbers may differ in the last bit and break ties. The labels are sorted, so they lie in few blocks.
@@ -91,6 +91,11 @@ def ranks_by_counting(
     return ranks
 
 
+def _on(device: torch.device, sizes: dict[str, int]) -> int:
+    """The size for a device. Any accelerator counts as a GPU."""
+    return sizes.get(device.type, sizes["cuda"])
+
+
 def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
     """Pieces of at most `size`. An empty index gives no piece (`torch.split` would give one)."""
     return torch.split(index, size) if len(index) else ()
@@ -104,7 +109,7 @@ def encode_users(model: Recommender, examples: Examples, index: Tensor) -> Tenso
 
 def _encode(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
     # Sorted by length, so that a batch does not compute positions that none of its rows needs.
-    size = USER_BATCH_CPU if index.device.type == "cpu" else USER_BATCH
+    size = _on(index.device, USER_BATCH)
     order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
     batches = [
         examples.batch(index[part], int(lengths[-1]), model.rules.label_time_is_input)

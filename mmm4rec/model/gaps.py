@@ -54,7 +54,7 @@ class GapNorm(nn.LayerNorm):
 
 
 class CausalConv(nn.Conv1d):
-    """Causal depthwise convolution over positions: it sees only the past."""
+    """Causal depthwise convolution over positions, which sees only the past; then SiLU."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(channels, channels, width, groups=channels)
@@ -64,13 +64,13 @@ class CausalConv(nn.Conv1d):
         """[B,T,C] -> [B,T,C]."""
         if x.device.type == "cpu":
             weight, bias = self.weight[:, 0].to(x.dtype), self.bias.to(x.dtype)
-            return cast(Tensor, _ShiftedSum.apply(x, weight, bias))  # type: ignore[no-untyped-call]
-        return causal_conv(x, self.weight, self.bias)
+            return F.silu(_ShiftedSum.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+        return causal_conv(x, self.weight, self.bias, silu=True)
 
     def at_last(self, x: Tensor, real: Tensor) -> Tensor:
         """The output [B,C] at the last of W positions x [B,W,C], W the width; `real` [B,W] says which exist."""
         weight = (self.weight[:, 0].T * real[..., None]).to(x.dtype)
-        return (x * weight).sum(1) + self.bias.to(x.dtype)
+        return F.silu((x * weight).sum(1) + self.bias.to(x.dtype))
 
 
 class _ShiftedSum(torch.autograd.Function):
@@ -133,7 +133,7 @@ class StepScale(nn.Module):
         """D [B,K,L] -> a [B,K,L]."""
         s = F.tanhshrink(self.mlp_out(F.silu(self.mlp_in(self.dropout(D)))))
         a = (s * D).transpose(1, 2)
-        return F.silu(self.conv_out(F.silu(self.conv_in(a)))).transpose(1, 2)
+        return cast(Tensor, self.conv_out(self.conv_in(a))).transpose(1, 2)
 
 
 class GapGate(nn.Module):

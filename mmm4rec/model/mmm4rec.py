@@ -25,7 +25,7 @@ from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
 from mmm4rec.model.recommender import Recommender
-from mmm4rec.model.ssd import ssd, widened
+from mmm4rec.model.ssd import ssd, widened, without_autocast
 
 RMS_EPS = 1e-12
 
@@ -41,7 +41,7 @@ class StateSpace(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.skip = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.RMSNorm(config.inner_width, eps=RMS_EPS)
+        self.norm = RMSNorm(config.inner_width, eps=RMS_EPS)
         self.out = nn.Linear(config.inner_width, config.hidden)
         with torch.no_grad():
             self.A_log.uniform_(1, 16).log_()
@@ -58,7 +58,7 @@ class StateSpace(nn.Module):
         """The output of `forward` at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""
         x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
         delta = self._steps(dt, a)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             total = (widened(delta) * -torch.exp(self.A_log)).cumsum(1)
             elapsed = at(total, last)[:, None] - total
             position = torch.arange(x.shape[1], device=x.device)
@@ -83,6 +83,15 @@ class StateSpace(nn.Module):
 
     def _result(self, y: Tensor, z: Tensor) -> Tensor:
         return cast(Tensor, self.out(self.norm(y.flatten(-2) * F.silu(z))))
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's norm, with its weight in the type of the input: under autocast, only then is it a single kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., W] -> [..., W]."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 def step_bias(count: int) -> Tensor:
@@ -111,7 +120,7 @@ class TimeAwareSSD(nn.Module):
     def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """u [B,T,H], D [B,K,L] -> out [B,T,H], the gap signal for the next block [B,K,L]."""
         z, xBC, dt = torch.split(self.inputs(u), self.widths, dim=-1)
-        x, B, C = torch.split(F.silu(self.conv(xBC)), self.split, dim=-1)
+        x, B, C = torch.split(self.conv(xBC), self.split, dim=-1)
         if D is None:
             return self.state_space(x, B, C, dt, z, None), None
         a = self.step_scale(D)
@@ -138,8 +147,8 @@ class CrossSSD(nn.Module):
     def forward(self, text: Tensor, image: Tensor, D: Tensor | None) -> Tensor:
         """text, image [B,T,H], D [B,K,L] -> [B,T,H]."""
         xB, dt = torch.split(self.content(text), self.widths, dim=-1)
-        x, B = torch.split(F.silu(self.content_conv(xB)), self.split, dim=-1)
-        C = F.silu(self.query_conv(self.query(image)))
+        x, B = torch.split(self.content_conv(xB), self.split, dim=-1)
+        C = self.query_conv(self.query(image))
         a = None if D is None else self.step_scale(D)
         return cast(Tensor, self.state_space(x, B, C, dt, self.gate(image + text), a))
 
@@ -150,8 +159,8 @@ class CrossSSD(nn.Module):
         convolution sees; `real` [B,W] marks those that exist.
         """
         xB, dt = torch.split(self.content(text), self.widths, dim=-1)
-        x, B = torch.split(F.silu(self.content_conv(xB)), self.split, dim=-1)
-        C = F.silu(self.query_conv.at_last(self.query(image), real))
+        x, B = torch.split(self.content_conv(xB), self.split, dim=-1)
+        C = self.query_conv.at_last(self.query(image), real)
         a = None if D is None else self.step_scale(D)
         return self.state_space.at_last(x, B, C, dt, self.gate(image[:, -1] + at(text, last)), a, last)
 

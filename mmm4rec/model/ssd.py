@@ -11,7 +11,8 @@ type of x; head k uses group k // (K/G).
 """
 
 from collections.abc import Callable
-from typing import get_args
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -117,7 +118,7 @@ def chunked(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: in
     x, B, C = (_in_chunks(m, chunk).contiguous() for m in (x, B, C))
     steps = _in_chunks(widened(delta), chunk)  # [BN,K,c]
     B_of_head, C_of_head = (m.repeat_interleave(heads // m.shape[1], dim=1) for m in (B, C))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         total = _log_decay(steps, A[:, None]).cumsum(-1)
         since_start, until_end = total.exp(), (total[..., -1:] - total).exp()
         at_end = ((steps * until_end)[..., None] * x).to(x.dtype)
@@ -136,7 +137,7 @@ def _mixed(x: Tensor, steps: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tens
     """
     batch, heads, length, _ = x.shape
     groups = B.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         decay = segsum(_log_decay(steps, A[:, None])).exp() * steps[:, :, None]
     weights = (C @ B.mT)[:, :, None] * decay.view(batch, groups, heads // groups, length, length)
     weights = weights.view(batch, heads, length, length)
@@ -183,6 +184,13 @@ def _fastest(length: int, device: torch.device, dtype: torch.dtype) -> SSDForm:
 def _log_decay(delta: Tensor, A: Tensor) -> Tensor:
     """A delta, at least `FORGOTTEN`, in float32 or wider."""
     return (widened(delta) * A).clamp(min=FORGOTTEN)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which operators keep the types of their inputs."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def widened(x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from mmm4rec.model.ssd import choose
 from mmm4rec.registry import config_as_dict, model_of
 from mmm4rec.training.log import EpochLog
 from mmm4rec.training.one_process import LAST_GOOD, Arguments
+from mmm4rec.training.precision import activations_in, precision_on
 from mmm4rec.training.processes import make_fabric, train_here, train_in_new_processes
 from mmm4rec.training.record import Epoch, TrainSummary, write_record
 from mmm4rec.training.resume import identity
@@ -109,7 +110,7 @@ def fit(
 def _ssd_form(model_config: RecommenderConfig, train_config: TrainConfig, device: torch.device) -> Choice | None:
     if not model_of(model_config).has_state_space:
         return None
-    dtype = torch.bfloat16 if train_config.precision == "bf16-mixed" else torch.float32
+    dtype = activations_in(precision_on(device.type, train_config))
     return choose(model_config.length, train_config.ssd_form, device, dtype)
 
 

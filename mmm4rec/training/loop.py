@@ -22,6 +22,7 @@ from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.evaluation.results import Metrics
 from mmm4rec.model.recommender import Recommender, StepItems
 from mmm4rec.training.gradient import accumulate_on_devices, part_seed
+from mmm4rec.training.precision import matrix_products_in, precision_on
 from mmm4rec.training.record import Epoch
 from mmm4rec.training.recording import RecordedSteps, recorder_for
 from mmm4rec.training.resume import StateFolder
@@ -61,6 +62,7 @@ class Loop:
         """
         self.fabric, self.model, self.domain, self.config = fabric, model, domain, config
         self.send = send if fabric.is_global_zero else _send_nothing
+        self.precision = precision_on(fabric.device.type, config)
         self.examples = training_examples(domain, model.config.length, config)
         self.batches = math.ceil(len(self.examples) / config.batch_size)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
@@ -111,7 +113,9 @@ class Loop:
             self._end_epoch(0, None)
         while not self.state.stopped:
             number = self.state.history[-1].epoch + 1
-            self._end_epoch(number, self._train_epoch(number))
+            with matrix_products_in(self.precision):
+                loss = self._train_epoch(number)
+            self._end_epoch(number, loss)
 
     def _train_epoch(self, number: int) -> float:
         """Train the rest of an epoch. Return the mean loss of the whole epoch."""

@@ -20,6 +20,7 @@ from mmm4rec.processes import default_signals, end, end_with_parent
 from mmm4rec.training.loggers import make_loggers
 from mmm4rec.training.loop import Send
 from mmm4rec.training.one_process import Arguments, train
+from mmm4rec.training.precision import precision_on
 from mmm4rec.training.record import TrainSummary
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     if config.devices > 1:
         # No broadcast: the buffers are the features, equal everywhere, and sending them would cost more than the step.
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    precision: Any = precision_on("cuda" if gpus and config.device != "cpu" else "cpu", config)
     return Fabric(
         accelerator=config.device,
         devices=config.devices,
         strategy=strategy,
-        precision=config.precision,
+        precision="32-true" if precision == "tf32" else precision,  # Fabric has no name for it
         loggers=make_loggers(config, logs),
     )
 

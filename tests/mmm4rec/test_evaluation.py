@@ -44,7 +44,7 @@ def test_counting_is_sorting(users: int, rows: int, seed: int, block: int) -> No
     labels = torch.randint(1, rows, (users,), generator=random)
     table[:, 0] = -torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "USER_BLOCK", 2)
+        patch.setitem(evaluation.USER_BLOCK, "cpu", 2)
         found = ranks_by_counting(from_table(table), labels, rows, item_block=block)
     expected = [rank_by_sorting(row, label) for row, label in zip(table.tolist(), labels.tolist(), strict=True)]
     assert found.tolist() == expected
@@ -158,15 +158,10 @@ def test_what_is_held_of_scores_does_not_grow(
     torch.manual_seed(0)
     model = MMM4Rec(small(), domain)
     whole = evaluation.rank_labels(model, domain, "test")
-    for name in (
-        "USER_BATCH_CPU",
-        "ENCODED_TOGETHER",
-        "RANKED_TOGETHER",
-        "USER_BLOCK",
-        "ITEM_BLOCK_CPU",
-        "TABLE_BLOCK",
-    ):
-        monkeypatch.setattr(evaluation, name, {"USER_BLOCK": 3, "ITEM_BLOCK_CPU": 4}.get(name, 7))
+    for name in ("ENCODED_TOGETHER", "RANKED_TOGETHER", "TABLE_BLOCK"):
+        monkeypatch.setattr(evaluation, name, 7)
+    for sizes_by_device, size in ((evaluation.USER_BATCH, 7), (evaluation.USER_BLOCK, 3), (evaluation.ITEM_BLOCK, 4)):
+        monkeypatch.setitem(sizes_by_device, "cpu", size)
     sizes = []
     scores = MMM4Rec.scores
     monkeypatch.setattr(
@@ -249,8 +244,8 @@ def test_recommendations_do_not_depend_on_chunks(
     torch.manual_seed(0)
     model = MMM4Rec(small(), domain)
     whole = recommend(model, domain, k=3).to_pylist()
-    for name in ("USER_BATCH_CPU", "ENCODED_TOGETHER"):
-        monkeypatch.setattr(evaluation, name, 9)
+    monkeypatch.setitem(evaluation.USER_BATCH, "cpu", 9)
+    monkeypatch.setattr(evaluation, "ENCODED_TOGETHER", 9)
     for name in ("RANKED_TOGETHER", "RECOMMENDED_SCORES"):
         monkeypatch.setattr(recommending, name, 70 if name == "RECOMMENDED_SCORES" else 9)
     parts = recommend(model, domain, k=3).to_pylist()

@@ -66,7 +66,7 @@ def test_mrr_and_coverage_of_any_scores(
     if padded:  # as a rule; in published mode, padding takes a place in the lists
         table[:, 0] = -torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "USER_BLOCK", 2)
+        patch.setitem(evaluation.USER_BLOCK, "cpu", 2)
         ranks, top_k_counts = counted(table, labels, block)
     found, by_hand = metrics_of_ranks(ranks), [ranks_of_all(row) for row in table.tolist()]
     for k in CUTOFFS:
@@ -93,8 +93,9 @@ def test_what_is_listed_is_what_would_be_a_hit(domain: DomainData, small: Callab
     model = MMM4Rec(small(), domain)
     whole = evaluation.rank_labels(model, domain, "test")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("RANKED_TOGETHER", "USER_BLOCK", "ITEM_BLOCK_CPU"):
-            patch.setattr(evaluation, name, {"USER_BLOCK": 3, "ITEM_BLOCK_CPU": 4}.get(name, 7))
+        patch.setattr(evaluation, "RANKED_TOGETHER", 7)
+        patch.setitem(evaluation.USER_BLOCK, "cpu", 3)
+        patch.setitem(evaluation.ITEM_BLOCK, "cpu", 4)
         parts = evaluation.rank_labels(model, domain, "test")
     assert {k: users.tolist() for k, users in whole.top_k_counts.items()} == {
         k: u.tolist() for k, u in parts.top_k_counts.items()

@@ -8,6 +8,7 @@ import torch
 from mmm4rec.baselines import item_knn, popularity
 from mmm4rec.baselines.config import ItemKNNConfig
 from mmm4rec.data.domain import DomainData, Features
+from mmm4rec.evaluation import ranking
 from mmm4rec.evaluation.results import Ranking
 
 ITEMS = ["a", "b", "c", "d", "e"]
@@ -70,7 +71,7 @@ def test_blocks_change_nothing(make_domain: Callable[..., DomainData], monkeypat
     domain = make_domain(users=80, items=40, seed=1)
     whole = ranked(domain).ranks
     monkeypatch.setattr(item_knn, "HELD", 7 * 80)
-    monkeypatch.setattr("mmm4rec.evaluation.ranking.ITEM_BLOCK_CPU", 9)
+    monkeypatch.setitem(ranking.ITEM_BLOCK, "cpu", 9)
     torch.testing.assert_close(ranked(domain).ranks, whole)
     found = ranked(domain).metrics()
     assert found.value("NDCG@10") > popularity.evaluate(domain, "test").value("NDCG@10")
