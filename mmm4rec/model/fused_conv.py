@@ -108,7 +108,7 @@ def _last_dense(x: Tensor) -> Tensor:
 def _tile(x: Tensor, elements: int) -> tuple[int, int]:
     """Sequences and channels per program, powers of two."""
     channels = min(CHANNELS, triton.next_power_of_2(x.shape[2]))
-    return min(elements // channels, triton.next_power_of_2(len(x))), channels
+    return min(elements // channels, triton.next_power_of_2(max(1, len(x)))), channels
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
@@ -126,8 +126,9 @@ def _blocks(count: int, size: int) -> int:
     return max(1, -(-count // size))
 
 
-# In the kernels, tap k is the weight of the input k positions back. Tuples hold one tile [ROWS,CHANNELS] per tap; their
-# loops are unrolled.
+# One compiled kernel serves all numbers of sequences B and positions T: without `do_not_specialize`, 1 and the
+# multiples of 16 would get their own. In the kernels, tap k is the weight of the input k positions back. Tuples hold
+# one tile [ROWS,CHANNELS] per tap; their loops are unrolled.
 
 
 @triton.jit
@@ -154,7 +155,7 @@ def _convolved(seen, taps, offset, W: tl.constexpr):
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "T"])
 def _forward(
     x, weight, bias, y, B, T, C,
     x_row, x_step, X_UNIT: tl.constexpr,
@@ -178,7 +179,7 @@ def _forward(
         past = seen[: W - 1]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "T"])
 def _backward(
     x, weight, bias, gradient, to_x, sums, B, T, C,
     x_row, x_step, X_UNIT: tl.constexpr, g_row, g_step, G_UNIT: tl.constexpr,
