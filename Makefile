@@ -9,13 +9,14 @@ QUIETLY := --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
+TRITON := .venv-triton
 OLDEST_DUCKDB := .duckdb-oldest
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 # test-all uses one worker more than there are cores, because long tests wait for servers and daemons.
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 ONE_MORE := $(shell expr $(WORKERS) + 1)
 
-.PHONY: help setup demo ui test test-all soak openclip recbole olddb screenshots check format docs lock clean
+.PHONY: help setup demo ui test test-all soak openclip recbole triton olddb screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -66,6 +67,10 @@ recbole: setup ## compare GRU4Rec and SASRec with RecBole's, in an additional en
 		werkzeug==3.1.9 absl-py==2.5.1 psutil==7.2.2 plotly==7.1.0)
 	$(RECBOLE)/bin/python -m pytest tests/benchmarks/test_recbole.py
 
+triton: setup ## test the Triton kernels in Triton's interpreter, in an additional environment on top of .venv
+	$(call laid_over,$(TRITON),triton==3.9.0)
+	$(TRITON)/bin/python -m pytest tests/mmm4rec/test_triton.py
+
 olddb: setup ## test that the oldest supported DuckDB, installed in a separate folder, opens the catalogue
 	$(PIP) install $(QUIETLY) --no-deps --upgrade --target $(OLDEST_DUCKDB) duckdb==1.2.0
 	$(BIN)/python -m pytest tests/warehouse/test_oldest.py
@@ -91,4 +96,4 @@ lock: ## write the versions that are installed now to constraints.txt
 	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
-	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(OLDEST_DUCKDB) $(DATA)
+	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(TRITON) $(OLDEST_DUCKDB) $(DATA)

@@ -1,0 +1,218 @@
+"""The SSD of short sequences as one Triton kernel, forward and backward.
+
+It computes what `mmm4rec.model.ssd.quadratic` computes, but the [T,T] matrices stay in the registers. One program takes
+as many whole sequences as fit in a tile of 16, 32 or 64 rows, and all heads of one group: it reads B and C once,
+computes their product once, and sums the gradient of that product over the heads. Thus no two programs add to the same
+number. The gradients of A and skip are partial sums, one per program.
+
+A NaN or an infinity in one sequence makes NaN of all sequences of its tile.
+
+The module imports triton, which is an optional package: import this module only where it is used. It uses no
+operation that autocast changes.
+"""
+
+from typing import Any, cast
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmm4rec.errors import ConfigError
+from mmm4rec.model.fused_conv import DTYPES, on_device_of
+from mmm4rec.model.ssd import FORGOTTEN
+
+LONGEST = 64
+"""The largest number of positions T."""
+WIDEST = 128
+"""The largest head width P and state S."""
+
+
+def missing(x: Tensor, B: Tensor) -> str | None:
+    """Why `short_ssd` cannot run on x [B,T,K,P] and B [B,T,G,S], and how to fix that; None if it can run."""
+    if isinstance(_forward, triton.runtime.JITFunction) and x.device.type != "cuda":
+        return f"the short SSD needs CUDA tensors and these are on {x.device}: train with device cuda"
+    if x.dtype not in DTYPES:
+        return f"the short SSD has no kernel for {x.dtype}: use float32 or bfloat16"
+    if not 1 <= x.shape[1] <= LONGEST:
+        return f"the short SSD takes 1 to {LONGEST} positions and these are {x.shape[1]}: use another form"
+    for name, size in (("head_width", x.shape[3]), ("state", B.shape[3])):
+        if not 1 <= size <= WIDEST:
+            return f"the short SSD takes {name} up to {WIDEST} and this is {size}: use another form"
+    return None
+
+
+def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor) -> Tensor:
+    """y [B,T,K,P], contiguous and in the type of x; shapes as in `mmm4rec.model.ssd`, skip [K].
+
+    x, B and C have one type (float32, bfloat16 or float16) and are not copied if their last two dimensions are dense.
+    Products of float32 round to TF32, except with torch's matmul precision "highest".
+
+    Raises:
+        ConfigError: the kernel cannot run on these tensors (`missing` gives the reason).
+    """
+    if reason := missing(x, B):
+        raise ConfigError(reason)
+    return cast(Tensor, _ShortSSD.apply(x, delta, A, B, C, skip))  # type: ignore[no-untyped-call]
+
+
+class _ShortSSD(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor) -> Tensor:
+        x, B, C = (_dense(m) for m in (x, B, C))
+        A, skip = A.contiguous(), skip.contiguous()
+        ctx.save_for_backward(x, delta, A, B, C, skip)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        grid, sizes, options = _launch(x, B)
+        with on_device_of(x):
+            _forward[grid](x, delta, A, B, C, skip, y, *_strides(x, delta, B, C), *sizes, **options)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        x, delta, A, B, C, skip = ctx.saved_tensors
+        gradient = _dense(gradient)
+        to_x, to_delta, to_B, to_C = (torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (x, delta, B, C))
+        grid, sizes, options = _launch(x, B)
+        sums = torch.empty(grid[0], 2, x.shape[2], dtype=torch.float32, device=x.device)
+        with on_device_of(x):
+            _backward[grid](
+                *(x, delta, A, B, C, skip, gradient, to_x, to_delta, to_B, to_C, sums),
+                *(*_strides(x, delta, B, C), *gradient.stride()[:2], *sizes),
+                **options,
+            )
+        to_A, to_skip = sums.sum(0)
+        return to_x, to_delta, to_A.to(A.dtype), to_B, to_C, to_skip.to(skip.dtype)
+
+
+def _dense(m: Tensor) -> Tensor:
+    return m if m[:1, :1].is_contiguous() else m.contiguous()
+
+
+def _strides(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[int, ...]:
+    return *x.stride()[:2], *delta.stride(), *B.stride()[:2], *C.stride()[:2]
+
+
+def _launch(x: Tensor, B: Tensor) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+    """The grid, the sizes from the number of sequences on, and the options of both kernels."""
+    batch, length, heads, width = x.shape
+    groups, state = B.shape[2:]
+    # tl.dot needs 16 rows and columns.
+    rows, wide, states = (max(16, triton.next_power_of_2(size)) for size in (length, width, state))
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # At least one program, because an empty grid cannot be launched.
+    grid = (max(1, -(-batch // (rows // length))), groups)
+    sizes = (batch, length, heads // groups, width, state, rows, wide, states, FORGOTTEN, precision)
+    # One stage: with loads of the next head under way, the widest tiles would not fit in the shared memory.
+    return grid, sizes, {"num_warps": rows // 8, "num_stages": 1}
+
+
+@triton.jit
+def _rows(T, N, ROWS: tl.constexpr):
+    """Of each row of the tile: its sequence, its position, and whether it exists. A tile has ROWS // T sequences."""
+    row = tl.arange(0, ROWS)
+    sequence = tl.program_id(0) * (ROWS // T) + row // T
+    return sequence.to(tl.int64), row % T, (row < ROWS // T * T) & (sequence < N)
+
+
+@triton.jit
+def _pairs(T, ROWS: tl.constexpr):
+    """[ROWS,ROWS]: whether row j is of the same sequence as row i and not after it."""
+    i = tl.arange(0, ROWS)[:, None]
+    j = tl.arange(0, ROWS)[None, :]
+    return (i // T == j // T) & (j <= i)
+
+
+@triton.jit
+def _decay(log_decay, pair):
+    """exp(the sum of log_decay over the positions after j up to i) at (i, j) of a pair, and 0 elsewhere."""
+    total = tl.sum(tl.where(pair, log_decay[None, :], 0.0), axis=1)
+    return tl.exp(tl.where(pair, total[:, None] - total[None, :], float("-inf")))
+
+
+@triton.jit(do_not_specialize=["N", "T"])
+def _forward(
+    x, delta, A, B, C, skip, y,
+    x_row, x_step, delta_row, delta_step, delta_head, B_row, B_step, C_row, C_step,
+    N, T, HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, STATES: tl.constexpr, FLOOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    group, heads = tl.program_id(1), tl.num_programs(1) * HEADS
+    row, t, real = _rows(T, N, ROWS)
+    pair = _pairs(T, ROWS)
+    p, s = tl.arange(0, WIDE)[None, :], tl.arange(0, STATES)[None, :]
+    real_p, real_s = real[:, None] & (p < P), real[:, None] & (s < S)
+    B_tile = tl.load(B + (row * B_row + t * B_step + group * S)[:, None] + s, mask=real_s, other=0.0)
+    C_tile = tl.load(C + (row * C_row + t * C_step + group * S)[:, None] + s, mask=real_s, other=0.0)
+    similar = tl.dot(C_tile, tl.trans(B_tile), input_precision=PRECISION)
+    diagonal = tl.arange(0, ROWS)[:, None] == tl.arange(0, ROWS)[None, :]
+    for head in range(group * HEADS, group * HEADS + HEADS):
+        step = tl.load(delta + row * delta_row + t * delta_step + head * delta_head, mask=real, other=0.0)
+        step = step.to(tl.float32)
+        raw = step * tl.load(A + head).to(tl.float32)
+        # Not tl.maximum, which hides a NaN.
+        weights = similar * _decay(tl.where(raw < FLOOR, FLOOR, raw), pair)
+        weights += tl.where(diagonal, tl.load(skip + head).to(tl.float32), 0.0)
+        weights *= step[None, :]
+        x_tile = tl.load(x + (row * x_row + t * x_step + head * P)[:, None] + p, mask=real_p, other=0.0)
+        out = tl.dot(weights.to(x_tile.dtype), x_tile, input_precision=PRECISION)
+        y_at = y + ((row * T + t) * heads + head)[:, None] * P + p
+        tl.store(y_at, out.to(y.dtype.element_ty), mask=real_p)
+
+
+@triton.jit(do_not_specialize=["N", "T"])
+def _backward(
+    x, delta, A, B, C, skip, gradient, to_x, to_delta, to_B, to_C, sums,
+    x_row, x_step, delta_row, delta_step, delta_head, B_row, B_step, C_row, C_step, g_row, g_step,
+    N, T, HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, STATES: tl.constexpr, FLOOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    group, groups = tl.program_id(1), tl.num_programs(1)
+    heads = groups * HEADS
+    row, t, real = _rows(T, N, ROWS)
+    pair = _pairs(T, ROWS)
+    p, s = tl.arange(0, WIDE)[None, :], tl.arange(0, STATES)[None, :]
+    real_p, real_s = real[:, None] & (p < P), real[:, None] & (s < S)
+    B_at = B + (row * B_row + t * B_step + group * S)[:, None] + s
+    C_at = C + (row * C_row + t * C_step + group * S)[:, None] + s
+    B_tile, C_tile = tl.load(B_at, mask=real_s, other=0.0), tl.load(C_at, mask=real_s, other=0.0)
+    similar = tl.dot(C_tile, tl.trans(B_tile), input_precision=PRECISION)
+    to_similar = tl.zeros((ROWS, ROWS), tl.float32)
+    diagonal = tl.arange(0, ROWS)[:, None] == tl.arange(0, ROWS)[None, :]
+    for head in range(group * HEADS, group * HEADS + HEADS):
+        step = tl.load(delta + row * delta_row + t * delta_step + head * delta_head, mask=real, other=0.0)
+        step = step.to(tl.float32)
+        a, direct = tl.load(A + head).to(tl.float32), tl.load(skip + head).to(tl.float32)
+        raw = step * a
+        decay = _decay(tl.where(raw < FLOOR, FLOOR, raw), pair)
+        weights = similar * decay + tl.where(diagonal, direct, 0.0)  # without the steps
+        x_tile = tl.load(x + (row * x_row + t * x_step + head * P)[:, None] + p, mask=real_p, other=0.0)
+        g_tile = tl.load(gradient + (row * g_row + t * g_step + head * P)[:, None] + p, mask=real_p, other=0.0)
+
+        back = tl.trans(weights * step[None, :]).to(g_tile.dtype)
+        out = tl.dot(back, g_tile, input_precision=PRECISION)
+        out_at = ((row * T + t) * heads + head)[:, None] * P + p
+        tl.store(to_x + out_at, out.to(to_x.dtype.element_ty), mask=real_p)
+
+        to_weights = tl.dot(g_tile, tl.trans(x_tile), input_precision=PRECISION)
+        to_similar += to_weights * decay * step[None, :]
+        # Of total[i] - total[j] in `_decay`, then of the log-decay at a position: it is in the totals from there on.
+        to_log = to_weights * similar * decay * step[None, :]
+        to_total = tl.sum(to_log, axis=1) - tl.sum(to_log, axis=0)
+        to_raw = tl.where(raw >= FLOOR, tl.sum(tl.where(pair, to_total[:, None], 0.0), axis=0), 0.0)
+        to_diagonal = tl.sum(tl.where(diagonal, to_weights, 0.0), axis=0)
+        to_step = tl.sum(tl.where(pair, to_weights * weights, 0.0), axis=0) + a * to_raw
+        step_at = to_delta + (row * T + t) * heads + head
+        tl.store(step_at, to_step.to(to_delta.dtype.element_ty), mask=real)
+        sums_at = sums + tl.program_id(0) * 2 * heads + head
+        tl.store(sums_at, tl.sum(step * to_raw, axis=0))
+        tl.store(sums_at + heads, tl.sum(step * to_diagonal, axis=0))
+    # Read again, from the cache: the registers are needed for the heads.
+    B_tile, C_tile = tl.load(B_at, mask=real_s, other=0.0), tl.load(C_at, mask=real_s, other=0.0)
+    similar_at = ((row * T + t) * groups + group)[:, None] * S + s
+    out = tl.dot(to_similar.to(B_tile.dtype), B_tile, input_precision=PRECISION)
+    tl.store(to_C + similar_at, out.to(to_C.dtype.element_ty), mask=real_s)
+    out = tl.dot(tl.trans(to_similar).to(C_tile.dtype), C_tile, input_precision=PRECISION)
+    tl.store(to_B + similar_at, out.to(to_B.dtype.element_ty), mask=real_s)
