@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 
 class ReadError(RuntimeError):
@@ -34,14 +34,17 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         if function in REFUSED:
             raise ReadError(f"{function} cannot be recorded")
+        # Other views of the same memory, because an operation may change the shape of a tensor in place.
+        kept = tree_map_only(torch.Tensor, torch.Tensor.detach, (arguments, named or {}))
         found = function(*arguments, **(named or {}))
-        results = [one for one in tree_flatten(found)[0] if isinstance(one, torch.Tensor)]
-        self.operations.append((function, arguments, named or {}, results))
+        results = [one.detach() for one in tree_flatten(found)[0] if isinstance(one, torch.Tensor)]
+        self.operations.append((function, *kept, results))
         return found
 
     def repeat(self) -> None:
         with torch.no_grad():
             for function, arguments, named, results in self.operations:
+                arguments, named = tree_map_only(torch.Tensor, torch.Tensor.detach, (arguments, named))
                 again = [one for one in tree_flatten(function(*arguments, **named))[0] if isinstance(one, torch.Tensor)]
                 for old, new in zip(results, again, strict=True):
                     if old.data_ptr() != new.data_ptr():

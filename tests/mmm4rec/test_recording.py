@@ -1,6 +1,9 @@
 """Optimiser steps as recorded work: the same weights as steps that Python starts one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,15 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmm4rec.config import ModelConfig, TrainConfig
+from mmm4rec.baselines.config import BASELINES, ITEM_KNN
+from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
 from mmm4rec.data import examples as cutting
 from mmm4rec.data.domain import DomainData
+from mmm4rec.data.examples import Examples
 from mmm4rec.model import recommender
-from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.registry import make
 from mmm4rec.training import loop
 from mmm4rec.training.fit import fit
 from mmm4rec.training.gradient import accumulate, part_seed
-from mmm4rec.training.recording import RecordedSteps, recorder_for
+from mmm4rec.training.recording import RecordedSteps, Recorder, recorder_for
 from tests.mmm4rec.tape import ReadError, Tapes
 
 Config = Callable[..., ModelConfig]
@@ -29,58 +34,70 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recommender, "_distinct", lambda items: (items, torch.arange(len(items), device=items.device)))
 
 
-def built(config: ModelConfig, domain: DomainData) -> tuple[MMM4Rec, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = MMM4Rec(config, domain).double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model, torch.optim.NAdam(model.parameters(), lr=1e-2, weight_decay=0.005, foreach=True)
-
-
 @pytest.mark.parametrize("in_batch", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"compat": "published"}, {"fusion": "dynamic_instance"}, {"layers": 2}])
 def test_recorded_steps_are_the_steps(domain: DomainData, small: Config, changes: dict, in_batch: bool) -> None:
-    """With dropout: a repetition draws the random numbers of its seed. Three epochs, so every shape is repeated."""
+    """With dropout: a repetition draws the random numbers of its seed."""
+    same_in_recorded_steps(small(**changes), domain, in_batch)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != ITEM_KNN])
+def test_every_baseline_can_be_recorded(domain: DomainData, name: str) -> None:
+    config = BASELINES[name].config
+    known = {field.name for field in fields(config)}
+    sizes = {"hidden": 16, "inner": 16, "length": 6, "heads": 2, "state": 4, "head_width": 8, "experts": 3}
+    config = replace(config, **{key: value for key, value in sizes.items() if key in known})
+    same_in_recorded_steps(config, domain, in_batch=False)
+
+
+def same_in_recorded_steps(config: RecommenderConfig, domain: DomainData, in_batch: bool) -> None:
+    """Three epochs, so that every shape is recorded and repeated, end with the losses and weights of plain steps."""
     examples = domain.examples("training", 6)
-    tokens = None if in_batch else 60
-    weights, losses = [], []
     tapes = Tapes()
-    for recorder in (None, tapes):
-        model, optimiser = built(small(**changes), domain)
-        recorded = RecordedSteps(
-            recorder, model, model, optimiser, examples, in_batch=in_batch, step_items=model.step_items
-        ) if recorder else None  # fmt: skip
-        found = []
-        for epoch in range(3):
-            for step, parts in enumerate(examples.steps(16, 3, epoch, tokens, fixed_shapes=True)):
-                seeds = [part_seed(1, epoch, step, place) for place in range(-1, len(parts))]
-                if recorded:
-                    found.append(recorded.step(parts, lambda place, seeds=seeds: seeds[place + 1]))
-                    continue
-                items = None if in_batch else model.step_items()
-                of_parts = []
-                for place, part in enumerate(parts):
-                    torch.manual_seed(seeds[place + 1])
-                    if items is None:
-                        of_parts.append(accumulate(model, examples, [part], in_batch=True))
-                    else:
-                        batch = examples.batch(part.chosen, part.longest, model.rules.label_time_is_input)
-                        loss = model(batch, False, items)
-                        (loss * part.share).backward()
-                        of_parts.append(loss.detach()[None] * len(part.chosen))
-                if items:
-                    items.backward()
-                optimiser.step()
-                optimiser.zero_grad()
-                found.append(torch.cat(of_parts))
-        weights.append({name: parameter.detach() for name, parameter in model.named_parameters()})
-        losses.append(torch.cat(found))
+    found = [trained(config, domain, examples, in_batch, recorder) for recorder in (None, tapes)]
     assert tapes.recorded >= 3
     assert tapes.repeated > 10
-    assert len(losses[0].unique()) > len(losses[0]) / 2
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-6)
+    assert len(found[0][0].unique()) > len(found[0][0]) / 2
+    for plain, recorded in zip(*found, strict=True):
+        torch.testing.assert_close(recorded, plain, rtol=1e-6, atol=1e-6)
+
+
+def trained(
+    config: RecommenderConfig, domain: DomainData, examples: Examples, in_batch: bool, recorder: Recorder | None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The losses of all parts of three epochs, and the weights after them. Without a recorder: step by step, with one
+    seed for each part."""
+    torch.manual_seed(0)
+    model = make(config, domain).double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    optimiser = torch.optim.NAdam(model.parameters(), lr=1e-2, weight_decay=0.005, foreach=True)
+    steps = None
+    if recorder:
+        steps = RecordedSteps(
+            recorder, model, model, optimiser, examples, in_batch=in_batch, step_items=model.step_items
+        )
+    losses = []
+    for epoch in range(3):
+        cut = examples.steps(16, 3, epoch, None if in_batch else 60, fixed_shapes=True)
+        for step, parts in enumerate(cut):
+            seed_of = partial(part_seed, 1, epoch, step)
+            if steps:
+                losses.append(steps.step(parts, seed_of))
+                continue
+
+            @contextmanager
+            def seeded(place: int, seed_of: Callable[[int], int] = seed_of) -> Iterator[None]:
+                torch.manual_seed(seed_of(place))
+                yield
+
+            torch.manual_seed(seed_of(-1))
+            items = None if in_batch else model.step_items()
+            losses.append(accumulate(model, examples, parts, in_batch=in_batch, items=items, around=seeded))
+            optimiser.step()
+            optimiser.zero_grad()
+    return torch.cat(losses), {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def test_a_training_in_recorded_steps_is_the_training(
