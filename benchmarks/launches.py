@@ -1,10 +1,11 @@
 """The operators that one optimiser step of a GPU dispatches, compared with the published step.
 
-``python -m benchmarks.launches [--quick] [--json]``. On a GPU, an operator starts at least one kernel, and a step of the
-published sizes takes longer to start its kernels than they need to compute. The operators are counted on torch's `meta`
-device: it takes the same path as a GPU, but computes nothing, so that no GPU is needed. Views are not counted, because
-they start no kernel. The count is that of a step that is started operator by operator; a GPU repeats most of them as
-recordings (`mmm4rec.training.recording`), and `recordings_per_step` counts the recordings that a step starts.
+``python -m benchmarks.launches [--quick] [--json]``. On a GPU, an operator starts at least one kernel, and a step of
+the published sizes takes longer to start its kernels than they need to compute. The operators are counted on torch's
+`meta` device: it takes the same path as a GPU, but computes nothing, so that no GPU is needed. Views are not counted,
+because they start no kernel. The count is that of a step that is started operator by operator, without our own kernels,
+each of which replaces many operators. A GPU repeats most of them as recordings (`mmm4rec.training.recording`);
+`recordings_per_step` counts the recordings that a step starts.
 """
 
 from collections import Counter

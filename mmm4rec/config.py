@@ -30,9 +30,9 @@ _QUOTE.maxstring = _QUOTE.maxother = 200
 
 Compat = Literal["default", "published"]
 Fusion = Literal["static", "dynamic_shared", "dynamic_instance"]
-SSDForm = Literal["auto", "sequential", "quadratic", "chunked", "triton"]
+SSDForm = Literal["auto", "sequential", "quadratic", "short", "chunked", "triton"]
 """See `mmm4rec.model.ssd`."""
-ConvForm = Literal["auto", "plain", "torch", "fused"]
+ConvForm = Literal["auto", "plain", "torch", "fused", "triton"]
 """See `mmm4rec.model.kernels.causal_conv`."""
 
 

@@ -21,7 +21,6 @@ from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
 from mmm4rec.model.fused_conv import DTYPES, on_device_of
-from mmm4rec.model.ssd import FORGOTTEN
 
 LONGEST = 64
 """The largest number of positions T."""
@@ -43,8 +42,9 @@ def missing(x: Tensor, B: Tensor) -> str | None:
     return None
 
 
-def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor) -> Tensor:
-    """y [B,T,K,P], contiguous and in the type of x; shapes as in `mmm4rec.model.ssd`, skip [K].
+def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, floor: float) -> Tensor:
+    """y [B,T,K,P], contiguous and in the type of x; shapes as in `mmm4rec.model.ssd`, skip [K]. The log-decay of a step
+    is at least `floor` (`mmm4rec.model.ssd.FORGOTTEN`).
 
     x, B and C have one type (float32, bfloat16 or float16) and are not copied if their last two dimensions are dense.
     Products of float32 round to TF32, except with torch's matmul precision "highest".
@@ -54,28 +54,31 @@ def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: T
     """
     if reason := missing(x, B):
         raise ConfigError(reason)
-    return cast(Tensor, _ShortSSD.apply(x, delta, A, B, C, skip))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _ShortSSD.apply(x, delta, A, B, C, skip, floor))  # type: ignore[no-untyped-call]
 
 
 class _ShortSSD(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, floor: float
+    ) -> Tensor:
         x, B, C = (_dense(m) for m in (x, B, C))
         A, skip = A.contiguous(), skip.contiguous()
         ctx.save_for_backward(x, delta, A, B, C, skip)
+        ctx.floor = floor
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        grid, sizes, options = _launch(x, B)
+        grid, sizes, options = _launch(x, B, floor)
         with on_device_of(x):
             _forward[grid](x, delta, A, B, C, skip, y, *_strides(x, delta, B, C), *sizes, **options)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, delta, A, B, C, skip = ctx.saved_tensors
         gradient = _dense(gradient)
         to_x, to_delta, to_B, to_C = (torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (x, delta, B, C))
-        grid, sizes, options = _launch(x, B)
+        grid, sizes, options = _launch(x, B, ctx.floor)
         sums = torch.empty(grid[0], 2, x.shape[2], dtype=torch.float32, device=x.device)
         with on_device_of(x):
             _backward[grid](
@@ -84,7 +87,7 @@ class _ShortSSD(torch.autograd.Function):
                 **options,
             )
         to_A, to_skip = sums.sum(0)
-        return to_x, to_delta, to_A.to(A.dtype), to_B, to_C, to_skip.to(skip.dtype)
+        return to_x, to_delta, to_A.to(A.dtype), to_B, to_C, to_skip.to(skip.dtype), None
 
 
 def _dense(m: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ def _strides(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[int, ...]:
     return *x.stride()[:2], *delta.stride(), *B.stride()[:2], *C.stride()[:2]
 
 
-def _launch(x: Tensor, B: Tensor) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+def _launch(x: Tensor, B: Tensor, floor: float) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
     """The grid, the sizes from the number of sequences on, and the options of both kernels."""
     batch, length, heads, width = x.shape
     groups, state = B.shape[2:]
@@ -104,7 +107,7 @@ def _launch(x: Tensor, B: Tensor) -> tuple[tuple[int, int], tuple[Any, ...], dic
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     # At least one program, because an empty grid cannot be launched.
     grid = (max(1, -(-batch // (rows // length))), groups)
-    sizes = (batch, length, heads // groups, width, state, rows, wide, states, FORGOTTEN, precision)
+    sizes = (batch, length, heads // groups, width, state, rows, wide, states, floor, precision)
     # One stage: with loads of the next head under way, the widest tiles would not fit in the shared memory.
     return grid, sizes, {"num_warps": rows // 8, "num_stages": 1}
 

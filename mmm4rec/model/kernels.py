@@ -1,8 +1,10 @@
-"""Compiled CUDA kernels, if they can be imported: mamba-ssm's Triton scan and causal-conv1d.
+"""Compiled CUDA kernels, if they can be imported: mamba-ssm's Triton scan, causal-conv1d, and our own in Triton.
 
 Only this module uses these packages. It imports them at the first use with CUDA tensors, never on a CPU.
 `Kernel.missing` gives the reason if a kernel cannot run. Each kernel has a plain counterpart, and tests compare the
 two: the recurrence `ssd.sequential` and `shifted_sum`. `ssd.choose` decides which form of the SSD runs.
+
+Our own are `fused_conv` and `fused_ssd`. They need nothing but triton, which torch's CUDA builds contain.
 """
 
 import functools
@@ -61,6 +63,44 @@ class Kernel:
         return result
 
 
+def short_ssd_missing(device: torch.device, dtype: torch.dtype, length: int, widest: int) -> str | None:
+    """Why our kernel of the short SSD cannot run on `length` positions, with heads and states up to `widest`; None if
+    it can run."""
+    if (reason := _triton_missing(device, dtype)) is not None:
+        return reason
+    from mmm4rec.model.fused_ssd import LONGEST, WIDEST
+
+    if length > LONGEST or widest > WIDEST:
+        return f"our kernel takes up to {LONGEST} positions and heads and states up to {WIDEST}"
+    return None
+
+
+def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, floor: float) -> Tensor:
+    """The SSD of a short sequence by our kernel; shapes as in `mmm4rec.model.ssd`, skip [K]."""
+    from mmm4rec.model import fused_ssd
+
+    return fused_ssd.short_ssd(x, delta, A, B.to(x.dtype), C.to(x.dtype), skip, floor)
+
+
+def _triton_missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why our kernels cannot run on these tensors; None if they can run."""
+    if device.type != "cuda":
+        return f"our kernels need CUDA tensors and these are on {device}: train with device cuda"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"our kernels cannot compute in {dtype}: use float32 or bfloat16"
+    return _triton_import()
+
+
+@functools.cache
+def _triton_import() -> str | None:
+    """Why triton cannot be imported; None if it can."""
+    try:
+        importlib.import_module("triton")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"triton cannot be imported ({type(error).__name__}: {error}): pip install triton"
+    return None
+
+
 SCAN = Kernel("mamba-ssm", "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
 CONV = Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn")
 
@@ -92,16 +132,31 @@ def choose_conv(
         raise ConfigError(f"conv_form {override!r} is unknown: choose one of {', '.join(get_args(ConvForm))}")
     if override in ("plain", "torch"):
         return Choice(override, f"conv_form is set to {override}")
-    missing = CONV.missing(torch.device(device), dtype)
-    if missing is None and not 2 <= width <= 4:
-        missing = f"causal-conv1d is 2 to 4 wide and this convolution {width}: set conv_width"
-    if override == "fused":
-        if missing is not None:
-            raise ConfigError(f"conv_form is 'fused', but {missing}, or set conv_form to auto")
-        return Choice("fused", "conv_form is set to fused")
-    if missing is None:
+    device = torch.device(device)
+    missing = {"triton": _own_conv_missing(device, dtype, width), "fused": _fused_missing(device, dtype, width)}
+    if override != "auto":
+        if (reason := missing[override]) is not None:
+            raise ConfigError(f"conv_form is {override!r}, but {reason}, or set conv_form to auto")
+        return Choice(override, f"conv_form is set to {override}")
+    if missing["triton"] is None:
+        return Choice("triton", "our kernel runs here: convolution and SiLU in one pass over the bytes")
+    if missing["fused"] is None:
         return Choice("fused", "causal-conv1d runs here: one kernel for convolution and SiLU")
-    return Choice("torch", missing)
+    return Choice("torch", missing["triton"] if device.type != "cuda" else f"{missing['triton']}; {missing['fused']}")
+
+
+def _own_conv_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    if (reason := _triton_missing(device, dtype)) is not None:
+        return reason
+    from mmm4rec.model.fused_conv import WIDEST
+
+    return None if width <= WIDEST else f"our kernel is up to {WIDEST} wide and this convolution {width}"
+
+
+def _fused_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    if not 2 <= width <= 4:
+        return f"causal-conv1d is 2 to 4 wide and this convolution {width}: set conv_width"
+    return CONV.missing(device, dtype)
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, form: ConvForm = "auto") -> Tensor:
@@ -111,6 +166,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool = False, for
     x [B,T,C], weight [C,1,W] as in `nn.Conv1d`, bias [C], result [B,T,C].
     """
     chosen = _conv_form(weight, x) if form == "auto" else choose_conv(*_sizes(weight), form, x.device, x.dtype).form
+    if chosen == "triton":
+        return _own_conv(x, weight, bias, silu)
     if chosen == "fused":
         return _fused(x, weight, bias, silu)
     y = shifted_sum(x, weight, bias) if chosen == "plain" else _as_picture(x, weight, bias)
@@ -130,6 +187,12 @@ def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(padded, weight.unsqueeze(2), bias, groups=len(weight)).squeeze(2).transpose(1, 2)
 
 
+def _own_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    from mmm4rec.model.fused_conv import conv_silu
+
+    return conv_silu(x, weight[:, 0], bias, silu)
+
+
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         rows = x.transpose(1, 2)
@@ -147,9 +210,11 @@ def _sizes(weight: Tensor) -> tuple[int, int]:
 def _conv_form(weight: Tensor, x: Tensor) -> str:
     """`choose_conv` without the reason. Under torch.compile it is the plain convolution, which Inductor fuses with its
     neighbours. An external kernel would break the graph at every block."""
-    if x.device.type != "cuda" or torch.compiler.is_compiling() or not 2 <= weight.shape[2] <= 4:
+    if x.device.type != "cuda" or torch.compiler.is_compiling():
         return "torch"
-    return "torch" if CONV.missing(x.device, x.dtype) else "fused"
+    if _own_conv_missing(x.device, x.dtype, weight.shape[2]) is None:
+        return "triton"
+    return "torch" if _fused_missing(x.device, x.dtype, weight.shape[2]) else "fused"
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 B_t (delta_t x_t), y_t = C_t h_t, and its forms.
 
 `sequential` is the recurrence itself in float64, the reference for the other forms. `quadratic` is the same map as one
-masked matrix product, the fastest form for short sequences. `chunked` is quadratic within chunks and passes the state
-from one chunk to the next, so it is linear in the length. `triton` is mamba-ssm's kernel of the chunked form
-(`mmm4rec.model.kernels`). `choose` selects a form and gives the reason.
+masked matrix product, the fastest form for short sequences; on a GPU, `short` is the same in one kernel. `chunked` is
+quadratic within chunks and passes the state from one chunk to the next, so it is linear in the length. `triton` is
+mamba-ssm's kernel of the chunked form (`mmm4rec.model.kernels`). `choose` selects a form and gives the reason.
 
 Shapes, for all forms: x [B,T,K,P], delta [B,T,K], A [K] (negative), B and C [B,T,G,S], result [B,T,K,P] in the
 type of x; head k uses group k // (K/G).
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mmm4rec.config import SSDForm
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.kernels import SCAN, Choice, chunk_scan
+from mmm4rec.model.kernels import SCAN, Choice, chunk_scan, short_ssd, short_ssd_missing
 
 CHUNK = 64
 """Positions per chunk of `chunked`."""
@@ -48,10 +48,14 @@ def choose(
         raise ConfigError(f"ssd_form {override!r} is unknown: choose one of {', '.join(get_args(SSDForm))}")
     if override == "triton" and (missing := SCAN.missing(device, dtype)):
         raise ConfigError(f"ssd_form is 'triton', but {missing}, or set ssd_form to auto")
+    if override == "short" and (missing := short_ssd_missing(device, dtype, length, 1)):
+        raise ConfigError(f"ssd_form is 'short', but {missing}, or set ssd_form to auto")
     if override != "auto":
         return Choice(override, f"ssd_form is set to {override}")
     form = _fastest(length, device, dtype)
     limit = _limit(device)
+    if form == "short":
+        return Choice(form, f"{length} positions: our kernel keeps the matrices of a head in registers")
     if form == "quadratic":
         return Choice(
             form, f"{length} positions: up to {limit} on {device.type} one masked matrix product per head wins"
@@ -78,11 +82,13 @@ def ssd(
         ConfigError: the form is unknown or cannot run here.
     """
     if form == "auto":
-        form = _fastest(x.shape[1], x.device, x.dtype)
+        form = _fastest(x.shape[1], x.device, x.dtype, max(x.shape[3], B.shape[3]))
     else:
         choose(x.shape[1], form, x.device, x.dtype)
     if form == "quadratic":
         return quadratic(x, delta, A, B, C, skip)
+    if form == "short":
+        return short_ssd(x, delta, A, B, C, torch.zeros_like(A) if skip is None else skip, FORGOTTEN)
     y = _FORMS[form](x, delta, A, B, C)
     return y if skip is None else (y + (skip * delta)[..., None] * x).to(x.dtype)
 
@@ -174,8 +180,11 @@ def _limit(device: torch.device) -> int:
     return QUADRATIC_UP_TO["cpu" if device.type == "cpu" else "cuda"]
 
 
-def _fastest(length: int, device: torch.device, dtype: torch.dtype) -> SSDForm:
-    """`choose` without the reason, which a compiled model does not need to trace."""
+def _fastest(length: int, device: torch.device, dtype: torch.dtype, widest: int = 1) -> SSDForm:
+    """`choose` without the reason, which a compiled model does not need to trace. `widest`: head width and state."""
+    compiled = torch.compiler.is_compiling()
+    if device.type == "cuda" and not compiled and short_ssd_missing(device, dtype, length, widest) is None:
+        return "short"
     if length <= _limit(device):
         return "quadratic"
     return "chunked" if device.type == "cpu" or SCAN.missing(device, dtype) else "triton"

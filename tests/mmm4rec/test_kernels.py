@@ -24,7 +24,7 @@ from mmm4rec.model.ssd import choose, sequential
 from mmm4rec.training.fit import fit
 
 CUDA = torch.device("cuda")
-CONV_FORMS: tuple[ConvForm, ...] = ("plain", "torch", "fused")
+CONV_FORMS: tuple[ConvForm, ...] = ("plain", "torch", "fused", "triton")
 
 
 def missing(kernel: kernels.Kernel) -> str:
@@ -65,7 +65,7 @@ def test_the_convolution_is_the_reference(rows: int, length: int, channels: int,
 
 def test_the_convolution_says_what_it_chose() -> None:
     assert choose_conv(512, 4).form == "torch"
-    assert "causal-conv1d needs CUDA tensors" in choose_conv(512, 4).reason
+    assert "our kernels need CUDA tensors" in choose_conv(512, 4).reason
     assert choose_conv(512, 4, "plain").reason == "conv_form is set to plain"
     with pytest.raises(ConfigError, match=r"'fused', but causal-conv1d needs CUDA.*or set conv_form to auto"):
         causal_conv(*conv_inputs(1, 2, 8, 4), form="fused")
@@ -86,6 +86,8 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         setattr(sys.modules[module], name, function)
 
     kernels._imported.cache_clear()
+    # Without our own kernels, which would be chosen before the packages (test_triton.py tests that).
+    monkeypatch.setattr(kernels, "_triton_import", lambda: "triton cannot be imported")
     yield install
     kernels._imported.cache_clear()
 
@@ -100,6 +102,7 @@ def test_a_package_that_is_absent_or_broken_is_named_and_the_plain_forms_run(
         choose(4096, "triton", "cuda")
     package("causal_conv1d", "another_name", shifted_sum)
     assert choose_conv(512, 4, device="cuda").form == "torch"
+    assert "triton cannot be imported; causal-conv1d cannot" in choose_conv(512, 4, device="cuda").reason
     assert "AttributeError" in choose_conv(512, 4, device="cuda").reason
 
 
@@ -113,6 +116,10 @@ def test_where_the_packages_are_they_are_chosen(package: Callable[..., None]) ->
     assert choose(4096).form == "chunked", "on a CPU they are not even looked for"
     assert choose_conv(512, 4, device="cuda").form == "fused"
     assert "2 to 4 wide" in choose_conv(512, 5, device="cuda").reason
+    with pytest.raises(ConfigError, match="'triton', but triton cannot be imported"):
+        choose_conv(512, 4, "triton", device="cuda")
+    with pytest.raises(ConfigError, match="'short', but triton cannot be imported"):
+        choose(20, "short", "cuda")
 
 
 def test_the_scan_is_called_as_its_interface_asks(package: Callable[..., None]) -> None:

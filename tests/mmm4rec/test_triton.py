@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from mmm4rec.config import SSDForm
 from mmm4rec.errors import ConfigError
 from mmm4rec.model import ssd as ssd_module
-from mmm4rec.model.kernels import shifted_sum
-from mmm4rec.model.ssd import ssd
+from mmm4rec.model.kernels import choose_conv, shifted_sum
+from mmm4rec.model.ssd import FORGOTTEN, choose, ssd
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed: `make triton` runs these tests", allow_module_level=True)
@@ -143,7 +143,11 @@ def scan(shape: tuple, form: SSDForm | None = None) -> Form:
     def run(mixed: Tensor, delta: Tensor, A: Tensor, skip: Tensor) -> Tensor:
         x, B, C, _ = mixed.split([heads * width, groups * state, groups * state, 3], dim=-1)
         x, B, C = x.unflatten(-1, (heads, width)), B.unflatten(-1, (groups, state)), C.unflatten(-1, (groups, state))
-        return short_ssd(x, delta, A, B, C, skip) if form is None else ssd(x, delta, A, B, C, form, skip)
+        return (
+            short_ssd(x, delta, A, B, C, skip, ssd_module.FORGOTTEN)
+            if form is None
+            else ssd(x, delta, A, B, C, form, skip)
+        )
 
     return run
 
@@ -211,8 +215,7 @@ def test_the_short_ssd_of_wide_heads_in_tf32(size: int) -> None:
 @pytest.mark.parametrize("step", [0.5, 1.0, 2.0])
 def test_a_clamped_log_decay_has_the_gradient_of_torch(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the floor, at it and below it. At the true floor exp is 0, and so are both gradients."""
-    for module in (ssd_module, fused_ssd):
-        monkeypatch.setattr(module, "FORGOTTEN", -1.0)
+    monkeypatch.setattr(ssd_module, "FORGOTTEN", -1.0)
     shape = (1, 3, (1, 1), 16, 16, 0)
     (mixed, _, A, skip), gradient = ssd_tensors(shape)
     delta = torch.tensor([0.5, step, 0.5], dtype=torch.float64)[None, :, None]
@@ -226,6 +229,18 @@ def test_a_nan_is_not_hidden() -> None:
     tensors = [m.detach() for m in leaves(ssd_tensors(shape)[0], torch.float32)]
     tensors[1][0, 2, 0] = torch.nan
     assert scan(shape)(*tensors)[0, 3:, 0].isnan().all()
+
+
+def test_they_are_chosen_on_a_gpu() -> None:
+    assert choose(20, device="cuda").form == "short"
+    assert choose(64, device="cuda").form == "short"
+    assert choose(65, device="cuda").form == "quadratic"
+    assert choose(20, device="cuda", dtype=torch.float64).form == "quadratic"
+    assert choose(20).form == "quadratic", "on a CPU triton is not even looked for"
+    assert choose_conv(512, 4, device="cuda").form == "triton"
+    assert choose_conv(512, 9, device="cuda").form == "torch"
+    with pytest.raises(ConfigError, match="up to 64 positions"):
+        choose(65, "short", "cuda")
 
 
 # Both.
@@ -278,7 +293,7 @@ def test_what_cannot_run_says_why() -> None:
     assert fused_conv.missing(x, weight[:, :4]) is None
     x, B = torch.ones(1, 3, 2, 16, device=DEVICE), torch.ones(1, 3, 1, 129, device=DEVICE)
     with pytest.raises(ConfigError, match=r"state up to 128 and this is 129: use another form"):
-        short_ssd(x, x[..., 0], x[0, 0, :, 0], B, B, x[0, 0, :, 0])
+        short_ssd(x, x[..., 0], x[0, 0, :, 0], B, B, x[0, 0, :, 0], FORGOTTEN)
     assert "1 to 64 positions and these are 65" in str(fused_ssd.missing(x[:, :1].expand(1, 65, 2, 16), B))
     assert "no kernel for torch.float64" in str(fused_ssd.missing(x.double(), B))
     assert fused_ssd.missing(x, B[..., :128]) is None
