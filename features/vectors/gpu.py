@@ -139,7 +139,7 @@ class JpegDecoder:
                 if part.other_rows:
                     rows = torch.tensor(part.other_rows, device=self._device)
                     batch[start + rows] = torch.as_tensor(part.others).to(self._device).float()
-                jpegs += (_Jpeg(start + row, data, area) for row, data, area in part.jpegs())
+                jpegs += (_Jpeg(start + row, torch.as_tensor(data), area) for row, data, area in part.jpegs())
                 start += part.pictures
             for some in _split(jpegs):
                 for jpeg, pixels in zip(some, self._decoded([jpeg.data for jpeg in some]), strict=True):
