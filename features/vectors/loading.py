@@ -287,6 +287,8 @@ def _in_processes(
     from torch.utils.data import DataLoader
 
     context = _Context()
+    # The server of the forks imports torch once for all; this has no effect if it runs already.
+    context.set_forkserver_preload(["__main__", "torch.utils.data", __name__])
     loader: Iterable[Any] = DataLoader(
         _Parts(folder, prepare, form),  # type: ignore[arg-type]
         sampler=parts,
