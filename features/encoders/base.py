@@ -140,11 +140,11 @@ class TorchEncoder:
             if vectors.device.type != "cuda":
                 return vectors.numpy
             host = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             copied.record(torch.cuda.current_stream(vectors.device))
 
         def read() -> Vectors:
-            copied.synchronize()
+            copied.synchronize()  # without using a core, which decodes meanwhile
             return np.array(host.numpy())  # pinned memory is scarce
 
         return read

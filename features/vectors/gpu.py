@@ -131,7 +131,7 @@ class JpegDecoder:
         """
         jpegs: list[_Jpeg] = []
         start = 0
-        with torch.inference_mode(), self._on_stream():
+        with torch.no_grad(), self._on_stream():
             batch = torch.zeros(
                 (sum(part.pictures for part in parts), 3, *self._preparation.shape), device=self._device
             )
