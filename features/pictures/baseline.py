@@ -12,6 +12,9 @@ from features.pictures.decode import upright_header
 
 MAX_BYTES = 4 * 2**20
 """Bytes of the longest JPEG that counts as plain, so that a batch of them fits into memory."""
+MAX_RATIO = 8
+"""Most times that a plain JPEG may be longer than wide, or wider than long. If the shorter side of a stripe is enlarged
+to a given size, the longer side takes gigabytes; Pillow's way reduces it first."""
 _START, _FRAME, _SCAN, _END = 0xD8, 0xC0, 0xDA, 0xD9
 _TABLES = 0xC4
 """The marker of Huffman tables; the other markers from 0xC0 to 0xCF start frames (0xC8 and 0xCC never do)."""
@@ -22,13 +25,17 @@ _COLOURS = (1, 2, 3)
 
 
 def plain_area(data: bytes) -> int | None:
-    """The number of pixels of an upright baseline JPEG in YCbCr of at most MAX_BYTES; None for any other picture.
+    """The number of pixels of a plain JPEG: upright, baseline, in YCbCr, and of at most MAX_BYTES and MAX_RATIO.
+
+    None for any other picture.
 
     Raises:
         PictureError: not_an_image, too_large or too_small, by the limits of :mod:`features.pictures.decode`.
     """
     picture = upright_header(data)
     if picture is None or picture.format != "JPEG" or picture.mode != "RGB" or len(data) > MAX_BYTES:
+        return None
+    if max(picture.size) > MAX_RATIO * min(picture.size):
         return None
     try:
         return picture.width * picture.height if _is_plain(data, picture) else None

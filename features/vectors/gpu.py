@@ -8,15 +8,16 @@ import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from features.encoders.preparation import Preparation
 from features.errors import FeatureError
@@ -25,8 +26,13 @@ from features.pictures.decode import PictureError, decode
 if TYPE_CHECKING:
     from features.vectors.loading import Parts, Undecoded
 
+THREADS = 2
+"""Threads that decode and resize batches, each on a stream of its own."""
 AT_ONCE = 64 * 2**20
 """Pixels that are decoded at once, which take three bytes each."""
+_ENOUGH = 8
+"""A picture of twice this many times the target's side or more is first averaged down to about this many times, because
+torch's filters have a limit."""
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters for which torch has the same ones."""
 
@@ -63,20 +69,22 @@ def copied(batches: "Parts", preparation: Any, device: str) -> Iterator[Tensor]:
 def decoded(batches: "Parts", preparation: Preparation, device: str) -> Iterator[Tensor]:
     """As :func:`copied`, for parts of JPEGs that the GPU decodes, and pixels of other pictures.
 
-    A thread decodes a batch ahead of the one that is used.
+    Threads decode ahead of the batch that is used. While one waits for the decoder, another one resizes.
 
     Raises:
         FeatureError: torchvision cannot decode JPEGs on the device; or one can be decoded by nobody.
     """
-    decoder = JpegDecoder(preparation, device)
-    waiting: deque[Future[Tensor]] = deque()
-    with closing(batches), ThreadPoolExecutor(1) as thread:
-        for parts in batches:
+    with ExitStack() as stack:
+        stack.enter_context(closing(batches))
+        decoders = [JpegDecoder(preparation, device) for _ in range(THREADS)]
+        threads = [(stack.enter_context(ThreadPoolExecutor(1)), decoder) for decoder in decoders]
+        waiting: deque[Future[Tensor]] = deque()
+        for parts, (thread, decoder) in zip(batches, cycle(threads), strict=False):
             waiting.append(thread.submit(decoder, parts))
-            if len(waiting) > 2:
+            if len(waiting) > THREADS:
                 yield decoder.received(waiting.popleft())
         while waiting:
-            yield decoder.received(waiting.popleft())
+            yield decoders[0].received(waiting.popleft())
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,10 @@ class JpegDecoder:
                 jpegs += (_Jpeg(start + row, torch.as_tensor(data), area) for row, data, area in part.jpegs())
                 start += part.pictures
             for some in _split(jpegs):
-                for jpeg, pixels in zip(some, self._decoded([jpeg.data for jpeg in some]), strict=True):
-                    self._place(pixels, batch[jpeg.row])
                 # The decoder writes on a stream of its own to memory that this stream has released.
                 self._finish()
+                for jpeg, pixels in zip(some, self._decoded([jpeg.data for jpeg in some]), strict=True):
+                    self._place(pixels, batch[jpeg.row])
             self._preparation.scale(batch.round_().clamp_(0, 255))
             self._finish()
         return batch
@@ -179,7 +187,10 @@ class JpegDecoder:
         """Resize and crop pixels [3, height, width] into their place [3, H, W] in the batch."""
         whole = self._preparation.resized(*pixels.shape[-2:])
         mode = _FILTERS[self._preparation.resample]
-        resized = interpolate(pixels[None].float(), whole, mode=mode, align_corners=False, antialias=True)[0]
+        given = pixels[None].float()
+        if (times := min(pixels.shape[-2:]) // (_ENOUGH * min(whole))) > 1:
+            given = avg_pool2d(given, times, ceil_mode=True, count_include_pad=False)
+        resized = interpolate(given, whole, mode=mode, align_corners=False, antialias=True)[0]
         top, left = self._preparation.margins(*whole)
         height, width = target.shape[-2:]
         seen = resized[:, max(top, 0) : top + height, max(left, 0) : left + width]

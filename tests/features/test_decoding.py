@@ -77,7 +77,7 @@ def stored(folder: Path, pictures: list[bytes]) -> list[Original]:
 def originals(tmp_path: Path) -> tuple[Path, list[Original]]:
     """Two pictures of each way and some of odd sizes, in shards."""
     pictures = [bytes_of(100 + 9 * turn, 90, **how) for how in WAYS.values() for turn in (0, 1)]
-    pictures += [bytes_of(*size) for size in ((64, 64), (65, 640), (500, 41), (9, 8), (333, 250))]
+    pictures += [bytes_of(*size) for size in ((64, 64), (65, 640), (500, 81), (9, 8), (1100, 1050))]
     return tmp_path / "images", stored(tmp_path / "images", pictures)
 
 
@@ -118,6 +118,9 @@ def test_what_decoders_may_read_differently_is_not_plain(monkeypatch: pytest.Mon
         assert area_or_status(changed) in (None, "not_an_image"), name
     monkeypatch.setattr("features.pictures.baseline.MAX_BYTES", len(data) - 1)
     assert plain_area(data) is None
+    monkeypatch.undo()
+    assert plain_area(bytes_of(240, 30)) == 7200
+    assert plain_area(bytes_of(241, 30)) is None
 
 
 def test_every_cut_of_a_jpeg_is_refused_or_left_to_pillow() -> None:
