@@ -4,8 +4,9 @@
 pixels. The encoder is a CLIP ViT-B/32 with random weights (a much smaller one with --quick), on the GPU if there is
 one, there in bfloat16. The measurements take turns; the figures are medians.
 
-- items_per_second: pictures per second of ``embed_images``, from shards to Parquet. This and the next rate but one
-  count from the first quarter of the pictures on, so without the start of the processes.
+- items_per_second: pictures per second of ``embed_images``, from shards to Parquet (on a GPU, where there are thousands
+  of pictures, to that of the cache). It and decode_per_second count from the first quarter of the pictures on, so
+  without the start of the processes.
 - forward_per_second: pictures per second of forward passes over prepared batches in memory, on the encoder's device.
 - decode_per_second: pictures per second that are read, checked, decoded, prepared and brought to the device, by as
   many processes as ``embed_images`` starts, while nothing is encoded.
@@ -99,7 +100,7 @@ def main() -> None:
             | fractions(median)
             | {"reader_fraction_of_pillow": pillow / reader, "reader_per_second_and_core": len(pictures) / reader}
             | shares(work, encoder.preparation)
-            | large_rates(encoder.preparation, 4 if options.quick else 24)
+            | large_rates(encoder.preparation, 2 if options.quick else 12)
             | gpu_decoding(work, packed, encoder, median["forward_per_second"]),
             options.json,
         )
@@ -133,8 +134,7 @@ class Work:
     def decode_rate(self, encoder: Encoder) -> float:
         """Pictures per second that come to the encoder's device."""
         processes, _ = choose_workers(len(self.originals), encoder.device)
-        clock = Clock(len(self.originals))
-        done = 0
+        clock, done = Clock(), 0
         for batch in prepared(self.folder / "images", self.batches(), encoder.preparation, processes, encoder.device):
             done += len(batch)
             clock(done, len(self.originals))
@@ -142,11 +142,13 @@ class Work:
 
     def rate(self, encoder: Encoder, name: str) -> float:
         """Pictures per second of an extraction with an empty cache, into a new folder of this name."""
-        out, clock = self.folder / name, Clock(len(self.originals))
+        out, clock = self.folder / name, Clock()
         out.mkdir()
+        table = out if len(self.originals) <= DISTINCT else None  # a table of many equal vectors would be refused
         summary = embed_images(
-            self.folder / "images", encoder, out, cache=out / "cache", batch_size=self.batch, progress=clock
-        )
+            self.folder / "images", encoder, table, cache=self.folder / f"{name}-cache", batch_size=self.batch,
+            progress=clock,
+        )  # fmt: skip
         assert summary.encoded == summary.items
         return clock.rate()
 
@@ -154,20 +156,16 @@ class Work:
 class Clock:
     """The rate of work from its first quarter on to the call of :meth:`rate`."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._first: tuple[int, float] | None = None
+    start, left = 0.0, 0
 
     def __call__(self, done: int, total: int) -> None:
         """So much is done."""
-        if self._first is None and 4 * done >= total:
-            self._first = done, time.perf_counter()
+        if not self.start and 4 * done >= total:
+            self.start, self.left = time.perf_counter(), total - done
 
     def rate(self) -> float:
         """Pieces per second; all are done now."""
-        assert self._first
-        done, start = self._first
-        return (self._total - done) / (time.perf_counter() - start)
+        return self.left / (time.perf_counter() - self.start)
 
 
 def fractions(rates: dict[str, float], ending: str = "") -> dict[str, float]:
