@@ -1,11 +1,23 @@
-"""The speed of extraction relative to the encoder, of the shard reader relative to Pillow, and of a run without news.
+"""The speed of extraction relative to its parts, of the shard reader relative to Pillow, and of a run without news.
 
 ``python -m benchmarks.extraction [--quick] [--json]``. The pictures are seeded random JPEGs with sides of 300 to 500
 pixels. The encoder is a CLIP ViT-B/32 with random weights (a much smaller one with --quick), on the GPU if there is
-one. The measurements take turns; the figures are medians.
+one, there in bfloat16. The measurements take turns; the figures are medians.
 
-- fraction_of_forward: pictures per second (items_per_second) of ``embed_images``, from shards to Parquet, divided by
-  those of forward passes over prepared batches in memory, on the encoder's device.
+- items_per_second: pictures per second of ``embed_images``, from shards to Parquet (on a GPU, where there are thousands
+  of pictures, to that of the cache). It and decode_per_second count from the first quarter of the pictures on, so
+  without the start of the processes.
+- forward_per_second: pictures per second of forward passes over prepared batches in memory, on the encoder's device.
+- decode_per_second: pictures per second that are read, checked, decoded, prepared and brought to the device, by as
+  many processes as ``embed_images`` starts, while nothing is encoded.
+- fraction_of_forward, fraction_of_smaller: items_per_second divided by forward_per_second, or by the smaller of
+  forward_per_second and decode_per_second.
+- share_of_reading, share_of_decoding, share_of_resizing: shares of a core's time for a picture; reading includes the
+  check, and resizing all that makes the bytes that a GPU gets.
+- large_pillow_per_second_and_core, large_draft_per_second_and_core: pictures of 1500x1500 that are decoded and prepared
+  in a second of one core's time, by the setting ``decoding``.
+- with the ending _gpu_decoding: the same with ``decoding: gpu``; if this cannot run here, gpu_decoding says why.
+  lowest_cosine_gpu_decoding is that of a picture's vectors by both decoders.
 - reader_fraction_of_pillow: pictures that are read from a shard, checked, decoded and resized in one second of one
   core's time, divided by those that Pillow only decodes and resizes from bytes in memory.
 - noop_seconds: seconds to write the text and image embeddings of 100,000 items (2,000 with --quick) if the cache
@@ -15,9 +27,11 @@ one. The measurements take turns; the figures are medians.
 import io
 import random
 import statistics
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -29,57 +43,194 @@ from PIL import Image
 
 from benchmarks.measure import arguments, show
 from features.encoders import Encoder, EncoderIdentity, open_encoder
+from features.errors import FeatureError
 from features.item_text import content_sha256
 from features.parquet import write_table
-from features.pictures.shards import Place, ShardWriter
-from features.settings import EncoderSettings
+from features.pictures.decode import decode
+from features.pictures.shards import Place, ShardWriter, read_bytes
+from features.settings import Decoding, EncoderSettings
 from features.tables import ITEM_IMAGES, ITEM_TEXT
 from features.vectors.cache import VectorCache
 from features.vectors.embeddings import embed_images, embed_texts
-from features.vectors.loading import Original, load
+from features.vectors.loading import Original, choose_workers, load, prepared
 
-BATCH = 64
-"""Pictures per batch, for the extraction and for the bare forward passes."""
 SIDE = 224
+DISTINCT = 256
+"""Most pictures that differ in their pixels; more are copies with a number in a comment."""
+LARGE = 1500
 
 
 def main() -> None:
     """Make pictures, shards and a model; measure; show the figures."""
-    options = arguments(__doc__ or "", repeats=3, pictures=0)
-    count = options.pictures or (48 if options.quick else 256)
+    import torch
+
+    options = arguments(__doc__ or "", repeats=0, pictures=0)
+    cuda = torch.cuda.is_available()
+    count = options.pictures or (48 if options.quick else 6144 if cuda else 256)
+    repeats = options.repeats or (1 if cuda else 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = jpegs(count)
-        originals = write_images(folder / "images", pictures)
-        encoder = open_random_clip(folder / "model", small=options.quick)
-        batches = ready_batches(folder / "images", originals, encoder)
-        turns: dict[str, list[float]] = {name: [] for name in ("forward", "extraction", "pillow", "reader", "noop")}
-        warm = encoder.encode_prepared(batches[0])
-        assert np.isfinite(warm).all()
+        pictures = jpegs(min(count, DISTINCT))
+        originals = write_images(folder / "images", numbered(pictures, count))
+        packed = write_random_clip(folder / "model", small=options.quick)
+        work = Work(folder, originals, batch=256 if cuda else min(64, count // 4))
+        encoder = opened(packed, "pillow")
+        some = work.ready(encoder)
+        assert all(np.isfinite(vectors).all() for vectors in encoder.encode_batches(some))
+        passes = [some[number % len(some)] for number in range(-(-count // work.batch))]
         noop = noop_of(folder / "noop", 2_000 if options.quick else 100_000)
-        for turn in range(options.repeats):
-            out = folder / f"turn-{turn}"
-            turns["forward"].append(seconds(lambda: [encoder.encode_prepared(batch) for batch in batches]))
-            turns["extraction"].append(seconds(lambda out=out: extracted(folder / "images", encoder, out)))
-            turns["pillow"].append(seconds(lambda: [resized(decoded(data)) for data in pictures], time.process_time))
-            turns["reader"].append(seconds(lambda: read(folder / "images", originals), time.process_time))
-            turns["noop"].append(seconds(lambda turn=turn: noop(turn)))
+        turns: dict[str, list[float]] = {}
+        for turn in range(repeats):
+            measured = {
+                "forward_per_second": sum(map(len, passes)) / seconds(lambda: list(encoder.encode_batches(passes))),
+                "decode_per_second": work.decode_rate(encoder),
+                "items_per_second": work.rate(encoder, f"turn-{turn}"),
+                "pillow": seconds(lambda: [resized(decoded(data)) for data in pictures], time.process_time),
+                "reader": seconds(lambda: work.read(len(pictures)), time.process_time),
+                "noop_seconds": seconds(lambda turn=turn: noop(turn)),
+            }
+            for name, value in measured.items():
+                turns.setdefault(name, []).append(value)
         median = {name: statistics.median(values) for name, values in turns.items()}
+        pillow, reader = median.pop("pillow"), median.pop("reader")
         show(
             f"{count:,} pictures of {np.mean([len(data) for data in pictures]) / 1e3:.0f} kB, "
-            f"{encoder.identity.model} on {encoder.device}, {options.repeats} turns",
-            {
-                "fraction_of_forward": median["forward"] / median["extraction"],
-                "items_per_second": count / median["extraction"],
-                "forward_per_second": count / median["forward"],
-                "reader_fraction_of_pillow": median["pillow"] / median["reader"],
-                "reader_per_second_and_core": count / median["reader"],
-                "noop_seconds": median["noop"],
-                "fraction_of_forward_best": min(turns["forward"]) / min(turns["extraction"]),
-                "reader_fraction_of_pillow_best": min(turns["pillow"]) / min(turns["reader"]),
-            },
+            f"{encoder.identity.model} on {encoder.device}, {repeats} turns",
+            median
+            | fractions(median)
+            | {"reader_fraction_of_pillow": pillow / reader, "reader_per_second_and_core": len(pictures) / reader}
+            | shares(work, encoder.preparation)
+            | large_rates(encoder.preparation, 2 if options.quick else 12)
+            | gpu_decoding(work, packed, encoder, median["forward_per_second"]),
             options.json,
         )
+
+
+@dataclass(frozen=True)
+class Work:
+    """The pictures in `folder` / images, and how many go into a batch."""
+
+    folder: Path
+    originals: list[Original]
+    batch: int
+
+    def batches(self, count: int | None = None) -> list[list[Original]]:
+        """The pictures, or the first `count` of them, batch by batch."""
+        some = self.originals[:count]
+        return [some[start : start + self.batch] for start in range(0, len(some), self.batch)]
+
+    def read(self, count: int) -> None:
+        """Read the first pictures from their shards, and resize them."""
+        for batch in self.batches(count):
+            load(self.folder / "images", batch, resized)
+
+    def ready(self, encoder: Encoder) -> list[Any]:
+        """The first pictures in prepared batches, on the encoder's device."""
+        import torch
+
+        made = [load(self.folder / "images", batch, encoder.preparation) for batch in self.batches(2 * DISTINCT)]
+        return [torch.from_numpy(batch).to(encoder.device) for batch in made]
+
+    def decode_rate(self, encoder: Encoder) -> float:
+        """Pictures per second that come to the encoder's device."""
+        processes, _ = choose_workers(len(self.originals), encoder.device)
+        clock, done = Clock(), 0
+        for batch in prepared(self.folder / "images", self.batches(), encoder.preparation, processes, encoder.device):
+            done += len(batch)
+            clock(done, len(self.originals))
+        return clock.rate()
+
+    def rate(self, encoder: Encoder, name: str) -> float:
+        """Pictures per second of an extraction with an empty cache, into a new folder of this name."""
+        out, clock = self.folder / name, Clock()
+        out.mkdir()
+        table = out if len(self.originals) <= DISTINCT else None  # a table of many equal vectors would be refused
+        summary = embed_images(
+            self.folder / "images", encoder, table, cache=self.folder / f"{name}-cache", batch_size=self.batch,
+            progress=clock,
+        )  # fmt: skip
+        assert summary.encoded == summary.items
+        return clock.rate()
+
+
+class Clock:
+    """The rate of work from its first quarter on to the call of :meth:`rate`."""
+
+    start, left = 0.0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """So much is done."""
+        if not self.start and 4 * done >= total:
+            self.start, self.left = time.perf_counter(), total - done
+
+    def rate(self) -> float:
+        """Pieces per second; all are done now."""
+        return self.left / (time.perf_counter() - self.start)
+
+
+def fractions(rates: dict[str, float], ending: str = "") -> dict[str, float]:
+    """The rate of the extraction relative to those of its parts."""
+    items, forward = rates["items_per_second"], rates["forward_per_second"]
+    smaller = min(forward, rates["decode_per_second"])
+    return {f"fraction_of_forward{ending}": items / forward, f"fraction_of_smaller{ending}": items / smaller}
+
+
+def shares(work: Work, preparation: Any) -> dict[str, float]:
+    """The parts of a core's time for a picture."""
+    folder, some = work.folder / "images", work.originals[:DISTINCT]
+    clock = [time.process_time()]
+    data = [read_bytes(folder, original.place, original.size) for original in some]
+    assert [sha256(one).hexdigest() for one in data] == [original.sha256 for original in some]
+    clock.append(time.process_time())
+    pictures = [decode(one) for one in data]
+    clock.append(time.process_time())
+    for picture in pictures:
+        preparation.pixels(picture)
+    clock.append(time.process_time())
+    read, decoding, resizing = (np.diff(clock) / (clock[-1] - clock[0])).tolist()
+    return {"share_of_reading": read, "share_of_decoding": decoding, "share_of_resizing": resizing}
+
+
+def large_rates(preparation: Any, count: int) -> dict[str, float]:
+    """Large pictures per second and core, with and without drafts."""
+    pictures = jpegs(count, sides=(LARGE, LARGE + 1))
+    draft = replace(preparation, decoding="draft")
+    rates = {}
+    for way in (preparation, draft):
+        spent = seconds(lambda way=way: [way.pixels(decode(data, way.least)) for data in pictures], time.process_time)
+        rates[f"large_{way.decoding}_per_second_and_core"] = count / spent
+    return rates
+
+
+def gpu_decoding(work: Work, packed: Path, reference: Encoder, forward: float) -> dict[str, float | str]:
+    """The figures of an extraction whose JPEGs the GPU decodes, or what is missing for it."""
+    from features.vectors.gpu import JpegDecoder
+
+    if not reference.device.startswith("cuda"):
+        return {"gpu_decoding": "there is no GPU"}
+    encoder = opened(packed, "gpu")
+    try:
+        JpegDecoder(cast(Any, encoder.preparation), encoder.device)
+    except FeatureError as error:
+        return {"gpu_decoding": str(error)}
+    some = work.batches(DISTINCT)
+    images = work.folder / "images"
+    vectors, others = (
+        np.concatenate(list(one.encode_batches(prepared(images, some, one.preparation, 0, one.device))))
+        for one in (encoder, reference)
+    )
+    rates = {
+        "forward_per_second": forward,
+        "decode_per_second": work.decode_rate(encoder),
+        "items_per_second": work.rate(encoder, "gpu"),
+    }
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(others, axis=1)
+    return {
+        "gpu_decoding": "measured",
+        "lowest_cosine_gpu_decoding": float(((vectors * others).sum(axis=1) / lengths).min()),
+        "decode_per_second_gpu_decoding": rates["decode_per_second"],
+        "items_per_second_gpu_decoding": rates["items_per_second"],
+    } | fractions(rates, "_gpu_decoding")
 
 
 def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -89,17 +240,27 @@ def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_
     return clock() - start
 
 
-def jpegs(count: int, seed: int = 0) -> list[bytes]:
-    """JPEGs of smooth shapes with some grain, like product pictures."""
+def jpegs(count: int, seed: int = 0, sides: tuple[int, int] = (300, 501)) -> list[bytes]:
+    """JPEGs of smooth shapes with some grain, like product pictures; each side is at least the first of `sides`, and
+    below the second."""
     chance, made = np.random.default_rng(seed), []
     for _ in range(count):
-        width, height = chance.integers(300, 501, 2)
+        width, height = chance.integers(*sides, 2)
         coarse = Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         grain = chance.integers(-12, 13, (height, width, 1), np.int16)
         buffer = io.BytesIO()
         Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
         made.append(buffer.getvalue())
+    return made
+
+
+def numbered(pictures: list[bytes], count: int) -> list[bytes]:
+    """`count` JPEGs that all differ: the pictures in turn, each with its number in a comment."""
+    made = []
+    for number in range(count):
+        data = pictures[number % len(pictures)]
+        made.append(data[:2] + b"\xff\xfe" + struct.pack(">HI", 6, number) + data[2:])
     return made
 
 
@@ -131,29 +292,6 @@ def decoded(data: bytes) -> Image.Image:
 def resized(picture: Image.Image) -> NDArray[Any]:
     """The picture resized to SIDE x SIDE."""
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def read(folder: Path, originals: list[Original]) -> None:
-    """Read all pictures from their shards, batch by batch."""
-    for start in range(0, len(originals), BATCH):
-        load(folder, originals[start : start + BATCH], resized)
-
-
-def ready_batches(folder: Path, originals: list[Original], encoder: Encoder) -> list[Any]:
-    """Prepared pictures in batches, on the encoder's device."""
-    import torch
-
-    made = [
-        load(folder, originals[start : start + BATCH], encoder.preparation) for start in range(0, len(originals), BATCH)
-    ]
-    return [torch.from_numpy(batch).to(encoder.device) for batch in made]
-
-
-def extracted(images: Path, encoder: Encoder, out: Path) -> None:
-    """Embed all pictures, with an empty cache."""
-    out.mkdir()
-    summary = embed_images(images, encoder, out, cache=out / "cache", batch_size=BATCH)
-    assert summary.encoded == summary.items
 
 
 def noop_of(folder: Path, items: int) -> Callable[[int], None]:
@@ -210,8 +348,8 @@ class Idle:
         return np.zeros(len(texts), np.bool_)
 
 
-def open_random_clip(folder: Path, small: bool) -> Encoder:
-    """A CLIP with random weights in the format of sentence-transformers: ViT-B/32, or a much smaller one."""
+def write_random_clip(folder: Path, small: bool) -> Path:
+    """A folder with a CLIP of random weights, as sentence-transformers stores it: ViT-B/32, or a much smaller one."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
@@ -244,8 +382,16 @@ def open_random_clip(folder: Path, small: bool) -> Encoder:
     ).save_pretrained(bare)
     packed = folder / ("small-clip" if small else "clip-vit-b-32")
     SentenceTransformer(modules=[Transformer(str(bare))], device="cpu").save(str(packed), create_model_card=False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return cast(Encoder, open_encoder(EncoderSettings(model=str(packed)), device=device))
+    return packed
+
+
+def opened(model: Path, decoding: Decoding) -> Encoder:
+    """The model as an encoder on this machine's GPU, in bfloat16, or on its CPU."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    settings = EncoderSettings(model=str(model), precision="bfloat16" if cuda else "float32", decoding=decoding)
+    return cast(Encoder, open_encoder(settings, device="cuda" if cuda else "cpu"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Literal
 
 from features.errors import FeatureError
 
-__all__ = ["TEXT_TOKENS", "EncoderSettings", "Fetching", "Precision", "Zeros", "unread"]
+__all__ = ["TEXT_TOKENS", "Decoding", "EncoderSettings", "Fetching", "Precision", "Zeros", "unread"]
 
 Zeros = Literal["refused", "missing"]
 """How a ready vector of zeros is treated: as an error, or as a missing vector."""
@@ -17,6 +17,8 @@ Zeros = Literal["refused", "missing"]
 TEXT_TOKENS = 64
 """The number of tokens after which the published recipe cuts an item's text."""
 Precision = Literal["float32", "bfloat16", "float16"]
+Decoding = Literal["pillow", "draft", "gpu"]
+"""How JPEGs are decoded: at full size by Pillow, by Pillow at a fraction of a large picture's size, or on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class EncoderSettings:
     """A text is cut after this many tokens, or at the model's own limit if that is lower. Part of the identity."""
     precision: Precision = "float32"
     """Precision of a model's forward pass. Part of the identity."""
+    decoding: Decoding = "pillow"
+    """How JPEGs are decoded; other formats are always decoded by Pillow. Part of the identity. To encode pictures, gpu
+    needs torchvision and a GPU."""
     storage: Literal["float32", "float16"] = "float32"
     """Number format of the vectors in Parquet; they are computed in `precision`."""
 
@@ -63,7 +68,7 @@ class EncoderSettings:
             raise FeatureError(f"an encoder's tokens is {self.tokens}: give 1 or more")
 
 
-_MODEL = {"kind", "model", "text", "tokens", "precision", "storage"}
+_MODEL = {"kind", "model", "text", "tokens", "precision", "decoding", "storage"}
 _READY = {"kind", "path", "column", "zeros", "storage"}
 _READ = {
     **dict.fromkeys(("sentence-transformers", "transformers", "open-clip"), _MODEL),
@@ -74,7 +79,8 @@ _READ = {
 
 def unread(kind: str, names: Iterable[str], modality: Literal["text", "image"]) -> list[str]:
     """Those of the settings `names` that an encoder of this kind and modality does not read."""
-    read = _READ.get(kind, _MODEL | _READY) - ({"text", "tokens"} if modality == "image" else set())
+    others = {"text", "tokens"} if modality == "image" else {"decoding"}
+    read = _READ.get(kind, _MODEL | _READY) - others
     return [name for name in names if name not in read]
 
 

@@ -68,8 +68,8 @@ def open_encoder(settings: EncoderSettings, *, device: str = "auto") -> Encoder 
     opens = pkgutil.resolve_name(implementation(settings))
     if settings.kind not in _READY:
         folder = model_folder(settings)
-        files, precision = describe(settings, folder), settings.precision
-        return cast(Encoder, opens(folder, files, device=device, precision=precision, tokens=settings.tokens))
+        options = {"precision": settings.precision, "tokens": settings.tokens, "decoding": settings.decoding}
+        return cast(Encoder, opens(folder, describe(settings, folder), device=device, **options))
     return cast(ReadyVectors, opens() if settings.kind == "none" else opens(*_named(settings), settings.zeros))
 
 

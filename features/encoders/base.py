@@ -1,7 +1,8 @@
 """The common part of encoders with a torch model: device, precision of the forward pass, batches and their order."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from features.encoders.models import unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderIdentity, Vectors
 from features.errors import FeatureError
-from features.settings import Precision
+from features.settings import Decoding, Precision
 
 VOCABULARY = 0.9
 """Lowest share of a model's words that its tokenizer must know. It is below 1, because models round the number of their
@@ -32,6 +33,7 @@ class TorchEncoder:
     Args:
         device: torch device; "auto" is cuda if there is a GPU, otherwise cpu.
         precision: precision of the forward pass (autocast); weights and resulting vectors are float32.
+        decoding: how the JPEGs of a catalogue are decoded.
 
     Raises:
         FeatureError: there is no such device.
@@ -39,11 +41,12 @@ class TorchEncoder:
 
     identity: EncoderIdentity
 
-    def __init__(self, *, device: str, precision: Precision) -> None:
+    def __init__(self, *, device: str, precision: Precision, decoding: Decoding = "pillow") -> None:
         cuda = torch.cuda.is_available()
         self.device = ("cuda" if cuda else "cpu") if device == "auto" else device
         if self.device.startswith("cuda") and not cuda:
             raise FeatureError(f"there is no device {device!r} for the encoder: torch sees no GPU; use auto or cpu")
+        self._decoding = decoding
         self._dtype: torch.dtype = getattr(torch, precision)
         self._batch = 256 if self.device.startswith("cuda") else 32
         """Contents per forward pass."""
@@ -60,6 +63,14 @@ class TorchEncoder:
         """Vectors [n, width] of pixels [n, 3, height, width], float32 on the device."""
         raise NotImplementedError
 
+    def _preparation(self) -> Preparation:
+        """The preparation that the model's files define.
+
+        Raises:
+            FeatureError: the encoder cannot encode pictures.
+        """
+        raise NotImplementedError
+
     @property
     def preparation(self) -> Preparation:
         """The function that prepares a picture for :meth:`encode_prepared`; it can run in any process.
@@ -67,7 +78,7 @@ class TorchEncoder:
         Raises:
             FeatureError: the encoder cannot encode pictures.
         """
-        raise NotImplementedError
+        return replace(self._preparation(), decoding=self._decoding)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, width]; texts are cut at the settings' `tokens` or the model's own limit."""
@@ -77,7 +88,7 @@ class TorchEncoder:
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
             with self._computing():
-                vectors[rows] = self._as_float32(self._text_vectors([texts[row] for row in rows]))
+                vectors[rows] = self._unit(self._text_vectors([texts[row] for row in rows])).cpu().numpy()
         return vectors
 
     def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
@@ -103,11 +114,40 @@ class TorchEncoder:
 
         A tensor may be on the device already, or in pinned memory.
         """
+        return self._started(batch)()
+
+    def encode_batches(self, batches: Iterable[NDArray[np.float32] | Tensor]) -> Iterator[Vectors]:
+        """The vectors of each batch, in order. A GPU computes the next batch while those of a batch are used."""
+        if not self.device.startswith("cuda"):
+            yield from map(self.encode_prepared, batches)
+            return
+        before: Callable[[], Vectors] | None = None
+        for batch in batches:
+            now = self._started(batch)
+            if before is not None:
+                yield before()
+            before = now
+        if before is not None:
+            yield before()
+
+    def _started(self, batch: NDArray[np.float32] | Tensor) -> Callable[[], Vectors]:
+        """Start a forward pass; the function that is returned waits for its vectors [n, width]."""
         if not len(batch):
-            return self._empty(0)
+            return lambda: self._empty(0)
         pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
         with self._computing():
-            return self._as_float32(self._image_vectors(pixels.to(self.device, torch.float32, non_blocking=True)))
+            vectors = self._unit(self._image_vectors(pixels.to(self.device, torch.float32, non_blocking=True)))
+            if vectors.device.type != "cuda":
+                return vectors.numpy
+            host = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            copied.record(torch.cuda.current_stream(vectors.device))
+
+        def read() -> Vectors:
+            copied.synchronize()  # without using a core, which decodes meanwhile
+            return np.array(host.numpy())  # pinned memory is scarce
+
+        return read
 
     def _empty(self, rows: int) -> Vectors:
         return np.empty((rows, self.identity.width), np.float32)
@@ -127,12 +167,12 @@ class TorchEncoder:
                 stack.enter_context(torch.autocast(torch.device(self.device).type, self._dtype))
             yield
 
-    def _as_float32(self, vectors: Tensor) -> Vectors:
-        """Float32 on the host; unit vectors that were rounded to half precision are normalised again."""
+    def _unit(self, vectors: Tensor) -> Tensor:
+        """In float32; unit vectors that were rounded to half precision are normalised again."""
         vectors = vectors.float()
         if self.identity.normalised and self._dtype is not torch.float32:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return vectors.cpu().numpy()
+        return vectors
 
 
 def not_encodable(identity: EncoderIdentity, modality: str, modalities: str) -> FeatureError:

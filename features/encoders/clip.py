@@ -10,7 +10,7 @@ from torch import Tensor
 from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
-from features.settings import Precision
+from features.settings import Decoding, Precision
 
 
 class ClipEncoder(TorchEncoder):
@@ -19,15 +19,24 @@ class ClipEncoder(TorchEncoder):
     Args:
         folder: folder of the model.
         files: description of its files.
-        device, precision: as in :class:`TorchEncoder`.
+        device, precision, decoding: as in :class:`TorchEncoder`.
         tokens: number of tokens after which a text is cut.
 
     Raises:
         FeatureError: its files cannot be loaded, or weights are missing.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
-        super().__init__(device=device, precision=precision)
+    def __init__(
+        self,
+        folder: Path,
+        files: EncoderFiles,
+        *,
+        device: str,
+        precision: Precision,
+        tokens: int,
+        decoding: Decoding = "pillow",
+    ) -> None:
+        super().__init__(device=device, precision=precision, decoding=decoding)
         with loading(folder):
             from transformers import AutoImageProcessor, AutoModel
 
@@ -54,8 +63,7 @@ class ClipEncoder(TorchEncoder):
         with loading(folder):
             self._text_vectors(TRIAL)
 
-    @property
-    def preparation(self) -> Preparation:
+    def _preparation(self) -> Preparation:
         """The preparation that the model's image processor defines."""
         return Preparation.of(self._images)
 

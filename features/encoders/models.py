@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from features.encoders.protocol import EncoderFiles
+from features.encoders.protocol import DECODINGS, EncoderFiles
 from features.errors import FeatureError
 from features.pictures.decode import LONG_SIDE
 from features.settings import EncoderSettings
@@ -294,7 +294,7 @@ def describe(settings: EncoderSettings, folder: Path) -> EncoderFiles:
         model=folder.name if folder == Path(model).expanduser() else model,
         weights_sha256=files_sha256(weight_files(folder, layout), folder),
         preprocessing=f"text: {form.format(settings.tokens)}; picture: long side at most {LONG_SIDE} px; "
-        f"then by the configuration, sha256 {files_sha256(configuration, folder)}",
+        f"then by the configuration, sha256 {files_sha256(configuration, folder)}{DECODINGS[settings.decoding]}",
         precision=settings.precision,
     )
 

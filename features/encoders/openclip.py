@@ -12,7 +12,7 @@ from features.encoders.models import OPEN_CLIP, read_json, unreadable
 from features.encoders.preparation import Preparation, scaling
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
 from features.errors import FeatureError
-from features.settings import Precision
+from features.settings import Decoding, Precision
 
 _FILTERS = {"bicubic": 3, "bilinear": 2}
 
@@ -23,15 +23,24 @@ class OpenClipEncoder(TorchEncoder):
     Args:
         folder: folder of the model.
         files: description of its files.
-        device, precision: as in :class:`TorchEncoder`.
+        device, precision, decoding: as in :class:`TorchEncoder`.
         tokens: number of tokens after which a text is cut.
 
     Raises:
         FeatureError: open_clip is not installed, or the folder's files cannot be loaded.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
-        super().__init__(device=device, precision=precision)
+    def __init__(
+        self,
+        folder: Path,
+        files: EncoderFiles,
+        *,
+        device: str,
+        precision: Precision,
+        tokens: int,
+        decoding: Decoding = "pillow",
+    ) -> None:
+        super().__init__(device=device, precision=precision, decoding=decoding)
         self._cut = tokens
         try:
             import open_clip
@@ -56,8 +65,7 @@ class OpenClipEncoder(TorchEncoder):
             **asdict(files), architecture=f"open_clip {type(model).__name__} > Normalize", normalised=True, width=width
         )
 
-    @property
-    def preparation(self) -> Preparation:
+    def _preparation(self) -> Preparation:
         """The preparation that the model's preprocess_cfg defines."""
         size, mode, resample = (self._images[key] for key in ("size", "resize_mode", "interpolation"))
         height, width = (size, size) if isinstance(size, int) else size

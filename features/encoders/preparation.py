@@ -14,6 +14,7 @@ from PIL import Image
 
 from features.errors import FeatureError
 from features.pictures.decode import bounded
+from features.settings import Decoding
 
 _KNOWN = ("CLIPImageProcessor", "SiglipImageProcessor")
 
@@ -36,32 +37,65 @@ class Preparation:
     rounds: bool = False
     """If the middle is between two pixels, the crop starts at the even one (True, as in torchvision) or at the upper
     left one (False, as in transformers)."""
+    decoding: Decoding = "pillow"
+    """How JPEGs are decoded before they are prepared."""
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Pixels [3, height, width] of a picture."""
+        pixels = self.pixels(image).astype(np.float32)
+        self.scale(pixels)
+        return pixels
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resized and cropped, as bytes [3, height, width]; in range 0..255, before :meth:`scale`."""
         image = bounded(image)
         if image.mode != "RGB":
             image = image.convert("RGB")
-        height, width = self._resized(image.height, image.width)
+        height, width = self.resized(image.height, image.width)
         image = image.resize((width, height), Image.Resampling(self.resample))
         if self.crop:
-            top, left = (self._margin(whole, part) for whole, part in zip((height, width), self.crop, strict=True))
+            top, left = self.margins(height, width)
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
-        # Channels are moved while they are still bytes, which take a quarter of the memory.
-        pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-        pixels *= np.array(self.factor, np.float32)[:, None, None]
-        pixels -= np.array(self.offset, np.float32)[:, None, None]
-        return pixels
+        return np.asarray(image).transpose(2, 0, 1).copy(order="C")
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def scale(self, pixels: Any) -> None:
+        """Scale and shift float32 pixels [..., 3, height, width], an array or a tensor, in place.
+
+        A GPU and a CPU give the same bits.
+        """
+        factor, offset = (np.array(each, np.float32)[:, None, None] for each in (self.factor, self.offset))
+        if not isinstance(pixels, np.ndarray):
+            factor, offset = (pixels.new_tensor(each) for each in (factor, offset))
+        pixels *= factor
+        pixels -= offset
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the result; only a size or a crop that fixes them is accepted by :meth:`of`."""
+        shape = self.crop or self.size
+        return (shape, shape) if isinstance(shape, int) else shape
+
+    @property
+    def least(self) -> int | None:
+        """The shorter side that a JPEG needs for the result to be good; None if JPEGs are decoded at full size."""
+        if self.decoding != "draft":
+            return None
+        return 2 * (self.size if isinstance(self.size, int) else max(self.size))
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the resize of a picture, before the crop."""
         if not isinstance(self.size, int):
             return self.size
         if height < width:
             return self.size, int(self.size * width / height)
         return int(self.size * height / width), self.size
 
-    def _margin(self, whole: int, part: int) -> int:
-        return round((whole - part) / 2) if self.rounds else (whole - part) // 2
+    def margins(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that the crop leaves out at the top and at the left; negative if it adds some."""
+        if self.crop is None:
+            return 0, 0
+        top, left = height - self.crop[0], width - self.crop[1]
+        return (round(top / 2), round(left / 2)) if self.rounds else (top // 2, left // 2)
 
     @classmethod
     def of(cls, configuration: dict[str, Any]) -> "Preparation":

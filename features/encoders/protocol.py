@@ -1,18 +1,27 @@
 """The interface of an encoder, and its identity."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from features.settings import Decoding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
 """Float32, [n, width]."""
+
+DECODINGS: Final[Mapping[Decoding, str]] = {
+    "pillow": "",
+    "draft": "; JPEGs decoded at the smallest eighth, quarter, half or whole with twice the input's sides",
+    "gpu": "; JPEGs decoded and resized on the GPU",
+}
+"""What an identity says at the end of `preprocessing` about how JPEGs are decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +36,23 @@ class EncoderFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderIdentity(EncoderFiles):
-    """What made a vector: the files, and what follows from them. Vectors are comparable if their identities are
-    equal."""
+    """What made a vector: the files, and what follows from them. Vectors of one identity are exchangeable."""
 
     architecture: str
     normalised: bool
     """Whether vectors have length 1."""
     width: int
+
+    def comparable(self, other: "EncoderIdentity") -> bool:
+        """Whether vectors of both have meaningful cosines: at most the way in which JPEGs are decoded differs."""
+        return _without_decoding(self) == _without_decoding(other)
+
+
+def _without_decoding(identity: EncoderIdentity) -> EncoderIdentity:
+    preprocessing = identity.preprocessing
+    for said in filter(None, DECODINGS.values()):
+        preprocessing = preprocessing.removesuffix(said)
+    return replace(identity, preprocessing=preprocessing)
 
 
 class Encoder(Protocol):
@@ -88,6 +107,16 @@ class Encoder(Protocol):
 
     def encode_prepared(self, batch: "NDArray[np.float32] | Tensor") -> Vectors:
         """Vectors [n, width] of prepared pictures [n, 3, height, width], in one forward pass.
+
+        Raises:
+            FeatureError: the encoder cannot encode pictures.
+        """
+        ...
+
+    def encode_batches(self, batches: "Iterable[NDArray[np.float32] | Tensor]") -> Iterator[Vectors]:
+        """The vectors of each batch, in order, as :meth:`encode_prepared` makes them.
+
+        On a GPU, the next batch is already being computed when the vectors of a batch are handed out.
 
         Raises:
             FeatureError: the encoder cannot encode pictures.

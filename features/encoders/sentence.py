@@ -19,7 +19,7 @@ from features.encoders.base import (
 from features.encoders.models import modules_of, unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
-from features.settings import Precision
+from features.settings import Decoding, Precision
 
 
 class SentenceTransformersEncoder(TorchEncoder):
@@ -28,15 +28,24 @@ class SentenceTransformersEncoder(TorchEncoder):
     Args:
         folder: folder of the model.
         files: description of its files.
-        device, precision: as in :class:`TorchEncoder`.
+        device, precision, decoding: as in :class:`TorchEncoder`.
         tokens: number of tokens after which a text is cut.
 
     Raises:
         FeatureError: its files cannot be loaded, or weights or words are missing.
     """
 
-    def __init__(self, folder: Path, files: EncoderFiles, *, device: str, precision: Precision, tokens: int) -> None:
-        super().__init__(device=device, precision=precision)
+    def __init__(
+        self,
+        folder: Path,
+        files: EncoderFiles,
+        *,
+        device: str,
+        precision: Precision,
+        tokens: int,
+        decoding: Decoding = "pillow",
+    ) -> None:
+        super().__init__(device=device, precision=precision, decoding=decoding)
         with loading(folder):
             from sentence_transformers import SentenceTransformer
 
@@ -72,8 +81,7 @@ class SentenceTransformersEncoder(TorchEncoder):
             with loading(folder):
                 self._text_vectors(TRIAL)
 
-    @property
-    def preparation(self) -> Preparation:
+    def _preparation(self) -> Preparation:
         """The preparation that the model's processor defines."""
         self._check("image")
         return Preparation.of(image_configuration(self._processor))

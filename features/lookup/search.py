@@ -142,7 +142,7 @@ def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: i
         FeatureError: no table comes from a query's encoder; see also :func:`search`.
     """
     for query in queries:
-        if not any(table.identity == query.identity for table in tables):
+        if not any(table.identity.comparable(query.identity) for table in tables):
             made = ", ".join(table.identity.model for table in tables) or "nothing"
             raise FeatureError(
                 f"there are no vectors of encoder {query.identity.model} (found: {made}); "
@@ -153,7 +153,7 @@ def search_content(tables: Sequence[VectorTable], queries: Sequence[Query], k: i
 
 def _direction(table: VectorTable, queries: Sequence[Query]) -> Vectors | None:
     """The mean direction [width] of the queries that the table's encoder made; None if it made none."""
-    fitting = [unit(query.vector) for query in queries if query.identity == table.identity]
+    fitting = [unit(query.vector) for query in queries if query.identity.comparable(table.identity)]
     return np.mean(fitting, axis=0) if fitting else None
 
 

@@ -18,8 +18,9 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -252,6 +253,26 @@ class VectorCache:
         self.damaged += 1
         _log.warning("%s is damaged; its contents will be encoded again", path)
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def adding_behind(cache: VectorCache) -> Iterator[Callable[[Sequence[str], Vectors], None]]:
+    """A function like :meth:`VectorCache.add` that returns at once and waits only for the call before it.
+
+    So the caller computes while the disk is written. When the context ends without an error, everything is stored.
+    """
+    writing: Future[None] | None = None
+
+    def add(contents: Sequence[str], vectors: Vectors) -> None:
+        nonlocal writing
+        if writing:
+            writing.result()
+        writing = thread.submit(cache.add, contents, vectors)
+
+    with ThreadPoolExecutor(1) as thread:
+        yield add
+        if writing:
+            writing.result()
 
 
 def _runs_of(path: Path, table: pa.Table) -> list[_Run]:

@@ -39,8 +39,8 @@ from features.item_text import content_sha256
 from features.parquet import ROW_GROUP, read_table
 from features.pictures.shards import Place
 from features.tables import ITEM_IMAGES, ITEM_TEXT, Storage, embedding_schema
-from features.vectors.cache import VectorCache
-from features.vectors.loading import Original, choose_workers, prepared
+from features.vectors.cache import VectorCache, adding_behind
+from features.vectors.loading import Original, check_decoding, choose_workers, prepared
 from features.vectors.spread import check_spread
 from warehouse.artifacts.progress import Progress
 
@@ -49,7 +49,8 @@ _log = logging.getLogger("mmm4rec")
 SEGMENT = 8192
 """Items in a row whose texts one process encodes."""
 CHUNK = 1024
-"""Contents that are committed to the cache together; a killed run loses at most this many."""
+"""Contents that are committed to the cache together. A killed run loses at most two chunks: one that is being encoded,
+and one that is being written."""
 
 Encode = Callable[[list[list[int]]], Iterator[Vectors]]
 """A function that takes batches of rows and returns their vectors, batch by batch."""
@@ -164,7 +165,7 @@ def embed_images(
         storage: number format of the table.
         share: the part of the contents to encode, as in :func:`embed_texts`.
         workers: number of processes that decode; 0 decodes in this process, None chooses.
-        batch_size: pictures per call of the encoder; None means 128 on a GPU, otherwise 64.
+        batch_size: pictures per call of the encoder; None means 256 on a GPU, otherwise 64.
         chunk_size: pictures that are committed to the cache together.
         progress: called with (done, total) contents to encode.
 
@@ -175,7 +176,7 @@ def embed_images(
     ids = table["item_id"].to_pylist()
     if isinstance(encoder, ReadyVectors):
         return _import(ids, encoder, out, "image", storage, progress)
-    batch_size = batch_size or (128 if encoder.device.startswith("cuda") else 64)
+    batch_size = batch_size or (256 if encoder.device.startswith("cuda") else 64)
     digests, shards = table["sha256"].to_pylist(), table["shard"].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["bytes"].to_pylist()
 
@@ -183,13 +184,14 @@ def embed_images(
         return Original(ids[row], digests[row], Place(shards[row], offsets[row]), sizes[row])
 
     def encode(batches: list[list[int]]) -> Iterator[Vectors]:
+        check_decoding(encoder.preparation, encoder.device)
         processes, reason = choose_workers(sum(map(len, batches)), encoder.device)
         if workers is not None:
             processes, reason = workers, "as asked"
         _log.info("decoding in %s: %s", f"{processes} processes" if processes else "this process", reason)
         originals = [[original(row) for row in batch] for batch in batches]
         pictures = prepared(item_images, originals, encoder.preparation, processes, encoder.device)
-        return (encoder.encode_prepared(batch) for batch in pictures)
+        return encoder.encode_batches(pictures)
 
     work = _Work("image", ids, digests, shards, batch_size, chunk_size, share)
     return _embed(work, encode, encoder, out, cache, storage, progress)
@@ -292,17 +294,18 @@ def _fill(
         return 0
     _probe(encoder, cache)
     made = encode([batch for chunk in chunks for batch in chunk])
-    for chunk in chunks:
-        vectors = []
-        for rows in chunk:
-            batch = next(made)
-            _check(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
-            vectors.append(batch)
-            done += len(rows)
-            if progress:
-                progress(done, total)
-        contents = [digest for rows in chunk for row in rows if (digest := work.digests[row])]
-        cache.add(contents, np.concatenate(vectors))
+    with adding_behind(cache) as add:
+        for chunk in chunks:
+            vectors = []
+            for rows in chunk:
+                batch = next(made)
+                _check(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
+                vectors.append(batch)
+                done += len(rows)
+                if progress:
+                    progress(done, total)
+            contents = [digest for rows in chunk for row in rows if (digest := work.digests[row])]
+            add(contents, np.concatenate(vectors))
     return total
 
 

@@ -1,36 +1,49 @@
 """Makes batches for an encoder: reads pictures from shards, checks, decodes and prepares them, and copies the batches
 to the encoder's device.
 
-Decoding and resizing run in worker processes if that is faster (:func:`choose_workers`), otherwise in this process. The
-batches are the same in both cases, and come in the requested order. Each picture is read from its place in its shard.
-So a run that needs one picture in a hundred reads only these, and the original bytes are not sent between processes.
+Decoding and resizing run in worker processes if that is faster (:func:`choose_workers`), otherwise in this process. A
+process makes a part of a batch at a time. The batches are the same in all cases, and come in the requested order. Each
+picture is read from its place in its shard. So a run that needs one picture in a hundred reads only these. The original
+bytes are sent between processes only if a GPU decodes them.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from multiprocessing import ProcessError
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from features.encoders.preparation import Preparation
 from features.errors import FeatureError
+from features.pictures.baseline import plain_area
 from features.pictures.decode import PictureError, decode
 from features.pictures.shards import Place, read_bytes
 from warehouse.artifacts.processes import end, end_with_parent
 from warehouse.artifacts.threads import available_cores
 
-Preparation = Callable[[Image.Image], NDArray[np.float32]]
+Prepare = Callable[[Image.Image], NDArray[np.float32]]
 """Turns a picture into the input of a model, [3, H, W]. It has no weights, so it can be sent to a process."""
+Form = Literal["floats", "bytes", "undecoded"]
+"""What is made of a batch: float32 [n, 3, H, W]; the same before it is scaled, in a quarter of the memory; or
+:class:`Undecoded`."""
 
-AHEAD = 2
-"""Batches that a worker process prepares ahead."""
+Parts = Generator[list[Any], None, None]
+"""Batches, each as its parts in some form."""
+
+PART = 32
+"""Pictures that a worker process prepares at a time. With small parts, all processes work until the end."""
+AHEAD = 4
+"""Parts that a worker process prepares ahead."""
 _WORTH_PROCESSES = 1024
 """With fewer pictures, starting processes takes longer than they save."""
 
@@ -43,6 +56,31 @@ class Original:
     sha256: str
     place: Place
     size: int
+
+
+class Undecoded(NamedTuple):
+    """A part of a batch whose plain JPEGs are only read and checked; the other pictures are prepared."""
+
+    pictures: int
+    """How many pictures the part has."""
+    data: Any
+    """The bytes of all plain JPEGs, one after the other: an array or a tensor."""
+    sizes: list[int]
+    """The number of bytes of each plain JPEG."""
+    areas: list[int]
+    """The number of pixels of each plain JPEG."""
+    other_rows: list[int]
+    """The places of the other pictures in the part."""
+    others: Any
+    """The other pictures [m, 3, H, W], in bytes; None if there are none."""
+
+    def jpegs(self) -> Iterator[tuple[int, Any, int]]:
+        """The place in the part, the bytes and the number of pixels of each plain JPEG."""
+        others, start = set(self.other_rows), 0
+        rows = (row for row in range(self.pictures) if row not in others)
+        for row, size, area in zip(rows, self.sizes, self.areas, strict=True):
+            yield row, self.data[start : start + size], area
+            start += size
 
 
 def choose_workers(pictures: int, device: str, cores: int | None = None) -> tuple[int, str]:
@@ -64,38 +102,117 @@ def choose_workers(pictures: int, device: str, cores: int | None = None) -> tupl
     return cores // 8, f"the model computes on the same {cores} cores, and needs one of eight to decode"
 
 
+def check_decoding(prepare: Prepare, device: str) -> None:
+    """Refuse a preparation by a GPU on another device.
+
+    Raises:
+        FeatureError: the message says what to do.
+    """
+    if isinstance(prepare, Preparation) and prepare.decoding == "gpu" and not device.startswith("cuda"):
+        raise FeatureError(
+            f"decoding: gpu needs a GPU, but the encoder runs on {device}; encode the pictures on a machine with one "
+            "(python -m features.extraction), or use decoding: pillow or draft, which make other vectors"
+        )
+
+
 def prepared(
-    folder: Path, batches: Sequence[Sequence[Original]], preparation: Preparation, workers: int, device: str = "cpu"
+    folder: Path, batches: Sequence[Sequence[Original]], prepare: Prepare, workers: int, device: str = "cpu"
 ) -> Iterator[Any]:
     """The batches [n, 3, H, W], in their order: arrays or tensors of the CPU, or tensors already on a GPU.
 
     Args:
         folder: folder of the shards.
-        batches: the pictures of each batch; up to :data:`AHEAD` batches per worker are in memory.
-        preparation: applied to every decoded picture.
+        batches: the pictures of each batch; up to :data:`AHEAD` parts per worker are in memory.
+        prepare: applied to every decoded picture. A :class:`Preparation` also says how JPEGs are decoded.
         workers: number of processes; 0 decodes in this process.
-        device: the device that the batches are copied to.
+        device: the device that the batches are copied to, and that decodes if the preparation says gpu.
 
     Raises:
-        FeatureError: a picture cannot be read or is not the one in the table, or a worker process died.
+        FeatureError: a picture cannot be read or is not the one in the table, a worker process died, or the device
+            cannot decode.
     """
     cuda = device.startswith("cuda")
-    loader = _in_processes(folder, batches, preparation, workers, pin=cuda) if workers else None
-    made = loader if loader is not None else (load(folder, batch, preparation) for batch in batches)
-    return _on_gpu(made, device) if cuda else iter(made)
+    form: Form = "floats"
+    if isinstance(prepare, Preparation) and (cuda or prepare.decoding == "gpu"):
+        form = "undecoded" if prepare.decoding == "gpu" else "bytes"
+    size = PART if workers else max(map(len, batches), default=1)
+    parts = [[batch[start : start + size] for start in range(0, len(batch), size)] for batch in batches]
+    flat = [part for batch in parts for part in batch]
+    pin = cuda and form != "undecoded"
+    made = (
+        _in_processes(folder, flat, prepare, form, workers, pin=pin)
+        if workers
+        else (_part(folder, part, prepare, form) for part in flat)
+    )
+    together = _together(made, [len(batch) for batch in parts])
+    if form == "floats" and not cuda:
+        return _joined(together)
+    from features.vectors import gpu
+
+    if isinstance(prepare, Preparation) and form == "undecoded":
+        return gpu.decoded(together, prepare, device)
+    return gpu.copied(together, prepare, device)
 
 
-def load(folder: Path, batch: Sequence[Original], preparation: Preparation) -> NDArray[np.float32]:
+def _together(parts: Generator[Any, None, None], counts: Sequence[int]) -> Parts:
+    """The parts of each batch; `counts` says how many it has."""
+    with closing(parts):
+        for count in counts:
+            yield list(islice(parts, count))
+
+
+def _joined(batches: Parts) -> Iterator[Any]:
+    """Each batch as one array or tensor."""
+    with closing(batches):
+        for parts in batches:
+            if len(parts) == 1:
+                yield parts[0]
+            else:
+                import torch
+
+                yield torch.cat(parts)
+
+
+def load(folder: Path, batch: Sequence[Original], prepare: Prepare) -> NDArray[np.float32]:
     """One batch, [n, 3, H, W].
 
     Raises:
         FeatureError: a picture cannot be read or is not the one in the table.
     """
-    return np.stack([preparation(_picture(folder, original)) for original in batch])
+    least = prepare.least if isinstance(prepare, Preparation) else None
+    return np.stack([prepare(_picture(folder, original, _read(folder, original), least)) for original in batch])
 
 
-def _picture(folder: Path, original: Original) -> Image.Image:
-    """The decoded picture, after a check that it is the one in the table."""
+def _part(folder: Path, part: Sequence[Original], prepare: Any, form: Form) -> Any:
+    """A part of a batch in some form."""
+    if form == "floats":
+        return load(folder, part, prepare)
+    if form == "bytes":
+        read = ((original, _read(folder, original)) for original in part)
+        return np.stack([prepare.pixels(_picture(folder, *one, prepare.least)) for one in read])
+    return _undecoded(folder, part, prepare)
+
+
+def _undecoded(folder: Path, part: Sequence[Original], preparation: Preparation) -> Undecoded:
+    plain: list[bytes] = []
+    areas: list[int] = []
+    others: dict[int, NDArray[np.uint8]] = {}
+    for row, original in enumerate(part):
+        data = _read(folder, original)
+        with _blaming(folder, original):
+            area = plain_area(data)
+        if area is None:
+            others[row] = preparation.pixels(_picture(folder, original, data, None))
+        else:
+            plain.append(data)
+            areas.append(area)
+    flat = np.frombuffer(bytearray().join(plain), np.uint8)  # a bytearray, because torch wants to be able to write
+    pixels = np.stack(list(others.values())) if others else None
+    return Undecoded(len(part), flat, [len(data) for data in plain], areas, list(others), pixels)
+
+
+def _read(folder: Path, original: Original) -> bytes:
+    """The bytes of a picture, after a check that it is the one in the table."""
     try:
         data = read_bytes(folder, original.place, original.size)
     except OSError as error:
@@ -104,27 +221,43 @@ def _picture(folder: Path, original: Original) -> Image.Image:
         ) from error
     if sha256(data).hexdigest() != original.sha256:
         raise FeatureError(f"{folder}: shards and table disagree at item {original.item_id!r}; rebuild item_images")
+    return data
+
+
+def _picture(folder: Path, original: Original, data: bytes, least: int | None) -> Image.Image:
+    with _blaming(folder, original):
+        return decode(data, least)
+
+
+@contextmanager
+def _blaming(folder: Path, original: Original) -> Iterator[None]:
+    """Turns the error of a picture into one that names its item."""
     try:
-        return decode(data)
+        yield
     except PictureError as problem:
         raise FeatureError(f"{folder}: picture of {original.item_id!r} is {problem}; rebuild item_images") from problem
 
 
 @dataclass(frozen=True)
-class _Batches:
-    """The data set of torch's DataLoader in a worker process; its index is the batch itself."""
+class _Parts:
+    """The data set of torch's DataLoader in a worker process; its index is the part of a batch itself."""
 
     folder: Path
-    preparation: Preparation
+    prepare: Prepare
+    form: Form
 
-    def __getitem__(self, batch: Sequence[Original]) -> Any:
-        """The batch as a tensor, which is sent in shared memory; or the message of the error."""
+    def __getitem__(self, part: Sequence[Original]) -> Any:
+        """The part with tensors, which are sent in shared memory; or the message of the error."""
         import torch
 
         try:
-            return torch.from_numpy(load(self.folder, batch, self.preparation))
+            made = _part(self.folder, part, self.prepare, self.form)
         except FeatureError as error:
             return str(error)
+        if isinstance(made, Undecoded):
+            others = None if made.others is None else torch.from_numpy(made.others)
+            return made._replace(data=torch.from_numpy(made.data), others=others)
+        return torch.from_numpy(made)
 
 
 class _Context(ForkServerContext):
@@ -144,19 +277,21 @@ def _begin(worker: int) -> None:
     end_with_parent()
 
 
-def _same(batch: Any) -> Any:
-    return batch
+def _same(part: Any) -> Any:
+    return part
 
 
 def _in_processes(
-    folder: Path, batches: Sequence[Sequence[Original]], preparation: Preparation, workers: int, pin: bool
-) -> Iterator[Any]:
+    folder: Path, parts: Sequence[Sequence[Original]], prepare: Prepare, form: Form, workers: int, pin: bool
+) -> Generator[Any, None, None]:
     from torch.utils.data import DataLoader
 
     context = _Context()
+    # The server of the forks imports torch once for all; this has no effect if it runs already.
+    context.set_forkserver_preload(["__main__", "torch.utils.data", __name__])
     loader: Iterable[Any] = DataLoader(
-        _Batches(folder, preparation),  # type: ignore[arg-type]
-        sampler=batches,
+        _Parts(folder, prepare, form),  # type: ignore[arg-type]
+        sampler=parts,
         batch_size=None,
         collate_fn=_same,
         num_workers=workers,
@@ -167,10 +302,10 @@ def _in_processes(
         worker_init_fn=_begin,
     )
     try:
-        for batch in loader:
-            if isinstance(batch, str):
-                raise FeatureError(batch)
-            yield batch
+        for part in loader:
+            if isinstance(part, str):
+                raise FeatureError(part)
+            yield part
     # The type of the error depends on what the process was doing: sending a batch, or making one.
     except (RuntimeError, OSError, EOFError, ProcessError) as error:
         raise FeatureError(
@@ -179,24 +314,3 @@ def _in_processes(
         ) from error
     finally:
         end(context.started)
-
-
-def _on_gpu(batches: Iterable[Any], device: str) -> Iterator[Any]:
-    """Copy each batch to the GPU on a separate stream, while the GPU computes on the batch before it."""
-    import torch
-
-    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    ready = None
-    for batch in batches:
-        pinned = torch.as_tensor(batch)
-        pinned = pinned if pinned.is_pinned() else pinned.pin_memory()
-        with torch.cuda.stream(copying):
-            copied = pinned.to(device, non_blocking=True)
-        if ready is not None:
-            yield ready
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        copied.record_stream(computing)
-        ready = copied
-    if ready is not None:
-        yield ready

@@ -6,6 +6,7 @@ Processes run it, so it is a module of its own and no fixture.
 import os
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ class Telltale:
 
     def encode_prepared(self, batch: Any) -> Vectors:
         return self._encode([np.asarray(one).tobytes() for one in batch])
+
+    def encode_batches(self, batches: Iterable[Any]) -> Iterator[Vectors]:
+        return map(self.encode_prepared, batches)
 
     def _encode(self, contents: list[bytes]) -> Vectors:
         time.sleep(self.pause)
