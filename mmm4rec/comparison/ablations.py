@@ -4,7 +4,6 @@ scratch, only for comparisons (`mmm4rec.comparison`); the pipeline has no settin
 Parts that a field of `ModelConfig` can switch off (time, feed-forward networks) are switched off by that field.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data.domain import DomainData
-from mmm4rec.model.gaps import FourierMixing
+from mmm4rec.model.gaps import ComplexLinear, FourierMixing
 from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwareSSD, at
 
 
@@ -53,11 +52,11 @@ class AblatedMMM4Rec(MMM4Rec):
         self._initialise()  # again, to include the replaced parts
         for mixing in [module for module in self.modules() if isinstance(module, FourierMixing)]:
             if not config.text_filter:
-                mixing.add_module("text", Fixed(torch.ones_like))
+                mixing.add_module("text", FixedMap(mixing.text, constant=1.0))
             if not config.image_filter:
-                mixing.add_module("image", Fixed(torch.ones_like))
+                mixing.add_module("image", FixedMap(mixing.image, constant=1.0))
             if not config.cross_filter:
-                mixing.add_module("cross", Fixed(lambda joined: joined / 2))
+                mixing.add_module("cross", FixedMap(mixing.cross, factor=0.5))
 
 
 class SeparateBranches(nn.Module):
@@ -109,13 +108,14 @@ class AttentionMixer(StateSpace):
         return self._by_group(grouped).repeat_interleave(self.heads // self.groups, dim=2).transpose(1, 2)
 
 
-class Fixed(nn.Module):
-    """A map without weights that replaces a map with weights."""
+class FixedMap(nn.Module):
+    """x -> factor * x + constant as the weights of a `ComplexLinear`, which are not trained."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, like: ComplexLinear, factor: float = 0.0, constant: float = 0.0) -> None:
         super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x of any shape -> the result of the fixed map."""
-        return self.function(x)
+        self.real, self.imag = nn.Module(), nn.Module()
+        width = like.real.in_features
+        # The bias of the result is (b_r - b_i) + i (b_r + b_i).
+        for part, weight, bias in ((self.real, factor, constant / 2), (self.imag, 0.0, -constant / 2)):
+            part.register_buffer("weight", weight * torch.eye(width), persistent=False)
+            part.register_buffer("bias", torch.full((width,), bias), persistent=False)

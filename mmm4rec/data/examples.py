@@ -17,10 +17,11 @@ TOKENS = {"cpu": 1 << 11, "cuda": 1 << 15}
 """The padded positions of a part, by device. On a CPU, the largest activation then takes about 30 MiB at the published
 sizes. The allocator reuses blocks of that size, and the matrix products are wide enough for full speed. On a GPU, the
 activations of a part take about 2 GiB."""
-FIXED_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+FIXED_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 """The lengths to which parts of fixed shapes are padded; above the last, powers of two."""
-SMALLEST_SHARE = 8
-"""Parts of fixed shapes have at least this fraction (1/8) of the rows of a step, unless `TOKENS` forbids it."""
+SMALLEST_SHARE, SMALLEST_ROWS = 8, 256
+"""Parts of fixed shapes have at least 1/8 of the rows of a step and at least so many rows, unless `TOKENS` forbids it.
+Smaller parts take as long as their kernels take to start."""
 
 
 def tokens_on(device: torch.device) -> int:
@@ -51,7 +52,7 @@ def _fixed(lengths: Sequence[int], length: int, tokens: int) -> Iterator[tuple[s
     positions is halved again.
     """
     cuts, rest = [0], len(lengths)
-    while rest > max(1, 2 * len(lengths) // SMALLEST_SHARE):
+    while rest > 2 * max(SMALLEST_ROWS, len(lengths) // SMALLEST_SHARE):
         cuts.append(cuts[-1] + rest - rest // 2)
         rest //= 2
     waiting = [slice(*bounds) for bounds in zip(cuts, [*cuts[1:], len(lengths)], strict=True)][::-1]

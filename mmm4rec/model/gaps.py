@@ -5,6 +5,7 @@ A gap signal D [B,K,L] (K heads) accompanies the tokens. `StepScale` computes th
 covers all L positions, because its linear maps and Fourier transforms are dense over them; it is very small.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from mmm4rec.model.compat import Rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.kernels import causal_conv
+from mmm4rec.model.ssd import widened, without_autocast
 
 SECONDS_PER_DAY = 86_400
 SOFT_EPS = 1.0
@@ -152,22 +154,21 @@ class GapGate(nn.Module):
 
 
 class ComplexLinear(nn.Module):
-    """A complex linear map as two real ones: (Wr x_r + b_r - Wi x_i - b_i) + i (Wi x_r + b_i + Wr x_i + b_r)."""
+    """The weights of a complex linear map as two real ones: (Wr x_r + b_r - Wi x_i - b_i) + i (Wi x_r + b_i + Wr x_i +
+    b_r). `FourierMixing` applies it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.real = nn.Linear(width, width)
         self.imag = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., W] complex -> [..., W] complex."""
-        weight = torch.complex(self.real.weight, self.imag.weight)
-        bias = torch.complex(self.real.bias - self.imag.bias, self.real.bias + self.imag.bias)
-        return F.linear(x, weight, bias)
-
 
 class FourierMixing(nn.Module):
-    """Joins the gap signals of text and image in the frequency domain: Wco(Wv(V) * V + Wt(T) * T)."""
+    """Joins the gap signals of text and image in the frequency domain: Wco(Wv(V) * V + Wt(T) * T).
+
+    The signals are short, so the Fourier transforms and the complex maps are real matrix products: a complex number is
+    two neighbouring real ones. Fewer and simpler kernels than complex operators need, which matters on a GPU.
+    """
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -187,11 +188,61 @@ class FourierMixing(nn.Module):
             nn.init.constant_(gain.imag.bias, -0.5)
         self.cross.real.weight.data += 0.5 * torch.eye(self.cross.real.in_features)
 
-    def forward(self, D_text: Tensor, D_image: Tensor) -> Tensor:
-        """Two [B,K,L] -> one [B,K,L]."""
-        T, V = (torch.fft.rfft(D, norm="ortho") for D in (D_text, D_image))
-        joined = self.cross(self.image(V) * V + self.text(T) * T)
-        return cast(Tensor, torch.fft.irfft(joined, n=self.length, norm="ortho"))
+    def forward(self, D: Tensor) -> Tensor:
+        """D [2B,K,L], text then image -> [B,K,L]."""
+        with without_autocast(D.device):
+            D = widened(D)
+            there, back = fourier_matrices(self.length, D.device, D.dtype)
+            maps, offsets = self._as_real(D.device)
+            signals = (D @ there).reshape(2, -1, there.shape[1])
+            gains = torch.baddbmm(offsets[:2, None], signals, maps[:2])
+            joined = torch.view_as_real((_complex(gains) * _complex(signals)).sum(0)).flatten(1)
+            out = torch.addmm(offsets[2] @ back, joined, maps[2] @ back)
+        return out.view(len(D) // 2, *D.shape[1:])
+
+    def _as_real(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The three complex maps as real ones for row vectors: matrices [3,2W,2W] and offsets [3,2W]."""
+        parts = [part for each in (self.text, self.image, self.cross) for part in (each.real, each.imag)]
+        weights = torch.stack([part.weight for part in parts])
+        biases = torch.stack([part.bias for part in parts])
+        width = weights.shape[-1]
+        turns, signs = _complex_units(device, weights.dtype)
+        # [3,W in,W out,2 parts] @ [2 parts,4] -> [3,W in,W out,2 in,2 out]
+        maps = (weights.view(3, 2, width, width).permute(0, 3, 2, 1) @ turns).view(3, width, width, 2, 2)
+        offsets = biases.view(3, 2, width).transpose(1, 2) @ signs
+        return maps.permute(0, 1, 3, 2, 4).reshape(3, 2 * width, 2 * width), offsets.reshape(3, 2 * width)
+
+
+def _complex(x: Tensor) -> Tensor:
+    """[..., 2W] -> [..., W] complex, without a copy."""
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+
+
+@functools.cache
+@torch.inference_mode(False)  # the first caller may evaluate, and the next may train
+def fourier_matrices(length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The orthonormal real Fourier transform of row vectors and its inverse, as matrices [L,2W] and [2W,L], W = L//2+1.
+
+    They equal `torch.fft.rfft` and `irfft` with norm "ortho". Like `irfft`, the inverse ignores the imaginary parts
+    that a real signal cannot have.
+    """
+    bins = length // 2 + 1
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * torch.arange(bins) * (2 * math.pi / length)
+    there = torch.stack([angles.cos(), -angles.sin()], dim=-1) / math.sqrt(length)
+    weight = torch.full((bins, 1), 2.0, dtype=torch.float64)
+    single = [0, bins - 1] if length % 2 == 0 else [0]
+    weight[single] = 1
+    there[:, single, 1] = 0
+    back = (there * weight).flatten(1).T.contiguous()
+    return there.flatten(1).to(device, dtype), back.to(device, dtype)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _complex_units(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """How the real and the imaginary weight enter the 2 x 2 blocks of a real map [2,4], and the biases [2,2]."""
+    turns, signs = [[1, 0, 0, 1], [0, 1, -1, 0]], [[1, 1], [-1, 1]]
+    return torch.tensor(turns, dtype=dtype, device=device), torch.tensor(signs, dtype=dtype, device=device)
 
 
 def _inverse(f: Callable[[float], float], target: float) -> float:

@@ -237,13 +237,26 @@ class Layer(nn.Module):
         return cast(Tensor, self.cross_ffn(self.cross_norm(self.dropout(cross) + image[:, -1] + at(text, last))))
 
     def _joined(self, D: Tensor | None) -> Tensor | None:
-        return None if D is None else self.fourier(*D.chunk(2))
+        return None if D is None else self.fourier(D)
+
+
+def _both(vectors: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows [B,T] of E [2,n,H] -> two [B,T,H]."""
+    if rows.device.type == "cpu":
+        return tuple(F.embedding(rows, table) for table in vectors)
+    # In one lookup, because the gradient of a lookup sorts the rows.
+    return F.embedding(rows, vectors.transpose(0, 1).flatten(1)).chunk(2, dim=-1)
 
 
 def at(x: Tensor, position: Tensor) -> Tensor:
-    """x [B,T,C] at position [B] or [B,n] of its row -> [B,C] or [B,n,C]."""
+    """x [B,T,C] at position [B] or [B,n] of its row -> [B,C] or [B,n,C]. At a repeated position, all gradients but one
+    must be zero."""
+    if x.device.type != "cpu":
+        # Its gradient is a sum without an order, but of one number and zeros. F.embedding would sort the positions.
+        index = position.view(len(x), -1, 1).expand(-1, -1, x.shape[2])
+        return x.gather(1, index).view(*position.shape, x.shape[2])
     row = torch.arange(len(x), device=x.device) * x.shape[1]
-    # F.embedding instead of indexing, because only it adds the gradients of repeated positions in a fixed order.
+    # F.embedding instead of indexing: its gradient is faster on a CPU.
     return F.embedding(position + (row if position.dim() == 1 else row[:, None]), x.flatten(0, 1))
 
 
@@ -342,12 +355,8 @@ class MMM4Rec(Recommender):
 
     def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:
         """u [B,H], the output at the last interaction; rows [B,T] index the item vectors E [2,n,H]."""
-        tokens = torch.cat(
-            [
-                norm(self.dropout(F.embedding(rows, table)))
-                for norm, table in ((self.text_norm, vectors[0]), (self.image_norm, vectors[1]))
-            ]
-        )
+        pair = zip((self.text_norm, self.image_norm), _both(vectors, rows), strict=True)
+        tokens = torch.cat([norm(self.dropout(vector)) for norm, vector in pair])
         D, real = self._gap_signals(batch)
         *below, top = cast("list[Layer]", list(self.layers))
         for layer in below:

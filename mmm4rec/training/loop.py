@@ -98,6 +98,7 @@ class Loop:
                 self.examples,
                 in_batch=config.loss == "in_batch",
                 step_items=self._step_items,
+                backward=fabric.backward,
             )
         fabric.barrier()  # no process may save before all have read
 

@@ -62,11 +62,12 @@ class RecordedSteps:
         *,
         in_batch: bool,
         step_items: Callable[[], StepItems],
+        backward: Callable[[Tensor], object] = Tensor.backward,
     ) -> None:
-        """`call` is the model as wrapped for its precision, and `step_items` calls `model.step_items` in it. The
-        gradients of `model` are cleared. `optimiser` is recorded if it is `capturable`."""
+        """`call` is the model as wrapped for its precision, `step_items` calls `model.step_items` in it, and `backward`
+        is its backward pass. The gradients of `model` are cleared. `optimiser` is recorded if it is `capturable`."""
         self.recorder, self.model, self.call, self.optimiser = recorder, model, call, optimiser
-        self.examples, self.in_batch, self.make_items = examples, in_batch, step_items
+        self.examples, self.in_batch, self.make_items, self.backward = examples, in_batch, step_items, backward
         weight = next(model.parameters())
         self.share, self.loss = weight.new_zeros(()), weight.new_zeros(())
         self.chosen: dict[int, Tensor] = {}
@@ -111,7 +112,14 @@ class RecordedSteps:
             yield
 
         losses = accumulate(
-            self.model, self.examples, parts, in_batch=self.in_batch, items=items, call=self.call, around=seeded
+            self.model,
+            self.examples,
+            parts,
+            in_batch=self.in_batch,
+            items=items,
+            call=self.call,
+            backward=self.backward,
+            around=seeded,
         )
         self.seen.update(_shape(part) for part in parts)
         self._update()
@@ -132,7 +140,7 @@ class RecordedSteps:
         def work() -> None:
             batch = self.examples.batch(chosen, longest, self.model.rules.label_time_is_input)
             loss = self.call(batch, self.in_batch, self.items)
-            (loss * self.share).backward()  # type: ignore[no-untyped-call]
+            self.backward(loss * self.share)
             self.loss.copy_(loss.detach() * count)
 
         torch.manual_seed(seed)
