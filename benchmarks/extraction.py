@@ -61,24 +61,34 @@ LARGE = 1500
 
 
 def main() -> None:
-    """Make pictures, shards and a model; measure; show the figures."""
+    """Measure, show the figures."""
+    options = arguments(__doc__ or "", repeats=0, pictures=0)
+    show(*measure(options.quick, options.pictures, options.repeats), options.json)
+
+
+def measure(quick: bool, pictures: int = 0, repeats: int = 0) -> tuple[str, dict[str, float | int | str]]:
+    """Make pictures, shards and a model, and measure: a title and the figures. 0 pictures or repeats: as many as fit
+    the device."""
     import torch
 
-    options = arguments(__doc__ or "", repeats=0, pictures=0)
     cuda = torch.cuda.is_available()
-    count = options.pictures or (48 if options.quick else 6144 if cuda else 256)
-    repeats = options.repeats or (1 if cuda else 3)
+    count = pictures or (48 if quick else 6144 if cuda else 256)
+    repeats = repeats or (1 if cuda else 3)
+    return _measured(quick, count, repeats, cuda)
+
+
+def _measured(quick: bool, count: int, repeats: int, cuda: bool) -> tuple[str, dict[str, float | int | str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = jpegs(min(count, DISTINCT))
         originals = write_images(folder / "images", numbered(pictures, count))
-        packed = write_random_clip(folder / "model", small=options.quick)
+        packed = write_random_clip(folder / "model", small=quick)
         work = Work(folder, originals, batch=256 if cuda else min(64, count // 4))
         encoder = opened(packed, "pillow")
         some = work.ready(encoder)
         assert all(np.isfinite(vectors).all() for vectors in encoder.encode_batches(some))
         passes = [some[number % len(some)] for number in range(-(-count // work.batch))]
-        noop = noop_of(folder / "noop", 2_000 if options.quick else 100_000)
+        noop = noop_of(folder / "noop", 2_000 if quick else 100_000)
         turns: dict[str, list[float]] = {}
         for turn in range(repeats):
             measured = {
@@ -93,16 +103,15 @@ def main() -> None:
                 turns.setdefault(name, []).append(value)
         median = {name: statistics.median(values) for name, values in turns.items()}
         pillow, reader = median.pop("pillow"), median.pop("reader")
-        show(
+        return (
             f"{count:,} pictures of {np.mean([len(data) for data in pictures]) / 1e3:.0f} kB, "
             f"{encoder.identity.model} on {encoder.device}, {repeats} turns",
             median
             | fractions(median)
             | {"reader_fraction_of_pillow": pillow / reader, "reader_per_second_and_core": len(pictures) / reader}
             | shares(work, encoder.preparation)
-            | large_rates(encoder.preparation, 2 if options.quick else 12)
+            | large_rates(encoder.preparation, 2 if quick else 12)
             | gpu_decoding(work, packed, encoder, median["forward_per_second"]),
-            options.json,
         )
 
 

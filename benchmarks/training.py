@@ -1,10 +1,10 @@
 """Training examples per second and peak memory, compared with the published step (`benchmarks.published_step`).
 
-``python -m benchmarks.training [--quick] [--json] [--precision bf16]``. Both sides have the published sizes, published
-mode, and the same equations, weights, dropout and optimiser. They take turns, each in its own process. After a smaller
-warm-up step, one step of 8 batches of 1,024 is timed. Speed is measured with the item count of Scientific (4,385),
-memory with that of Office (25,986). First, both sides compute the loss of one batch without dropout, and the losses
-must be equal.
+``python -m benchmarks.training [--quick] [--json] [--precision bf16-mixed]``. Both sides have the published sizes,
+published mode, and the same equations, weights, dropout and optimiser. They take turns, each in its own process. After
+a warm-up, one step of 8 batches of 1,024 is timed (on a GPU, an epoch of ours). Speed is measured with the item count
+of Scientific (4,385), memory with that of Office (25,986). First, both sides compute the loss of one batch without
+dropout, and the losses must be equal.
 """
 
 import math
@@ -19,11 +19,12 @@ import torch
 
 from benchmarks import published_step
 from benchmarks.measure import GIB, Measured, arguments, measured, show
+from benchmarks.steps import Steps
 from mmm4rec.config import ModelConfig
 from mmm4rec.data.domain import DomainData, Features
 from mmm4rec.data.examples import TOKENS
 from mmm4rec.model.mmm4rec import MMM4Rec
-from mmm4rec.training.gradient import accumulate
+from mmm4rec.training.precision import AUTO, matrix_products_in
 
 USERS, ITEMS, WIDTH, BATCH, ACCUMULATE = 8_442, 4_385, 768, 1_024, 8
 MANY_ITEMS = 25_986
@@ -31,18 +32,19 @@ MANY_ITEMS = 25_986
 
 def main() -> None:
     """Measure, print."""
-    given = arguments(__doc__ or "", turns=3, tokens=0, precision="32", device="")
+    given = arguments(__doc__ or "", turns=3, tokens=0, precision="auto", device="")
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokens = given.tokens or TOKENS[device]
+    precision = AUTO[device] if given.precision == "auto" else given.precision
     users, items, many, batch = (300, 200, 400, 64) if given.quick else (USERS, ITEMS, MANY_ITEMS, BATCH)
     turns = 1 if given.quick else given.turns
     difference = measured(_difference, users, items).result
     assert difference < 1e-4, f"the two losses differ by {difference}"
     ours, plain = [], []
     for turn in range(turns):
-        ours.append(measured(_ours, users, items, batch, turn, tokens, given.precision, device))
+        ours.append(measured(_ours, users, items, batch, turn, tokens, precision, device))
         plain.append(measured(_plain, users, items, batch, turn, ACCUMULATE, device))
-    memory = measured(_ours, users, many, batch, 0, tokens, given.precision, device)
+    memory = measured(_ours, users, many, batch, 0, tokens, precision, device)
     plain_memory = measured(_plain, users, many, batch, 0, 2, device)
     rate, plain_rate = _rate(ours), _rate(plain)
     length = ours[0].result["mean_length"]
@@ -58,7 +60,7 @@ def main() -> None:
             "loss_difference": difference,
             "mean_length": length,
             "tokens": tokens,
-            "precision": given.precision,
+            "precision": precision,
             "device": _named(device),
         },
         given.json,
@@ -68,25 +70,16 @@ def main() -> None:
 def _ours(users: int, items: int, batch: int, seed: int, tokens: int, precision: str, device: str) -> dict[str, Any]:
     domain = make_domain(users, items)
     model = make_model(domain).train().to(device)
-    examples = domain.examples("training", model.config.length).to(torch.device(device))
-    optimiser = torch.optim.NAdam(model.parameters(), lr=1e-4, weight_decay=0.005, foreach=True)
-    steps = iter(examples.steps(batch, ACCUMULATE, seed, tokens))
-    torch.manual_seed(seed)
-
-    def step(share: int) -> int:
-        parts = next(steps)[::share]
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            losses = accumulate(model, examples, parts, items=model.step_items())
-        optimiser.step()
-        optimiser.zero_grad()
-        assert losses.isfinite().all()
-        return sum(len(part.chosen) for part in parts)
-
-    step(4)
-    start = _now(device)
-    done = step(1)
-    rate = done / (_now(device) - start)
-    return {"rate": rate, "mean_length": float(examples.lengths.double().mean()), **_device_memory(device)}
+    steps = Steps(model, domain, batch=batch, accumulate=ACCUMULATE, precision=precision, tokens=tokens)
+    with matrix_products_in(precision):
+        warm_up = 3 if device == "cuda" else 1  # a GPU records the shapes of an epoch that come for the second time
+        for epoch in range(warm_up):
+            list(steps.epoch(epoch, None if device == "cuda" else 1))
+        start = _now(device)
+        done, losses = zip(*steps.epoch(warm_up + seed, None if device == "cuda" else 1), strict=True)
+        rate = sum(done) / (_now(device) - start)
+    assert torch.stack(losses).isfinite().all()
+    return {"rate": rate, "mean_length": float(steps.examples.lengths.double().mean()), **_device_memory(device)}
 
 
 def _plain(users: int, items: int, batch: int, seed: int, batches: int, device: str) -> dict[str, Any]:

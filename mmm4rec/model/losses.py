@@ -34,22 +34,24 @@ class _FullCrossEntropy(torch.autograd.Function):
         ):
             scores = widened(some @ table.T)
             if not padding_is_candidate:
-                scores[:, 0] = -torch.inf
+                scores[:, 0].fill_(-torch.inf)
             chances = F.log_softmax(scores, dim=1)
             losses.append(-chances.gather(1, label[:, None]).sum())
             chances.exp_()
             chances.scatter_add_(1, label[:, None], chances.new_full((len(label), 1), -1.0))
-            chances = chances.div_(len(users)).to(table.dtype)
+            chances = chances.to(table.dtype)
             gradient.copy_(chances @ table)
             to_table += chances.T @ some
         ctx.save_for_backward(to_users, to_table)
+        ctx.count = len(users)
         return torch.stack(losses).sum() / len(users)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_users, to_table = ctx.saved_tensors
-        return to_users * gradient, to_table * gradient, None, None
+        scale = gradient / ctx.count  # of the mean, here because these are much smaller than the scores
+        return to_users * scale, to_table * scale, None, None
 
 
 def in_batch_cross_entropy(scores: Tensor, labels: Tensor, rules: Rules) -> Tensor:
