@@ -1,0 +1,71 @@
+"""What the tests of the Triton kernels share: they skip without triton, and without a GPU they use its interpreter.
+
+Import this module before any module that imports triton.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+if find_spec("triton") is None:
+    pytest.skip("triton is not installed: `make triton` runs these tests", allow_module_level=True)
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+if not GPU:
+    # Triton reads this when it is imported.
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU, and triton was imported without its interpreter", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"
+
+# Of float32 sums of many terms. The 16-bit types round what is read and written, and the SSD also its weights.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+HALF = torch.bfloat16 if GPU else torch.float16
+"""The interpreter has no product of bfloat16: it multiplies the bits as integers."""
+EXAMPLES = 8 if GPU else 15
+"""Compiling the kernels for a shape takes seconds."""
+Form = Callable[..., Tensor]
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Tensors of normal numbers on the CPU, in float64."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes]
+
+
+def leaves(tensors: Sequence[Tensor], dtype: torch.dtype, wide: Sequence[int] = ()) -> list[Tensor]:
+    """On the device and in `dtype`, but the tensors `wide` in float32."""
+    types = [torch.float32 if place in wide else dtype for place in range(len(tensors))]
+    return [m.detach().to(DEVICE, kind).requires_grad_() for m, kind in zip(tensors, types, strict=True)]
+
+
+def both(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
+    """The result of `form` and the gradients of the tensors."""
+    y = form(*tensors)
+    return [y, *torch.autograd.grad(y, tensors, gradient.to(y.dtype))]
+
+
+def errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    """The largest error of each tensor, relative to its largest entry."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.isfinite().all()
+    scales = [other.abs().max().clamp(min=1e-3) for other in expected]
+    return [((a - b).abs().max() / s).item() for a, b, s in zip(found, expected, scales, strict=True)]
+
+
+def captured(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+    """A CUDA graph of `both`, and the memory that its replay fills."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both(form, tensors, gradient)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = both(form, tensors, gradient)
+    return graph, results
