@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.gpu [--quick] [--json] [--domain FOLDER] [--extraction no]``. It needs a GPU and about three
 minutes. `--domain` is a folder with `sequences.parquet`, `items.parquet`, `text.parquet` and `image.parquet` of a real
-domain, as `mmm4rec.data.reading.load_domain` reads them; without it, the accuracy is not measured. The targets are those
-of one H200 or H100. Every figure is from this run; ratios compare figures of this run.
+domain, as `mmm4rec.data.reading.load_domain` reads them; without it, the accuracy is not measured. The targets are
+those of one H200 or H100. Every figure is from this run; ratios compare figures of this run.
 """
 
 import statistics
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def epochs(quick: bool) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as out:
         fit(domain, ModelConfig(), TrainConfig(epochs=6 if quick else 12, patience=None), Path(out), on_epoch=on_epoch)
-    seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    seconds = [after - before for before, after in pairwise(ends)]
     model = MMM4Rec(ModelConfig(), domain).cuda()
     validation = statistics.median(_seconds(lambda: evaluate(model, domain, "validation")) for _ in range(5))
     whole = statistics.median(seconds[3:])

@@ -227,7 +227,7 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 def _columns(width: int) -> int:
     """The columns of a tile, a power of two: at least four, because random numbers come in fours."""
-    return max(4, triton.next_power_of_2(width))
+    return max(4, int(triton.next_power_of_2(width)))
 
 
 def _tile(width: int, elements: int) -> tuple[int, int]:

@@ -82,6 +82,17 @@ def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: T
     return fused_ssd.short_ssd(x, delta, A, B.to(x.dtype), C.to(x.dtype), skip, floor)
 
 
+def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """Why our kernels of the norms (`mmm4rec.model.fused_norm`) cannot run on rows of this width; None if they can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the norms itself"
+    if (reason := _triton_missing(device, dtype)) is not None:
+        return reason
+    from mmm4rec.model.fused_norm import WIDEST
+
+    return None if width <= WIDEST else f"our kernels take rows up to {WIDEST} wide and these are {width}"
+
+
 def _triton_missing(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why our kernels cannot run on these tensors; None if they can run."""
     if device.type != "cuda":

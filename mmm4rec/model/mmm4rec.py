@@ -24,6 +24,7 @@ from mmm4rec.data.examples import Batch
 from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
+from mmm4rec.model.norms import RMSNorm, gated_norm, norm_of_sum
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.model.ssd import ssd, widened, without_autocast
 
@@ -82,16 +83,7 @@ class StateSpace(nn.Module):
         return F.softplus(dt + self.dt_bias)
 
     def _result(self, y: Tensor, z: Tensor) -> Tensor:
-        return cast(Tensor, self.out(self.norm(y.flatten(-2) * F.silu(z))))
-
-
-class RMSNorm(nn.RMSNorm):
-    """torch's norm, with its weight in the type of the input: under autocast, only then is it a single kernel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., W] -> [..., W]."""
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+        return cast(Tensor, self.out(gated_norm(self.norm, y.flatten(-2), z)))
 
 
 def step_bias(count: int) -> Tensor:
@@ -186,7 +178,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
         inner = self.between(self.activation(self.widen(x)))
-        return cast(Tensor, self.norm(self.dropout(self.narrow(inner)) + x))
+        return norm_of_sum(self.norm, self.dropout, self.narrow(inner), x)
 
 
 class Layer(nn.Module):
@@ -216,11 +208,11 @@ class Layer(nn.Module):
     def forward(self, tokens: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """tokens [2B,T,H] (text, then image), D [2B,K,L] -> text [B,T,H], fused [B,T,H], D' [2B,K,L]."""
         out, D = self.branches(tokens, D, real)
-        out_text, out_image = (self.dropout(out) + tokens).chunk(2)
-        text = self.text_ffn(self.text_norm(out_text))
-        image = self.image_norm(out_image)
+        (out_text, out_image), (tokens_text, tokens_image) = out.chunk(2), tokens.chunk(2)
+        text = self.text_ffn(norm_of_sum(self.text_norm, self.dropout, out_text, tokens_text))
+        image = norm_of_sum(self.image_norm, self.dropout, out_image, tokens_image)
         cross = self.cross(text, image, self._joined(D))
-        return text, self.cross_ffn(self.cross_norm(self.dropout(cross) + image + text)), D
+        return text, self.cross_ffn(norm_of_sum(self.cross_norm, self.dropout, cross, image, text)), D
 
     def at_last(self, tokens: Tensor, D: Tensor | None, real: Tensor | None, last: Tensor) -> Tensor:
         """The fused output of `forward` at position last [B] -> [B,H].
@@ -229,12 +221,13 @@ class Layer(nn.Module):
         """
         out, D = self.branches(tokens, D, real)
         (out_text, out_image), (tokens_text, tokens_image) = out.chunk(2), tokens.chunk(2)
-        text = self.text_ffn(self.text_norm(self.dropout(out_text) + tokens_text))
+        text = self.text_ffn(norm_of_sum(self.text_norm, self.dropout, out_text, tokens_text))
         window = last[:, None] + torch.arange(1 - self.cross.query_conv.kernel_size[0], 1, device=last.device)
         exists, window = window >= 0, window.clamp(min=0)
-        image = self.image_norm(self.dropout(at(out_image, window)) + at(tokens_image, window))
+        image = norm_of_sum(self.image_norm, self.dropout, at(out_image, window), at(tokens_image, window))
         cross = self.cross.at_last(text, image, exists, self._joined(D), last)
-        return cast(Tensor, self.cross_ffn(self.cross_norm(self.dropout(cross) + image[:, -1] + at(text, last))))
+        fused = norm_of_sum(self.cross_norm, self.dropout, cross, image[:, -1], at(text, last))
+        return cast(Tensor, self.cross_ffn(fused))
 
     def _joined(self, D: Tensor | None) -> Tensor | None:
         return None if D is None else self.fourier(D)
@@ -356,7 +349,7 @@ class MMM4Rec(Recommender):
     def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:
         """u [B,H], the output at the last interaction; rows [B,T] index the item vectors E [2,n,H]."""
         pair = zip((self.text_norm, self.image_norm), _both(vectors, rows), strict=True)
-        tokens = torch.cat([norm(self.dropout(vector)) for norm, vector in pair])
+        tokens = torch.cat([norm_of_sum(norm, self.dropout, vector) for norm, vector in pair])
         D, real = self._gap_signals(batch)
         *below, top = cast("list[Layer]", list(self.layers))
         for layer in below:

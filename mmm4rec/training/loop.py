@@ -93,12 +93,11 @@ class Loop:
             self.recorded = RecordedSteps(
                 recorder,
                 model,
-                self.wrapped_model,
+                self._call,
                 optimiser,
                 self.examples,
                 in_batch=config.loss == "in_batch",
                 step_items=self._step_items,
-                backward=fabric.backward,
             )
         fabric.barrier()  # no process may save before all have read
 
@@ -170,6 +169,11 @@ class Loop:
         self.wrapped_optimiser.step()
         self.wrapped_optimiser.zero_grad(set_to_none=True)
         self.losses.append(losses.sum())
+
+    def _call(self, *arguments: Any) -> torch.Tensor:
+        with self.fabric.autocast():
+            loss: torch.Tensor = self.model(*arguments)
+        return loss
 
     def _step_items(self) -> StepItems:
         with self.fabric.autocast():

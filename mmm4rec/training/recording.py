@@ -62,12 +62,11 @@ class RecordedSteps:
         *,
         in_batch: bool,
         step_items: Callable[[], StepItems],
-        backward: Callable[[Tensor], object] = Tensor.backward,
     ) -> None:
-        """`call` is the model as wrapped for its precision, `step_items` calls `model.step_items` in it, and `backward`
-        is its backward pass. The gradients of `model` are cleared. `optimiser` is recorded if it is `capturable`."""
+        """`call` calls the model in its precision, and so does `step_items` its `step_items`. The gradients of `model`
+        are cleared. `optimiser` is recorded if it is `capturable`."""
         self.recorder, self.model, self.call, self.optimiser = recorder, model, call, optimiser
-        self.examples, self.in_batch, self.make_items, self.backward = examples, in_batch, step_items, backward
+        self.examples, self.in_batch, self.make_items = examples, in_batch, step_items
         weight = next(model.parameters())
         self.share, self.loss = weight.new_zeros(()), weight.new_zeros(())
         self.chosen: dict[int, Tensor] = {}
@@ -118,7 +117,6 @@ class RecordedSteps:
             in_batch=self.in_batch,
             items=items,
             call=self.call,
-            backward=self.backward,
             around=seeded,
         )
         self.seen.update(_shape(part) for part in parts)
@@ -140,7 +138,7 @@ class RecordedSteps:
         def work() -> None:
             batch = self.examples.batch(chosen, longest, self.model.rules.label_time_is_input)
             loss = self.call(batch, self.in_batch, self.items)
-            self.backward(loss * self.share)
+            self._add_gradients(loss * self.share)
             self.loss.copy_(loss.detach() * count)
 
         torch.manual_seed(seed)
@@ -149,6 +147,15 @@ class RecordedSteps:
         else:
             self.seen.add(shape)
             work()
+
+    def _add_gradients(self, loss: Tensor) -> None:
+        """As `loss.backward()`, but all additions to the gradients in few kernels instead of one for each weight."""
+        leaves: list[Tensor] = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.items is not None:
+            leaves += [self.items.vectors, self.items.table]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        used = [(leaf.grad, gradient) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
+        torch._foreach_add_([total for total, _ in used], [gradient for _, gradient in used])
 
     def _compute_items(self) -> None:
         self.items = self.make_items()
