@@ -62,38 +62,49 @@ class _ConvSiLU(torch.autograd.Function):
         x, weight, bias = _last_dense(x), weight.contiguous(), bias.contiguous()
         ctx.save_for_backward(x, weight, bias)
         ctx.silu = silu
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        # Each thread reads 16 bytes.
-        rows, channels = _tile(x, THREADS * 16 // x.element_size())
-        grid = (_blocks(len(x), rows), _blocks(x.shape[2], channels))
-        with on_device_of(x):
-            _forward[grid](
-                *(x, weight, bias, y, *x.shape, *_strides(x)),
-                *(weight.shape[1], silu, rows, channels),
-                num_warps=THREADS // 32,
-            )
-        return y
+        return convolve(x, weight, bias, silu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, bias = ctx.saved_tensors
-        gradient = _last_dense(gradient)
-        width = weight.shape[1]
         to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        # Four elements per thread in all types: with more, the sums of the weights would not fit in the registers.
-        rows, channels = _tile(x, THREADS * 4)
-        programs = min(_blocks(len(x), rows), PARTIAL_SUMS)
-        sums = torch.empty(programs, width + 1, x.shape[2], dtype=torch.float32, device=x.device)
-        grid = (programs, _blocks(x.shape[2], channels))
-        with on_device_of(x):
-            _backward[grid](
-                *(x, weight, bias, gradient, to_x, sums, *x.shape, *_strides(x), *_strides(gradient)),
-                *(width, ctx.silu, rows, channels),
-                num_warps=THREADS // 32,
-            )
-        total = sums.sum(0)
-        return to_x, total[:width].T.to(weight.dtype), total[width].to(bias.dtype), None
+        return to_x, *convolve_backward(_last_dense(gradient), x, weight, bias, ctx.silu, to_x), None
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    """`conv_silu` of tensors with dense channels, without a gradient."""
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    # Each thread reads 16 bytes.
+    rows, channels = _tile(x, THREADS * 16 // x.element_size())
+    grid = (_blocks(len(x), rows), _blocks(x.shape[2], channels))
+    with on_device_of(x):
+        _forward[grid](
+            *(x, weight, bias, y, *x.shape, *_strides(x)),
+            *(weight.shape[1], silu, rows, channels),
+            num_warps=THREADS // 32,
+        )
+    return y
+
+
+def convolve_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, to_x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Write the gradient of x into `to_x`, which may be a slice with dense channels; those of weight and bias."""
+    width = weight.shape[1]
+    # Four elements per thread in all types: with more, the sums of the weights would not fit in the registers.
+    rows, channels = _tile(x, THREADS * 4)
+    programs = min(_blocks(len(x), rows), PARTIAL_SUMS)
+    sums = torch.empty(programs, width + 1, x.shape[2], dtype=torch.float32, device=x.device)
+    grid = (programs, _blocks(x.shape[2], channels))
+    with on_device_of(x):
+        _backward[grid](
+            *(x, weight, bias, gradient, to_x, sums, *x.shape, *_strides(x), *_strides(gradient), *_strides(to_x)),
+            *(width, silu, rows, channels),
+            num_warps=THREADS // 32,
+        )
+    total = sums.sum(0)
+    return total[:width].T.to(weight.dtype), total[width].to(bias.dtype)
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
@@ -183,11 +194,13 @@ def _forward(
 def _backward(
     x, weight, bias, gradient, to_x, sums, B, T, C,
     x_row, x_step, X_UNIT: tl.constexpr, g_row, g_step, G_UNIT: tl.constexpr,
+    to_row, to_step, TO_UNIT: tl.constexpr,
     W: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     taps = _taps(weight, c, C, W)
     offset = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
+    to_move = to_step * TO_UNIT
     to_taps = _zeros(W, ROWS, CHANNELS)
     to_bias = tl.zeros((ROWS, CHANNELS), tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0)):
@@ -195,7 +208,7 @@ def _backward(
         real = (row < B) & (c < C)[None, :]
         x_at = x + row * (x_row * X_UNIT) + c[None, :]
         g_at = gradient + row * (g_row * G_UNIT) + c[None, :]
-        to_x_at = to_x + row * T * C + c[None, :]
+        to_x_at = to_x + row * (to_row * TO_UNIT) + c[None, :]
         past = _zeros(W - 1, ROWS, CHANNELS)
         # Of the gradient of x at the last W - 1 positions, the part from the outputs so far; the latest first.
         pending = _zeros(W - 1, ROWS, CHANNELS)
@@ -215,12 +228,14 @@ def _backward(
             to_taps = more
             to_bias += g
             if t >= W - 1:
-                tl.store(to_x_at + (t - (W - 1)) * C, parts[W - 1].to(to_x.dtype.element_ty), mask=real)
+                tl.store(
+                    to_x_at + (t - (W - 1)) * (to_step * TO_UNIT), parts[W - 1].to(to_x.dtype.element_ty), mask=real
+                )
             past = seen[: W - 1]
             pending = parts[: W - 1]
         for k in tl.static_range(1, W):
             if k <= T:
-                tl.store(to_x_at + (T - k) * C, pending[k - 1].to(to_x.dtype.element_ty), mask=real)
+                tl.store(to_x_at + (T - k) * to_move, pending[k - 1].to(to_x.dtype.element_ty), mask=real)
     sums_at = sums + tl.program_id(0) * (W + 1) * C + c
     for k in tl.static_range(W):
         tl.store(sums_at + (W - 1 - k) * C, tl.sum(to_taps[k], axis=0), mask=c < C)

@@ -96,7 +96,7 @@ class _DroppedNorm(torch.autograd.Function):
         dtype: torch.dtype,
         *others: Tensor,
     ) -> Tensor:
-        flat, weight, bias = [_rows(m) for m in (x, *others)], weight.contiguous(), bias.contiguous()
+        flat, weight, bias = [as_rows(m) for m in (x, *others)], weight.contiguous(), bias.contiguous()
         ctx.save_for_backward(weight, bias, seed, *flat)
         ctx.shape, ctx.eps, ctx.p = x.shape, eps, p
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
@@ -117,7 +117,7 @@ class _DroppedNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, bias, seed, *flat = ctx.saved_tensors
         x, *others = flat
-        gradient = _rows(gradient)
+        gradient = as_rows(gradient)
         parts = weight.numel() // x.shape[1]
         to_x = torch.empty(ctx.shape, dtype=x.dtype, device=x.device)
         # One tensor if the two gradients are equal.
@@ -158,7 +158,7 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float, dtype: torch.dt
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        flat_y, flat_z, weight = _rows(y), _rows(z), weight.contiguous()
+        flat_y, flat_z, weight = as_rows(y), as_rows(z), weight.contiguous()
         ctx.save_for_backward(flat_y, flat_z, weight)
         ctx.shape, ctx.eps = y.shape, eps
         return gate(flat_y, flat_z, weight, eps, dtype).view(y.shape)
@@ -168,7 +168,7 @@ class _GatedNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         y, z, weight = ctx.saved_tensors
         to_y, to_z = (torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (y, z))
-        to_weight = gate_backward(_rows(gradient), y, z, weight, ctx.eps, to_y, to_z)
+        to_weight = gate_backward(as_rows(gradient), y, z, weight, ctx.eps, to_y, to_z)
         return to_y.view(ctx.shape), to_z.view(ctx.shape), to_weight, None, None
 
 
@@ -199,7 +199,7 @@ def gate_backward(
     return sums.sum(0).to(weight.dtype)
 
 
-def _rows(x: Tensor) -> Tensor:
+def as_rows(x: Tensor) -> Tensor:
     """[..., H] -> [N,H] with dense columns; a view if one stride leads from row to row."""
     flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return flat if x.shape[-1] == 1 or flat.stride(1) == 1 else flat.contiguous()

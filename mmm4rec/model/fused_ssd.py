@@ -66,28 +66,82 @@ class _ShortSSD(torch.autograd.Function):
         A, skip = A.contiguous(), skip.contiguous()
         ctx.save_for_backward(x, delta, A, B, C, skip)
         ctx.floor = floor
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        grid, sizes, options = _launch(x, B, floor)
-        with on_device_of(x):
-            _forward[grid](x, delta, A, B, C, skip, y, *_strides(x, delta, B, C), *sizes, **options)
-        return y
+        return scan(x, delta, A, B, C, skip, floor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, delta, A, B, C, skip = ctx.saved_tensors
-        gradient = _dense(gradient)
-        to_x, to_delta, to_B, to_C = (torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (x, delta, B, C))
-        grid, sizes, options = _launch(x, B, ctx.floor)
-        sums = torch.empty(grid[0], 2, x.shape[2], dtype=torch.float32, device=x.device)
-        with on_device_of(x):
-            _backward[grid](
-                *(x, delta, A, B, C, skip, gradient, to_x, to_delta, to_B, to_C, sums),
-                *(*_strides(x, delta, B, C), *gradient.stride()[:2], *sizes),
-                **options,
-            )
-        to_A, to_skip = sums.sum(0)
+        to_x, to_delta, to_B, to_C = to = [
+            torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (x, delta, B, C)
+        ]
+        to_A, to_skip, _ = scan_backward(_dense(gradient), x, delta, A, B, C, skip, ctx.floor, *to)
+        to_x, to_delta, to_B, to_C = to
         return to_x, to_delta, to_A.to(A.dtype), to_B, to_C, to_skip.to(skip.dtype), None
+
+
+def scan(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor,
+    floor: float,
+    bias: Tensor | None = None,
+    a: Tensor | None = None,
+) -> Tensor:
+    """`short_ssd` of dense tensors, without a gradient. With a bias [K], the steps are softplus(delta * a + bias),
+    where a [B,K,L] (L >= T; None: 1), and A is the logarithm of the negative A."""
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid, sizes, options = _launch(x, B, floor, bias, a)
+    with on_device_of(x):
+        _forward[grid](
+            *(x, delta, A, B, C, skip, *_steps(skip, bias, a), y),
+            *(*_strides(x, delta, B, C), *_strides_of_scale(a), *sizes),
+            **options,
+        )
+    return y
+
+
+def scan_backward(
+    gradient: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor,
+    floor: float,
+    to_x: Tensor,
+    to_delta: Tensor,
+    to_B: Tensor,
+    to_C: Tensor,
+    bias: Tensor | None = None,
+    a: Tensor | None = None,
+    to_a: Tensor | None = None,
+) -> Tensor:
+    """Write the gradients of x, delta, B, C and a, which may be slices that are dense like the inputs; positions of
+    to_a from T on are not written. The result [3,K] is that of A, skip and bias."""
+    grid, sizes, options = _launch(x, B, floor, bias, a)
+    sums = torch.empty(grid[0], 3, x.shape[2], dtype=torch.float32, device=x.device)
+    with on_device_of(x):
+        _backward[grid](
+            *(x, delta, A, B, C, skip, *_steps(skip, bias, a)),
+            *(gradient, to_x, to_delta, to_B, to_C, skip if to_a is None else to_a, sums),
+            *(*_strides(x, delta, B, C), *_strides_of_scale(a), *gradient.stride()[:2]),
+            *(*_strides(to_x, to_delta, to_B, to_C), *_strides_of_scale(to_a), *sizes),
+            **options,
+        )
+    return sums.sum(0)
+
+
+def _steps(unused: Tensor, bias: Tensor | None, a: Tensor | None) -> tuple[Tensor, Tensor]:
+    return unused if bias is None else bias, unused if a is None else a
+
+
+def _strides_of_scale(a: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if a is None else a.stride()
 
 
 def _dense(m: Tensor) -> Tensor:
@@ -98,7 +152,9 @@ def _strides(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[int, ...]:
     return *x.stride()[:2], *delta.stride(), *B.stride()[:2], *C.stride()[:2]
 
 
-def _launch(x: Tensor, B: Tensor, floor: float) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+def _launch(
+    x: Tensor, B: Tensor, floor: float, bias: Tensor | None, a: Tensor | None
+) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
     """The grid, the sizes from the number of sequences on, and the options of both kernels."""
     batch, length, heads, width = x.shape
     groups, state = B.shape[2:]
@@ -108,8 +164,26 @@ def _launch(x: Tensor, B: Tensor, floor: float) -> tuple[tuple[int, int], tuple[
     # At least one program, because an empty grid cannot be launched.
     grid = (max(1, -(-batch // (rows // length))), groups)
     sizes = (batch, length, heads // groups, width, state, rows, wide, states, floor, precision)
+    sizes = (*sizes, bias is not None, a is not None)
     # One stage: with loads of the next head under way, the widest tiles would not fit in the shared memory.
     return grid, sizes, {"num_warps": rows // 8, "num_stages": 1}
+
+
+# Numbers of sequences and positions, and strides that depend on them or need no alignment: one kernel for all.
+NUMBERS = [
+    "N",
+    "T",
+    "delta_row",
+    "delta_step",
+    "a_row",
+    "a_head",
+    "a_step",
+    "to_delta_row",
+    "to_delta_step",
+    "to_a_row",
+    "to_a_head",
+    "to_a_step",
+]
 
 
 @triton.jit
@@ -135,12 +209,25 @@ def _decay(log_decay, pair):
     return tl.exp(tl.where(pair, total[:, None] - total[None, :], float("-inf")))
 
 
-@triton.jit(do_not_specialize=["N", "T"])
+@triton.jit
+def _softplus(v):
+    """log(1 + exp(v)) with an error of rounding only: 2 atanh(s), s = e / (2 + e), e = exp(-|v|)."""
+    e = tl.exp(-tl.abs(v))
+    s = e / (2 + e)
+    q = s * s
+    series = 1 / 11 + q * (1 / 13 + q * (1 / 15 + q * (1 / 17)))
+    series = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * series))))
+    return tl.where(v > 0, v, 0.0) + 2 * s * series
+
+
+@triton.jit(do_not_specialize=NUMBERS)
 def _forward(
-    x, delta, A, B, C, skip, y,
+    x, delta, A, B, C, skip, bias, a, y,
     x_row, x_step, delta_row, delta_step, delta_head, B_row, B_step, C_row, C_step,
+    a_row, a_head, a_step,
     N, T, HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     ROWS: tl.constexpr, WIDE: tl.constexpr, STATES: tl.constexpr, FLOOR: tl.constexpr, PRECISION: tl.constexpr,
+    RAW: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     group, heads = tl.program_id(1), tl.num_programs(1) * HEADS
     row, t, real = _rows(T, N, ROWS)
@@ -154,7 +241,14 @@ def _forward(
     for head in range(group * HEADS, group * HEADS + HEADS):
         step = tl.load(delta + row * delta_row + t * delta_step + head * delta_head, mask=real, other=0.0)
         step = step.to(tl.float32)
-        raw = step * tl.load(A + head).to(tl.float32)
+        rate = tl.load(A + head).to(tl.float32)
+        if RAW:
+            before, scale, rate = step, 1.0, -tl.exp(rate)
+            if SCALED:
+                scale = tl.load(a + row * a_row + head * a_head + t * a_step, mask=real, other=0.0).to(tl.float32)
+            before_softplus = before * scale + tl.load(bias + head).to(tl.float32)
+            step = tl.where(real, _softplus(before_softplus), 0.0)
+        raw = step * rate
         # Not tl.maximum, which hides a NaN.
         weights = similar * _decay(tl.where(raw < FLOOR, FLOOR, raw), pair)
         weights += tl.where(diagonal, tl.load(skip + head).to(tl.float32), 0.0)
@@ -165,15 +259,18 @@ def _forward(
         tl.store(y_at, out.to(y.dtype.element_ty), mask=real_p)
 
 
-@triton.jit(do_not_specialize=["N", "T"])
+@triton.jit(do_not_specialize=NUMBERS)
 def _backward(
-    x, delta, A, B, C, skip, gradient, to_x, to_delta, to_B, to_C, sums,
-    x_row, x_step, delta_row, delta_step, delta_head, B_row, B_step, C_row, C_step, g_row, g_step,
+    x, delta, A, B, C, skip, bias, a, gradient, to_x, to_delta, to_B, to_C, to_a, sums,
+    x_row, x_step, delta_row, delta_step, delta_head, B_row, B_step, C_row, C_step,
+    a_row, a_head, a_step, g_row, g_step,
+    to_x_row, to_x_step, to_delta_row, to_delta_step, to_delta_head, to_B_row, to_B_step, to_C_row, to_C_step,
+    to_a_row, to_a_head, to_a_step,
     N, T, HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     ROWS: tl.constexpr, WIDE: tl.constexpr, STATES: tl.constexpr, FLOOR: tl.constexpr, PRECISION: tl.constexpr,
+    RAW: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    group, groups = tl.program_id(1), tl.num_programs(1)
-    heads = groups * HEADS
+    group, heads = tl.program_id(1), tl.num_programs(1) * HEADS
     row, t, real = _rows(T, N, ROWS)
     pair = _pairs(T, ROWS)
     p, s = tl.arange(0, WIDE)[None, :], tl.arange(0, STATES)[None, :]
@@ -187,8 +284,15 @@ def _backward(
     for head in range(group * HEADS, group * HEADS + HEADS):
         step = tl.load(delta + row * delta_row + t * delta_step + head * delta_head, mask=real, other=0.0)
         step = step.to(tl.float32)
-        a, direct = tl.load(A + head).to(tl.float32), tl.load(skip + head).to(tl.float32)
-        raw = step * a
+        rate = tl.load(A + head).to(tl.float32)
+        if RAW:
+            before, scale, rate = step, 1.0, -tl.exp(rate)
+            if SCALED:
+                scale = tl.load(a + row * a_row + head * a_head + t * a_step, mask=real, other=0.0).to(tl.float32)
+            before_softplus = before * scale + tl.load(bias + head).to(tl.float32)
+            step = tl.where(real, _softplus(before_softplus), 0.0)
+        direct = tl.load(skip + head).to(tl.float32)
+        raw = step * rate
         decay = _decay(tl.where(raw < FLOOR, FLOOR, raw), pair)
         weights = similar * decay + tl.where(diagonal, direct, 0.0)  # without the steps
         x_tile = tl.load(x + (row * x_row + t * x_step + head * P)[:, None] + p, mask=real_p, other=0.0)
@@ -196,7 +300,7 @@ def _backward(
 
         back = tl.trans(weights * step[None, :]).to(g_tile.dtype)
         out = tl.dot(back, g_tile, input_precision=PRECISION)
-        out_at = ((row * T + t) * heads + head)[:, None] * P + p
+        out_at = (row * to_x_row + t * to_x_step + head * P)[:, None] + p
         tl.store(to_x + out_at, out.to(to_x.dtype.element_ty), mask=real_p)
 
         to_weights = tl.dot(g_tile, tl.trans(x_tile), input_precision=PRECISION)
@@ -206,16 +310,26 @@ def _backward(
         to_total = tl.sum(to_log, axis=1) - tl.sum(to_log, axis=0)
         to_raw = tl.where(raw >= FLOOR, tl.sum(tl.where(pair, to_total[:, None], 0.0), axis=0), 0.0)
         to_diagonal = tl.sum(tl.where(diagonal, to_weights, 0.0), axis=0)
-        to_step = tl.sum(tl.where(pair, to_weights * weights, 0.0), axis=0) + a * to_raw
-        step_at = to_delta + (row * T + t) * heads + head
+        to_step = tl.sum(tl.where(pair, to_weights * weights, 0.0), axis=0) + rate * to_raw
+        sums_at = sums + tl.program_id(0) * 3 * heads + head
+        to_rate = tl.sum(step * to_raw, axis=0)
+        if RAW:
+            to_step *= tl.sigmoid(before_softplus)
+            to_rate *= rate
+            tl.store(sums_at + 2 * heads, tl.sum(to_step, axis=0))
+            if SCALED:
+                a_at = to_a + row * to_a_row + head * to_a_head + t * to_a_step
+                tl.store(a_at, (to_step * before).to(to_a.dtype.element_ty), mask=real)
+                to_step *= scale
+        step_at = to_delta + row * to_delta_row + t * to_delta_step + head * to_delta_head
         tl.store(step_at, to_step.to(to_delta.dtype.element_ty), mask=real)
-        sums_at = sums + tl.program_id(0) * 2 * heads + head
-        tl.store(sums_at, tl.sum(step * to_raw, axis=0))
+        tl.store(sums_at, to_rate)
         tl.store(sums_at + heads, tl.sum(step * to_diagonal, axis=0))
     # Read again, from the cache: the registers are needed for the heads.
     B_tile, C_tile = tl.load(B_at, mask=real_s, other=0.0), tl.load(C_at, mask=real_s, other=0.0)
-    similar_at = ((row * T + t) * groups + group)[:, None] * S + s
     out = tl.dot(to_similar.to(B_tile.dtype), B_tile, input_precision=PRECISION)
-    tl.store(to_C + similar_at, out.to(to_C.dtype.element_ty), mask=real_s)
+    to_C_at = to_C + (row * to_C_row + t * to_C_step + group * S)[:, None] + s
+    tl.store(to_C_at, out.to(to_C.dtype.element_ty), mask=real_s)
     out = tl.dot(tl.trans(to_similar).to(C_tile.dtype), C_tile, input_precision=PRECISION)
-    tl.store(to_B + similar_at, out.to(to_B.dtype.element_ty), mask=real_s)
+    to_B_at = to_B + (row * to_B_row + t * to_B_step + group * S)[:, None] + s
+    tl.store(to_B_at, out.to(to_B.dtype.element_ty), mask=real_s)

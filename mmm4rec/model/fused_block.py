@@ -1,0 +1,128 @@
+"""A state-space block between its two linear maps, as three Triton kernels forward and three backward.
+
+It computes what `mmm4rec.model.mmm4rec.TimeAwareSSD` and `StateSpace` compute between `inputs` and `out`: the
+convolution (`fused_conv`), the steps and the SSD (`fused_ssd`), the gate and the norm (`fused_norm`). The backward
+kernels write into slices of one gradient of the projection. As separate functions, autograd would have to join it
+from the gradients of its parts, which are as large as everything else that the block reads.
+
+The module imports triton, which is an optional package: import this module only where it is used. It uses no
+operation that autocast changes.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmm4rec.errors import ConfigError
+from mmm4rec.model import fused_conv, fused_norm, fused_ssd
+from mmm4rec.model.ssd import FORGOTTEN
+
+
+class Sizes(NamedTuple):
+    """K heads of width P, G groups with S states each. The projection is 2 K P + 2 G S + K wide."""
+
+    heads: int
+    head_width: int
+    groups: int
+    state: int
+
+    @property
+    def inner(self) -> int:
+        """The width of z and of the result, K P."""
+        return self.heads * self.head_width
+
+    @property
+    def mixed(self) -> int:
+        """The channels of the convolution: x, B and C."""
+        return self.inner + 2 * self.groups * self.state
+
+
+def missing(projected: Tensor, conv_weight: Tensor, sizes: Sizes) -> str | None:
+    """Why `block` cannot run on projected [N,T,W] and conv_weight [C,w], and how to fix that; None if it can run."""
+    if projected.shape[-1] != sizes.inner + sizes.mixed + sizes.heads:
+        return f"the fused block needs a projection for {sizes} and this is {projected.shape[-1]} wide"
+    z, mixed, _ = _parts(projected, sizes)
+    x, B, _ = _by_head(mixed, sizes)
+    return fused_conv.missing(mixed, conv_weight) or fused_ssd.missing(x, B) or fused_norm.missing(z)
+
+
+def block(
+    projected: Tensor,
+    a: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    skip: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    sizes: Sizes,
+) -> Tensor:
+    """RMSNorm(SSD(x, B, C) * silu(z)) * norm_weight [N,T,Din], contiguous and in the type of `projected`.
+
+    projected [N,T,W] is z, xBC and dt side by side, in float32, bfloat16 or float16. x, B and C are the parts of
+    silu(conv(xBC)), with conv_weight [C,w] and conv_bias [C]. The steps are softplus(dt * a + dt_bias), with dt_bias
+    [K] and a [N,K,L], L >= T (None: 1). A = -exp(A_log), A_log and skip [K], norm_weight [Din], eps > 0.
+
+    Raises:
+        ConfigError: the kernels cannot run on these tensors (`missing` gives the reason).
+    """
+    if reason := missing(projected, conv_weight, sizes):
+        raise ConfigError(reason)
+    arguments = (projected, a, conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight, eps, sizes)
+    return cast(Tensor, _Block.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, a: Tensor | None, *arguments: Any) -> Tensor:
+        *weights, eps, sizes = arguments
+        projected, weights = projected.contiguous(), [w.contiguous() for w in weights]
+        conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight = weights
+        z, raw, dt = _parts(projected, sizes)
+        mixed = fused_conv.convolve(raw, conv_weight, conv_bias, silu=True)
+        x, B, C = _by_head(mixed, sizes)
+        y = fused_ssd.scan(x, dt, A_log, B, C, skip, FORGOTTEN, dt_bias, a).flatten(-2)
+        ctx.save_for_backward(projected, a, mixed, y, *weights)
+        ctx.eps, ctx.sizes = eps, sizes
+        as_rows = fused_norm.as_rows
+        return fused_norm.gate(as_rows(y), as_rows(z), norm_weight, eps, y.dtype).view(y.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        projected, a, mixed, y, *weights = ctx.saved_tensors
+        conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight = weights
+        to_projected = torch.empty_like(projected)
+        z, raw, dt = _parts(projected, ctx.sizes)
+        to_z, to_raw, to_dt = _parts(to_projected, ctx.sizes)
+        to_y, to_mixed = torch.empty_like(y), torch.empty_like(mixed)
+        g_rows, y_rows, z_rows = (fused_norm.as_rows(m) for m in (gradient, y, z))
+        to_norm = fused_norm.gate_backward(
+            *(g_rows, y_rows, z_rows, norm_weight), ctx.eps, to_y.flatten(0, 1), to_z.flatten(0, 1)
+        )
+        (x, B, C), (to_x, to_B, to_C) = _by_head(mixed, ctx.sizes), _by_head(to_mixed, ctx.sizes)
+        # The kernel writes the T positions of the steps. Those after them have no influence.
+        to_a = None if a is None else torch.zeros_like(a) if a.shape[2] > y.shape[1] else torch.empty_like(a)
+        to_A, to_skip, to_bias = fused_ssd.scan_backward(
+            *(to_y.view(x.shape), x, dt, A_log, B, C, skip, FORGOTTEN, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
+        )
+        to_conv = fused_conv.convolve_backward(to_mixed, raw, conv_weight, conv_bias, True, to_raw)
+        to_heads = (to_bias.to(dt_bias.dtype), to_A.to(A_log.dtype), to_skip.to(skip.dtype))
+        return to_projected, to_a, *to_conv, *to_heads, to_norm, None, None
+
+
+def _parts(projected: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """z [N,T,Din], xBC [N,T,C] and dt [N,T,K]."""
+    z, mixed, dt = torch.split(projected, [sizes.inner, sizes.mixed, sizes.heads], dim=-1)
+    return z, mixed, dt
+
+
+def _by_head(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N,T,K,P], B and C [N,T,G,S]."""
+    grouped = sizes.groups * sizes.state
+    x, B, C = torch.split(mixed, [sizes.inner, grouped, grouped], dim=-1)
+    rows, by_group = mixed.shape[:2], (sizes.groups, sizes.state)
+    return x.view(*rows, sizes.heads, sizes.head_width), B.view(*rows, *by_group), C.view(*rows, *by_group)
