@@ -93,6 +93,18 @@ def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) ->
     return None if width <= WIDEST else f"our kernels take rows up to {WIDEST} wide and these are {width}"
 
 
+def fused_block_missing(
+    device: torch.device, dtype: torch.dtype, length: int, widest: int, inner: int, conv: torch.nn.Conv1d
+) -> str | None:
+    """Why `mmm4rec.model.fused_block` cannot run on `length` positions, heads and states up to `widest`, rows of width
+    `inner` and this convolution; None if it can run."""
+    return (
+        fused_norms_missing(device, dtype, inner)
+        or short_ssd_missing(device, dtype, length, widest)
+        or _own_conv_missing(device, dtype, conv.kernel_size[0])
+    )
+
+
 def _triton_missing(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why our kernels cannot run on these tensors; None if they can run."""
     if device.type != "cuda":

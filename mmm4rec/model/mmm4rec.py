@@ -24,6 +24,7 @@ from mmm4rec.data.examples import Batch
 from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
+from mmm4rec.model.kernels import fused_block_missing
 from mmm4rec.model.norms import RMSNorm, gated_norm, norm_of_sum
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.model.ssd import ssd, widened, without_autocast
@@ -111,12 +112,32 @@ class TimeAwareSSD(nn.Module):
 
     def forward(self, u: Tensor, D: Tensor | None, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """u [B,T,H], D [B,K,L] -> out [B,T,H], the gap signal for the next block [B,K,L]."""
-        z, xBC, dt = torch.split(self.inputs(u), self.widths, dim=-1)
+        projected = self.inputs(u)
+        a = None if D is None else self.step_scale(D)
+        out = self._by_one_kernel(projected, a) if self._has_kernel(projected) else self._by_parts(projected, a)
+        return out, None if a is None or self.last else self.gap_gate(D, a, real)
+
+    def _by_parts(self, projected: Tensor, a: Tensor | None) -> Tensor:
+        z, xBC, dt = torch.split(projected, self.widths, dim=-1)
         x, B, C = torch.split(self.conv(xBC), self.split, dim=-1)
-        if D is None:
-            return self.state_space(x, B, C, dt, z, None), None
-        a = self.step_scale(D)
-        return self.state_space(x, B, C, dt, z, a), None if self.last else self.gap_gate(D, a, real)
+        return cast(Tensor, self.state_space(x, B, C, dt, z, a))
+
+    def _by_one_kernel(self, projected: Tensor, a: Tensor | None) -> Tensor:
+        """On a GPU: all between the linear maps in three kernels, without joining gradients of parts."""
+        from mmm4rec.model.fused_block import Sizes, block
+
+        space = self.state_space
+        sizes = Sizes(space.heads, space.head_width, space.groups, space.state)
+        scalars = (space.dt_bias, space.A_log, space.skip, space.norm.weight)
+        conv = (self.conv.weight[:, 0], self.conv.bias)
+        return cast(Tensor, space.out(block(projected, a, *conv, *scalars, space.norm.eps or 0.0, sizes)))
+
+    def _has_kernel(self, projected: Tensor) -> bool:
+        space = self.state_space
+        if type(space) is not StateSpace or space.ssd_form not in ("auto", "short"):
+            return False
+        length, widest = projected.shape[1], max(space.head_width, space.state)
+        return fused_block_missing(projected.device, projected.dtype, length, widest, self.split[0], self.conv) is None
 
 
 class CrossSSD(nn.Module):

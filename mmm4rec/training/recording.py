@@ -154,8 +154,12 @@ class RecordedSteps:
         if self.items is not None:
             leaves += [self.items.vectors, self.items.table]
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        used = [(leaf.grad, gradient) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
-        torch._foreach_add_([total for total, _ in used], [gradient for _, gradient in used])
+        totals, gradients = [], []
+        for leaf, gradient in zip(leaves, found, strict=True):
+            if leaf.grad is not None and gradient is not None:
+                totals.append(leaf.grad)
+                gradients.append(gradient)
+        torch._foreach_add_(totals, gradients)
 
     def _compute_items(self) -> None:
         self.items = self.make_items()
