@@ -69,7 +69,7 @@ recbole: setup ## compare GRU4Rec and SASRec with RecBole's, in an additional en
 
 triton: setup ## test the Triton kernels in Triton's interpreter, in an additional environment on top of .venv
 	$(call laid_over,$(TRITON),triton==3.9.0)
-	$(TRITON)/bin/python -m pytest tests/mmm4rec/test_triton.py tests/mmm4rec/test_triton_norm.py tests/mmm4rec/test_triton_block.py
+	$(TRITON)/bin/python -m pytest tests/mmm4rec/test_triton*.py
 
 olddb: setup ## test that the oldest supported DuckDB, installed in a separate folder, opens the catalogue
 	$(PIP) install $(QUIETLY) --no-deps --upgrade --target $(OLDEST_DUCKDB) duckdb==1.2.0

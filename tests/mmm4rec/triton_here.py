@@ -49,12 +49,12 @@ def both(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> list[Tensor
     return [y, *torch.autograd.grad(y, tensors, gradient.to(y.dtype))]
 
 
-def errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
-    """The largest error of each tensor, relative to its largest entry."""
+def errors(found: Sequence[Tensor], expected: Sequence[Tensor], smallest: float = 1e-3) -> list[float]:
+    """The largest error of each tensor, relative to its largest entry or to `smallest`."""
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         assert one.isfinite().all()
-    scales = [other.abs().max().clamp(min=1e-3) for other in expected]
+    scales = [other.abs().max().clamp(min=smallest) for other in expected]
     return [((a - b).abs().max() / s).item() for a, b, s in zip(found, expected, scales, strict=True)]
 
 
