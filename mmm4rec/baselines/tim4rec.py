@@ -46,7 +46,8 @@ class TiM4Rec(Baseline):
     def encode(self, tokens: Tensor, batch: Batch) -> Tensor:
         """[B,T,H] -> [B,T,H]."""
         gaps, real = gap_inputs(batch.times, batch.lengths, self.rules, self.gap_norm.weight.dtype)
-        D: Tensor | None = self.gap_norm(self.gap_dropout(gaps), real)[:, None]  # [B,1,L]: the same for all heads
+        # [B,1,L], the same for all heads.
+        D: Tensor | None = self.gap_norm.of_gaps(gaps, self.gap_dropout, real)[:, None]
         x = self.norm(self.dropout(tokens))
         for layer in self.layers:
             x, D = layer(x, D, None if real is None else real[:, None])

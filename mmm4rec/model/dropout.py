@@ -32,6 +32,13 @@ class Dropout(nn.Module):
         torch.lt(bits, self.kept - STEPS // 2, out=mask)
         return x * mask.mul_(STEPS / self.kept)
 
+    def drawn(self, device: torch.device) -> tuple[float, Tensor | None]:
+        """For a kernel that drops elements itself: their share, and a seed [1] int64 from torch's generator (None if
+        nothing is dropped). A recording of the kernel draws a new seed each time."""
+        if not self.training or self.p == 0:
+            return 0.0, None
+        return self.p, torch.empty(1, dtype=torch.int64, device=device).random_()
+
     def extra_repr(self) -> str:
         """The probability, for people."""
         return f"p={self.p}"

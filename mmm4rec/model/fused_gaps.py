@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 from mmm4rec.errors import ConfigError
 from mmm4rec.model.fused_conv import on_device_of
 from mmm4rec.model.fused_time import blocks_of, gradients_of, kept_share, missing, seed_of, tile
-from mmm4rec.model.gaps import SOFT_EPS
 
 ROWS = 32
 """Signals per tile."""
@@ -42,8 +41,8 @@ def gap_gate(
     """D' [N,K,L] = `GapGate` of D and a [N,K,L], contiguous and in the type of D.
 
     lengths [N] int64, from 1 to L: the norm covers the first positions of each sequence and gives 0 elsewhere. None: a
-    plain LayerNorm with `eps`. gate_weight, norm_weight, norm_bias [L], gate_bias [1]. A share p of D in the input of
-    the gate is dropped, as in `step_scale`. D and a are not copied.
+    plain LayerNorm. `eps` is added to the variance. gate_weight, norm_weight, norm_bias [L], gate_bias [1]. A share p
+    of D in the input of the gate is dropped, as in `step_scale`. D and a are not copied.
 
     Raises:
         ConfigError: the kernel cannot run on these tensors (`missing` gives the reason).
@@ -51,8 +50,8 @@ def gap_gate(
     if reason := missing(D):
         raise ConfigError(reason)
     weights = (gate_weight, gate_bias, norm_weight, norm_bias)
-    lengths, soft = (None, eps) if lengths is None else (lengths.contiguous(), SOFT_EPS)
-    return cast(Tensor, _GapGate.apply(D, a, lengths, seed_of(p, seed), p, soft, *weights))  # type: ignore[no-untyped-call]
+    lengths = None if lengths is None else lengths.contiguous()
+    return cast(Tensor, _GapGate.apply(D, a, lengths, seed_of(p, seed), p, eps, *weights))  # type: ignore[no-untyped-call]
 
 
 def gap_norm(
@@ -75,8 +74,8 @@ def gap_norm(
         raise ConfigError(reason)
     if x.requires_grad:
         raise ConfigError("the fused norm of the gaps gives no gradient of the gaps: detach them")
-    lengths, soft = (None, eps) if lengths is None else (lengths.contiguous(), SOFT_EPS)
-    return cast(Tensor, _GapNorm.apply(x, lengths, seed_of(p, seed), p, soft, weight, bias))  # type: ignore[no-untyped-call]
+    lengths = None if lengths is None else lengths.contiguous()
+    return cast(Tensor, _GapNorm.apply(x, lengths, seed_of(p, seed), p, eps, weight, bias))  # type: ignore[no-untyped-call]
 
 
 class _GapGate(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mmm4rec.model.compat import Rules
 from mmm4rec.model.dropout import Dropout
-from mmm4rec.model.kernels import causal_conv
+from mmm4rec.model.kernels import causal_conv, fused_time_missing
 from mmm4rec.model.ssd import widened, without_autocast
 
 SECONDS_PER_DAY = 86_400
@@ -46,13 +46,31 @@ class GapNorm(nn.LayerNorm):
     """LayerNorm over the L positions. With a mask, it covers only the real positions and gives 0 elsewhere."""
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """x [..., L], real [..., L] bool (broadcast) or None."""
+        """x [..., L], real [..., L] bool (broadcast) or None -> [..., L]."""
         if real is None:
             return super().forward(x)
         count = real.sum(-1, keepdim=True)
         centred = (x - (x * real).sum(-1, keepdim=True) / count) * real
         variance = centred.square().sum(-1, keepdim=True) / count
         return (centred * torch.rsqrt(variance + SOFT_EPS) * self.weight + self.bias) * real
+
+    def of_gaps(self, gaps: Tensor, dropout: Dropout, real: Tensor | None) -> Tensor:
+        """The norm of dropout(gaps), which need no gradient; gaps [N,L], real [N,L] or None -> [N,L]."""
+        if fused_time_missing(gaps) is not None:
+            return cast(Tensor, self(dropout(gaps), real))
+        from mmm4rec.model.fused_gaps import gap_norm
+
+        drawn = dropout.drawn(gaps.device)
+        return gap_norm(gaps, _counted(real), self.weight, self.bias, self.added(real), *drawn)
+
+    def added(self, real: Tensor | None) -> float:
+        """What the norm adds to the variance."""
+        return self.eps if real is None else SOFT_EPS
+
+
+def _counted(real: Tensor | None) -> Tensor | None:
+    """The number of real positions of each row: [..., L] bool -> [N]."""
+    return None if real is None else real.sum(-1).flatten()
 
 
 class CausalConv(nn.Conv1d):
@@ -133,6 +151,13 @@ class StepScale(nn.Module):
 
     def forward(self, D: Tensor) -> Tensor:
         """D [B,K,L] -> a [B,K,L]."""
+        if fused_time_missing(D, self.conv_in.kernel_size[0]) is None:
+            from mmm4rec.model.fused_time import step_scale
+
+            (w_in, b_in), (w_out, b_out) = ((m.weight, m.bias) for m in (self.mlp_in, self.mlp_out))
+            (c_in, d_in), (c_out, d_out) = ((m.weight[:, 0], m.bias) for m in (self.conv_in, self.conv_out))
+            drawn = self.dropout.drawn(D.device)
+            return step_scale(D, w_in, b_in, w_out, b_out, c_in, d_in, c_out, d_out, *drawn)
         s = F.tanhshrink(self.mlp_out(F.silu(self.mlp_in(self.dropout(D)))))
         a = (s * D).transpose(1, 2)
         return cast(Tensor, self.conv_out(self.conv_in(a))).transpose(1, 2)
@@ -149,6 +174,12 @@ class GapGate(nn.Module):
 
     def forward(self, D: Tensor, a: Tensor, real: Tensor | None) -> Tensor:
         """D, a [B,K,L], real [B,1,L] or None -> D' [B,K,L]."""
+        if fused_time_missing(D) is None:
+            from mmm4rec.model.fused_gaps import gap_gate
+
+            weights = (self.linear.weight[0], self.linear.bias, self.norm.weight, self.norm.bias)
+            drawn = self.dropout.drawn(D.device)
+            return gap_gate(D, a, _counted(real), *weights, self.norm.added(real), *drawn)
         gate = torch.sigmoid(self.linear(self.dropout(D)))
         return cast(Tensor, self.norm(gate * D + (1 - gate) * a, real))
 

@@ -93,6 +93,18 @@ def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) ->
     return None if width <= WIDEST else f"our kernels take rows up to {WIDEST} wide and these are {width}"
 
 
+def fused_time_missing(D: Tensor, conv_width: int = 1) -> str | None:
+    """Why our kernels of the time path (`mmm4rec.model.fused_time`, `fused_gaps`) cannot run on a signal D [N,K,L] or
+    [N,L]; None if they can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the time path itself"
+    if (reason := _triton_missing(D.device, D.dtype)) is not None:
+        return reason
+    from mmm4rec.model import fused_time
+
+    return fused_time.missing(D, conv_width)
+
+
 def fused_block_missing(
     device: torch.device, dtype: torch.dtype, length: int, widest: int, inner: int, conv: torch.nn.Conv1d
 ) -> str | None:

@@ -385,5 +385,5 @@ class MMM4Rec(Recommender):
         gaps, real = gap_inputs(batch.times, batch.lengths, self.rules, self.gap_norm.weight.dtype)
         gaps = torch.cat([gaps, gaps])
         real = None if real is None else torch.cat([real, real])
-        D = self.gap_norm(self.gap_dropout(gaps), real)
+        D = self.gap_norm.of_gaps(gaps, self.gap_dropout, real)
         return D[:, None].expand(-1, self.config.heads, -1), None if real is None else real[:, None]

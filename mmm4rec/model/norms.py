@@ -26,10 +26,7 @@ def norm_of_sum(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, *others: Tensor
         return result
     from mmm4rec.model.fused_norm import dropped_norm
 
-    p = dropout.p if dropout.training else 0.0
-    # Drawn from torch's generator, so that a recording draws it anew each time.
-    seed = torch.empty(1, dtype=torch.int64, device=x.device).random_() if p else None
-    return dropped_norm(x, others, norm.weight, norm.bias, norm.eps, p, seed, activation_type(x))
+    return dropped_norm(x, others, norm.weight, norm.bias, norm.eps, *dropout.drawn(x.device), activation_type(x))
 
 
 def gated_norm(norm: RMSNorm, y: Tensor, z: Tensor) -> Tensor:
