@@ -66,8 +66,11 @@ def main() -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        rows += section(given.quick)
-        print(f"{len(rows)} rows, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        found = section(given.quick)
+        for row in found:
+            print(f"{row.name} {row.value:.6g} {row.unit}", file=sys.stderr)
+        print(f"({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
+        rows += found
     if given.json:
         show("", {row.name: row.value for row in rows} | {"device": torch.cuda.get_device_name()}, as_json=True)
         return
@@ -167,7 +170,7 @@ def ranking(quick: bool) -> list[Row]:
 def accuracy(folder: Path, quick: bool) -> list[Row]:
     """NDCG@10 on the test split of a real domain by precision, and twice with the same seed."""
     domain = load_domain(folder, folder / "text.parquet", folder / "image.parquet", folder.name)
-    training = TrainConfig(epochs=2 if quick else 20, patience=None, learning_rate=1e-3)
+    training = TrainConfig(epochs=2 if quick else 10, patience=None, learning_rate=1e-3, validate_every=5)
 
     def trained(precision: str, seed: int) -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as out:

@@ -15,7 +15,7 @@ from mmm4rec.config import SSDForm
 from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
-from mmm4rec.model.mmm4rec import at
+from mmm4rec.model.picking import at
 from mmm4rec.model.recommender import Recommender
 from mmm4rec.model.ssd import widened
 

@@ -23,8 +23,9 @@ from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Batch
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv
-from mmm4rec.model.mmm4rec import FeedForward, step_bias
+from mmm4rec.model.mmm4rec import FeedForward
 from mmm4rec.model.ssd import widened
+from mmm4rec.model.state_space import step_bias
 
 
 class Mamba(nn.Module):

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from mmm4rec.config import ModelConfig, SSDForm
 from mmm4rec.data.domain import DomainData
 from mmm4rec.model.gaps import ComplexLinear, FourierMixing
-from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, StateSpace, TimeAwareSSD, at
+from mmm4rec.model.mmm4rec import CrossSSD, Layer, MMM4Rec, TimeAwareSSD
+from mmm4rec.model.picking import at
+from mmm4rec.model.state_space import StateSpace
 
 
 @dataclass(frozen=True)

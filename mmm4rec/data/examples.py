@@ -143,12 +143,13 @@ class Examples:
         `label_time_is_input` reproduces the published data handling: if history and label together fit into L
         positions, the label's time stays in the time input.
         """
-        label, lengths = self.label[index], self.lengths[index]
+        label, first = self.label[index], self.first[index]
+        lengths = (label - first).clamp(max=self.length)  # not `self.lengths`, which is that of all examples
         start = label - lengths
         step = torch.arange(self.length, device=index.device)
         timed = lengths
         if label_time_is_input and self.labelled:
-            timed = torch.where(label - self.first[index] < self.length, lengths + 1, lengths)
+            timed = torch.where(label - first < self.length, lengths + 1, lengths)
         # Positions beyond the flat end are masked afterwards.
         position = (start[:, None] + step).clamp(max=len(self.items) - 1)
         items = torch.where(step[:longest] < lengths[:, None], self.items[position[:, :longest]], 0)

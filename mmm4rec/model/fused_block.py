@@ -114,6 +114,98 @@ class _Block(torch.autograd.Function):
         return to_projected, to_a, *to_conv, *to_heads, to_norm, None, None
 
 
+def last_of_block(
+    projected: Tensor,
+    C: Tensor,
+    last: Tensor,
+    a: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    skip: Tensor,
+    sizes: Sizes,
+) -> Tensor:
+    """SSD(x, B, C) at position last [N] int64 of each sequence -> [N,Din], in the type of `projected`.
+
+    projected [N,T,Din+G*S+K] is xB and dt side by side. x and B are the parts of silu(conv(xB)), and C [N,G*S] is that
+    of position `last`; no other is needed. The other arguments, and the steps, are as in `block`.
+
+    Raises:
+        ConfigError: the kernels cannot run on these tensors.
+    """
+    raw, _ = _content(projected, sizes)
+    if reason := fused_conv.missing(raw, conv_weight) or fused_ssd.missing(*_content_by_head(raw, sizes)):
+        raise ConfigError(reason)
+    arguments = (projected, C, last, a, conv_weight, conv_bias, dt_bias, A_log, skip, sizes)
+    return cast(Tensor, _LastOfBlock.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+class _LastOfBlock(torch.autograd.Function):
+    """The scan of all positions with the C of the last one: at that position, it is the scan with all C."""
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, C: Tensor, last: Tensor, a: Tensor | None, *arguments: Any) -> Tensor:
+        *weights, sizes = arguments
+        projected, weights = projected.contiguous(), [w.contiguous() for w in weights]
+        conv_weight, conv_bias, dt_bias, A_log, skip = weights
+        raw, dt = _content(projected, sizes)
+        mixed = fused_conv.convolve(raw, conv_weight, conv_bias, silu=True)
+        C = C.to(mixed.dtype).contiguous()
+        y = fused_ssd.scan(*_scanned(mixed, dt, A_log, C, sizes), skip, FORGOTTEN, dt_bias, a).flatten(-2)
+        ctx.save_for_backward(projected, C, last, a, mixed, *weights)
+        ctx.sizes = sizes
+        return y.gather(1, _place(last, y.shape[2]))[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        projected, C, last, a, mixed, *weights = ctx.saved_tensors
+        conv_weight, conv_bias, dt_bias, A_log, skip = weights
+        x, dt, A, B, C_all = _scanned(mixed, _content(projected, ctx.sizes)[1], A_log, C, ctx.sizes)
+        to_y = mixed.new_zeros(*mixed.shape[:2], ctx.sizes.inner)
+        to_y.scatter_(1, _place(last, to_y.shape[2]), gradient[:, None].to(to_y.dtype))
+        to_projected, to_mixed, to_C = torch.empty_like(projected), torch.empty_like(mixed), torch.empty_like(C_all)
+        (to_raw, to_dt), (to_x, to_B) = _content(to_projected, ctx.sizes), _content_by_head(to_mixed, ctx.sizes)
+        to_a = None if a is None else torch.zeros_like(a) if a.shape[2] > x.shape[1] else torch.empty_like(a)
+        to_A, to_skip, to_bias = fused_ssd.scan_backward(
+            *(to_y.view(x.shape), x, dt, A, B, C_all, skip, FORGOTTEN, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
+        )
+        to_conv = fused_conv.convolve_backward(
+            to_mixed, _content(projected, ctx.sizes)[0], conv_weight, conv_bias, True, to_raw
+        )
+        to_C = to_C.flatten(-2).gather(1, _place(last, C.shape[1]))[:, 0]
+        to_heads = (to_bias.to(dt_bias.dtype), to_A.to(A_log.dtype), to_skip.to(skip.dtype))
+        return to_projected, to_C, None, to_a, *to_conv, *to_heads, None
+
+
+def _content(projected: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """xB [N,T,Din+G*S] and dt [N,T,K]."""
+    raw, dt = torch.split(projected, [sizes.inner + sizes.groups * sizes.state, sizes.heads], dim=-1)
+    return raw, dt
+
+
+def _content_by_head(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """x [N,T,K,P] and B [N,T,G,S]."""
+    x, B = torch.split(mixed, [sizes.inner, sizes.groups * sizes.state], dim=-1)
+    rows = mixed.shape[:2]
+    return x.view(*rows, sizes.heads, sizes.head_width), B.view(*rows, sizes.groups, sizes.state)
+
+
+def _scanned(
+    mixed: Tensor, dt: Tensor, A_log: Tensor, C: Tensor, sizes: Sizes
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The first arguments of `fused_ssd.scan`; C is the same at all positions, without a copy."""
+    x, B = _content_by_head(mixed, sizes)
+    C_all = C.view(len(C), 1, sizes.groups, sizes.state).expand(-1, x.shape[1], -1, -1)
+    return x, dt, A_log, B, C_all
+
+
+def _place(last: Tensor, width: int) -> Tensor:
+    """The index [N,1,W] of `gather` and `scatter_` for the positions last [N]."""
+    return last[:, None, None].expand(-1, 1, width)
+
+
 def _parts(projected: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
     """z [N,T,Din], xBC [N,T,C] and dt [N,T,K]."""
     z, mixed, dt = torch.split(projected, [sizes.inner, sizes.mixed, sizes.heads], dim=-1)

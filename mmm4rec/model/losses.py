@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mmm4rec.model.compat import Rules
 from mmm4rec.model.ssd import widened
 
-BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
+BLOCK = {"cpu": 1 << 22, "cuda": 1 << 24}
 """The number of scores in memory at a time. On a CPU: 16 MiB, which fits the cache and which the allocator reuses."""
 
 

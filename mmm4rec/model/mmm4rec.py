@@ -1,16 +1,15 @@
 """MMM4Rec: two modalities pass one state-space block, a cross block joins them, and the output is read at the last
 interaction.
 
-From bottom to top: `StateSpace` (the common part of the two blocks), `TimeAwareSSD` (text and image, one set of
-weights), `CrossSSD` (C from the image; B and x from the text), `Layer`, `MMM4Rec`. The equations are those of arXiv
-2506.02916 and of its public implementation; the parity tensors verify them. Symbols: B batch, T positions computed (the
-longest sequence of the batch), L positions of the time path, H hidden, K heads of width P, Din = K*P, G groups,
-S state, N items.
+From bottom to top: `StateSpace` (the common part of the two blocks, in `state_space`), `TimeAwareSSD` (text and image,
+one set of weights), `CrossSSD` (C from the image; B and x from the text), `Layer`, `MMM4Rec`. The equations are those
+of arXiv 2506.02916 and of its public implementation; the parity tensors verify them. Symbols: B batch, T positions
+computed (the longest sequence of the batch), L positions of the time path, H hidden, K heads of width P, Din = K*P,
+G groups, S state, N items.
 
 This module loads no data, has no optimiser and uses no files.
 """
 
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -24,73 +23,11 @@ from mmm4rec.data.examples import Batch
 from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, StepScale, gap_inputs
-from mmm4rec.model.kernels import fused_block_missing
-from mmm4rec.model.norms import RMSNorm, gated_norm, norm_of_sum
+from mmm4rec.model.norms import norm_of_sum
+from mmm4rec.model.picking import at, both_rows
 from mmm4rec.model.recommender import Recommender
-from mmm4rec.model.ssd import ssd, widened, without_autocast
-
-RMS_EPS = 1e-12
-
-
-class StateSpace(nn.Module):
-    """The part that both blocks share: steps, SSD, skip connection, gate, norm, output map."""
-
-    def __init__(self, config: ModelConfig, ssd_form: SSDForm) -> None:
-        super().__init__()
-        self.heads, self.head_width = config.heads, config.head_width
-        self.groups, self.state = config.group_count, config.state
-        self.ssd_form = ssd_form
-        self.A_log = nn.Parameter(torch.empty(self.heads))
-        self.dt_bias = nn.Parameter(torch.empty(self.heads))
-        self.skip = nn.Parameter(torch.ones(self.heads))
-        self.norm = RMSNorm(config.inner_width, eps=RMS_EPS)
-        self.out = nn.Linear(config.inner_width, config.hidden)
-        with torch.no_grad():
-            self.A_log.uniform_(1, 16).log_()
-            self.dt_bias.copy_(step_bias(self.heads))
-
-    def forward(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None) -> Tensor:
-        """x, z [B,T,Din], B, C [B,T,G*S], dt [B,T,K], a [B,K,L] or None -> [B,T,H]."""
-        x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
-        delta = self._steps(dt, a)
-        # The skip connection uses delta * x; Mamba's uses x.
-        return self._result(ssd(x, delta, -torch.exp(self.A_log), B, C, self.ssd_form, self.skip), z)
-
-    def at_last(self, x: Tensor, B: Tensor, C: Tensor, dt: Tensor, z: Tensor, a: Tensor | None, last: Tensor) -> Tensor:
-        """The output of `forward` at position last [B], from C [B,G*S] and z [B,Din] of that position -> [B,H]."""
-        x, B, C = self._by_head(x), self._by_group(B), self._by_group(C)
-        delta = self._steps(dt, a)
-        with without_autocast(x.device):
-            total = (widened(delta) * -torch.exp(self.A_log)).cumsum(1)
-            elapsed = at(total, last)[:, None] - total
-            position = torch.arange(x.shape[1], device=x.device)
-            decay = elapsed.masked_fill((position > last[:, None])[..., None], -torch.inf).exp()
-        similarity = (B * C[:, None]).sum(-1).repeat_interleave(self.heads // self.groups, dim=-1)
-        # The skip connection, delta * x at the position itself, is one more term of the same sum.
-        weights = similarity * decay + self.skip * (position == last[:, None])[..., None]
-        y = ((weights * delta)[..., None] * x).sum(1)
-        return self._result(y, z)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, self.head_width)
-
-    def _by_group(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.groups, self.state)
-
-    def _steps(self, dt: Tensor, a: Tensor | None) -> Tensor:
-        """delta [B,T,K]."""
-        if a is not None:
-            dt = dt * a[..., : dt.shape[1]].transpose(1, 2)
-        return F.softplus(dt + self.dt_bias)
-
-    def _result(self, y: Tensor, z: Tensor) -> Tensor:
-        return cast(Tensor, self.out(gated_norm(self.norm, y.flatten(-2), z)))
-
-
-def step_bias(count: int) -> Tensor:
-    """[count] values whose softplus are steps, drawn log-uniformly from 0.001 to 0.1, as Mamba initialises them."""
-    step = torch.empty(count).uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
-    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+from mmm4rec.model.ssd import widened
+from mmm4rec.model.state_space import StateSpace, has_kernel
 
 
 class TimeAwareSSD(nn.Module):
@@ -114,7 +51,8 @@ class TimeAwareSSD(nn.Module):
         """u [B,T,H], D [B,K,L] -> out [B,T,H], the gap signal for the next block [B,K,L]."""
         projected = self.inputs(u)
         a = None if D is None else self.step_scale(D)
-        out = self._by_one_kernel(projected, a) if self._has_kernel(projected) else self._by_parts(projected, a)
+        fused = has_kernel(self.state_space, self.conv, projected)
+        out = self._by_one_kernel(projected, a) if fused else self._by_parts(projected, a)
         return out, None if a is None or self.last else self.gap_gate(D, a, real)
 
     def _by_parts(self, projected: Tensor, a: Tensor | None) -> Tensor:
@@ -124,20 +62,12 @@ class TimeAwareSSD(nn.Module):
 
     def _by_one_kernel(self, projected: Tensor, a: Tensor | None) -> Tensor:
         """On a GPU: all between the linear maps in three kernels, without joining gradients of parts."""
-        from mmm4rec.model.fused_block import Sizes, block
+        from mmm4rec.model.fused_block import block
 
         space = self.state_space
-        sizes = Sizes(space.heads, space.head_width, space.groups, space.state)
         scalars = (space.dt_bias, space.A_log, space.skip, space.norm.weight)
         conv = (self.conv.weight[:, 0], self.conv.bias)
-        return cast(Tensor, space.out(block(projected, a, *conv, *scalars, space.norm.eps or 0.0, sizes)))
-
-    def _has_kernel(self, projected: Tensor) -> bool:
-        space = self.state_space
-        if type(space) is not StateSpace or space.ssd_form not in ("auto", "short"):
-            return False
-        length, widest = projected.shape[1], max(space.head_width, space.state)
-        return fused_block_missing(projected.device, projected.dtype, length, widest, self.split[0], self.conv) is None
+        return cast(Tensor, space.out(block(projected, a, *conv, *scalars, space.norm.eps or 0.0, space.sizes())))
 
 
 class CrossSSD(nn.Module):
@@ -171,11 +101,20 @@ class CrossSSD(nn.Module):
         It reads text [B,T,H] up to that position. Of the image it reads only the W positions [B,W,H] that the
         convolution sees; `real` [B,W] marks those that exist.
         """
-        xB, dt = torch.split(self.content(text), self.widths, dim=-1)
-        x, B = torch.split(self.content_conv(xB), self.split, dim=-1)
+        projected = self.content(text)
         C = self.query_conv.at_last(self.query(image), real)
+        z = self.gate(image[:, -1] + at(text, last))
         a = None if D is None else self.step_scale(D)
-        return self.state_space.at_last(x, B, C, dt, self.gate(image[:, -1] + at(text, last)), a, last)
+        if has_kernel(self.state_space, self.content_conv, projected):
+            from mmm4rec.model.fused_block import last_of_block
+
+            conv = (self.content_conv.weight[:, 0], self.content_conv.bias)
+            space = self.state_space
+            y = last_of_block(projected, C, last, a, *conv, space.dt_bias, space.A_log, space.skip, space.sizes())
+            return space.gated(y, z)
+        xB, dt = torch.split(projected, self.widths, dim=-1)
+        x, B = torch.split(self.content_conv(xB), self.split, dim=-1)
+        return self.state_space.at_last(x, B, C, dt, z, a, last)
 
 
 class FeedForward(nn.Module):
@@ -252,26 +191,6 @@ class Layer(nn.Module):
 
     def _joined(self, D: Tensor | None) -> Tensor | None:
         return None if D is None else self.fourier(D)
-
-
-def _both(vectors: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    """Rows [B,T] of E [2,n,H] -> two [B,T,H]."""
-    if rows.device.type == "cpu":
-        return tuple(F.embedding(rows, table) for table in vectors)
-    # In one lookup, because the gradient of a lookup sorts the rows.
-    return F.embedding(rows, vectors.transpose(0, 1).flatten(1)).chunk(2, dim=-1)
-
-
-def at(x: Tensor, position: Tensor) -> Tensor:
-    """x [B,T,C] at position [B] or [B,n] of its row -> [B,C] or [B,n,C]. At a repeated position, all gradients but one
-    must be zero."""
-    if x.device.type != "cpu":
-        # Its gradient is a sum without an order, but of one number and zeros. F.embedding would sort the positions.
-        index = position.view(len(x), -1, 1).expand(-1, -1, x.shape[2])
-        return x.gather(1, index).view(*position.shape, x.shape[2])
-    row = torch.arange(len(x), device=x.device) * x.shape[1]
-    # F.embedding instead of indexing: its gradient is faster on a CPU.
-    return F.embedding(position + (row if position.dim() == 1 else row[:, None]), x.flatten(0, 1))
 
 
 class MMM4Rec(Recommender):
@@ -369,7 +288,7 @@ class MMM4Rec(Recommender):
 
     def user_vectors(self, batch: Batch, vectors: Tensor, rows: Tensor) -> Tensor:
         """u [B,H], the output at the last interaction; rows [B,T] index the item vectors E [2,n,H]."""
-        pair = zip((self.text_norm, self.image_norm), _both(vectors, rows), strict=True)
+        pair = zip((self.text_norm, self.image_norm), both_rows(vectors, rows), strict=True)
         tokens = torch.cat([norm_of_sum(norm, self.dropout, vector) for norm, vector in pair])
         D, real = self._gap_signals(batch)
         *below, top = cast("list[Layer]", list(self.layers))

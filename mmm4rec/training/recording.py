@@ -156,9 +156,13 @@ class RecordedSteps:
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
         totals, gradients = [], []
         for leaf, gradient in zip(leaves, found, strict=True):
-            if leaf.grad is not None and gradient is not None:
-                totals.append(leaf.grad)
-                gradients.append(gradient)
+            if leaf.grad is None or gradient is None:
+                continue
+            if leaf.grad.stride() != gradient.stride():  # one such pair would make all of them slow
+                leaf.grad.add_(gradient)
+                continue
+            totals.append(leaf.grad)
+            gradients.append(gradient)
         torch._foreach_add_(totals, gradients)
 
     def _compute_items(self) -> None:

@@ -16,7 +16,8 @@ from mmm4rec.model import losses
 from mmm4rec.model.compat import rules
 from mmm4rec.model.dropout import Dropout
 from mmm4rec.model.gaps import CausalConv
-from mmm4rec.model.mmm4rec import MMM4Rec, at
+from mmm4rec.model.mmm4rec import MMM4Rec
+from mmm4rec.model.picking import at
 from mmm4rec.training.gradient import accumulate
 
 Config = Callable[..., ModelConfig]

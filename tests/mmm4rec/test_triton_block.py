@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from mmm4rec.config import ModelConfig
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.mmm4rec import RMS_EPS, TimeAwareSSD
+from mmm4rec.model.mmm4rec import TimeAwareSSD
+from mmm4rec.model.state_space import RMS_EPS
 from tests.mmm4rec.triton_here import DEVICE, GPU, HALF, both, captured, errors, leaves, normal
 
 # isort: split
