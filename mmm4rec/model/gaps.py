@@ -58,7 +58,7 @@ class GapNorm(nn.LayerNorm):
         """The norm of dropout(gaps), which need no gradient; gaps [N,L], real [N,L] or None -> [N,L]."""
         if fused_time_missing(gaps) is not None:
             return cast(Tensor, self(dropout(gaps), real))
-        from mmm4rec.model.fused_gaps import gap_norm
+        from mmm4rec.model.fused.gaps import gap_norm
 
         drawn = dropout.drawn(gaps.device)
         return gap_norm(gaps, _counted(real), self.weight, self.bias, self.added(real), *drawn)
@@ -152,7 +152,7 @@ class StepScale(nn.Module):
     def forward(self, D: Tensor) -> Tensor:
         """D [B,K,L] -> a [B,K,L]."""
         if fused_time_missing(D, self.conv_in.kernel_size[0]) is None:
-            from mmm4rec.model.fused_time import step_scale
+            from mmm4rec.model.fused.time import step_scale
 
             (w_in, b_in), (w_out, b_out) = ((m.weight, m.bias) for m in (self.mlp_in, self.mlp_out))
             (c_in, d_in), (c_out, d_out) = ((m.weight[:, 0], m.bias) for m in (self.conv_in, self.conv_out))
@@ -175,7 +175,7 @@ class GapGate(nn.Module):
     def forward(self, D: Tensor, a: Tensor, real: Tensor | None) -> Tensor:
         """D, a [B,K,L], real [B,1,L] or None -> D' [B,K,L]."""
         if fused_time_missing(D) is None:
-            from mmm4rec.model.fused_gaps import gap_gate
+            from mmm4rec.model.fused.gaps import gap_gate
 
             weights = (self.linear.weight[0], self.linear.bias, self.norm.weight, self.norm.bias)
             drawn = self.dropout.drawn(D.device)

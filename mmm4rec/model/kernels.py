@@ -4,7 +4,7 @@ Only this module uses these packages. It imports them at the first use with CUDA
 `Kernel.missing` gives the reason if a kernel cannot run. Each kernel has a plain counterpart, and tests compare the
 two: the recurrence `ssd.sequential` and `shifted_sum`. `ssd.choose` decides which form of the SSD runs.
 
-Our own are `fused_conv` and `fused_ssd`. They need nothing but triton, which torch's CUDA builds contain.
+Our own are in `fused`. They need nothing but triton, which torch's CUDA builds contain.
 """
 
 import functools
@@ -68,7 +68,7 @@ def short_ssd_missing(device: torch.device, dtype: torch.dtype, length: int, wid
     it can run."""
     if (reason := _triton_missing(device, dtype)) is not None:
         return reason
-    from mmm4rec.model.fused_ssd import LONGEST, WIDEST
+    from mmm4rec.model.fused.ssd import LONGEST, WIDEST
 
     if length > LONGEST or widest > WIDEST:
         return f"our kernel takes up to {LONGEST} positions and heads and states up to {WIDEST}"
@@ -77,30 +77,30 @@ def short_ssd_missing(device: torch.device, dtype: torch.dtype, length: int, wid
 
 def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, floor: float) -> Tensor:
     """The SSD of a short sequence by our kernel; shapes as in `mmm4rec.model.ssd`, skip [K]."""
-    from mmm4rec.model import fused_ssd
+    from mmm4rec.model.fused import ssd as fused_ssd
 
     return fused_ssd.short_ssd(x, delta, A, B.to(x.dtype), C.to(x.dtype), skip, floor)
 
 
 def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
-    """Why our kernels of the norms (`mmm4rec.model.fused_norm`) cannot run on rows of this width; None if they can."""
+    """Why our kernels of the norms (`mmm4rec.model.fused.norm`) cannot run on rows of this width; None if they can."""
     if torch.compiler.is_compiling():
         return "torch.compile fuses the norms itself"
     if (reason := _triton_missing(device, dtype)) is not None:
         return reason
-    from mmm4rec.model.fused_norm import WIDEST
+    from mmm4rec.model.fused.norm import WIDEST
 
     return None if width <= WIDEST else f"our kernels take rows up to {WIDEST} wide and these are {width}"
 
 
 def fused_time_missing(D: Tensor, conv_width: int = 1) -> str | None:
-    """Why our kernels of the time path (`mmm4rec.model.fused_time`, `fused_gaps`) cannot run on a signal D [N,K,L] or
+    """Why our kernels of the time path (`mmm4rec.model.fused.time`, `fused.gaps`) cannot run on a signal D [N,K,L] or
     [N,L]; None if they can."""
     if torch.compiler.is_compiling():
         return "torch.compile fuses the time path itself"
     if (reason := _triton_missing(D.device, D.dtype)) is not None:
         return reason
-    from mmm4rec.model import fused_time
+    from mmm4rec.model.fused import time as fused_time
 
     return fused_time.missing(D, conv_width)
 
@@ -108,7 +108,7 @@ def fused_time_missing(D: Tensor, conv_width: int = 1) -> str | None:
 def fused_block_missing(
     device: torch.device, dtype: torch.dtype, length: int, widest: int, inner: int, conv: torch.nn.Conv1d
 ) -> str | None:
-    """Why `mmm4rec.model.fused_block` cannot run on `length` positions, heads and states up to `widest`, rows of width
+    """Why `mmm4rec.model.fused.block` cannot run on `length` positions, heads and states up to `widest`, rows of width
     `inner` and this convolution; None if it can run."""
     return (
         fused_norms_missing(device, dtype, inner)
@@ -183,7 +183,7 @@ def choose_conv(
 def _own_conv_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
     if (reason := _triton_missing(device, dtype)) is not None:
         return reason
-    from mmm4rec.model.fused_conv import WIDEST
+    from mmm4rec.model.fused.conv import WIDEST
 
     return None if width <= WIDEST else f"our kernel is up to {WIDEST} wide and this convolution {width}"
 
@@ -223,7 +223,7 @@ def _as_picture(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _own_conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    from mmm4rec.model.fused_conv import conv_silu
+    from mmm4rec.model.fused.conv import conv_silu
 
     return conv_silu(x, weight[:, 0], bias, silu)
 

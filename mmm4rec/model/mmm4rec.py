@@ -26,7 +26,7 @@ from mmm4rec.model.gaps import CausalConv, FourierMixing, GapGate, GapNorm, Step
 from mmm4rec.model.norms import norm_of_sum
 from mmm4rec.model.picking import at, both_rows
 from mmm4rec.model.recommender import Recommender
-from mmm4rec.model.ssd import widened
+from mmm4rec.model.ssd import FORGOTTEN, widened
 from mmm4rec.model.state_space import StateSpace, has_kernel
 
 
@@ -62,12 +62,14 @@ class TimeAwareSSD(nn.Module):
 
     def _by_one_kernel(self, projected: Tensor, a: Tensor | None) -> Tensor:
         """On a GPU: all between the linear maps in three kernels, without joining gradients of parts."""
-        from mmm4rec.model.fused_block import block
+        from mmm4rec.model.fused.block import block
 
         space = self.state_space
         scalars = (space.dt_bias, space.A_log, space.skip, space.norm.weight)
         conv = (self.conv.weight[:, 0], self.conv.bias)
-        return cast(Tensor, space.out(block(projected, a, *conv, *scalars, space.norm.eps or 0.0, space.sizes())))
+        return cast(
+            Tensor, space.out(block(projected, a, *conv, *scalars, space.norm.eps or 0.0, FORGOTTEN, space.sizes()))
+        )
 
 
 class CrossSSD(nn.Module):
@@ -106,11 +108,12 @@ class CrossSSD(nn.Module):
         z = self.gate(image[:, -1] + at(text, last))
         a = None if D is None else self.step_scale(D)
         if has_kernel(self.state_space, self.content_conv, projected):
-            from mmm4rec.model.fused_block import last_of_block
+            from mmm4rec.model.fused.block import last_of_block
 
             conv = (self.content_conv.weight[:, 0], self.content_conv.bias)
             space = self.state_space
-            y = last_of_block(projected, C, last, a, *conv, space.dt_bias, space.A_log, space.skip, space.sizes())
+            scalars = (space.dt_bias, space.A_log, space.skip)
+            y = last_of_block(projected, C, last, a, *conv, *scalars, FORGOTTEN, space.sizes())
             return space.gated(y, z)
         xB, dt = torch.split(projected, self.widths, dim=-1)
         x, B = torch.split(self.content_conv(xB), self.split, dim=-1)

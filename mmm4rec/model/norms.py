@@ -24,7 +24,7 @@ def norm_of_sum(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, *others: Tensor
             total = total + other
         result: Tensor = norm(total)
         return result
-    from mmm4rec.model.fused_norm import dropped_norm
+    from mmm4rec.model.fused.norm import dropped_norm
 
     return dropped_norm(x, others, norm.weight, norm.bias, norm.eps, *dropout.drawn(x.device), activation_type(x))
 
@@ -34,7 +34,7 @@ def gated_norm(norm: RMSNorm, y: Tensor, z: Tensor) -> Tensor:
     if fused_norms_missing(y.device, y.dtype, y.shape[-1]) is not None:
         result: Tensor = norm(y * F.silu(z))
         return result
-    from mmm4rec.model import fused_norm
+    from mmm4rec.model.fused import norm as fused_norm
 
     return fused_norm.gated_norm(y, z, norm.weight, norm.eps or 0.0, activation_type(y))
 

@@ -18,7 +18,7 @@ from mmm4rec.model.picking import at
 from mmm4rec.model.ssd import ssd, widened, without_autocast
 
 if TYPE_CHECKING:
-    from mmm4rec.model.fused_block import Sizes
+    from mmm4rec.model.fused.block import Sizes
 
 RMS_EPS = 1e-12
 
@@ -83,7 +83,7 @@ class StateSpace(nn.Module):
 
     def sizes(self) -> "Sizes":
         """The sizes for the kernels."""
-        from mmm4rec.model.fused_block import Sizes
+        from mmm4rec.model.fused.block import Sizes
 
         return Sizes(self.heads, self.head_width, self.groups, self.state)
 

@@ -10,6 +10,7 @@ tensors that keep their place: the chosen examples, their share, the gradients (
 state of the optimiser. The random numbers are not part of a recording: a repetition draws them from the current seed.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,14 +38,22 @@ class CudaGraphs:
     """Records CUDA graphs. They share their memory, because they run one after the other."""
 
     def __init__(self, device: torch.device) -> None:
+        gc.collect()  # the recordings of earlier trainings
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, work: Work) -> Work:
         """See `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            work()  # recorded, but not done
+        # No garbage collection: it could destroy the recordings of another training, which would end this recording.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                work()  # recorded, but not done
+        finally:
+            if collects:
+                gc.enable()
         graph.replay()
         return graph.replay
 

@@ -95,7 +95,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def test_a_package_that_is_absent_or_broken_is_named_and_the_plain_forms_run(
     monkeypatch: pytest.MonkeyPatch, package: Callable[..., None]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mamba_ssm", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, SCAN.module, None)  # importing it fails
     assert choose(4096, device="cuda").form == "chunked"
     assert "mamba-ssm cannot be imported" in choose(4096, device="cuda").reason
     with pytest.raises(ConfigError, match=r"mamba-ssm cannot be imported .*pip install 'mmm4rec\[cuda\]'"):

@@ -28,9 +28,10 @@ from tests.mmm4rec.triton_here import (
 )
 
 # isort: split
-from mmm4rec.model import fused_conv, fused_ssd
-from mmm4rec.model.fused_conv import conv_silu
-from mmm4rec.model.fused_ssd import short_ssd
+from mmm4rec.model.fused import conv as fused_conv
+from mmm4rec.model.fused import ssd as fused_ssd
+from mmm4rec.model.fused.conv import conv_silu
+from mmm4rec.model.fused.ssd import short_ssd
 
 # Convolution.
 
@@ -269,7 +270,7 @@ def test_what_cannot_run_says_why() -> None:
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
 def test_a_cuda_graph_captures_them() -> None:
     for form, tensors, gradient in cases():
-        expected = both(form, tensors, gradient)
+        expected = [m.detach() for m in both(form, tensors, gradient)]
         graph, results = captured(form, tensors, gradient)
         for tensor in results:
             tensor.detach().zero_()

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from mmm4rec.config import ModelConfig
 from mmm4rec.errors import ConfigError
 from mmm4rec.model.mmm4rec import TimeAwareSSD
+from mmm4rec.model.ssd import FORGOTTEN
 from mmm4rec.model.state_space import RMS_EPS
 from tests.mmm4rec.triton_here import DEVICE, GPU, HALF, both, captured, errors, leaves, normal
 
 # isort: split
-from mmm4rec.model import fused_ssd
-from mmm4rec.model.fused_block import Sizes, block
+from mmm4rec.model.fused import ssd as fused_ssd
+from mmm4rec.model.fused.block import Sizes, block
 
 LENGTH = 7
 CONFIG = ModelConfig(hidden=32, head_width=16, state=16, groups=2, length=LENGTH, use_time=False)
@@ -43,7 +44,7 @@ def fused(projected: Tensor, *rest: Tensor) -> Tensor:
     *scale, conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight = rest
     sizes = Sizes(CONFIG.heads, CONFIG.head_width, CONFIG.group_count, CONFIG.state)
     weights = (conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight)
-    return block(projected, scale[0].transpose(1, 2) if scale else None, *weights, RMS_EPS, sizes)
+    return block(projected, scale[0].transpose(1, 2) if scale else None, *weights, RMS_EPS, FORGOTTEN, sizes)
 
 
 def own_transposed(projected: Tensor, *rest: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def test_no_rows_and_wrong_sizes() -> None:
 def test_a_cuda_graph_captures_it() -> None:
     raw, gradient = tensors_of(9, LENGTH, True, 0)
     tensors, gradient = leaves(raw, torch.float32), gradient.to(DEVICE)
-    expected = both(fused, tensors, gradient)
+    expected = [m.detach() for m in both(fused, tensors, gradient)]
     graph, results = captured(fused, tensors, gradient)
     for tensor in results:
         tensor.detach().zero_()

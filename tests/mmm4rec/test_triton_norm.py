@@ -27,8 +27,8 @@ from tests.mmm4rec.triton_here import (
 )
 
 # isort: split
-from mmm4rec.model import fused_norm
-from mmm4rec.model.fused_norm import dropped_norm, gated_norm
+from mmm4rec.model.fused import norm as fused_norm
+from mmm4rec.model.fused.norm import dropped_norm, gated_norm
 
 EPS = 1e-5
 ROWS = st.sampled_from([(1,), (3,), (2, 5), (2, 3, 7)])
@@ -67,10 +67,12 @@ def norm_case(rows: tuple[int, ...], width: int, count: int, seed: int) -> tuple
 
 
 def added(width: int, p: float, seed: int, dtype: torch.dtype) -> Form:
+    once = drawn(seed)  # not in `run`: a CUDA graph cannot copy it from the CPU
+
     def run(*tensors: Tensor) -> Tensor:
         x, *others, weight, bias = tensors
         x, *others = (m[..., 2 : 2 + width] for m in (x, *others))
-        return dropped_norm(x, others, weight, bias, EPS, p, drawn(seed), dtype)
+        return dropped_norm(x, others, weight, bias, EPS, p, once, dtype)
 
     return run
 
@@ -100,7 +102,8 @@ def test_the_norm_of_a_sum_with_dropout(
     assert found[0].dtype == dtype
     assert found[0].is_contiguous()
     assert [g.dtype for g in found[1:]] == [m.dtype for m in tensors]
-    assert max(errors(found, expected)) < max(TOLERANCES[dtype], TOLERANCES[other])
+    # A row of one column has the gradient 0, and the norm divides what rounding leaves of it by a deviation of 0.003.
+    assert max(errors(found, expected, smallest=1e-2)) < max(TOLERANCES[dtype], TOLERANCES[other])
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -269,7 +272,7 @@ def test_what_cannot_run_says_why() -> None:
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
 def test_a_cuda_graph_captures_them() -> None:
     for form, tensors, gradient in cases():
-        expected = both(form, tensors, gradient)
+        expected = [m.detach() for m in both(form, tensors, gradient)]
         graph, results = captured(form, tensors, gradient)
         for tensor in results:
             tensor.detach().zero_()

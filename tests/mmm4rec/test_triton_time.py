@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model import fused_gaps, fused_time
-from mmm4rec.model.fused_gaps import gap_gate, gap_norm
-from mmm4rec.model.fused_time import kept_share, step_scale
+from mmm4rec.model.fused import gaps as fused_gaps
+from mmm4rec.model.fused import time as fused_time
+from mmm4rec.model.fused.gaps import gap_gate, gap_norm
+from mmm4rec.model.fused.time import kept_share, step_scale
 from mmm4rec.model.gaps import SOFT_EPS, GapGate, GapNorm, StepScale
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -297,7 +298,7 @@ def test_what_cannot_run_says_why() -> None:
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
 def test_a_cuda_graph_captures_them() -> None:
     for case in cases():
-        expected = run(case)
+        expected = [m.detach() for m in run(case)]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

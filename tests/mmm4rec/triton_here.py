@@ -59,7 +59,10 @@ def errors(found: Sequence[Tensor], expected: Sequence[Tensor], smallest: float 
 
 
 def captured(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-    """A CUDA graph of `both`, and the memory that its replay fills."""
+    """A CUDA graph of `both`, and the memory that its replay fills.
+
+    No autograd graph of the tensors may be alive: it would keep nodes of another stream, which cannot be captured.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

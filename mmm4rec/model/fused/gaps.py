@@ -1,6 +1,6 @@
 """`GapGate` and `GapNorm` of the time path as Triton kernels, each one forward and one backward.
 
-As in `fused_time`, the cost is the number of kernels: a program takes tiles of ROWS signals of L positions, computes in
+As in `fused.time`, the cost is the number of kernels: a program takes tiles of ROWS signals of L positions, computes in
 float32, draws its own dropout, and computes the forward values again in the backward kernel. The gradients of the
 weights are partial sums, one per program, and one sum of torch adds them.
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused_conv import on_device_of
-from mmm4rec.model.fused_time import blocks_of, gradients_of, kept_share, missing, seed_of, tile
+from mmm4rec.model.fused.conv import on_device_of
+from mmm4rec.model.fused.time import blocks_of, gradients_of, kept_share, missing, seed_of, tile
 
 ROWS = 32
 """Signals per tile."""
@@ -151,7 +151,7 @@ class _GapNorm(torch.autograd.Function):
         return None, None, None, None, None, *gradients_of(weights, sums)
 
 
-# One compiled kernel serves all numbers of signals N and all strides between them, as in `fused_time`.
+# One compiled kernel serves all numbers of signals N and all strides between them, as in `fused.time`.
 
 
 @triton.jit

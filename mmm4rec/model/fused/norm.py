@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused_conv import DTYPES, on_device_of
+from mmm4rec.model.fused.conv import DTYPES, on_device_of
 
 WIDEST = 1024
 """The largest width of a row: a program has whole rows in its registers."""
@@ -218,7 +218,7 @@ def _draw(x: Tensor, seed: Tensor | None, p: float) -> tuple[Tensor, float, floa
 def _strides(*tensors: Tensor) -> tuple[int, ...]:
     """The strides of the rows in units, and the unit, a power of two up to 16.
 
-    The unit is a constant of the kernel, so the compiler knows how the rows are aligned (see `fused_conv`).
+    The unit is a constant of the kernel, so the compiler knows how the rows are aligned (see `fused.conv`).
     """
     strides = [m.stride(0) for m in tensors]
     unit = math.gcd(*strides, 16)

@@ -1,4 +1,4 @@
-"""`StepScale` of the time path as one Triton kernel, forward and backward; `fused_gaps` has the other two modules.
+"""`StepScale` of the time path as one Triton kernel, forward and backward; `fused.gaps` has the other two modules.
 
 The gap signals are tiny, so their cost is the number of kernels. The result at one sequence and head is a function of
 the L numbers of its signal: a program takes tiles of such rows of one head, and a convolution over the positions is the
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused_conv import DTYPES, WIDEST, on_device_of
+from mmm4rec.model.fused.conv import DTYPES, WIDEST, on_device_of
 
 LONGEST = 64
 """The largest number of positions L."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused_conv import DTYPES, on_device_of
+from mmm4rec.model.fused.conv import DTYPES, on_device_of
 
 LONGEST = 64
 """The largest number of positions T."""

@@ -1,7 +1,7 @@
 """A state-space block between its two linear maps, as three Triton kernels forward and three backward.
 
 It computes what `mmm4rec.model.mmm4rec.TimeAwareSSD` and `StateSpace` compute between `inputs` and `out`: the
-convolution (`fused_conv`), the steps and the SSD (`fused_ssd`), the gate and the norm (`fused_norm`). The backward
+convolution (`fused.conv`), the steps and the SSD (`fused.ssd`), the gate and the norm (`fused.norm`). The backward
 kernels write into slices of one gradient of the projection. As separate functions, autograd would have to join it
 from the gradients of its parts, which are as large as everything else that the block reads.
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model import fused_conv, fused_norm, fused_ssd
-from mmm4rec.model.ssd import FORGOTTEN
+from mmm4rec.model.fused import conv as fused_conv
+from mmm4rec.model.fused import norm as fused_norm
+from mmm4rec.model.fused import ssd as fused_ssd
 
 
 class Sizes(NamedTuple):
@@ -58,35 +59,36 @@ def block(
     skip: Tensor,
     norm_weight: Tensor,
     eps: float,
+    floor: float,
     sizes: Sizes,
 ) -> Tensor:
     """RMSNorm(SSD(x, B, C) * silu(z)) * norm_weight [N,T,Din], contiguous and in the type of `projected`.
 
     projected [N,T,W] is z, xBC and dt side by side, in float32, bfloat16 or float16. x, B and C are the parts of
     silu(conv(xBC)), with conv_weight [C,w] and conv_bias [C]. The steps are softplus(dt * a + dt_bias), with dt_bias
-    [K] and a [N,K,L], L >= T (None: 1). A = -exp(A_log), A_log and skip [K], norm_weight [Din], eps > 0.
+    [K] and a [N,K,L], L >= T (None: 1). A = -exp(A_log), A_log and skip [K], norm_weight [Din], eps > 0. The log-decay of a step is at least `floor`.
 
     Raises:
         ConfigError: the kernels cannot run on these tensors (`missing` gives the reason).
     """
     if reason := missing(projected, conv_weight, sizes):
         raise ConfigError(reason)
-    arguments = (projected, a, conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight, eps, sizes)
+    arguments = (projected, a, conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight, eps, floor, sizes)
     return cast(Tensor, _Block.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor, a: Tensor | None, *arguments: Any) -> Tensor:
-        *weights, eps, sizes = arguments
+        *weights, eps, floor, sizes = arguments
         projected, weights = projected.contiguous(), [w.contiguous() for w in weights]
         conv_weight, conv_bias, dt_bias, A_log, skip, norm_weight = weights
         z, raw, dt = _parts(projected, sizes)
         mixed = fused_conv.convolve(raw, conv_weight, conv_bias, silu=True)
         x, B, C = _by_head(mixed, sizes)
-        y = fused_ssd.scan(x, dt, A_log, B, C, skip, FORGOTTEN, dt_bias, a).flatten(-2)
+        y = fused_ssd.scan(x, dt, A_log, B, C, skip, floor, dt_bias, a).flatten(-2)
         ctx.save_for_backward(projected, a, mixed, y, *weights)
-        ctx.eps, ctx.sizes = eps, sizes
+        ctx.eps, ctx.floor, ctx.sizes = eps, floor, sizes
         as_rows = fused_norm.as_rows
         return fused_norm.gate(as_rows(y), as_rows(z), norm_weight, eps, y.dtype).view(y.shape)
 
@@ -107,11 +109,11 @@ class _Block(torch.autograd.Function):
         # The kernel writes the T positions of the steps. Those after them have no influence.
         to_a = None if a is None else torch.zeros_like(a) if a.shape[2] > y.shape[1] else torch.empty_like(a)
         to_A, to_skip, to_bias = fused_ssd.scan_backward(
-            *(to_y.view(x.shape), x, dt, A_log, B, C, skip, FORGOTTEN, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
+            *(to_y.view(x.shape), x, dt, A_log, B, C, skip, ctx.floor, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
         )
         to_conv = fused_conv.convolve_backward(to_mixed, raw, conv_weight, conv_bias, True, to_raw)
         to_heads = (to_bias.to(dt_bias.dtype), to_A.to(A_log.dtype), to_skip.to(skip.dtype))
-        return to_projected, to_a, *to_conv, *to_heads, to_norm, None, None
+        return to_projected, to_a, *to_conv, *to_heads, to_norm, None, None, None
 
 
 def last_of_block(
@@ -124,6 +126,7 @@ def last_of_block(
     dt_bias: Tensor,
     A_log: Tensor,
     skip: Tensor,
+    floor: float,
     sizes: Sizes,
 ) -> Tensor:
     """SSD(x, B, C) at position last [N] int64 of each sequence -> [N,Din], in the type of `projected`.
@@ -137,7 +140,7 @@ def last_of_block(
     raw, _ = _content(projected, sizes)
     if reason := fused_conv.missing(raw, conv_weight) or fused_ssd.missing(*_content_by_head(raw, sizes)):
         raise ConfigError(reason)
-    arguments = (projected, C, last, a, conv_weight, conv_bias, dt_bias, A_log, skip, sizes)
+    arguments = (projected, C, last, a, conv_weight, conv_bias, dt_bias, A_log, skip, floor, sizes)
     return cast(Tensor, _LastOfBlock.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
@@ -146,15 +149,15 @@ class _LastOfBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, projected: Tensor, C: Tensor, last: Tensor, a: Tensor | None, *arguments: Any) -> Tensor:
-        *weights, sizes = arguments
+        *weights, floor, sizes = arguments
         projected, weights = projected.contiguous(), [w.contiguous() for w in weights]
         conv_weight, conv_bias, dt_bias, A_log, skip = weights
         raw, dt = _content(projected, sizes)
         mixed = fused_conv.convolve(raw, conv_weight, conv_bias, silu=True)
         C = C.to(mixed.dtype).contiguous()
-        y = fused_ssd.scan(*_scanned(mixed, dt, A_log, C, sizes), skip, FORGOTTEN, dt_bias, a).flatten(-2)
+        y = fused_ssd.scan(*_scanned(mixed, dt, A_log, C, sizes), skip, floor, dt_bias, a).flatten(-2)
         ctx.save_for_backward(projected, C, last, a, mixed, *weights)
-        ctx.sizes = sizes
+        ctx.floor, ctx.sizes = floor, sizes
         return y.gather(1, _place(last, y.shape[2]))[:, 0]
 
     @staticmethod
@@ -169,14 +172,14 @@ class _LastOfBlock(torch.autograd.Function):
         (to_raw, to_dt), (to_x, to_B) = _content(to_projected, ctx.sizes), _content_by_head(to_mixed, ctx.sizes)
         to_a = None if a is None else torch.zeros_like(a) if a.shape[2] > x.shape[1] else torch.empty_like(a)
         to_A, to_skip, to_bias = fused_ssd.scan_backward(
-            *(to_y.view(x.shape), x, dt, A, B, C_all, skip, FORGOTTEN, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
+            *(to_y.view(x.shape), x, dt, A, B, C_all, skip, ctx.floor, to_x, to_dt, to_B, to_C, dt_bias, a, to_a)
         )
         to_conv = fused_conv.convolve_backward(
             to_mixed, _content(projected, ctx.sizes)[0], conv_weight, conv_bias, True, to_raw
         )
         to_C = to_C.flatten(-2).gather(1, _place(last, C.shape[1]))[:, 0]
         to_heads = (to_bias.to(dt_bias.dtype), to_A.to(A_log.dtype), to_skip.to(skip.dtype))
-        return to_projected, to_C, None, to_a, *to_conv, *to_heads, None
+        return to_projected, to_C, None, to_a, *to_conv, *to_heads, None, None
 
 
 def _content(projected: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
@@ -195,7 +198,7 @@ def _content_by_head(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
 def _scanned(
     mixed: Tensor, dt: Tensor, A_log: Tensor, C: Tensor, sizes: Sizes
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The first arguments of `fused_ssd.scan`; C is the same at all positions, without a copy."""
+    """The first arguments of `fused.ssd.scan`; C is the same at all positions, without a copy."""
     x, B = _content_by_head(mixed, sizes)
     C_all = C.view(len(C), 1, sizes.groups, sizes.state).expand(-1, x.shape[1], -1, -1)
     return x, dt, A_log, B, C_all
