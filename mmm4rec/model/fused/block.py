@@ -66,7 +66,8 @@ def block(
 
     projected [N,T,W] is z, xBC and dt side by side, in float32, bfloat16 or float16. x, B and C are the parts of
     silu(conv(xBC)), with conv_weight [C,w] and conv_bias [C]. The steps are softplus(dt * a + dt_bias), with dt_bias
-    [K] and a [N,K,L], L >= T (None: 1). A = -exp(A_log), A_log and skip [K], norm_weight [Din], eps > 0. The log-decay of a step is at least `floor`.
+    [K] and a [N,K,L], L >= T (None: 1). A = -exp(A_log), A_log and skip [K], norm_weight [Din], eps > 0. The log-decay
+    of a step is at least `floor`.
 
     Raises:
         ConfigError: the kernels cannot run on these tensors (`missing` gives the reason).
