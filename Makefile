@@ -16,7 +16,7 @@ PARALLEL := --dist loadgroup --no-loadscope-reorder
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 ONE_MORE := $(shell expr $(WORKERS) + 1)
 
-.PHONY: help setup demo ui test test-all soak openclip recbole triton olddb screenshots check format docs lock clean
+.PHONY: help setup demo ui test test-all soak openclip recbole triton gpu olddb screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -70,6 +70,10 @@ recbole: setup ## compare GRU4Rec and SASRec with RecBole's, in an additional en
 triton: setup ## test the Triton kernels in Triton's interpreter, in an additional environment on top of .venv
 	$(call laid_over,$(TRITON),triton==3.9.0)
 	$(TRITON)/bin/python -m pytest tests/mmm4rec/test_triton*.py
+
+gpu: setup ## on a machine with a GPU: test the model and the encoders there, and print what it reaches
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 12 $(PARALLEL) -m "not long and not soak" tests/mmm4rec tests/features
+	$(BIN)/python -m benchmarks.gpu
 
 olddb: setup ## test that the oldest supported DuckDB, installed in a separate folder, opens the catalogue
 	$(PIP) install $(QUIETLY) --no-deps --upgrade --target $(OLDEST_DUCKDB) duckdb==1.2.0

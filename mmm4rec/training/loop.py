@@ -129,7 +129,8 @@ class Loop:
             config.accumulate,
             config.seed * 1_000_003 + number,
             tokens,
-            fixed_shapes=self.recorded is not None,
+            # On several GPUs too, although they record nothing: a part must not depend on the number of devices.
+            fixed_shapes=self.recorded is not None or self.fabric.device.type == "cuda",
         )
         for parts in islice(order, state.epoch_steps, None):
             self._step(number, parts)

@@ -80,6 +80,7 @@ class RecordedSteps:
         self.share, self.loss = weight.new_zeros(()), weight.new_zeros(())
         self.chosen: dict[int, Tensor] = {}
         self.items: StepItems | None = None
+        self.started = False
         self.recorded: dict[tuple[int, int] | str, Work] = {}
         self.seen: set[tuple[int, int]] = set()
 
@@ -90,7 +91,8 @@ class RecordedSteps:
             parts: the parts of the step, from `Examples.steps`.
             seed_of: the random seed of the part at a position; -1 stands for computing the item vectors.
         """
-        if not self.optimiser.state:
+        if not self.started:
+            self.started = True
             return self._first(parts, seed_of)
         if not self.in_batch:
             torch.manual_seed(seed_of(-1))
@@ -108,7 +110,7 @@ class RecordedSteps:
         return torch.stack(losses)
 
     def _first(self, parts: Sequence[Part], seed_of: Callable[[int], int]) -> Tensor:
-        """The first step, which creates the gradients and the state of the optimiser."""
+        """The first step of this process, which creates the gradients and, if need be, the state of the optimiser."""
         items = None
         if not self.in_batch:
             torch.manual_seed(seed_of(-1))
