@@ -11,6 +11,8 @@ from tests.conftest import REPOSITORY
 ROOMS = ("pipelines", "features", "mmm4rec", "warehouse")
 FILES = sorted(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
+LINES_OF_A_KERNEL = 80
+"""A kernel in Triton keeps its tiles in registers, and its arguments alone are ten lines."""
 
 
 def _named(path: Path) -> str:
@@ -28,7 +30,8 @@ def test_no_function_is_too_long() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > LINES_OF_A_FUNCTION:
+                kernel = path.parent.name == "fused" and bool(node.decorator_list)
+                if lines > (LINES_OF_A_KERNEL if kernel else LINES_OF_A_FUNCTION):
                     long[f"{_named(path)}: {node.name}"] = lines
     assert long == {}
 

@@ -83,7 +83,7 @@ def short_ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: T
 
 
 def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
-    """Why our kernels of the norms (`mmm4rec.model.fused.norm`) cannot run on rows of this width; None if they can."""
+    """Why our kernels of the norms (`fused.norm`) cannot run on rows of this width; None if they can."""
     if torch.compiler.is_compiling():
         return "torch.compile fuses the norms itself"
     if (reason := _triton_missing(device, dtype)) is not None:
@@ -94,7 +94,7 @@ def fused_norms_missing(device: torch.device, dtype: torch.dtype, width: int) ->
 
 
 def fused_time_missing(D: Tensor, conv_width: int = 1) -> str | None:
-    """Why our kernels of the time path (`mmm4rec.model.fused.time`, `fused.gaps`) cannot run on a signal D [N,K,L] or
+    """Why our kernels of the time path (`fused.time`, `fused.gaps`) cannot run on a signal D [N,K,L] or
     [N,L]; None if they can."""
     if torch.compiler.is_compiling():
         return "torch.compile fuses the time path itself"
@@ -108,7 +108,7 @@ def fused_time_missing(D: Tensor, conv_width: int = 1) -> str | None:
 def fused_block_missing(
     device: torch.device, dtype: torch.dtype, length: int, widest: int, inner: int, conv: torch.nn.Conv1d
 ) -> str | None:
-    """Why `mmm4rec.model.fused.block` cannot run on `length` positions, heads and states up to `widest`, rows of width
+    """Why `fused.block` cannot run on `length` positions, heads and states up to `widest`, rows of width
     `inner` and this convolution; None if it can run."""
     return (
         fused_norms_missing(device, dtype, inner)

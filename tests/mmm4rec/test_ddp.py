@@ -140,8 +140,8 @@ class FailsInTheMiddle(FailsInOne):
 
 
 class ThreeSteps(Examples):
-    def steps(self, *given: Any) -> Iterator[list[Part]]:
-        yield from islice(super().steps(*given), 3)
+    def steps(self, *given: Any, **named: Any) -> Iterator[list[Part]]:
+        yield from islice(super().steps(*given, **named), 3)
         raise RuntimeError("the second process lost its disk")
 
 
