@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmm4rec.data.domain import DomainData
-from mmm4rec.data.examples import tokens_on
+from mmm4rec.data.examples import TOKENS
+from mmm4rec.devices import on_device
 from mmm4rec.model.recommender import Recommender, StepItems
 from mmm4rec.training.gradient import accumulate, part_seed
 from mmm4rec.training.recording import RecordedSteps, recorder_for
@@ -30,7 +31,7 @@ class Steps:
     ) -> None:
         self.model, self.batch, self.accumulate, self.in_batch = model, batch, accumulate, in_batch
         self.device, self.narrow = model.device, precision == "bf16-mixed"
-        self.tokens = tokens or tokens_on(model.device)
+        self.tokens = tokens or on_device(model.device, TOKENS)
         self.examples = domain.examples("training", model.config.length).to(model.device)
         self.optimiser = torch.optim.NAdam(
             model.parameters(),

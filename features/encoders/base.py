@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ words up, for example to a multiple of 64."""
 TRIAL = ["a mug", "a mug and a lamp"]
 """Texts that are encoded when a model is opened, because missing settings of a tokenizer are noticed only when it pads
 texts for the first time."""
+
+
+class Options(TypedDict):
+    """The arguments of :class:`TorchEncoder`, for its subclasses."""
+
+    device: str
+    precision: Precision
+    decoding: NotRequired[Decoding]
 
 
 class TorchEncoder:

@@ -2,15 +2,22 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from features.encoders.base import TRIAL, TorchEncoder, check_vocabulary, check_weights, image_configuration, loading
+from features.encoders.base import (
+    TRIAL,
+    Options,
+    TorchEncoder,
+    check_vocabulary,
+    check_weights,
+    image_configuration,
+    loading,
+)
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
-from features.settings import Decoding, Precision
 
 
 class ClipEncoder(TorchEncoder):
@@ -26,17 +33,8 @@ class ClipEncoder(TorchEncoder):
         FeatureError: its files cannot be loaded, or weights are missing.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: EncoderFiles,
-        *,
-        device: str,
-        precision: Precision,
-        tokens: int,
-        decoding: Decoding = "pillow",
-    ) -> None:
-        super().__init__(device=device, precision=precision, decoding=decoding)
+    def __init__(self, folder: Path, files: EncoderFiles, *, tokens: int, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
         with loading(folder):
             from transformers import AutoImageProcessor, AutoModel
 

@@ -2,17 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from features.encoders.base import TorchEncoder, loading
+from features.encoders.base import Options, TorchEncoder, loading
 from features.encoders.models import OPEN_CLIP, read_json, unreadable
 from features.encoders.preparation import Preparation, scaling
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
 from features.errors import FeatureError
-from features.settings import Decoding, Precision
 
 _FILTERS = {"bicubic": 3, "bilinear": 2}
 
@@ -30,17 +29,8 @@ class OpenClipEncoder(TorchEncoder):
         FeatureError: open_clip is not installed, or the folder's files cannot be loaded.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: EncoderFiles,
-        *,
-        device: str,
-        precision: Precision,
-        tokens: int,
-        decoding: Decoding = "pillow",
-    ) -> None:
-        super().__init__(device=device, precision=precision, decoding=decoding)
+    def __init__(self, folder: Path, files: EncoderFiles, *, tokens: int, **common: Unpack[Options]) -> None:
+        super().__init__(**common)
         self._cut = tokens
         try:
             import open_clip

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from features.encoders.base import (
     TRIAL,
+    Options,
     TorchEncoder,
     check_vocabulary,
     check_weights,
@@ -19,7 +20,6 @@ from features.encoders.base import (
 from features.encoders.models import modules_of, unreadable
 from features.encoders.preparation import Preparation
 from features.encoders.protocol import EncoderFiles, EncoderIdentity
-from features.settings import Decoding, Precision
 
 
 class SentenceTransformersEncoder(TorchEncoder):
@@ -35,17 +35,8 @@ class SentenceTransformersEncoder(TorchEncoder):
         FeatureError: its files cannot be loaded, or weights or words are missing.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: EncoderFiles,
-        *,
-        device: str,
-        precision: Precision,
-        tokens: int,
-        decoding: Decoding = "pillow",
-    ) -> None:
-        super().__init__(device=device, precision=precision, decoding=decoding)
+    def __init__(self, folder: Path, files: EncoderFiles, *, tokens: int, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
         with loading(folder):
             from sentence_transformers import SentenceTransformer
 

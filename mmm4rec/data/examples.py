@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from mmm4rec.devices import on_device
+
 Split = Literal["training", "validation", "test", "everything"]
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 15}
@@ -22,11 +24,6 @@ FIXED_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 SMALLEST_SHARE, SMALLEST_ROWS = 8, 256
 """Parts of fixed shapes have at least 1/8 of the rows of a step and at least so many rows, unless `TOKENS` forbids it.
 Smaller parts take as long as their kernels take to start."""
-
-
-def tokens_on(device: torch.device) -> int:
-    """The `TOKENS` of a device. Any accelerator counts as a GPU."""
-    return TOKENS.get(device.type, TOKENS["cuda"])
 
 
 def _runs(lengths: Sequence[int], most: int, tokens: int | None) -> Iterator[tuple[slice, int]]:
@@ -87,7 +84,7 @@ class Batch(NamedTuple):
     def pieces(self) -> Iterator[tuple[slice, "Batch"]]:
         """Rows in order and their batches, each within the padded positions that a part may have. Rows sorted by length
         give few batches with little padding."""
-        tokens = tokens_on(self.items.device)
+        tokens = on_device(self.items.device, TOKENS)
         if self.items.numel() <= tokens:
             yield slice(0, len(self.items)), self
             return

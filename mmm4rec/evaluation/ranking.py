@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmm4rec.data.domain import DomainData
 from mmm4rec.data.examples import Examples, Split
+from mmm4rec.devices import on_device
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.results import Metrics, Ranking
 from mmm4rec.evaluation.top_k import TopKCounts
@@ -54,11 +55,11 @@ def ranks_by_counting(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but items are 1..{rows - 1} (0 is padding): "
             "build core/sequences again"
         )
-    block = min(rows, item_block or _on(labels.device, ITEM_BLOCK))
+    block = min(rows, item_block or on_device(labels.device, ITEM_BLOCK))
     starts = range(0, rows, block)
     ranks = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
     broken = torch.zeros((), dtype=torch.bool, device=labels.device)
-    for part in _split(labels.argsort(stable=True), _on(labels.device, USER_BLOCK)):
+    for part in _split(labels.argsort(stable=True), on_device(labels.device, USER_BLOCK)):
         label = labels[part]
         # The label's score comes from the same matrix product as the scores it is compared with: another product of the
         # same numbers may differ in the last bit and break ties. The labels are sorted, so they lie in few blocks.
@@ -91,11 +92,6 @@ def ranks_by_counting(
     return ranks
 
 
-def _on(device: torch.device, sizes: dict[str, int]) -> int:
-    """The size for a device. Any accelerator counts as a GPU."""
-    return sizes.get(device.type, sizes["cuda"])
-
-
 def _split(index: Tensor, size: int) -> tuple[Tensor, ...]:
     """Pieces of at most `size`. An empty index gives no piece (`torch.split` would give one)."""
     return torch.split(index, size) if len(index) else ()
@@ -109,7 +105,7 @@ def encode_users(model: Recommender, examples: Examples, index: Tensor) -> Tenso
 
 def _encode(model: Recommender, examples: Examples, index: Tensor) -> Tensor:
     # Sorted by length, so that a batch does not compute positions that none of its rows needs.
-    size = _on(index.device, USER_BATCH)
+    size = on_device(index.device, USER_BATCH)
     order = torch.sort((examples.label[index] - examples.first[index]).clamp(max=examples.length), stable=True)
     batches = [
         examples.batch(index[part], int(lengths[-1]), model.rules.label_time_is_input)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmm4rec.devices import on_device
 from mmm4rec.model.compat import Rules
 from mmm4rec.model.ssd import widened
 
@@ -28,7 +29,7 @@ class _FullCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, users: Tensor, table: Tensor, labels: Tensor, padding_is_candidate: bool) -> Tensor:
         to_users, to_table = torch.empty_like(users), torch.zeros_like(table)
         losses = []
-        rows = max(1, BLOCK.get(users.device.type, BLOCK["cuda"]) // len(table))
+        rows = max(1, on_device(users.device, BLOCK) // len(table))
         for some, label, gradient in zip(
             *(torch.split(whole, rows) for whole in (users, labels, to_users)), strict=True
         ):

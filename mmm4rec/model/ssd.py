@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmm4rec.config import SSDForm
+from mmm4rec.devices import on_device
 from mmm4rec.errors import ConfigError
 from mmm4rec.model.kernels import SCAN, Choice, chunk_scan, short_ssd, short_ssd_missing
 
@@ -53,7 +54,7 @@ def choose(
     if override != "auto":
         return Choice(override, f"ssd_form is set to {override}")
     form = _fastest(length, device, dtype)
-    limit = _limit(device)
+    limit = on_device(device, QUADRATIC_UP_TO)
     if form == "short":
         return Choice(form, f"{length} positions: our kernel keeps the matrices of a head in registers")
     if form == "quadratic":
@@ -176,16 +177,12 @@ _FORMS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _limit(device: torch.device) -> int:
-    return QUADRATIC_UP_TO["cpu" if device.type == "cpu" else "cuda"]
-
-
 def _fastest(length: int, device: torch.device, dtype: torch.dtype, widest: int = 1) -> SSDForm:
     """`choose` without the reason, which a compiled model does not need to trace. `widest`: head width and state."""
     compiled = torch.compiler.is_compiling()
     if device.type == "cuda" and not compiled and short_ssd_missing(device, dtype, length, widest) is None:
         return "short"
-    if length <= _limit(device):
+    if length <= on_device(device, QUADRATIC_UP_TO):
         return "quadratic"
     return "chunked" if device.type == "cpu" or SCAN.missing(device, dtype) else "triton"
 

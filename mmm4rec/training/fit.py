@@ -110,7 +110,7 @@ def fit(
 def _ssd_form(model_config: RecommenderConfig, train_config: TrainConfig, device: torch.device) -> Choice | None:
     if not model_of(model_config).has_state_space:
         return None
-    dtype = activations_in(precision_on(device.type, train_config))
+    dtype = activations_in(precision_on(device, train_config))
     return choose(model_config.length, train_config.ssd_form, device, dtype)
 
 

@@ -16,7 +16,8 @@ import torch
 
 from mmm4rec.config import TrainConfig
 from mmm4rec.data.domain import DomainData
-from mmm4rec.data.examples import Examples, Part, tokens_on
+from mmm4rec.data.examples import TOKENS, Examples, Part
+from mmm4rec.devices import on_device
 from mmm4rec.errors import ModelError
 from mmm4rec.evaluation.ranking import evaluate
 from mmm4rec.evaluation.results import Metrics
@@ -62,7 +63,7 @@ class Loop:
         """
         self.fabric, self.model, self.domain, self.config = fabric, model, domain, config
         self.send = send if fabric.is_global_zero else _send_nothing
-        self.precision = precision_on(fabric.device.type, config)
+        self.precision = precision_on(fabric.device, config)
         self.examples = training_examples(domain, model.config.length, config)
         self.batches = math.ceil(len(self.examples) / config.batch_size)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
@@ -123,7 +124,7 @@ class Loop:
         started = time.perf_counter()
         self.wrapped_model.train()
         # The in-batch loss compares the examples of a batch, so it needs whole batches.
-        tokens = None if config.loss == "in_batch" else tokens_on(self.fabric.device)
+        tokens = None if config.loss == "in_batch" else on_device(self.fabric.device, TOKENS)
         order = self.examples.steps(
             config.batch_size,
             config.accumulate,
@@ -136,16 +137,15 @@ class Loop:
             self._step(number, parts)
             state.optimiser_steps += 1
             state.epoch_steps += 1
-            if len(self.losses) >= LOOK_EVERY.get(self.fabric.device.type, LOOK_EVERY["cuda"]):
-                self._look_at_losses(number)
+            if len(self.losses) >= on_device(self.fabric.device, LOOK_EVERY):
+                self._look_at_losses()
             done = (number - 1) * self.steps_per_epoch + state.epoch_steps
             self.send("progress", (done, config.epochs * self.steps_per_epoch))
-            if state.epoch_steps < self.steps_per_epoch and self.state_folder and self._save_is_due():
-                self._look_at_losses(number)
+            if state.epoch_steps < self.steps_per_epoch:
                 state.training_seconds += time.perf_counter() - started
-                self._save(self.state_folder)
+                self._save_if_due()
                 started = time.perf_counter()
-        self._look_at_losses(number)
+        self._look_at_losses()
         mean = state.epoch_loss / len(self.examples)
         state.examples += len(self.examples)
         state.epoch_steps, state.epoch_loss = 0, 0.0
@@ -180,7 +180,7 @@ class Loop:
         with self.fabric.autocast():
             return self.model.step_items()
 
-    def _look_at_losses(self, epoch: int) -> None:
+    def _look_at_losses(self) -> None:
         """Add the losses of the last optimiser steps to those of the epoch.
 
         Raises:
@@ -192,7 +192,7 @@ class Loop:
         self.losses.clear()
         for step, loss in enumerate(losses, self.state.epoch_steps - len(losses)):
             if not math.isfinite(loss):
-                first = step * self.config.accumulate + 1
+                epoch, first = self.state.history[-1].epoch + 1, step * self.config.accumulate + 1
                 last = min(first + self.config.accumulate - 1, self.batches)
                 raise DivergedError(
                     f"{self.domain.name}: the loss is not finite at epoch {epoch}, batch {first}"
@@ -217,8 +217,7 @@ class Loop:
             state.stopped = f"no better {config.metric} in {config.patience} validations"
         elif number >= config.epochs:
             state.stopped = "epoch cap"
-        if self.state_folder and self._save_is_due():
-            self._save(self.state_folder)
+        self._save_if_due()
 
     def _validate(self) -> Metrics:
         """Validate on the first device and send the result to all, so that every device decides the same."""
@@ -261,11 +260,13 @@ class Loop:
         if self.config.loggers:
             self.fabric.log_dict(values, step=epoch.epoch)
 
-    def _save_is_due(self) -> bool:
-        return self.fabric.is_global_zero and time.perf_counter() - self.saved_at >= self.state_seconds
-
-    def _save(self, folder: StateFolder) -> None:
-        folder.save(*self.state.to_saved(self.model, self.optimiser))
+    def _save_if_due(self) -> None:
+        if self.state_folder is None or not self.fabric.is_global_zero:
+            return
+        if time.perf_counter() - self.saved_at < self.state_seconds:
+            return
+        self._look_at_losses()  # the saved state contains them
+        self.state_folder.save(*self.state.to_saved(self.model, self.optimiser))
         self.saved_at = time.perf_counter()
 
 

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 import torch
 
 from mmm4rec.config import TrainConfig
+from mmm4rec.devices import on_device
 
 AUTO = {"cpu": "32-true", "cuda": "tf32"}
-"""The precision that `auto` stands for, by device. Any accelerator counts as a GPU."""
+"""The precision that `auto` stands for, by device."""
 
 
-def precision_on(device_type: str, config: TrainConfig) -> str:
+def precision_on(device: torch.device, config: TrainConfig) -> str:
     """The precision on a device: that of `config`, or what `auto` stands for there."""
-    return AUTO.get(device_type, AUTO["cuda"]) if config.precision == "auto" else config.precision
+    return on_device(device, AUTO) if config.precision == "auto" else config.precision
 
 
 def activations_in(precision: str) -> torch.dtype:

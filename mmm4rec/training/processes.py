@@ -49,7 +49,7 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     if config.devices > 1:
         # No broadcast: the buffers are the features, equal everywhere, and sending them would cost more than the step.
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-    precision: Any = precision_on("cuda" if gpus and config.device != "cpu" else "cpu", config)
+    precision: Any = precision_on(torch.device("cuda" if gpus and config.device != "cpu" else "cpu"), config)
     return Fabric(
         accelerator=config.device,
         devices=config.devices,

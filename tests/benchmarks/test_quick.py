@@ -27,6 +27,7 @@ ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss
         ("store", {"folder_publish_ms", "bucket_open_cold_mb_per_second", "bucket_publish_requests"}),
         ("ranking", {"speedup", "peak_rss_gib"}),
         ("ssd", {"slope"}),
+        ("launches", {"launches_per_step", "published_launches_per_step", "recordings_per_step"}),
         ("transfer", {"default_finetuned_NDCG@10", "published_scratch_without_id_NDCG@10"}),
     ],
 )

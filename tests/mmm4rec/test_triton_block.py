@@ -1,6 +1,8 @@
 """The fused block against the model's own block on the CPU in float64, value and gradients: on a GPU if there is one,
 else in Triton's interpreter. `make triton` runs this file without a GPU."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,16 @@ from mmm4rec.errors import ConfigError
 from mmm4rec.model.mmm4rec import TimeAwareSSD
 from mmm4rec.model.ssd import FORGOTTEN
 from mmm4rec.model.state_space import RMS_EPS
-from tests.mmm4rec.triton_here import DEVICE, GPU, HALF, both, captured, errors, leaves, normal
+from tests.mmm4rec.triton_here import (
+    DEVICE,
+    GPU,
+    HALF,
+    assert_captured,
+    both,
+    errors,
+    leaves,
+    normal,
+)
 
 # isort: split
 from mmm4rec.model.fused import ssd as fused_ssd
@@ -117,10 +128,4 @@ def test_no_rows_and_wrong_sizes() -> None:
 def test_a_cuda_graph_captures_it() -> None:
     raw, gradient = tensors_of(9, LENGTH, True, 0)
     tensors, gradient = leaves(raw, torch.float32), gradient.to(DEVICE)
-    expected = [m.detach() for m in both(fused, tensors, gradient)]
-    graph, results = captured(fused, tensors, gradient)
-    for tensor in results:
-        tensor.detach().zero_()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert all(torch.equal(one, other) for one, other in zip(results, expected, strict=True))
+    assert_captured(partial(both, fused, tensors, gradient))

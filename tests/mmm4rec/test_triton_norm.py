@@ -3,6 +3,7 @@ in Triton's interpreter. `make triton` runs this file without a GPU."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from tests.mmm4rec.triton_here import (
     HALF,
     TOLERANCES,
     Form,
+    assert_captured,
+    assert_same_bits,
+    assert_takes_an_expanded_gradient,
     both,
     captured,
     errors,
@@ -202,22 +206,13 @@ def cases() -> list[tuple[Form, list[Tensor], Tensor]]:
 
 
 def test_the_same_inputs_give_the_same_bits_with_and_without_autocast() -> None:
-    for form, tensors, gradient in cases():
-        first, second = both(form, tensors, gradient), both(form, tensors, gradient)
-        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-            third = both(form, tensors, gradient)
-        for one, *others in zip(first, second, third, strict=True):
-            assert all(torch.equal(one, other) for other in others)
+    for case in cases():
+        assert_same_bits(partial(both, *case))
 
 
 def test_a_gradient_without_strides_of_its_own() -> None:
-    """That of a sum is one number, expanded."""
-    for form, tensors, gradient in cases():
-        ones = torch.ones_like(gradient)
-        for one, other in zip(
-            torch.autograd.grad(form(*tensors).sum(), tensors), both(form, tensors, ones)[1:], strict=True
-        ):
-            torch.testing.assert_close(one, other)
+    for case in cases():
+        assert_takes_an_expanded_gradient(*case)
 
 
 def test_a_shared_gradient_is_not_added_twice() -> None:
@@ -271,14 +266,8 @@ def test_what_cannot_run_says_why() -> None:
 
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
 def test_a_cuda_graph_captures_them() -> None:
-    for form, tensors, gradient in cases():
-        expected = [m.detach() for m in both(form, tensors, gradient)]
-        graph, results = captured(form, tensors, gradient)
-        for tensor in results:
-            tensor.detach().zero_()
-        graph.replay()
-        torch.cuda.synchronize()
-        assert all(torch.equal(one, other) for one, other in zip(results, expected, strict=True))
+    for case in cases():
+        assert_captured(partial(both, *case))
 
 
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
@@ -289,7 +278,7 @@ def test_a_cuda_graph_draws_fresh_masks() -> None:
         seed = torch.randint(2**62, (1,), device=DEVICE)
         return dropped_norm(x, (), one, one * 0, EPS, 0.5, seed, torch.float32)
 
-    graph, (y, _) = captured(run, [x.requires_grad_()], torch.ones_like(x))
+    graph, (y, _) = captured(partial(both, run, [x.requires_grad_()], torch.ones_like(x)))
     graph.replay()
     first = y.detach().clone()
     graph.replay()

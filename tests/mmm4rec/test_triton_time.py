@@ -2,6 +2,7 @@
 this file without a GPU."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.mmm4rec.triton_here import DEVICE, EXAMPLES, GPU, HALF, errors  # isort: skip  (before triton is imported)
+from tests.mmm4rec.triton_here import (  # isort: skip  (before triton is imported)
+    DEVICE,
+    EXAMPLES,
+    GPU,
+    HALF,
+    assert_captured,
+    assert_same_bits,
+    errors,
+)
 
 import triton
 import triton.language as tl
@@ -242,11 +251,7 @@ def run(case: tuple) -> list[Tensor]:
 
 def test_the_same_inputs_give_the_same_bits_with_and_without_autocast() -> None:
     for case in cases():
-        first, second = run(case), run(case)
-        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-            third = run(case)
-        for one, *others in zip(first, second, third, strict=True):
-            assert all(torch.equal(one, other) for other in others)
+        assert_same_bits(partial(run, case))
 
 
 def test_without_a_seed_or_a_rate_nothing_is_dropped() -> None:
@@ -298,20 +303,7 @@ def test_what_cannot_run_says_why() -> None:
 @pytest.mark.skipif(not GPU, reason="no GPU: CUDA graphs need one")
 def test_a_cuda_graph_captures_them() -> None:
     for case in cases():
-        expected = [m.detach() for m in run(case)]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            run(case)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = run(case)
-        for tensor in captured:
-            tensor.detach().zero_()
-        graph.replay()
-        torch.cuda.synchronize()
-        assert all(torch.equal(one, other) for one, other in zip(captured, expected, strict=True))
+        assert_captured(partial(run, case))
 
 
 def test_gaps_in_seconds() -> None:

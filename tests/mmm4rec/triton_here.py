@@ -58,17 +58,44 @@ def errors(found: Sequence[Tensor], expected: Sequence[Tensor], smallest: float 
     return [((a - b).abs().max() / s).item() for a, b, s in zip(found, expected, scales, strict=True)]
 
 
-def captured(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-    """A CUDA graph of `both`, and the memory that its replay fills.
+def assert_same_bits(run: Callable[[], list[Tensor]]) -> None:
+    """The same numbers each time, under autocast too."""
+    first, second = run(), run()
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+        third = run()
+    for one, *others in zip(first, second, third, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+def assert_takes_an_expanded_gradient(form: Form, tensors: Sequence[Tensor], gradient: Tensor) -> None:
+    """The gradient of a sum is one number, expanded."""
+    expected = both(form, tensors, torch.ones_like(gradient))[1:]
+    for one, other in zip(torch.autograd.grad(form(*tensors).sum(), tensors), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def assert_captured(run: Callable[[], list[Tensor]]) -> None:
+    """A CUDA graph of `run` repeats its numbers."""
+    expected = [m.detach() for m in run()]
+    graph, results = captured(run)
+    for tensor in results:
+        tensor.detach().zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(one, other) for one, other in zip(results, expected, strict=True))
+
+
+def captured(run: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+    """A CUDA graph of `run`, and the memory that its replay fills.
 
     No autograd graph of the tensors may be alive: it would keep nodes of another stream, which cannot be captured.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        both(form, tensors, gradient)
+        run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = both(form, tensors, gradient)
+        results = run()
     return graph, results

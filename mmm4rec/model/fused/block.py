@@ -19,6 +19,7 @@ from mmm4rec.errors import ConfigError
 from mmm4rec.model.fused import conv as fused_conv
 from mmm4rec.model.fused import norm as fused_norm
 from mmm4rec.model.fused import ssd as fused_ssd
+from mmm4rec.model.picking import at
 
 
 class Sizes(NamedTuple):
@@ -159,7 +160,7 @@ class _LastOfBlock(torch.autograd.Function):
         y = fused_ssd.scan(*_scanned(mixed, dt, A_log, C, sizes), skip, floor, dt_bias, a).flatten(-2)
         ctx.save_for_backward(projected, C, last, a, mixed, *weights)
         ctx.floor, ctx.sizes = floor, sizes
-        return y.gather(1, _place(last, y.shape[2]))[:, 0]
+        return at(y, last)
 
     @staticmethod
     @once_differentiable
@@ -168,7 +169,8 @@ class _LastOfBlock(torch.autograd.Function):
         conv_weight, conv_bias, dt_bias, A_log, skip = weights
         x, dt, A, B, C_all = _scanned(mixed, _content(projected, ctx.sizes)[1], A_log, C, ctx.sizes)
         to_y = mixed.new_zeros(*mixed.shape[:2], ctx.sizes.inner)
-        to_y.scatter_(1, _place(last, to_y.shape[2]), gradient[:, None].to(to_y.dtype))
+        place = last[:, None, None].expand(-1, 1, ctx.sizes.inner)
+        to_y.scatter_(1, place, gradient[:, None].to(to_y.dtype))
         to_projected, to_mixed, to_C = torch.empty_like(projected), torch.empty_like(mixed), torch.empty_like(C_all)
         (to_raw, to_dt), (to_x, to_B) = _content(to_projected, ctx.sizes), _content_by_head(to_mixed, ctx.sizes)
         to_a = None if a is None else torch.zeros_like(a) if a.shape[2] > x.shape[1] else torch.empty_like(a)
@@ -178,7 +180,7 @@ class _LastOfBlock(torch.autograd.Function):
         to_conv = fused_conv.convolve_backward(
             to_mixed, _content(projected, ctx.sizes)[0], conv_weight, conv_bias, True, to_raw
         )
-        to_C = to_C.flatten(-2).gather(1, _place(last, C.shape[1]))[:, 0]
+        to_C = at(to_C.flatten(-2), last)
         to_heads = (to_bias.to(dt_bias.dtype), to_A.to(A_log.dtype), to_skip.to(skip.dtype))
         return to_projected, to_C, None, to_a, *to_conv, *to_heads, None, None
 
@@ -203,11 +205,6 @@ def _scanned(
     x, B = _content_by_head(mixed, sizes)
     C_all = C.view(len(C), 1, sizes.groups, sizes.state).expand(-1, x.shape[1], -1, -1)
     return x, dt, A_log, B, C_all
-
-
-def _place(last: Tensor, width: int) -> Tensor:
-    """The index [N,1,W] of `gather` and `scatter_` for the positions last [N]."""
-    return last[:, None, None].expand(-1, 1, width)
 
 
 def _parts(projected: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,8 +8,6 @@ The module imports triton, which is an optional package: import this module only
 operation that autocast changes.
 """
 
-import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -19,10 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
+from mmm4rec.model.fused.launching import DTYPES, blocks_of, in_units, on_device_of
 
 WIDEST = 8
 """The largest width W: a thread holds W inputs, W weights and W sums in registers."""
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHANNELS = 128
 """Channels per program. 32 or 16 threads with 16 bytes each read them in one piece."""
 THREADS = 128
@@ -77,7 +75,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     # Each thread reads 16 bytes.
     rows, channels = _tile(x, THREADS * 16 // x.element_size())
-    grid = (_blocks(len(x), rows), _blocks(x.shape[2], channels))
+    grid = (blocks_of(len(x), rows), blocks_of(x.shape[2], channels))
     with on_device_of(x):
         _forward[grid](
             *(x, weight, bias, y, *x.shape, *_strides(x)),
@@ -94,22 +92,28 @@ def convolve_backward(
     width = weight.shape[1]
     # Four elements per thread in all types: with more, the sums of the weights would not fit in the registers.
     rows, channels = _tile(x, THREADS * 4)
-    programs = min(_blocks(len(x), rows), PARTIAL_SUMS)
+    programs = min(blocks_of(len(x), rows), PARTIAL_SUMS)
     sums = torch.empty(programs, width + 1, x.shape[2], dtype=torch.float32, device=x.device)
-    grid = (programs, _blocks(x.shape[2], channels))
+    grid = (programs, blocks_of(x.shape[2], channels))
     with on_device_of(x):
         _backward[grid](
-            *(x, weight, bias, gradient, to_x, sums, *x.shape, *_strides(x), *_strides(gradient), *_strides(to_x)),
+            *(
+                x,
+                weight,
+                bias,
+                gradient,
+                to_x,
+                sums,
+                *x.shape,
+                *_strides(x),
+                *_strides(gradient),
+                *_strides(to_x),
+            ),
             *(width, silu, rows, channels),
             num_warps=THREADS // 32,
         )
     total = sums.sum(0)
     return total[:width].T.to(weight.dtype), total[width].to(bias.dtype)
-
-
-def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device: make it the device of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _last_dense(x: Tensor) -> Tensor:
@@ -122,19 +126,9 @@ def _tile(x: Tensor, elements: int) -> tuple[int, int]:
     return min(elements // channels, triton.next_power_of_2(max(1, len(x)))), channels
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    """The strides of the first two dimensions in units, and the unit, a power of two up to 16.
-
-    The unit is a constant of the kernel, so the compiler knows how the rows are aligned. By itself it finds only
-    strides that are multiples of 16, and a slice of a projection with 8 heads has others.
-    """
-    unit = math.gcd(x.stride(0), x.stride(1), 16)
-    return x.stride(0) // unit, x.stride(1) // unit, unit
-
-
-def _blocks(count: int, size: int) -> int:
-    """At least one, because an empty grid cannot be launched."""
-    return max(1, -(-count // size))
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Of the first two dimensions, in units."""
+    return in_units(*x.stride()[:2])
 
 
 # One compiled kernel serves all numbers of sequences B and positions T: without `do_not_specialize`, 1 and the

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused.conv import on_device_of
-from mmm4rec.model.fused.time import blocks_of, gradients_of, kept_share, missing, seed_of, tile
+from mmm4rec.model.fused.launching import blocks_of, on_device_of
+from mmm4rec.model.fused.time import gradients_of, kept_share, missing, seed_of, tile
 
 ROWS = 32
 """Signals per tile."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused.conv import DTYPES, on_device_of
+from mmm4rec.model.fused.launching import DTYPES, blocks_of, in_units, on_device_of
 
 WIDEST = 1024
 """The largest width of a row: a program has whole rows in its registers."""
@@ -103,7 +103,7 @@ class _DroppedNorm(torch.autograd.Function):
         parts = weight.numel() // x.shape[-1]
         count = len(flat[0]) // parts
         rows, columns = _tile(x.shape[-1], 16)
-        grid = (_blocks(count, rows), parts)
+        grid = (blocks_of(count, rows), parts)
         with on_device_of(x):
             _norm_forward[grid](
                 *(*_three(flat), weight, bias, y, *_draw(flat[0], seed, p), count, *_strides(*_three(flat))),
@@ -124,7 +124,7 @@ class _DroppedNorm(torch.autograd.Function):
         apart = bool(others) and (seed is not None or others[0].dtype != x.dtype)
         to_others = torch.empty(ctx.shape, dtype=others[0].dtype, device=x.device) if apart else to_x
         rows, columns = _tile(x.shape[1], 8)
-        programs = max(1, min(_blocks(len(x) // parts, rows), PARTIAL_SUMS // parts))
+        programs = max(1, min(blocks_of(len(x) // parts, rows), PARTIAL_SUMS // parts))
         sums = torch.empty(programs, 2, parts, x.shape[1], dtype=torch.float32, device=x.device)
         with on_device_of(x):
             _norm_backward[programs, parts](
@@ -177,7 +177,7 @@ def gate(y: Tensor, z: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -
     out = torch.empty(y.shape, dtype=dtype, device=y.device)
     rows, columns = _tile(y.shape[1], 16)
     with on_device_of(y):
-        _gate_forward[(_blocks(len(y), rows),)](
+        _gate_forward[(blocks_of(len(y), rows),)](
             *(y, z, weight, out, len(y), *_strides(y, z), y.shape[1], eps, rows, columns), num_warps=WARPS
         )
     return out
@@ -188,7 +188,7 @@ def gate_backward(
 ) -> Tensor:
     """Write the gradients of y and z [N,W] into `to_y` and `to_z` (slices with dense columns); that of the weight."""
     rows, columns = _tile(y.shape[1], 8)
-    programs = min(_blocks(len(y), rows), PARTIAL_SUMS)
+    programs = min(blocks_of(len(y), rows), PARTIAL_SUMS)
     sums = torch.empty(programs, y.shape[1], dtype=torch.float32, device=y.device)
     with on_device_of(y):
         _gate_backward[(programs,)](
@@ -215,14 +215,9 @@ def _draw(x: Tensor, seed: Tensor | None, p: float) -> tuple[Tensor, float, floa
     return x if seed is None else seed, p, 1 / (1 - p)
 
 
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    """The strides of the rows in units, and the unit, a power of two up to 16.
-
-    The unit is a constant of the kernel, so the compiler knows how the rows are aligned (see `fused.conv`).
-    """
-    strides = [m.stride(0) for m in tensors]
-    unit = math.gcd(*strides, 16)
-    return *(stride // unit for stride in strides), unit
+def _strides(*rows: Tensor) -> tuple[int, ...]:
+    """From row to row of each tensor, in units."""
+    return in_units(*(m.stride(0) for m in rows))
 
 
 def _columns(width: int) -> int:
@@ -234,11 +229,6 @@ def _tile(width: int, elements: int) -> tuple[int, int]:
     """Rows and columns of a tile, with so many elements per thread."""
     columns = _columns(width)
     return min(32, 32 * WARPS * elements // columns), columns
-
-
-def _blocks(count: int, size: int) -> int:
-    """At least one, because an empty grid cannot be launched."""
-    return max(1, -(-count // size))
 
 
 # One compiled kernel serves all numbers of rows N: without `do_not_specialize`, 1 and the multiples of 16 would get

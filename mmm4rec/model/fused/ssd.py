@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused.conv import DTYPES, on_device_of
+from mmm4rec.model.fused.launching import DTYPES, blocks_of, on_device_of
 
 LONGEST = 64
 """The largest number of positions T."""
@@ -161,8 +161,7 @@ def _launch(
     # tl.dot needs 16 rows and columns.
     rows, wide, states = (max(16, triton.next_power_of_2(size)) for size in (length, width, state))
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    # At least one program, because an empty grid cannot be launched.
-    grid = (max(1, -(-batch // (rows // length))), groups)
+    grid = (blocks_of(batch, rows // length), groups)
     sizes = (batch, length, heads // groups, width, state, rows, wide, states, floor, precision)
     sizes = (*sizes, bias is not None, a is not None)
     # One stage: with loads of the next head under way, the widest tiles would not fit in the shared memory.

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmm4rec.errors import ConfigError
-from mmm4rec.model.fused.conv import DTYPES, WIDEST, on_device_of
+from mmm4rec.model.fused.conv import WIDEST
+from mmm4rec.model.fused.launching import DTYPES, blocks_of, on_device_of
 
 LONGEST = 64
 """The largest number of positions L."""
@@ -123,11 +124,6 @@ def _scale_launch(D: Tensor, weights: Sequence[Tensor]) -> tuple[int, tuple[Any,
     rows = 64 if precision == "tf32" and size < 64 else 32
     sizes = (heads, length, weights[4].shape[1], size, rows, precision)
     return blocks_of(len(D), rows), sizes, {"num_warps": 4, "num_stages": 1}
-
-
-def blocks_of(count: int, size: int) -> int:
-    """At least one, because an empty grid cannot be launched."""
-    return max(1, -(-count // size))
 
 
 def gradients_of(weights: Sequence[Tensor], sums: Tensor) -> list[Tensor]:
