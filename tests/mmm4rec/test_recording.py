@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,13 +35,26 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recommender, "_distinct", lambda items: (items, torch.arange(len(items), device=items.device)))
 
 
-@pytest.mark.parametrize("in_batch", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"compat": "published"}, {"fusion": "dynamic_instance"}, {"layers": 2}])
-def test_recorded_steps_are_the_steps(domain: DomainData, small: Config, changes: dict, in_batch: bool) -> None:
+def test_recorded_steps_are_the_steps(domain: DomainData, small: Config) -> None:
     """With dropout: a repetition draws the random numbers of its seed."""
+    same_in_recorded_steps(small(), domain, in_batch=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("changes", "in_batch"),
+    [
+        ({}, False),
+        *product([{"compat": "published"}, {"fusion": "dynamic_instance"}, {"layers": 2}], [False, True]),
+    ],
+)
+def test_recorded_steps_of_every_form_are_the_steps(
+    domain: DomainData, small: Config, changes: dict, in_batch: bool
+) -> None:
     same_in_recorded_steps(small(**changes), domain, in_batch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != ITEM_KNN])
 def test_every_baseline_can_be_recorded(domain: DomainData, name: str) -> None:
     config = BASELINES[name].config
