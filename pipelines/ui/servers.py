@@ -11,6 +11,7 @@ guard process does the same if this process is killed.
 """
 
 import errno
+import http.client
 import os
 import select
 import signal
@@ -26,9 +27,13 @@ from typing import Any, Final, NoReturn, Self, overload
 
 import yaml
 
+from mmm4rec.printable import visible
 from mmm4rec.processes import ENDING, answered_signals
 from pipelines.errors import CommandError
 
+DATA_FOLDER: Final = "/data_folder"
+"""The path at which the web server says which data folder it is for."""
+_LONGEST_PATH: Final = 4096
 GRACE: Final = 8.0
 """Seconds between SIGTERM and SIGKILL; `docker stop` waits ten seconds in all."""
 
@@ -52,10 +57,20 @@ def check_port(port: int) -> None:
         try:
             trial.bind(("127.0.0.1", port))
         except OSError as error:
-            cause = "in use, perhaps by another `mmm4rec ui`" if error.errno == errno.EADDRINUSE else error.strerror
+            cause = _who_listens(port) if error.errno == errno.EADDRINUSE else error.strerror
             raise CommandError(
                 f"port {port} of 127.0.0.1: {cause}; choose another with `mmm4rec ui --port N`"
             ) from None
+
+
+def _who_listens(port: int) -> str:
+    """Whether a web server of `mmm4rec ui` listens there, and over which data folder."""
+    with suppress(OSError, http.client.HTTPException, ValueError):
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        asked.request("GET", DATA_FOLDER)
+        if (answer := asked.getresponse()).status == 200 and answer.headers.get_content_type() == "text/plain":
+            return f"in use by `mmm4rec ui` over {visible(answer.read(_LONGEST_PATH).decode())}"
+    return "in use by another program"
 
 
 def serve(port: int, hosts: Sequence[str]) -> NoReturn:

@@ -6,6 +6,7 @@ and of programs pass. It refuses every request that another page can make a brow
 """
 
 import argparse
+import os
 from collections.abc import Collection
 from typing import Final
 
@@ -16,10 +17,13 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+from pipelines.ui.servers import DATA_FOLDER
 
 HEADERS: Final = {
     "X-Frame-Options": "DENY",
@@ -28,6 +32,18 @@ HEADERS: Final = {
 }
 POLICY: Final = "frame-ancestors 'none'; form-action 'self'; img-src 'self' data: blob:"
 """Added to Dagster's own policy. Pictures load only from this server, even if metadata name other addresses."""
+
+
+class Webserver(DagsterWebserver):
+    """Dagster's web server, which also answers which data folder it is for."""
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Dagster's routes, after our own: one of Dagster's answers all paths."""
+        return [Route(DATA_FOLDER, _data_folder), *super().build_routes()]
+
+
+async def _data_folder(_: Request) -> PlainTextResponse:
+    return PlainTextResponse(os.environ["MMM4REC_DATA"])
 
 
 class Guard:
@@ -102,7 +118,7 @@ def main() -> None:
         instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
         with WorkspaceProcessContext(instance, WorkspaceFileTarget([asked.workspace]), __version__) as context:
             app = Guard(
-                DagsterWebserver(context, live_data_poll_rate=2000).create_asgi_app(),
+                Webserver(context, live_data_poll_rate=2000).create_asgi_app(),
                 [*loopback(asked.port), *asked.hosts],
             )
             # Open web sockets of browser pages must not delay the end.

@@ -1,16 +1,20 @@
 """What the UI's web server lets in: its own pages and programs, and nothing that another page makes a browser send."""
 
+import socket
+import threading
 from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+import uvicorn
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
-from dagster_webserver.webserver import DagsterWebserver
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from pipelines.ui.webserver import Guard, loopback
+from pipelines.errors import CommandError
+from pipelines.ui.servers import check_port
+from pipelines.ui.webserver import Guard, Webserver, loopback
 
 OWN = "127.0.0.1:3000"
 JSON = {"content-type": "application/json"}
@@ -20,14 +24,36 @@ SUBSCRIPTION = {"sec-websocket-protocol": "graphql-ws"}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
     """Dagster's server over nothing, behind the guard."""
     with (
         dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster"))) as instance,
         WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
     ):
-        app = Guard(DagsterWebserver(context).create_asgi_app(), [*loopback(3000), "Shop.example:8443"])
-        yield TestClient(app, base_url=f"http://{OWN}")
+        yield Guard(Webserver(context).create_asgi_app(), [*loopback(3000), "Shop.example:8443"])
+
+
+@pytest.fixture(scope="module")
+def client(app: Guard) -> TestClient:
+    return TestClient(app, base_url=f"http://{OWN}")
+
+
+def test_who_finds_the_port_taken_is_told_by_which_data_folder(app: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMM4REC_DATA", "/shops/to\x1bys")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        monkeypatch.setattr(app, "hosts", {*app.hosts, *loopback(port)})
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            with pytest.raises(CommandError, match=rf"port {port} .* by `mmm4rec ui` over /shops/to\\x1bys; choose"):
+                check_port(port)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.mark.parametrize(

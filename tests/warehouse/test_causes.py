@@ -57,6 +57,7 @@ RATINGS: dict[str, tuple[str, list[str]]] = {
         ["its lines have 3 fields, not 4: a shop without stars writes the same rating in every line"],
     ),
     "dates": (_csv([(i, u, r, "2024-05-01 10:00") for i, u, r, _ in ROWS]), ["column 4 has dates: write times as"]),
+    "time before rating": (_csv([(i, u, t, r) for i, u, r, t in ROWS]), ["rating and time are swapped: put the time"]),
     "time before a rating that is no number": (_csv([(i, u, t, "x") for i, u, _, t in ROWS]), []),
 }
 

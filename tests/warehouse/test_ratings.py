@@ -46,6 +46,7 @@ GOOD = b"B001,A1,5.0,1100000000"
         (b"B001,A1,5.0,1100000000.5", "time is not a whole number"),
         (b"B001,A1,5.0,0x1F", "time is not a whole number"),
         (b"B001,A1,5.0,-1", "time is out of range"),
+        (b"B001,A1,1100000000,5", "rating and time are swapped"),
         (b"B001,A1,5.0,1100000000000", "time is in milliseconds, not in seconds"),
         (b"B001,A1,5.0,4102444801", "time is out of range"),
         (b"B001,A1,5.0,1100000000000000", "time is out of range"),

@@ -14,7 +14,7 @@ from typing import Any, Final
 from warehouse.errors import DataError
 from warehouse.raw.formats import category_in, formats
 from warehouse.raw.lines import blocks
-from warehouse.raw.rating_rows import EARLIEST_MILLISECONDS
+from warehouse.raw.rating_rows import EARLIEST_MILLISECONDS, EARLIEST_SECONDS
 from warehouse.raw.records import LONGEST_LINE, read_record
 
 __all__ = ["of_ratings", "of_records"]
@@ -29,8 +29,6 @@ _COLUMNS: Final[Mapping[str, Collection[str]]] = {
 """The columns in the order of a ratings file, each with names that headers give to it, in lower case."""
 _NUMBER: Final = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 _DATE: Final = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T].*)?")
-_EARLIEST_SECONDS: Final = 100_000_000
-"""1973-03-03. A number of stars is smaller."""
 _LAYOUT_OF_2023: Final = "it has the layout of the files of 2023, but only that of 2018 is read"
 _SHOWN_KEYS: Final = 8
 
@@ -80,7 +78,7 @@ def _of_columns(source: Path, rows: Sequence[Sequence[str]], swapped: bool) -> l
             found.append(f"column {place} is in milliseconds: divide it by 1000, without a remainder")
     if width == len(_COLUMNS) and _all(_NUMBER, (*columns[2], *columns[3])):
         ratings, times = (list(map(float, column)) for column in columns[2:])
-        if min(ratings) >= _EARLIEST_SECONDS > max(times):
+        if min(ratings) >= EARLIEST_SECONDS > max(times):
             found.append("rating and time are swapped: put the time last")
     known = _items_beside(source) if swapped and width > 1 else set()
     if known.intersection(*columns[1:2]) and not known.intersection(*columns[:1]):

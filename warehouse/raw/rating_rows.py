@@ -23,6 +23,7 @@ from warehouse.tables import TABLES
 
 __all__ = [
     "EARLIEST_MILLISECONDS",
+    "EARLIEST_SECONDS",
     "LATEST_TIME",
     "Rating",
     "RatingsSummary",
@@ -36,6 +37,8 @@ __all__ = [
 LONGEST_ID: Final = 255
 LATEST_TIME: Final = 4_102_444_800
 """2100-01-01. Larger values are not seconds, but milliseconds or noise."""
+EARLIEST_SECONDS: Final = 100_000_000
+"""1973-03-03. Below it, a number is no time of a shop's rating; above it, none of stars."""
 EARLIEST_MILLISECONDS: Final = 100_000_000_000
 """1973-03-03 if read as milliseconds; read as seconds, the year 5138."""
 
@@ -104,6 +107,8 @@ def checked(item_id: str, user_id: str, rating: float, time: float) -> Rating | 
         return "rating is not a finite number"
     if not time.is_integer():
         return "time is not a whole number"
+    if rating >= EARLIEST_SECONDS > time:
+        return "rating and time are swapped"
     if EARLIEST_MILLISECONDS <= time <= 1000 * LATEST_TIME:
         return "time is in milliseconds, not in seconds"
     if not 0 <= time <= LATEST_TIME:
@@ -126,6 +131,8 @@ def checked_at_once(
     with np.errstate(over="ignore"):
         rounded = ratings.astype(np.float32)
     if not (np.isfinite(rounded).all() and (times >= 0).all() and (times <= LATEST_TIME).all()):
+        return None
+    if ((rounded >= EARLIEST_SECONDS) & (times < EARLIEST_SECONDS)).any():
         return None
     seconds = times.astype(np.int64)
     if not (seconds == times).all():
