@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from features.settings import Decoding
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
@@ -69,7 +69,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def preparation(self) -> Callable[[Image.Image], NDArray[np.float32]]:
+    def preparation(self) -> "Callable[[Image.Image], NDArray[np.float32]]":
         """Turns one RGB picture into pixels [3, height, width]. It has no weights, so it can be sent to processes.
 
         Raises:
@@ -93,7 +93,7 @@ class Encoder(Protocol):
         """
         ...
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: "Sequence[Image.Image]") -> Vectors:
         """Vectors [n, width] of RGB pictures, by `preparation` and :meth:`encode_prepared`.
 
         Raises:
@@ -101,7 +101,7 @@ class Encoder(Protocol):
         """
         ...
 
-    def prepare_image(self, image: Image.Image) -> NDArray[np.float32]:
+    def prepare_image(self, image: "Image.Image") -> NDArray[np.float32]:
         """Pixels [3, height, width] of one picture, by `preparation`."""
         ...
 
