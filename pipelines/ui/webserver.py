@@ -8,7 +8,7 @@ and of programs pass. It refuses every request that another page can make a brow
 import argparse
 import os
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 import uvicorn
@@ -34,12 +34,12 @@ POLICY: Final = "frame-ancestors 'none'; form-action 'self'; img-src 'self' data
 """Added to Dagster's own policy. Pictures load only from this server, even if metadata name other addresses."""
 
 
-class Webserver(DagsterWebserver):
+class Webserver(DagsterWebserver[Any, Any]):
     """Dagster's web server, which also answers which data folder it is for."""
 
     def build_routes(self) -> list[BaseRoute]:
         """Dagster's routes, after our own: one of Dagster's answers all paths."""
-        return [Route(DATA_FOLDER, _data_folder), *super().build_routes()]
+        return [Route(DATA_FOLDER, _data_folder), *super().build_routes()]  # type: ignore[no-untyped-call]
 
 
 async def _data_folder(_: Request) -> PlainTextResponse:
