@@ -24,7 +24,7 @@ from features.errors import FeatureError
 from features.pictures.decode import PictureError, decode
 
 if TYPE_CHECKING:
-    from features.vectors.loading import Parts, Undecoded
+    from features.vectors.loading import Batches, Undecoded
 
 THREADS = 2
 """Threads that decode and resize batches, each on a stream of its own."""
@@ -37,7 +37,7 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters for which torch has the same ones."""
 
 
-def copied(batches: "Parts", preparation: Any, device: str) -> Iterator[Tensor]:
+def copied(batches: "Batches", preparation: Any, device: str) -> Iterator[Tensor]:
     """Each batch as one tensor [n, 3, H, W] on the GPU, float32.
 
     Args:
@@ -66,7 +66,7 @@ def copied(batches: "Parts", preparation: Any, device: str) -> Iterator[Tensor]:
             yield ready
 
 
-def decoded(batches: "Parts", preparation: Preparation, device: str) -> Iterator[Tensor]:
+def decoded(batches: "Batches", preparation: Preparation, device: str) -> Iterator[Tensor]:
     """As :func:`copied`, for parts of JPEGs that the GPU decodes, and pixels of other pictures.
 
     Threads decode ahead of the batch that is used. While one waits for the decoder, another one resizes.

@@ -37,7 +37,7 @@ Form = Literal["floats", "bytes", "undecoded"]
 """What is made of a batch: float32 [n, 3, H, W]; the same before it is scaled, in a quarter of the memory; or
 :class:`Undecoded`."""
 
-Parts = Generator[list[Any], None, None]
+Batches = Generator[list[Any], None, None]
 """Batches, each as its parts in some form."""
 
 PART = 32
@@ -154,14 +154,14 @@ def prepared(
     return gpu.copied(together, prepare, device)
 
 
-def _together(parts: Generator[Any, None, None], counts: Sequence[int]) -> Parts:
+def _together(parts: Generator[Any, None, None], counts: Sequence[int]) -> Batches:
     """The parts of each batch; `counts` says how many it has."""
     with closing(parts):
         for count in counts:
             yield list(islice(parts, count))
 
 
-def _joined(batches: Parts) -> Iterator[Any]:
+def _joined(batches: Batches) -> Iterator[Any]:
     """Each batch as one array or tensor."""
     with closing(batches):
         for parts in batches:

@@ -26,7 +26,7 @@ from warehouse.artifacts.threads import map_in_order
 from warehouse.core.kcore import Codes, Flags, Longs, k_core, sieve
 from warehouse.core.numbering import numbered
 from warehouse.core.settings import LEAVE_ONE_OUT, GlobalTimeSplit, SplitName, SplitRule
-from warehouse.core.splits import Parts, split_parts, split_sha256
+from warehouse.core.splits import SplitCodes, split_parts, split_sha256
 from warehouse.duck import Engine, connect, pattern, stream, table
 from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP, ParquetSink, rows_of
@@ -236,7 +236,7 @@ def _shortened(core: _Core, max_length: int) -> _Core:
     )
 
 
-def _write(out: Path, core: _Core, parts: Parts, pool: ThreadPoolExecutor) -> None:
+def _write(out: Path, core: _Core, parts: SplitCodes, pool: ThreadPoolExecutor) -> None:
     """Write the four tables: the largest in this thread while the pool makes its rows, the others in the pool."""
     users = {"user_index": _indices(core.user_ids), "user_id": core.user_ids}
     small = {"sequences": _sequences(core, parts), "items": _items(core, parts), "users": [users]}
@@ -252,7 +252,7 @@ def _write_table(out: Path, name: str, batches: Iterable[dict[str, pa.Array]]) -
         sink.write_all(pa.RecordBatch.from_pydict(batch) for batch in batches)
 
 
-def _items(core: _Core, parts: Parts) -> Iterator[dict[str, pa.Array]]:
+def _items(core: _Core, parts: SplitCodes) -> Iterator[dict[str, pa.Array]]:
     training = core.items[parts == SPLITS.index("train")]
     yield {
         "item_index": _indices(core.item_ids),
@@ -266,7 +266,7 @@ def _indices(ids: pa.Array) -> pa.Array:
     return pa.array(np.arange(1, len(ids) + 1, dtype=np.int32))
 
 
-def _sequences(core: _Core, parts: Parts) -> Iterator[dict[str, pa.Array]]:
+def _sequences(core: _Core, parts: SplitCodes) -> Iterator[dict[str, pa.Array]]:
     counts = {
         name: np.bincount(core.users[parts == SPLITS.index(part)], minlength=len(core.user_ids)).astype(np.int32)
         for name, part in (("training", "train"), ("validation", "validation"))
@@ -287,7 +287,7 @@ def _sequences(core: _Core, parts: Parts) -> Iterator[dict[str, pa.Array]]:
         }
 
 
-def _interactions(core: _Core, starts: Longs, parts: Parts, first: int) -> dict[str, pa.Array]:
+def _interactions(core: _Core, starts: Longs, parts: SplitCodes, first: int) -> dict[str, pa.Array]:
     """One row group of the interactions, from row `first` on."""
     rows = slice(first, first + ROW_GROUP)
     users, items = core.users[rows], core.items[rows]

@@ -17,13 +17,13 @@ from warehouse.errors import DataError
 from warehouse.parquet import ROW_GROUP
 from warehouse.tables import SPLITS
 
-__all__ = ["Parts", "split_parts", "split_sha256"]
+__all__ = ["SplitCodes", "split_parts", "split_sha256"]
 
-Parts = npt.NDArray[np.int8]
+SplitCodes = npt.NDArray[np.int8]
 """The part of each interaction, an index into SPLITS."""
 
 
-def split_parts(times: Longs, starts: Longs, rule: SplitRule) -> Parts:
+def split_parts(times: Longs, starts: Longs, rule: SplitRule) -> SplitCodes:
     """Part of each interaction [E].
 
     Args:
@@ -50,7 +50,9 @@ def split_parts(times: Longs, starts: Longs, rule: SplitRule) -> Parts:
     return parts
 
 
-def split_sha256(user_ids: pa.Array, item_ids: pa.Array, users: Codes, items: Codes, times: Longs, parts: Parts) -> str:
+def split_sha256(
+    user_ids: pa.Array, item_ids: pa.Array, users: Codes, items: Codes, times: Longs, parts: SplitCodes
+) -> str:
     """A hash of users, items, times and parts: two data sets have the same hash exactly if their splits are equal.
 
     It is the sha256 of these bytes, in this order: the sorted user ids, then the sorted item ids, each id followed by a

@@ -2,7 +2,7 @@
 
 A file gets its name only when it is complete: its bytes are counted, it is read through, flushed and renamed. If a
 transfer breaks off, even by kill -9, it continues where it stopped if the server confirms that it still has the same
-file; otherwise it starts over. `warehouse.raw.protocols` asks the server, and `warehouse.raw.part` holds the bytes in
+file; otherwise it starts over. `warehouse.raw.protocols` asks the server, and `warehouse.raw.unfinished` holds the bytes in
 the meantime. The caller knows which files a category has, and where they are.
 """
 
@@ -16,8 +16,8 @@ from typing import Final
 from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.progress import Progress
 from warehouse.errors import DataError
-from warehouse.raw.part import Fetched, Notes, Part, damage_of, recorded, wrong_content_of
 from warehouse.raw.protocols import LONGEST_WAIT, MissingFileError, TemporaryError, ask, without_login
+from warehouse.raw.unfinished import Fetched, Notes, Unfinished, damage_of, recorded, wrong_content_of
 
 __all__ = ["Fetched", "MissingFileError", "fetch_file", "recorded"]
 
@@ -55,7 +55,7 @@ def fetch_file(
         return kept
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Part(target) as part:
+        with Unfinished(target) as part:
             # Another process may have fetched it while this one waited for the part.
             if not force and (kept := _kept(target, sha256)):
                 part.clear()
@@ -112,7 +112,7 @@ def _kept(target: Path, sha256: str | None) -> Fetched | None:
     return replace(found, kept=True)
 
 
-def _fetch_rest(url: str, part: Part, timeout: float, progress: Progress | None) -> Notes:
+def _fetch_rest(url: str, part: Unfinished, timeout: float, progress: Progress | None) -> Notes:
     """Ask once, and append to `part` what the server sends, to the end of the file."""
     with ask(url, part, timeout) as body:
         size, chunk = body.notes.size, next(body.chunks, b"")

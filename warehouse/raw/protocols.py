@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 from warehouse.artifacts.http import is_temporary, retry_after
 from warehouse.errors import DataError
-from warehouse.raw.part import Notes, Part
+from warehouse.raw.unfinished import Notes, Unfinished
 
 __all__ = ["LONGEST_WAIT", "Body", "MissingFileError", "TemporaryError", "ask", "without_login"]
 
@@ -55,7 +55,7 @@ class Body:
     framed: bool = True
 
 
-def ask(url: str, part: Part, timeout: float) -> AbstractContextManager[Body]:
+def ask(url: str, part: Unfinished, timeout: float) -> AbstractContextManager[Body]:
     """The answer from `url`. It starts where the part ends if the file there is still the same, otherwise at byte 0.
 
     Args:
@@ -72,7 +72,7 @@ def ask(url: str, part: Part, timeout: float) -> AbstractContextManager[Body]:
 
 
 @contextmanager
-def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
+def _http(url: str, part: Unfinished, timeout: float) -> Iterator[Body]:
     """Ask a web server for the missing bytes."""
     name, known = without_login(url), part.notes
     # No compression for the transfer: a compressed body would not have the announced length.
@@ -91,7 +91,7 @@ def _http(url: str, part: Part, timeout: float) -> Iterator[Body]:
             yield _read_answer(answer, name, part)
 
 
-def _read_answer(answer: requests.Response, name: str, part: Part) -> Body:
+def _read_answer(answer: requests.Response, name: str, part: Unfinished) -> Body:
     """Interpret an answer; its body is not read yet."""
     headers, status = answer.headers, answer.status_code
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
@@ -159,7 +159,7 @@ def _refusal(name: str, answer: requests.Response) -> Exception:
 
 
 @contextmanager
-def _any_file_system(url: str, part: Part) -> Iterator[Body]:
+def _any_file_system(url: str, part: Unfinished) -> Iterator[Body]:
     """Open a file of any other file system; the file's identity there serves as the ETag."""
     name = without_login(url)
     try:

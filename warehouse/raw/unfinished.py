@@ -23,7 +23,7 @@ from warehouse.artifacts.durable import flush, replacing, write_durably
 from warehouse.artifacts.files import sha256_file
 from warehouse.errors import DataError
 
-__all__ = ["Fetched", "Notes", "Part", "damage_of", "recorded", "wrong_content_of"]
+__all__ = ["Fetched", "Notes", "Unfinished", "damage_of", "recorded", "wrong_content_of"]
 
 _PAGE: Final = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class Notes:
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
-class Part:
+class Unfinished:
     """The bytes of `target` that are fetched so far. A context manager: inside it no other process writes them.
 
     `carried`: how many of them come from an earlier call.
