@@ -2,8 +2,8 @@
 
 A file gets its name only when it is complete: its bytes are counted, it is read through, flushed and renamed. If a
 transfer breaks off, even by kill -9, it continues where it stopped if the server confirms that it still has the same
-file; otherwise it starts over. `warehouse.raw.protocols` asks the server, and `warehouse.raw.unfinished` holds the bytes in
-the meantime. The caller knows which files a category has, and where they are.
+file; otherwise it starts over. `warehouse.raw.protocols` asks the server, and `warehouse.raw.unfinished` holds the
+bytes in the meantime. The caller knows which files a category has, and where they are.
 """
 
 import logging
