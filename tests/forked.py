@@ -18,8 +18,8 @@ PRELOADED = [
     "tests.forked",
 ]
 """Modules that the first process imports: what finds stale artifacts, runs, draws and trains."""
-ENCODING = "features.encoders.sentence"
-"""Takes seconds to import. It is worth them where many tests encode."""
+ENCODING = "sentence_transformers"
+"""What encoders import when they are opened. It takes seconds, which are worth it where many tests encode."""
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
