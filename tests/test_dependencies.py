@@ -41,6 +41,13 @@ PRIVATE = {
         "dagster._grpc.types.CanCancelExecutionResult",
         "dagster._serdes.deserialize_value",
     },
+    "pipelines/running/storage.py": {
+        "dagster._core.storage.event_log.sqlite.sqlite_event_log.INDEX_SHARD_NAME",
+        "dagster._core.storage.event_log.sqlite.sqlite_event_log.SqliteEventLogStorage",
+        "dagster._core.storage.sqlite.SQLITE_BUSY_TIMEOUT_SECONDS",
+        "dagster._core.storage.sqlite_storage.DagsterSqliteStorage",
+        "dagster._serdes.ConfigurableClassData",
+    },
     "pipelines/ui/webserver.py": {
         "dagster._core.workspace.context.WorkspaceProcessContext",
         "dagster._core.workspace.load_target.WorkspaceFileTarget",

@@ -11,7 +11,7 @@ from pipelines.running import automation, jobs
 _PRELOADED = [
     "pipelines.definitions",
     "pipelines.running.launcher",
-    "dagster._core.storage.sqlite_storage",
+    "pipelines.running.storage",
     "dagster._core.storage.local_compute_log_manager",
 ]
 
