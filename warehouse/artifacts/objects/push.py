@@ -236,8 +236,8 @@ def _send_one(source: Store, target: Bucket, artifact: Artifact, unfit: bool) ->
         problems.append(f"{artifact.path} was found damaged or refused by a check")
     if problems:
         raise StoreError(
-            f"{named(artifact.named)} is not pushed: {problems[0]}; `mmm4rec verify`, then `mmm4rec run`. What was pushed "
-            "before stays; the next push continues"
+            f"{named(artifact.named)} is not pushed: {problems[0]}; `mmm4rec verify`, then `mmm4rec run`. What was "
+            "pushed before stays; the next push continues"
         )
     target._settle(artifact.named, lambda: artifact.manifest, artifact.path)
 
