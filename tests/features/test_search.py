@@ -202,3 +202,20 @@ def test_pictures_of_some_items_read_some_row_groups(tmp_path: Path) -> None:
         find_pictures(tmp_path.joinpath, ["03"])
     with pytest.raises(FeatureError, match="rebuild item_images"):
         find_pictures((tmp_path / "nowhere").joinpath, ["03"])
+
+
+def test_only_the_shards_that_hold_the_pictures_are_asked_for(tmp_path: Path) -> None:
+    """Where artifacts are in a bucket, each file that is asked for is downloaded."""
+    shards = ["images-000000.tar", "images-000001.tar", "images-000002.tar"]
+    table = pa.table({"item_id": ["a", "b", "c", "d"], "shard": [*shards, None], "offset": [0] * 4, "bytes": [1] * 4})
+    pq.write_table(table, tmp_path / "item_images.parquet")
+    for shard in shards:
+        (tmp_path / shard).write_bytes(shard[-5:-4].encode())
+    asked = []
+
+    def file(name: str) -> Path:
+        asked.append(name)
+        return tmp_path / name
+
+    assert find_pictures(file, ["b", "d"]) == {"b": b"1"}
+    assert asked == ["item_images.parquet", "images-000001.tar"]

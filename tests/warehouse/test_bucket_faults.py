@@ -22,7 +22,9 @@ from warehouse.artifacts.errors import ReadOnlyError, StoreError
 from warehouse.artifacts.lineage import Lineage
 from warehouse.artifacts.objects import layout, terms
 from warehouse.artifacts.objects.client import UnreachableError
+from warehouse.artifacts.objects.push import Pushed, push
 from warehouse.artifacts.opened import open_store
+from warehouse.artifacts.store import Store
 
 pytestmark = pytest.mark.long
 
@@ -541,6 +543,9 @@ def test_a_listing_of_many_objects(bucket: Place, count: int) -> None:
     (leftover,) = store.collect()
     assert leftover.name == f"{count:,} contents"
     assert contents(store) == named_contents(store)
+    folder = Store(bucket.folder / "folder")
+    make(folder, "core/items", "1")
+    assert push(folder, bucket.open(1)) == Pushed(versions=0, files=0, bytes=0, there=1, pins=0, current=0)
 
 
 # What others have written into the bucket
