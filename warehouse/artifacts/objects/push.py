@@ -75,8 +75,8 @@ def push(
         progress: called with (done, total) bytes.
 
     Raises:
-        StoreError: a version is damaged or was made from one that is gone; or the bucket has other current versions,
-            and `force` is not set. Nothing was changed, unless somebody changed the bucket at the same time.
+        StoreError: the bucket has other current versions and `force` is not set, or a version was made from one that is
+            gone: nothing was sent. Or a version is damaged: those before it were sent, and none has become current.
     """
     with ExitStack() as stack:
         plan = _plan(source, apart, stack)
