@@ -43,7 +43,7 @@ def find(
         hits = search_content(tables, list(_queries(data_folder, domain, text, image)), k)
     named = _titles(data_folder.store.require("core/items", domain).main, [hit.item_id for hit in hits])
     if sheet is not None:
-        pictures = find_pictures(data_folder.store.require("features/item_images", domain).path, list(named))
+        pictures = find_pictures(data_folder.store.require("features/item_images", domain).file, list(named))
         samples = [(hit, named[hit.item_id], pictures.get(hit.item_id)) for hit in hits]
         asked = " and ".join(str(query) for query in (text, image, item) if query is not None)
         write_sheet(samples, sheet, f"{domain}: {asked}")

@@ -4,7 +4,7 @@ Vectors from one encoder are comparable, whatever the modality (a CLIP puts text
 is compared with every table of vectors from its encoder. There is no index and no approximation: every item is scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,15 +177,17 @@ def _vector(table: VectorTable, item_id: str) -> Vectors | None:
     return table.vectors[row] if table.present[row] else None
 
 
-def find_pictures(item_images: Path, item_ids: Sequence[str]) -> dict[str, bytes]:
-    """The original bytes of the pictures of some items, from the folder of item_images.
+def find_pictures(item_images: Callable[[str], Path], item_ids: Sequence[str]) -> dict[str, bytes]:
+    """The original bytes of the pictures of some items, from the files of item_images.
 
-    The table is sorted by item_id, so only the row groups that may contain one of the items are read.
+    `item_images` gives the path of a file, such as `Artifact.file`. It is asked only for the table and for the shards
+    that contain these pictures. The table is sorted by item_id, so only the row groups that may contain one of the
+    items are read.
 
     Raises:
         FeatureError: the table cannot be read.
     """
-    path = item_images / "item_images.parquet"
+    path = item_images("item_images.parquet")
     try:
         places = pq.read_table(
             path,
@@ -196,6 +198,6 @@ def find_pictures(item_images: Path, item_ids: Sequence[str]) -> dict[str, bytes
     except (OSError, pa.ArrowException) as error:
         raise FeatureError(f"{path}: cannot be read ({error}); rebuild item_images") from error
     return {
-        row["item_id"]: read_bytes(item_images, Place(row["shard"], row["offset"]), row["bytes"])
+        row["item_id"]: read_bytes(item_images(row["shard"]).parent, Place(row["shard"], row["offset"]), row["bytes"])
         for row in places.to_pylist()
     }

@@ -1,8 +1,9 @@
 """Layer warehouse: the files that people open, which are the analysts' catalogue of all current data and the report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.tables import TABLES as FEATURE_TABLES
 from mmm4rec.metrics import shown
@@ -12,14 +13,18 @@ from pipelines.assets import core, features, models, raw, reports  # noqa: F401 
 from pipelines.data_folder.folder import CATALOGUE, REPORT, DataFolder
 from pipelines.planner.columns import columns
 from pipelines.planner.step import DECLARED, Apart, Job, Ref, step
-from warehouse.artifacts.artifact import digest_of
+from warehouse.artifacts.artifact import Artifact, digest_of
+from warehouse.artifacts.contract import ArtifactStore
 from warehouse.artifacts.history import Period
 from warehouse.artifacts.store import ALL
 from warehouse.tables import TABLES as CORE_TABLES
 
+if TYPE_CHECKING:
+    from warehouse.catalogue.build import CatalogueSummary
+
 _EVERYTHING = tuple(key for key in DECLARED if key.split("/")[0] in ("raw", "core", "features", "models", "reports"))
 """The keys of all steps that make tables: the steps of the modules imported here."""
-_SHOWN = (*_EVERYTHING, COMPARISON)
+SHOWN = (*_EVERYTHING, COMPARISON)
 """In addition, the comparisons that people have run. Nothing is built from them."""
 
 
@@ -39,8 +44,9 @@ class CatalogueOf:
     periods: Apart[tuple[Period, ...]]
 
 
-def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
-    periods = tuple(period for period in data_folder.store.periods() if period.key in _SHOWN)
+def catalogue_of(data_folder: DataFolder, store: ArtifactStore) -> CatalogueOf:
+    """The parameters of the catalogue of a data folder whose artifacts are in this store."""
+    periods = tuple(period for period in store.periods() if period.key in SHOWN)
     moves = [(period.key, period.domain, period.version, period.since, period.until) for period in periods]
     return CatalogueOf(
         str(data_folder.path.absolute()),
@@ -54,8 +60,8 @@ def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
     "warehouse/catalogue",
     "warehouse",
     upstream=_EVERYTHING,
-    refs=lambda data_folder, domain: [(a.key, a.domain) for a in data_folder.store.all_current() if a.key in _SHOWN],
-    parameters=lambda data_folder, domain: _catalogue_of(data_folder),
+    refs=lambda data_folder, domain: [(a.key, a.domain) for a in data_folder.store.all_current() if a.key in SHOWN],
+    parameters=lambda data_folder, domain: catalogue_of(data_folder, data_folder.store),
     per_domain=False,
     collects=True,
     exposed=CATALOGUE,
@@ -65,15 +71,23 @@ def _catalogue_of(data_folder: DataFolder) -> CatalogueOf:
 )
 def catalogue(job: Job[CatalogueOf]) -> Any:
     """One DuckDB file for analysts: one view per table over all domains, comments, statistics, metrics and lineage."""
+    return write_catalogue(job.inputs, job.parameters, job.out)
+
+
+def write_catalogue(
+    artifacts: Sequence[Artifact], of: CatalogueOf, out: Path, apart: Sequence[Artifact] = ()
+) -> "CatalogueSummary":
+    """Write the catalogue of these artifacts into the folder `out`. It shows only the lineage of those `apart`."""
     from warehouse.catalogue.build import build_catalogue
 
     return build_catalogue(
-        job.inputs,
-        job.out / CATALOGUE,
+        artifacts,
+        out / CATALOGUE,
         comments={**CORE_TABLES, **FEATURE_TABLES, **MODEL_TABLES},
-        metrics=job.parameters.metrics,
-        periods=job.parameters.periods,
+        metrics=of.metrics,
+        periods=of.periods,
         columns=columns,
+        apart=apart,
     )
 
 
@@ -111,7 +125,7 @@ def report(job: Job[ReportOf]) -> Any:
     return build_report(
         catalogue.file(CATALOGUE),
         job.parameters.data,
-        lambda domain, ids: find_pictures(shards[domain].path, ids) if domain in shards else {},
+        lambda domain, ids: find_pictures(shards[domain].file, ids) if domain in shards else {},
         job.out / REPORT,
         catalogue.manifest.created,
     )

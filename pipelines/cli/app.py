@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pipelines import signals
-from pipelines.cli import ask, build, models, ui, versions
+from pipelines.cli import ask, bucket, build, models, ui, versions
 from pipelines.cli.answers import print_error, print_text
 
 __all__ = ["app", "main"]
@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 an error or a failed check, 2 wrong usage, 128 + n stopped by signal n. The data "
     "folder is --data, otherwise MMM4REC_DATA, otherwise ./data.",
 )
-for module in (build, ask, versions, models, ui):
+for module in (build, ask, versions, bucket, models, ui):
     app.add_typer(module.commands)
 
 

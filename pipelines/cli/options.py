@@ -99,10 +99,11 @@ def catalogue_file(data_folder: "DataFolder") -> Path:
         CommandError: there is no catalogue.
         DataError: the catalogue shows the files of another folder.
     """
+    from pipelines.data_folder.folder import STORE_CACHE
     from warehouse.catalogue.query import check_place
 
     path = data_folder.catalogue
     if not path.is_file():
         fail(f"there is no catalogue at {path}; `mmm4rec run` builds it")
-    check_place(path, data_folder.path)
+    check_place(path, data_folder.path, data_folder.cache / STORE_CACHE)
     return path

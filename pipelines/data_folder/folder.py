@@ -9,7 +9,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data_folder.raw_files import (
     concerns,
@@ -24,6 +24,7 @@ from pipelines.data_folder.raw_files import (
 from pipelines.data_folder.settings import (
     AutomationSettings,
     Settings,
+    StoreSettings,
     automation_of,
     located,
     overlay,
@@ -37,11 +38,14 @@ from warehouse.artifacts.artifact import ALL
 from warehouse.artifacts.contract import ArtifactStore
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.hashes import Hashes
-from warehouse.artifacts.opened import is_url, open_store
+from warehouse.artifacts.opened import is_url, open_bucket
 from warehouse.artifacts.staging import unlinked
 from warehouse.artifacts.store import Store
 from warehouse.errors import DataError
 from warehouse.raw.formats import Kind
+
+if TYPE_CHECKING:
+    from warehouse.artifacts.objects.store import Bucket
 
 DATA_VARIABLE = "MMM4REC_DATA"
 STORE_VARIABLE = "MMM4REC_STORE"
@@ -82,28 +86,41 @@ class DataFolder:
         Raises:
             SettingsError: what is said there is no address of a bucket.
         """
-        told = os.environ.get(STORE_VARIABLE)
-        with located(self.settings_file):
-            settings = store_of(*self._written)
-        place = told or settings.store
-        if place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve()):
+        place = self.place
+        if place is None:
             return Store(self.path)
         if not is_url(place):
             raise SettingsError(
-                f"{STORE_VARIABLE if told else 'store in domains.yaml'}: {place!r} is no address of a bucket, such as "
-                "s3://bucket/prefix; artifacts in another folder are those of another data folder: choose it with "
-                f"--data, or with {DATA_VARIABLE}"
+                f"{STORE_VARIABLE if os.environ.get(STORE_VARIABLE) else 'store in domains.yaml'}: {place!r} is no "
+                "address of a bucket, such as s3://bucket/prefix; artifacts in another folder are those of another "
+                f"data folder: choose it with --data, or with {DATA_VARIABLE}"
             )
+        return self.bucket(place)
+
+    @property
+    def place(self) -> str | None:
+        """Where MMM4REC_STORE or `store` in domains.yaml says the artifacts are; None: in this folder."""
+        place = os.environ.get(STORE_VARIABLE) or self._store_settings.store
+        is_here = place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve())
+        return None if is_here else place
+
+    def bucket(self, address: str, cache: Path | None = None) -> "Bucket":
+        """The store in a bucket, with the settings of this folder. Local copies are in `cache`, else in this cache.
+
+        Raises:
+            SettingsError: it is no address of a bucket.
+        """
+        settings = self._store_settings
+        limit, grace = settings.store_cache_gb << 30, settings.store_grace_hours * 3600
         try:
-            return open_store(
-                place,
-                self.path,
-                self.cache / STORE_CACHE,
-                settings.store_cache_gb << 30,
-                settings.store_grace_hours * 3600,
-            )
+            return open_bucket(address, self.path, cache or self.cache / STORE_CACHE, limit, grace)
         except StoreError as error:
             raise SettingsError(str(error)) from error
+
+    @property
+    def _store_settings(self) -> StoreSettings:
+        with located(self.settings_file):
+            return store_of(*self._written)
 
     @cached_property
     def cache(self) -> Path:

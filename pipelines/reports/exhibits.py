@@ -176,7 +176,7 @@ def _statuses(subject: Subject) -> Any:
 def _sheet(subject: Subject) -> Any:
     """A sheet with some of the items."""
     titles = {row["item_id"]: row["title"] for row in subject.ask("exhibit_pictures", items=_PICTURES)}
-    found = find_pictures(subject.artifact.path, list(titles))
+    found = find_pictures(subject.artifact.file, list(titles))
     samples = [(title, found.get(item_id)) for item_id, title in titles.items()]
     return _markdown(_image(contact_sheet(samples, 6, _TILE, _SHEET_BYTES), "items")) if samples else None
 
@@ -186,7 +186,7 @@ def _shelves(subject: Subject) -> Any:
     rows = subject.ask("report_shelves", users=_USERS, bought=_BOUGHT, recommended=_BOUGHT)
     ids = {item["item_id"] for row in rows for item in (*row["bought"], *row["next"])}
     pictures = subject.pictures
-    found = find_pictures(pictures.path, sorted(ids)) if pictures else {}
+    found = find_pictures(pictures.file, sorted(ids)) if pictures else {}
 
     def shelf(items: list[dict[str, str]], name: str) -> str:
         samples = [(item["title"], found.get(item["item_id"])) for item in items]

@@ -159,7 +159,7 @@ def test_from_files_to_a_sheet(catalogue, folder, tiny_clip: Path, tmp_path: Pat
     with pytest.raises(FeatureError, match=r"nothing\.png: cannot be used as a query"):
         picture_query(encoder, root / "nothing.png")
 
-    found = find_pictures(images, [*items, "nobody"])
+    found = find_pictures(images.joinpath, [*items, "nobody"])
     assert found == {"a": png("red"), "b/.": png("blue"), "d": png("lime")}
     sheet = tmp_path / "sheet.png"
     write_sheet([(Hit(item_id, 0.5), f"{colour} mug", found.get(item_id)) for item_id, colour in items.items()], sheet)
@@ -196,9 +196,26 @@ def test_pictures_of_some_items_read_some_row_groups(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[start:stop] = os.urandom(stop - start)
     path.write_bytes(data)
-    assert find_pictures(tmp_path, ["17", "nobody", "08"]) == {"08": b"\x08", "17": b"\x11"}
-    assert find_pictures(tmp_path, []) == {}
+    assert find_pictures(tmp_path.joinpath, ["17", "nobody", "08"]) == {"08": b"\x08", "17": b"\x11"}
+    assert find_pictures(tmp_path.joinpath, []) == {}
     with pytest.raises(FeatureError, match="rebuild item_images"):
-        find_pictures(tmp_path, ["03"])
+        find_pictures(tmp_path.joinpath, ["03"])
     with pytest.raises(FeatureError, match="rebuild item_images"):
-        find_pictures(tmp_path / "nowhere", ["03"])
+        find_pictures((tmp_path / "nowhere").joinpath, ["03"])
+
+
+def test_only_the_shards_that_hold_the_pictures_are_asked_for(tmp_path: Path) -> None:
+    """Where artifacts are in a bucket, each file that is asked for is downloaded."""
+    shards = ["images-000000.tar", "images-000001.tar", "images-000002.tar"]
+    table = pa.table({"item_id": ["a", "b", "c", "d"], "shard": [*shards, None], "offset": [0] * 4, "bytes": [1] * 4})
+    pq.write_table(table, tmp_path / "item_images.parquet")
+    for shard in shards:
+        (tmp_path / shard).write_bytes(shard[-5:-4].encode())
+    asked = []
+
+    def file(name: str) -> Path:
+        asked.append(name)
+        return tmp_path / name
+
+    assert find_pictures(file, ["b", "d"]) == {"b": b"1"}
+    assert asked == ["item_images.parquet", "images-000001.tar"]

@@ -33,8 +33,9 @@ class Door:
 
     ahead: float = 0
     faults: list[dict[str, Any]] = field(default_factory=list)
-    """Each with `kind` (an HTTP status, "cut" or "slow"), `every` so many requests, `match` on "METHOD path", `after`:
-    whether the request has been carried out when its answer is lost, and `left`, how often still."""
+    """Each with `kind` (an HTTP status, "cut" or "slow"), `code` (of S3, if it is not the usual one), `every` so many
+    requests, `match` on "METHOD path", `after`: whether the request has been carried out when its answer is lost, and
+    `left`, how often still."""
     seen: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -109,7 +110,7 @@ def _misbehave(fault: dict[str, Any], start: Start, answer: list[bytes], said: A
         time.sleep(fault.get("seconds", 1))
         start(*said)
         return answer
-    reason = {403: "AccessDenied", 429: "TooManyRequests", 503: "SlowDown"}[kind]
+    reason = fault.get("code") or {403: "AccessDenied", 429: "TooManyRequests", 503: "SlowDown"}[kind]
     text = f"<?xml version='1.0'?><Error><Code>{reason}</Code><Message>{reason}</Message></Error>".encode()
     start(f"{kind} {reason}", [("Content-Type", "application/xml"), ("Retry-After", "1")])
     return [text]

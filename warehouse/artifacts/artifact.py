@@ -65,7 +65,7 @@ class Artifact:
     place: Path
     """The folder that its files are in, once they were asked for."""
     manifest: Manifest
-    fetch: Callable[["Artifact", Iterable[str]], None] | None = field(default=None, compare=False, repr=False)
+    fetch: Callable[["Artifact", Iterable[str]], object] | None = field(default=None, compare=False, repr=False)
     """What brings files to `place`; None where all of them are there."""
 
     @property

@@ -1,12 +1,15 @@
 """Opening a store at the place that is given: a folder, or the address of a bucket."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from warehouse.artifacts.contract import DAY, ArtifactStore
 from warehouse.artifacts.store import Store
 
-__all__ = ["CACHE_BYTES", "is_url", "open_store"]
+if TYPE_CHECKING:
+    from warehouse.artifacts.objects.store import Bucket
+
+__all__ = ["CACHE_BYTES", "is_url", "open_bucket", "open_store"]
 
 CACHE_BYTES: Final = 100 << 30
 """How large the cache of a bucket becomes, unless it is told otherwise."""
@@ -31,8 +34,17 @@ def open_store(place: Path | str, data: Path, cache: Path, limit: int = CACHE_BY
         StoreError: the address is none.
     """
     if is_url(str(place)):
-        # Imported here, because a store in a folder needs none of it.
-        from warehouse.artifacts.objects.store import Bucket
-
-        return Bucket(str(place), data, cache, limit, grace)
+        return open_bucket(str(place), data, cache, limit, grace)
     return Store(Path(place))
+
+
+def open_bucket(address: str, data: Path, cache: Path, limit: int = CACHE_BYTES, grace: int = DAY) -> "Bucket":
+    """The store at an address; the arguments are those of `open_store`.
+
+    Raises:
+        StoreError: the address is none.
+    """
+    # Imported here, because a store in a folder needs none of it.
+    from warehouse.artifacts.objects.store import Bucket
+
+    return Bucket(address, data, cache, limit, grace)

@@ -56,6 +56,7 @@ def build_catalogue(
     metrics: Sequence[str] = (),
     periods: Sequence[Period] = (),
     columns: Callable[[Artifact], Columns] = lambda artifact: {},
+    apart: Sequence[Artifact] = (),
 ) -> CatalogueSummary:
     """Write a new DuckDB file over `artifacts`, one for each (key, domain), and check that it opens.
 
@@ -72,6 +73,8 @@ def build_catalogue(
         metrics: the metrics of ``reports.metrics`` that ``main.results`` shows; without any, this view does not exist.
         periods: when each version was current, for ``lineage.versions``.
         columns: the source columns of an artifact's main table, for ``lineage.columns``.
+        apart: artifacts whose files are not here. ``lineage`` has them, no view shows them, and no view of ``main``
+            exists that would be incomplete without them.
 
     Raises:
         DataError: a file name cannot be the name of a view, a file is missing, or domains disagree about a column.
@@ -82,13 +85,13 @@ def build_catalogue(
     views = _views(artifacts)
     try:
         with create(out_file) as connection:
-            for name, rows in lineage(artifacts, periods, columns).items():
+            for name, rows in lineage(artifacts, periods, columns, apart).items():
                 _create_table(connection, name, rows)
             for view in views:
                 execute(connection, "catalogue_schema", fragments={"schema": identifier(view.schema)})
                 execute(connection, "catalogue_view", fragments=_fragments(view, declared.get(view.key)))
             stored = [f"{view.schema}.{view.name}" for view in views]
-            derived = create_derived(connection, stored, metrics)
+            derived = create_derived(connection, stored, metrics, [".".join(name) for name in _names(apart)])
             macros = create_macros(connection, stored)
             _comment(connection, {(view.schema, view.name): view.key for view in views}, declared)
             _comment_macros(connection, macros)
@@ -114,14 +117,23 @@ def view_name(key: str) -> tuple[str, str]:
     return layer, name
 
 
+def _tables(artifact: Artifact) -> list[tuple[str, str]]:
+    """The files that are tables, and the key of each."""
+    files = sorted(file for file in artifact.manifest.files if file.endswith(".parquet"))
+    return [(file, f"{artifact.key}/{file.removesuffix('.parquet')}") for file in files]
+
+
+def _names(artifacts: Sequence[Artifact]) -> set[tuple[str, str]]:
+    """Schema and name of the views that would show these artifacts."""
+    return {view_name(key) for artifact in artifacts for _, key in _tables(artifact)}
+
+
 def _views(artifacts: Sequence[Artifact]) -> list[_View]:
     found: dict[tuple[str, str, str], list[tuple[Path, Artifact]]] = defaultdict(list)
     for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
         check_domain(artifact.domain)
-        for file in sorted(artifact.manifest.files):
-            if file.endswith(".parquet"):
-                table_key = f"{artifact.key}/{file.removesuffix('.parquet')}"
-                found[*view_name(table_key), table_key].append((artifact.file(file).absolute(), artifact))
+        for file, key in _tables(artifact):
+            found[*view_name(key), key].append((artifact.file(file).absolute(), artifact))
     views = [_View(layer, name, key, tuple(files)) for (layer, name, key), files in sorted(found.items())]
     by_name: dict[tuple[str, str], str] = {}
     for view in views:

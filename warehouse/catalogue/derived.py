@@ -41,9 +41,15 @@ _MACROS: Final = {
 
 
 def create_derived(
-    connection: duckdb.DuckDBPyConnection, stored: Sequence[str], metrics: Sequence[str] = ()
+    connection: duckdb.DuckDBPyConnection,
+    stored: Sequence[str],
+    metrics: Sequence[str] = (),
+    apart: Sequence[str] = (),
 ) -> list[str]:
     """Create `lineage.place`, and the views of `main` whose tables are all in `stored` (each ``schema.view``).
+
+    `apart` are tables of the store that the catalogue does not show. A view that would have one of them as a part does
+    not exist.
 
     Returns the names of all of them. `results` has the `metrics` as columns; without metrics, this view does not exist.
     """
@@ -56,13 +62,10 @@ def create_derived(
         columns = ", ".join(literal(figure(model, metric)) for model in JUDGED for metric in metrics)
         execute(connection, "results", fragments={"figures": columns})
         made.append("results")
-    for name, parts in (
-        ("quarantine", _quarantine(stored)),
-        ("rejected", _rejected(stored)),
-        ("coverage", _coverage(stored)),
-    ):
-        if text := "UNION ALL\n".join(parts):
-            execute(connection, name, fragments={"parts": text})
+    for name, parts_of in (("quarantine", _quarantine), ("rejected", _rejected), ("coverage", _coverage)):
+        parts = list(parts_of(stored))
+        if parts and {*parts} == {*parts_of([*stored, *apart])}:
+            execute(connection, name, fragments={"parts": "UNION ALL\n".join(parts)})
             made.append(name)
     execute(connection, "place")
     return [*(f"main.{name}" for name in made), "lineage.place"]

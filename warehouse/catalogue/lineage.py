@@ -23,12 +23,16 @@ Rows = list[dict[str, Any]]
 
 
 def lineage(
-    artifacts: Sequence[Artifact], periods: Sequence[Period], columns: Callable[[Artifact], Columns]
+    artifacts: Sequence[Artifact],
+    periods: Sequence[Period],
+    columns: Callable[[Artifact], Columns],
+    apart: Sequence[Artifact] = (),
 ) -> dict[str, Rows]:
-    """The rows of every table, by the table's key ``lineage/name``."""
+    """The rows of every table, by the table's key ``lineage/name``. Views show `artifacts`, and not those `apart`."""
+    shown = {artifact.named for artifact in artifacts}
     rows: dict[str, Rows] = {f"lineage/{name}": [] for name in ("artifacts", "environments", "inputs", "sources")}
     rows |= {"lineage/files": [], "lineage/columns": [], "lineage/versions": [_version(period) for period in periods]}
-    for artifact in sorted(artifacts, key=lambda artifact: (artifact.key, artifact.domain)):
+    for artifact in sorted([*artifacts, *apart], key=lambda artifact: (artifact.key, artifact.domain)):
         manifest = artifact.manifest
         which = {"key": artifact.key, "domain": artifact.domain, "version": artifact.version}
         rows["lineage/artifacts"].append(
@@ -36,6 +40,7 @@ def lineage(
             | {name: getattr(manifest, name) for name in ("recipe", "code_version")}
             | {name: json.dumps(getattr(manifest, name), sort_keys=True) for name in ("parameters", "summary")}
             | {"path": str(artifact.place.absolute()), "created": _moment(manifest.created)}
+            | {"shown": artifact.named in shown}
         )
         rows["lineage/environments"].append(_environment(manifest.environment) | which)
         for read in manifest.made_from:

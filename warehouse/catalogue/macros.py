@@ -89,7 +89,7 @@ MACROS: Final[dict[str, Macro]] = {
             _column(
                 "current",
                 pa.bool_(),
-                "Whether the catalogue shows this version; if not, it is unknown what it was made from",
+                "Whether this is the current version; if not, it is unknown what it was made from",
             ),
             _column("source", _string, "Raw file that it read", nullable=True),
             _column("sha256", _string, "Hash of that file's bytes", nullable=True),

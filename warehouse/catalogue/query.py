@@ -214,13 +214,16 @@ def query(
         return session.ask(sql, parameters)
 
 
-def check_place(catalogue: Path, data: Path) -> None:
-    """Raise `DataError` if the views read another data folder than `data`, or the folder was moved."""
+def check_place(catalogue: Path, data: Path, cache: Path | None = None) -> None:
+    """Raise `DataError` if the views read another data folder than `data`, or the folder was moved.
+
+    `cache` is the folder for local copies of files in a bucket, from which views may read, too.
+    """
     with Session(catalogue) as session:
         folders = session.ask_named("catalogue_folders")["path"].to_pylist()
     for folder in folders:
         root = Path(folder).parents[3]  # of <root>/<layer>/<noun>/domain=<domain>/v=<version>
-        if root != data:
+        if root not in (data, cache):
             raise DataError(
                 f"{catalogue} shows the files of {root}: the data folder was moved or copied from there; "
                 "`mmm4rec run` builds the catalogue of this one"

@@ -70,11 +70,16 @@ _version = _column("version", _string, "Data version: the artifact's folder v=<v
 
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "lineage/artifacts": _table(
-        "The manifest of every artifact that the views show. Key: (key, domain)",
+        "The manifest of every current artifact. Key: (key, domain)",
         _key,
         _domain,
         _version,
         _column("path", _string, "Absolute path of its folder"),
+        _column(
+            "shown",
+            pa.bool_(),
+            "Whether the views show its rows; false if `mmm4rec pull` was asked for others and left it in the bucket",
+        ),
         _column("created", _moment, "When it was published, UTC; null if the manifest does not say it", nullable=True),
         _column("recipe", _string, "Hash of code version, inputs, sources and parameters"),
         _column("code_version", _string, "Hash of the code that made it"),

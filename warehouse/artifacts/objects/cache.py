@@ -4,12 +4,13 @@
     <cache>/STORE                                          which store they are from
     <cache>/.staging, <cache>/.lock                        as in a store in a folder
 
-A file is put in place by a rename once its sha256 is right. What was used longest ago goes when there is more than
-`limit` bytes, but nothing that a running process has been given, and nothing that a catalogue shows that is open or at
-the top of the data folder. The whole folder may be deleted while nothing runs.
+A file is verified by its sha256 and then put in place by a rename. When there are more than `limit` bytes, the versions
+that were used longest ago are removed. These stay: versions that a running process was given, and versions that a
+catalogue shows which is open or at the top of the data folder. The whole folder may be deleted while nothing runs.
 """
 
 import json
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -39,12 +40,13 @@ class Cache:
         self.staging = Staging(root)
         self._held: set[Version] = set()
         self._hold: Path | None = None
+        self._one_thread = threading.Lock()
 
     def claim(self, store: str) -> None:
-        """Note which store the files are from.
+        """Record that the files here are from this store.
 
         Raises:
-            StoreError: they are from another.
+            StoreError: they are from another store.
         """
         note = self.root / STORE
         with suppress(FileNotFoundError):
@@ -65,21 +67,31 @@ class Cache:
 
     def fetch(
         self, version: Version, manifest: Manifest, names: Iterable[str], get: Callable[[str, Path], None]
-    ) -> None:
-        """See that these files are in place; `get` writes one that is not, by its name, to a path, or raises."""
-        self._keep(version)
+    ) -> list[str]:
+        """See that these files are in place, and return the names of those that were not.
+
+        `get` is called with a name and a path, and writes that file there.
+        """
+        self.keep(version)
         missing = self._missing(version, manifest, names)
         if not missing:
-            return
+            return []
         self._make_room(sum(manifest.files[name].bytes for name in missing))
         with self.staging.new() as staging:
             for name in missing:
                 get(name, staging / "file")
                 self._put(version, staging / "file", name)
+        return missing
+
+    def complete(self, version: Version) -> Manifest | None:
+        """The manifest of a version all of whose files are in place. From now on they stay until this process ends."""
+        self.keep(version)
+        manifest = _recorded(self.place(version) / MANIFEST, version)
+        return manifest if manifest and not self._missing(version, manifest, manifest.files) else None
 
     def adopt(self, version: Version, manifest: Manifest, files: Path, names: Iterable[str]) -> None:
         """Take over some of the files of a version that were built in the folder `files`."""
-        self._keep(version)
+        self.keep(version)
         for name in self._missing(version, manifest, names):
             self._put(version, files / name, name)
         self._make_room(0)
@@ -98,13 +110,13 @@ class Cache:
             made.replace(self.place(version) / name)
 
     def _missing(self, version: Version, manifest: Manifest, names: Iterable[str]) -> list[str]:
-        """Those of the files that are not in place; notes that the version is used."""
+        """Which of these files are not in place. It also records the manifest, and that the version is used now."""
         place, record = self.place(version), self.place(version) / MANIFEST
         known = _recorded(record, version)
         if known is None or known.files != manifest.files:
             make_folder(place)
             with self.staging.lock():
-                for path in place.iterdir():  # what another build of this version has left, if its bytes differ
+                for path in place.iterdir():  # files of another build of this version may have other bytes
                     entry = known.files.get(path.name) if known else None
                     if entry is None or entry != manifest.files.get(path.name):
                         path.unlink()
@@ -114,21 +126,22 @@ class Cache:
             record.touch()
         return [name for name in names if not _is_there(place / name, manifest.files[name].bytes)]
 
-    def _keep(self, version: Version) -> None:
-        """Note that this process has been given the version, until it ends."""
-        if version in self._held:
-            return
-        if self._hold is None:
-            stack = ExitStack()
-            self._hold = stack.enter_context(self.staging.new())
-            weakref.finalize(self, stack.close)
-        with self.staging.lock():
-            self._held.add(version)
-            with replacing(self._hold / HELD) as file:
-                file.write(json.dumps(sorted(self._held)).encode())
+    def keep(self, *versions: Version) -> None:
+        """Record that this process uses the versions. They stay in the cache until the process ends."""
+        with self._one_thread:
+            if self._held.issuperset(versions):
+                return
+            if self._hold is None:
+                stack = ExitStack()
+                self._hold = stack.enter_context(self.staging.new())
+                weakref.finalize(self, stack.close)
+            with self.staging.lock():
+                self._held.update(versions)
+                with replacing(self._hold / HELD) as file:
+                    file.write(json.dumps(sorted(self._held)).encode())
 
     def _make_room(self, needed: int) -> None:
-        """Let those versions go that were used longest ago, until there is room for so many bytes."""
+        """Remove the versions that were used longest ago, until there is room for `needed` bytes."""
         sizes = {path: size(path) for path in self.root.glob("[!.]*/*/domain=*/v=*")}
         surplus = sum(sizes.values()) + needed - self.limit
         if surplus <= 0:
@@ -139,18 +152,19 @@ class Cache:
             for number, path in enumerate(oldest):
                 if surplus <= 0:
                     break
-                path.rename(bin_ / str(number))
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    path.rename(bin_ / str(number))
                 surplus -= sizes[path]
 
     def _used(self) -> Iterator[Version]:
-        """The versions that running processes have been given; under the lock."""
+        """The versions that running processes use. Call it under the lock."""
         for living in self.staging.folders(living=True):
             with suppress(FileNotFoundError):
                 said = json.loads((living / HELD).read_text(encoding="utf-8"))
                 yield from ((key, domain, digest) for key, domain, digest in said)
 
     def _shown(self) -> Iterator[Version]:
-        """Catalogues that are open or shown, and what they show."""
+        """The catalogues that are open or at the top of the data folder, and the versions that they show."""
         for path in self.root.glob(f"[!.]*/*/domain=*/v=*/*{_CATALOGUE}"):
             shown = self.shown / path.name
             if is_open(path) or (shown.exists() and shown.samefile(path)):

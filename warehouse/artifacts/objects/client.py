@@ -1,7 +1,8 @@
-"""Requests to a bucket. Each is repeated only where that is safe, and what goes wrong is one error in words.
+"""Requests to a bucket. A request is repeated only if that is safe. A failure is one error with a readable message.
 
-A conditional write whose answer is lost may have happened. So after every failure of one, the object is read back and
-compared with what was to be written; whoever writes conditionally writes what nobody else would.
+A conditional write may have happened even if its answer is lost. So after a failure of one, the object is read back and
+compared with what was to be written. That works because nobody else would write the same bytes: they contain a random
+number or a time.
 """
 
 import os
@@ -29,20 +30,20 @@ Tag = dict[str, str]
 """What tells one state of an object from another: its ETag, and where the server has them its version."""
 
 RETRIES: Final = 8
-"""How often a request is sent again that may be, after ever longer pauses: for a minute or so."""
+"""How often a request is repeated, if that is safe. The pauses grow; together they last about a minute."""
 _SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
 _URL: Final = re.compile(r"([a-z0-9]+)://([^/?#@]+)(/[^?#]*)?")
 _TRIES: Final = 5
-"""How often a conditional write is sent whose answers are lost and which has not happened."""
+"""How often a conditional write is sent, if its answer was lost and it has not happened."""
 _PART: Final = 8 << 20
-"""Bytes of a part of an upload; a larger file is sent in several."""
+"""Bytes of a part of an upload. A larger file is sent in several parts."""
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]{0,40})")
 
 
 class UnreachableError(StoreError, ConnectionError):
-    """The object store did not answer, or said that it cannot now (`answered`); later the same may end otherwise."""
+    """The object store did not answer, or it answered that it cannot do this now (`answered`). It may work later."""
 
     def __init__(self, message: str, answered: bool = False) -> None:
         super().__init__(message)
@@ -51,7 +52,7 @@ class UnreachableError(StoreError, ConnectionError):
 
 @dataclass(frozen=True)
 class Found:
-    """An object as a listing or a look tells it. `modified` is by the server's clock, in whole seconds."""
+    """What a listing says about an object. `modified` is a time of the server's clock, in whole seconds."""
 
     key: str
     bytes: int
@@ -60,7 +61,11 @@ class Found:
 
 
 class Client:
-    """The objects below one address, such as s3://bucket/prefix. Nothing is sent before something is asked for."""
+    """The objects below one address, such as s3://bucket/prefix. The constructor sends no request.
+
+    Every method raises `StoreError` if the bucket does not exist or refuses the request, and `UnreachableError` if the
+    server does not answer.
+    """
 
     def __init__(self, url: str) -> None:
         match = _URL.fullmatch(url)
@@ -85,7 +90,7 @@ class Client:
             "retry_timeout": timedelta(minutes=3),
             "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
         }
-        # By silence and not by the time of the whole: a large file may take long.
+        # A request fails if the server is silent for long, not if the whole takes long: a file may be large.
         options: Any = {"allow_http": plain, "connect_timeout": "10s", "read_timeout": "30s", "timeout": "2h"}
         with self._in_words("opening it"):
             store: ObjectStore = from_url(self.url, client_options=options, retry_config=retries)
@@ -108,7 +113,7 @@ class Client:
         return self._if_there(f"looking at {key}", lambda: _found(obstore.head(self._store, key)))
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a small object, whatever is there."""
+        """Write a small object. It replaces what is there."""
         import obstore
 
         self._sent(f"writing {key}", lambda: obstore.put(self._store, key, data, use_multipart=False), writing=True)
@@ -122,7 +127,7 @@ class Client:
         return self._conditionally(key, data, tag)
 
     def remove(self, *keys: str) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects. It is no error if one is not there."""
         import obstore
 
         def send(some: list[str]) -> None:
@@ -134,7 +139,7 @@ class Client:
             self._sent("removing objects", lambda some=some: send(some), writing=True)  # type: ignore[misc]
 
     def upload(self, path: Path, key: str) -> None:
-        """Send a file. It is there when all of it is there."""
+        """Send a file. The object appears when all of its bytes have arrived."""
         import obstore
 
         def send() -> None:
@@ -143,9 +148,9 @@ class Client:
         self._sent(f"uploading {path.name}", send, writing=True)
 
     def stream(self, key: str, begin: Callable[[], Callable[[bytes], object]]) -> bool:
-        """Give the bytes of an object to what `begin` returns, piece by piece; False if there is none.
+        """Pass the bytes of an object, piece by piece, to the function that `begin` returns. False: there is no object.
 
-        If the connection ends, `begin` is called again, and the bytes come again from the first.
+        If the connection breaks, `begin` is called again, and the bytes start again with the first.
         """
         import obstore
 
@@ -158,7 +163,7 @@ class Client:
         return self._if_there(f"downloading {key}", send) or False
 
     def listed(self, prefix: str) -> list[Found]:
-        """All objects below a prefix (whole names between slashes), in no order."""
+        """All objects below a prefix, in no order. The prefix consists of whole names between slashes."""
         import obstore
 
         def send() -> list[Found]:
@@ -175,15 +180,17 @@ class Client:
         )
 
     def _if_there(self, doing: str, send: Callable[[], A]) -> A | None:
-        """What is sent for one object; None if there is none. Of a missing bucket the server says nearly the same."""
+        """The result of a request for one object; None if there is no such object."""
         try:
             return self._sent(doing, send)
         except FileNotFoundError:
             return None
 
     def _sent(self, doing: str, send: Callable[[], A], writing: bool = False) -> A:
-        """What a request gives that may be sent any number of times. obstore repeats it where the server says that it
-        is too busy; here it is repeated where the connection ended."""
+        """The result of a request that may be sent any number of times.
+
+        obstore repeats it if the server is too busy. Here it is repeated if the connection broke.
+        """
         for number in range(_TRIES):
             try:
                 with self._in_words(doing, writing):
@@ -212,7 +219,7 @@ class Client:
                     refused = isinstance(error, AlreadyExistsError | PreconditionError)
                     if (now[1] if now else None) != tag:
                         return None
-                    # The server says that it has changed, and it reads as before: someone may be writing it right now.
+                    # The server refuses, but the object is as before: somebody may be writing it at this moment.
                     if not left:
                         if refused:
                             return None
@@ -221,7 +228,7 @@ class Client:
 
     @contextmanager
     def _in_words(self, doing: str, writing: bool = False) -> Iterator[None]:
-        """The errors of the library in words. Its own texts can repeat what was sent, so none of them is shown."""
+        """Turn errors of the library into readable ones. Its own texts may repeat what was sent, so none is shown."""
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         try:
@@ -234,6 +241,11 @@ class Client:
             if isinstance(error, FileNotFoundError):
                 raise
             status, code = _first(_STATUS, error) or "", _first(_CODE, error)
+            if code == "RequestTimeTooSkewed":
+                raise StoreError(
+                    f"{self.url} refuses {doing} ({code}): the clock of this machine differs too much from that of the "
+                    "server; set it, for example with NTP, then try it again"
+                ) from None
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status[:3] in ("401", "403"):
                 kind = ReadOnlyError if writing and code in ("AccessDenied", None) else StoreError
                 raise kind(

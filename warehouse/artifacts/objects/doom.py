@@ -1,12 +1,14 @@
-"""Whether a version may be removed: one object a version, `doomed=<version>`, changed by compare-and-swap alone.
+"""Whether a version may be removed: for each version one object, `doomed=<version>`, with one of three states.
 
     doomed    a collection has found that nobody needs the version
-    kept      somebody uses it after all, or it has been removed and may be made again
-    removing  a later collection removes it: from here on it counts as absent
+    kept      somebody uses it again, or it has been removed and may be made again
+    removing  a collection removes it; from now on it counts as absent
 
-Who uses a version that is there first names it in a lease, and then calls `keep`. A collection looks at this object,
-then at the leases, then at CURRENT, and swaps the state that it has seen. So one of the two fails, and never do both go
-on. The object stays when the version is gone: a swap can be told from a later one, a removal could not.
+The object is only changed by compare-and-swap: a write that fails if somebody else has changed the object since it was
+read. Who wants to use an existing version first names it in a lease, and then calls `keep`. A collection reads this
+object, then the leases, then CURRENT, and then swaps the state that it has read. So only one of the two succeeds. The
+object stays when the version is gone, because a late process can notice a changed object, but not a deleted one that
+was written again.
 """
 
 import json
@@ -23,24 +25,24 @@ __all__ = ["GONE", "Doom", "condemn", "finish", "keep", "look", "spare"]
 
 State = Literal["doomed", "kept", "removing"]
 GONE: Final = b""
-"""What is in place of the manifest of a version that was removed."""
+"""The contents of the manifest of a removed version."""
 
 
 @dataclass(frozen=True)
 class Doom:
-    """A state of the object."""
+    """The object as it was read."""
 
     state: State
     tag: Tag | None
     """None where there is no such object."""
     manifest: Tag | None = None
-    """Of what is removed: the state of the manifest that may be replaced by nothing."""
+    """Only while removing: the state of the manifest that may be replaced by `GONE`."""
     since: datetime | None = None
     """By the server's clock."""
 
 
 def look(client: Client, version: Version, since: datetime | None = None) -> Doom:
-    """The state of a version; `since` is what a listing told."""
+    """The state of a version. `since` is the time that a listing gave for the object."""
     found = client.read(layout.doomed(version))
     if found is None:
         return Doom("kept", None)
@@ -48,11 +50,11 @@ def look(client: Client, version: Version, since: datetime | None = None) -> Doo
         plain: Any = json.loads(found[0])
         return Doom(plain["state"], found[1], plain.get("manifest"), since)
     except (ValueError, KeyError, TypeError):
-        return Doom("kept", found[1])  # none of ours: it dooms nothing
+        return Doom("kept", found[1])  # it is not ours, so it dooms nothing
 
 
 def keep(client: Client, version: Version) -> bool:
-    """See that a version, which a lease of this process names, is not removed; False if it has been."""
+    """Keep a version from being removed; False if it has been removed. A lease of this process must name it."""
     while True:
         found = look(client, version)
         if found.state == "kept":
@@ -65,19 +67,22 @@ def keep(client: Client, version: Version) -> bool:
 
 
 def spare(client: Client, version: Version, found: Doom) -> bool:
-    """Let a doomed version be kept; False if its state is another by now."""
+    """Change a doomed version to kept; False if somebody else has changed its state."""
     return found.tag is None or _swap(client, version, found.tag, "kept") is not None
 
 
 def condemn(client: Client, version: Version, found: Doom, manifest: Tag | None = None) -> Doom | None:
-    """Doom a version that is kept, or remove one that is doomed, given the state of its manifest; None: it changed."""
+    """Change a kept version to doomed or, if the state of its manifest is given, a doomed one to removing.
+
+    None: somebody else has changed the state.
+    """
     state: State = "removing" if manifest else "doomed"
     tag = _swap(client, version, found.tag, state, manifest)
     return Doom(state, tag, manifest) if tag else None
 
 
 def finish(client: Client, version: Version, found: Doom) -> None:
-    """Remove what is being removed. Any number of processes may do it at once, and however late."""
+    """Finish a removal. Any number of processes may do this at once and at any later time."""
     if found.manifest and found.tag:
         client.replace(layout.versioned(version), GONE, found.manifest)
         client.remove(*(layout.mark(version, name) for name in ("damaged", "refused")))

@@ -1,8 +1,8 @@
 """Garbage collection of a bucket, in two looks: the first dooms what nobody needs, a later one removes it.
 
-A version is removed once it has been doomed for the grace period and still nobody needs it, and after everything that
-was made from it. Then the objects of `files` are removed that no manifest names and that are older than the grace
-period. The order in which things are read is what keeps this safe: docs/decisions/0024.
+A version is removed if it has been doomed for the grace period, nobody needs it, and everything that was made from it
+has been removed. After that, objects of `files` are removed if no manifest names them and they are older than the grace
+period. This is safe because of the order in which things are read: docs/decisions/0024.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,10 +24,10 @@ __all__ = ["collect"]
 
 @dataclass(frozen=True)
 class _Seen:
-    """A store as one look has found it."""
+    """What one collection has read."""
 
     began: datetime
-    """By the server's clock, before anything of this was read."""
+    """The time of the server's clock before anything was read."""
     dooms: Mapping[Version, Doom]
     manifests: Mapping[Version, tuple[Described, Tag] | None]
     lineage: Lineage
@@ -48,7 +48,7 @@ def collect(store: BucketReader, leases: Leases, dry_run: bool = False) -> list[
 
 
 def _look(store: BucketReader, leases: Leases) -> tuple[_Seen, list[str]]:
-    """What there is and what is needed: first the dooms, then the leases, then what is current, then manifests."""
+    """Read what exists and what is needed: first the dooms, then the leases, CURRENT and pins, and then manifests."""
     began = leases.now(fresh=True)
     doomed = {version: found.modified for version, what, found in store._objects() if what == "doomed"}
     looks = store._at_once(lambda version: doom.look(store.client, version, doomed[version]), doomed)
@@ -83,7 +83,7 @@ def _plain(store: BucketReader, version: Version, found: tuple[Described, Tag] |
 
 
 def _versions(store: BucketReader, seen: _Seen, dry_run: bool) -> tuple[list[Leftover], set[Version]]:
-    """Doom, spare and remove versions, each before what it was made from; and which ones are removed."""
+    """Doom, spare and remove versions, each before its inputs. Return what was done, and the removed versions."""
     found: list[Leftover] = []
     gone: set[Version] = set()
     ripe = seen.began - timedelta(seconds=store.terms.grace)
@@ -110,7 +110,7 @@ def _versions(store: BucketReader, seen: _Seen, dry_run: bool) -> tuple[list[Lef
 
 
 def _remove(store: BucketReader, seen: _Seen, version: Version, state: Doom) -> bool:
-    """Remove a version, unless somebody has begun to use it since it was looked at."""
+    """Remove a version; False if somebody has begun to use it in the meantime."""
     one = seen.manifests[version]
     manifest = one[1] if one else _state(store, version)
     removing = doom.condemn(store.client, version, state, manifest) if manifest else None
@@ -135,10 +135,10 @@ def _leftover(kind: str, store: BucketReader, seen: _Seen, version: Version) -> 
 
 
 def _files(store: BucketReader, seen: _Seen, gone: set[Version], dry_run: bool) -> Iterator[Leftover]:
-    """Remove the contents that no manifest names, and tell how many they are."""
+    """Remove old objects of `files` that no manifest names, and say how many there were."""
     stay = {version: one for version, one in seen.manifests.items() if version not in gone}
     if None in stay.values():
-        return  # what a manifest names that cannot be read is not known
+        return  # a manifest that cannot be read may name any of them
     names = {key for one in stay.values() if one for key in one[0].objects.values()}
     old = seen.began - timedelta(seconds=store.terms.grace)
     unnamed = [found for found in store.client.listed(layout.FILES) if found.key not in names and found.modified < old]

@@ -5,14 +5,14 @@
     leases/<random>                                what a running process reads and builds
     <layer>/<noun>/domain=<domain>/
         CURRENT                                    the history; its last line names the current version
-        v=<version>/manifest.json                  the manifest with the names of its files' objects; or a draft of it,
-                                                   for a moment; or nothing, once it was removed
+        v=<version>/manifest.json                  the manifest with the names of its files' objects; before that, for a
+                                                   moment, a draft of it; empty if the version was removed
         recipe=<digest>                            the version that a recipe made
         {pin,damaged,refused}=<version>            marks
         doomed=<version>                           whether it may be removed: see `doom`
 
-An object of `files` is written once and never again: who wants to have content that is there but old writes it under
-another random name. So one that nothing names can be removed at any time.
+An object of `files` is never written again. A publication that needs the content of an old one writes it under another
+random name. So an object that no manifest names can be removed at any time.
 """
 
 import json
@@ -53,7 +53,7 @@ LEASES: Final = "leases"
 class Described(NamedTuple):
     """A manifest, and the objects that hold its files, by file name.
 
-    A draft keeps the objects from being collected, and is no version yet.
+    A draft protects the objects against garbage collection. It is not yet a version.
     """
 
     manifest: Manifest
@@ -111,9 +111,9 @@ def layers(names: Iterable[str]) -> list[str]:
 
 
 def named(key: str) -> tuple[Version, str] | None:
-    """The version of which an object speaks, and what it says (v, pin, doomed, ...); None for all other objects.
+    """The version that an object is about, and what the object is (v, pin, doomed, ...). None for other objects.
 
-    Of CURRENT the version is "".
+    For CURRENT, the version is "".
     """
     parts = key.removesuffix(f"/{MANIFEST}").split("/")
     if len(parts) != 4 or not parts[2].startswith("domain="):

@@ -1,8 +1,8 @@
-"""Leases: what running processes read and build, for others to see; and the time by the server's clock.
+"""Leases, which tell other processes what this one reads and builds; and the time of the server's clock.
 
-A process has one lease, an object that it writes again before a third of its time is over, and removes at the end. The
-age of an object is the time from its last modification to that of a lease just written, both by the server. No worker's
-clock is asked, only how much time has passed.
+A process has one lease: an object that it writes again after a third of the time for which it is good, and removes at
+the end. The age of an object is the difference between two times of the server: when a lease was just written, and when
+the object was last written. The clock of a worker is only used to measure how much time has passed.
 """
 
 import json
@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from warehouse.artifacts.artifact import Version
+import msgspec
+
+from warehouse.artifacts.artifact import Version, is_domain, is_key
 from warehouse.artifacts.errors import StoreError
-from warehouse.artifacts.objects.client import Client
+from warehouse.artifacts.manifest import VERSION
+from warehouse.artifacts.objects.client import Client, Found
 from warehouse.artifacts.objects.layout import LEASES
 from warehouse.artifacts.objects.terms import Terms
 
@@ -27,10 +30,20 @@ __all__ = ["Hold", "Leases", "Living"]
 
 _log = logging.getLogger("mmm4rec")
 _FRESH: Final = 30.0
-"""Seconds for which a look at the server's clock is good; after that it is looked at again."""
+"""Seconds after which the server's clock is read again."""
+
+_LARGEST: Final = 64 << 20
+"""Bytes of a lease. One that names half a million versions has fewer."""
 
 _Item = tuple[Literal["version", "recipe"], Version | str]
 """What a lease names."""
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """The contents of a lease."""
+
+    versions: list[Version]
+    recipes: list[str]
 
 
 @dataclass
@@ -41,7 +54,7 @@ class Hold:
     _held: list["_Item"] = field(default_factory=list)
 
     def versions(self, *versions: Version) -> None:
-        """Hold these versions, too, from when this returns."""
+        """Also hold these versions. They are held when this returns."""
         self._add(*(("version", version) for version in versions))
 
     def recipe(self, digest: str) -> None:
@@ -55,7 +68,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Living:
-    """What the leases say that are good, and the names of those that have long not been."""
+    """What the leases that are still good say, and the names of leases that ended long ago."""
 
     versions: frozenset[Version]
     recipes: frozenset[str]
@@ -63,7 +76,7 @@ class Living:
 
 
 class Leases:
-    """The lease of this process on one store, and a look at those of all."""
+    """The lease of this process on one store, and those of all processes."""
 
     def __init__(self, client: Client, terms: Callable[[], Terms]) -> None:
         self._client, self._terms = client, terms
@@ -83,7 +96,7 @@ class Leases:
             self.drop(hold._held)
 
     def add(self, items: tuple[_Item, ...]) -> None:
-        """Hold more. The lease says so when this returns."""
+        """Hold more. The lease names them when this returns."""
         with self._lock:
             new = [item for item in items if not self._held[item]]
             self._held.update(items)
@@ -94,7 +107,7 @@ class Leases:
                 threading.Thread(target=self._renew, args=(self._end,), name="lease", daemon=True).start()
 
     def drop(self, items: list[_Item]) -> None:
-        """Hold these no longer. Without the server it is only forgotten: the lease then ends by itself."""
+        """Hold these no longer. If the server does not answer, the lease ends by itself."""
         with self._lock:
             self._held -= Counter(items)
             if self._held:
@@ -108,7 +121,7 @@ class Leases:
                     _log.warning("a lease could not be removed and ends by itself: %s", error)
 
     def now(self, fresh: bool = False) -> datetime:
-        """The time by the server's clock: never later than it is there, and by seconds earlier."""
+        """The time of the server's clock. It is never ahead of it, and may be some seconds behind."""
         with self._lock:
             if self._clock is None or fresh or _seconds() - self._clock[1] > _FRESH:
                 self._write()
@@ -123,7 +136,11 @@ class Leases:
             return told + timedelta(seconds=_seconds() - then)
 
     def living(self) -> Living:
-        """What all leases say, this process's too."""
+        """What all leases say, this process's too.
+
+        Raises:
+            StoreError: a lease that is good cannot be read. So it is not known what its process holds.
+        """
         terms, now = self._terms(), self.now(fresh=True)
         versions: set[Version] = set()
         recipes: set[str] = set()
@@ -133,12 +150,23 @@ class Leases:
             if age > terms.lease:
                 dead += [found.key] if age > terms.lease + terms.grace else []
                 continue
-            said = self._client.read(found.key)
-            if said is not None:
-                plain = json.loads(said[0])
-                versions |= {(key, domain, digest) for key, domain, digest in plain["versions"]}
-                recipes |= {*plain["recipes"]}
+            if said := self._read(found):
+                versions.update(said.versions)
+                recipes.update(said.recipes)
         return Living(frozenset(versions), frozenset(recipes), dead)
+
+    def _read(self, found: Found) -> _Said | None:
+        """What a lease says; None if it has just ended."""
+        read = self._client.read(found.key) if found.bytes <= _LARGEST else (b"", {})
+        try:
+            return _parse(read[0]) if read else None
+        except (ValueError, RecursionError) as error:
+            raise StoreError(
+                f"{self._client.url}/{found.key} ({found.bytes:,} bytes) is no lease of a process ({error}). So it is "
+                f"not known what that process uses, and nothing is removed. In {self._terms().lease / 60:.0f} minutes "
+                "the lease has ended, or its process has written it again: try it again then. If it comes back, delete "
+                "that object"
+            ) from error
 
     def _write(self) -> None:
         said: dict[str, list[object]] = {"versions": [], "recipes": []}
@@ -158,6 +186,23 @@ class Leases:
                 except StoreError as error:
                     pause = third / 4
                     _log.warning("a lease could not be renewed, and is tried again: %s", error)
+
+
+def _parse(data: bytes) -> _Said:
+    """What a lease says. Anybody who may write to the bucket may have written it.
+
+    Raises:
+        ValueError: it is no lease.
+        RecursionError: it is nested too deeply.
+    """
+    said = msgspec.json.decode(data, type=_Said)
+    for key, domain, version in said.versions:
+        if not (is_key(key) and is_domain(domain) and VERSION.fullmatch(version)):
+            raise ValueError(f"{key[:40]!r}, {domain[:40]!r}, {version[:40]!r} name no version")
+    for digest in said.recipes:
+        if not VERSION.fullmatch(digest):
+            raise ValueError(f"{digest[:40]!r} names no recipe")
+    return said
 
 
 def _seconds() -> float:

@@ -1,9 +1,10 @@
 """Reading a store in a bucket: which versions exist, which one is current, and whether it is complete.
 
-Nothing here changes a version. Whatever a bucket says is checked when it is read, as in a folder.
+Nothing here changes a version. Everything is checked when it is read, because somebody else may have written it.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import BinaryIO, Final, TypeVar
 from warehouse.artifacts import history
 from warehouse.artifacts.artifact import Artifact, Version, mend, missing
 from warehouse.artifacts.contract import DAY, UNFIT, Mark
+from warehouse.artifacts.durable import flush
 from warehouse.artifacts.errors import DamagedError
 from warehouse.artifacts.files import sha256_file
 from warehouse.artifacts.history import Entry, Period
@@ -21,7 +23,7 @@ from warehouse.artifacts.objects import layout, terms
 from warehouse.artifacts.objects.cache import Cache
 from warehouse.artifacts.objects.client import Client, Found, Tag
 from warehouse.artifacts.objects.layout import Described
-from warehouse.artifacts.staging import room_for
+from warehouse.artifacts.staging import make_folder, room_for
 
 __all__ = ["BucketReader"]
 
@@ -29,7 +31,10 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _AT_ONCE: Final = 16
-"""Requests that wait for the server at the same time."""
+"""The largest number of requests at the same time."""
+_DELETED: Final = (
+    "a missing object was deleted by a person or by a lifecycle rule of the bucket: switch such a rule off"
+)
 
 
 class BucketReader:
@@ -44,10 +49,19 @@ class BucketReader:
 
     @cached_property
     def terms(self) -> terms.Terms:
-        """What everybody who uses this store goes by. A store that is not there yet is made."""
+        """The format and the periods of this store. If there is no store yet, it is made."""
         found = terms.establish(self.client, self._grace)
         self.cache.claim(found.id)
         return found
+
+    @cached_property
+    def is_there(self) -> bool:
+        """Whether there is a store. Asked before anything is read, because a newer mmm4rec may write another layout.
+
+        Raises:
+            StoreError: as `terms.read`.
+        """
+        return terms.read(self.client) is not None
 
     def current(self, key: str, domain: str) -> Artifact | None:
         """See `ArtifactStore`."""
@@ -59,7 +73,7 @@ class BucketReader:
         if found is None:
             if self._history(key, domain)[0][-1:] != entries[-1:]:
                 return self.current(key, domain)  # it moved on between the two looks
-            raise DamagedError(f"{self.where(*version)} is current and has no manifest; {mend(domain)}")
+            raise DamagedError(f"{self.where(*version)} is current and has no manifest; {_DELETED}; {mend(domain)}")
         return found
 
     def whole(self, key: str, domain: str) -> Artifact | None:
@@ -123,7 +137,7 @@ class BucketReader:
         def read(name: str) -> str | None:
             entry, found = manifest.files[name], _Summed()
             if not self.client.stream(objects[name], found.begin):
-                return f"{self._file(artifact, name)} is missing"
+                return f"{self._file(artifact, name)} is missing; {_DELETED}"
             return _flaw(self._file(artifact, name), entry.sha256, entry.bytes, found.digest.hexdigest(), found.count)
 
         try:
@@ -163,6 +177,7 @@ class BucketReader:
         Raises:
             DamagedError: the last line cannot be read.
         """
+        self.is_there  # noqa: B018
         name = layout.current(key, domain)
         said = self.client.read(name)
         if said is None:
@@ -194,7 +209,7 @@ class BucketReader:
                 return str(error)
             if artifact is None or self._is_whole(artifact):
                 return artifact
-            wrong = "lacks files, or `mmm4rec verify` found it damaged"
+            wrong = f"lacks files, or `mmm4rec verify` found it damaged; {_DELETED}"
             return f"{self.where(*artifact.named)} {wrong}; {mend(artifact.domain)}"
 
         refs = sorted({version[:2] for version, what, _ in self._objects() if what == "CURRENT"})
@@ -204,6 +219,7 @@ class BucketReader:
 
     def _objects(self) -> Iterator[tuple[Version, str, Found]]:
         """All objects that speak of versions, and what they say."""
+        self.is_there  # noqa: B018
         for layer in layout.layers(self.client.folders()):
             for found in self.client.listed(layer):
                 if named := layout.named(found.key):
@@ -223,7 +239,7 @@ class BucketReader:
         def look(name: str) -> str | None:
             entry, there = found.manifest.files[name], self.client.look(found.objects[name])
             if there is None:
-                return f"{self._file(artifact, name)} is missing"
+                return f"{self._file(artifact, name)} is missing; {_DELETED}"
             return _flaw(self._file(artifact, name), entry.sha256, entry.bytes, entry.sha256, there.bytes)
 
         return [problem for problem in self._at_once(look, sorted(found.objects)) if problem]
@@ -235,6 +251,7 @@ class BucketReader:
 
     def _describe(self, version: Version) -> tuple[Described, Tag] | None:
         """The manifest of a version, or a draft, and the state that it was read in; None if there is no version."""
+        self.is_there  # noqa: B018
         said = self.client.read(layout.versioned(version))
         if said is None or not said[0]:
             return None
@@ -264,8 +281,8 @@ class BucketReader:
     def _artifact(self, version: Version, found: Described) -> Artifact:
         return Artifact(*version, self.cache.place(version), found.manifest, self._fetch)
 
-    def _fetch(self, artifact: Artifact, names: Iterable[str]) -> None:
-        """Bring files of a version into the cache."""
+    def _fetch(self, artifact: Artifact, names: Iterable[str]) -> list[str]:
+        """Bring files of a version into the cache, and return the names of those that were not there."""
 
         def get(name: str, path: Path) -> None:
             entry, wanted = artifact.manifest.files[name], self._known.get(artifact.named)
@@ -276,12 +293,13 @@ class BucketReader:
                 self._read(artifact.named)  # it may have been built again since
                 wanted = self._known.get(artifact.named)
             raise DamagedError(
-                f"{self._file(artifact, name)} is missing or damaged: `mmm4rec verify`; then {mend(artifact.domain)}"
+                f"{self._file(artifact, name)} is missing or damaged: `mmm4rec verify`, then {mend(artifact.domain)}; "
+                f"if nobody has built this version again, and `mmm4rec gc` has not removed it, {_DELETED}"
             )
 
         with room_for(f"fetching files of {artifact.ref}", self.cache.root):
             self.terms  # noqa: B018 - so that the cache is known to be of this store
-            self.cache.fetch(artifact.named, artifact.manifest, names, get)
+            return self.cache.fetch(artifact.named, artifact.manifest, names, get)
 
     def _download(self, key: str, path: Path) -> str | None:
         """Write an object to a file, and return its sha256; None if there is no such object."""
@@ -289,11 +307,19 @@ class BucketReader:
             found = _Summed(file)
             return found.digest.hexdigest() if self.client.stream(key, found.begin) else None
 
+    def _show(self, made: Path, name: str) -> None:
+        """Let a file of the cache be the one with this name at the top of the data folder."""
+        with self.cache.staging.new() as staging, self.cache.staging.lock():
+            os.link(made, staging / "exposed")
+            make_folder(self.shown)
+            (staging / "exposed").replace(self.shown / name)
+            flush(self.shown)
+
     def _file(self, artifact: Artifact, name: str) -> str:
         return f"{self.where(*artifact.named)}/{name}"
 
     def _at_once(self, function: Callable[[A], B], items: Iterable[A]) -> Sequence[B]:
-        """What the function gives for each item; it waits for the server."""
+        """The result of a function for each item. The calls wait for the server at the same time."""
         asked = list(items)
         if len(asked) < 2:
             return [function(item) for item in asked]
@@ -302,13 +328,13 @@ class BucketReader:
 
 
 class _Summed:
-    """The sha256 and the number of the bytes that come, which are also written to a file, if there is one."""
+    """The sha256 and the number of bytes of a download. The bytes are written to `file`, if there is one."""
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self._file = file
 
     def begin(self) -> Callable[[bytes], None]:
-        """They come from the first."""
+        """Start a download: what came before does not count."""
         self.digest, self.count = hashlib.sha256(), 0
         if self._file:
             self._file.seek(0)

@@ -1,11 +1,10 @@
-"""The artifact store in a bucket: everything that changes it, but for its garbage collection.
+"""The artifact store in a bucket: everything that changes it, except garbage collection.
 
-The files of a version are uploaded first, under names that nobody else uses, then its manifest by a conditional write,
-then CURRENT by another. Whoever reads sees a complete version or none, and a crash leaves objects that nothing names,
-which are collected. docs/decisions/0024 says why nothing is lost.
+First the files of a version are uploaded, under names that nobody else uses. Then a conditional write makes the
+manifest, and another one changes CURRENT. So a reader sees a complete version or none. A crash leaves objects that no
+manifest names; they are collected later. docs/decisions/0024 says why nothing is lost.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +16,21 @@ from typing import Any, Final
 from warehouse.artifacts import history
 from warehouse.artifacts.artifact import Artifact, Recipe, Version, sealed
 from warehouse.artifacts.contract import DAY, UNFIT, Identity, Leftover, Mark
-from warehouse.artifacts.durable import flush
 from warehouse.artifacts.environment import watch
 from warehouse.artifacts.errors import DamagedError, StoreError
+from warehouse.artifacts.history import Entry
 from warehouse.artifacts.manifest import Environment, Manifest, content_version, describe_file
 from warehouse.artifacts.objects import doom, garbage, layout
 from warehouse.artifacts.objects.client import Tag
 from warehouse.artifacts.objects.layout import Described
 from warehouse.artifacts.objects.leases import Hold, Leases
 from warehouse.artifacts.objects.reader import BucketReader
-from warehouse.artifacts.staging import make_folder, room_for
+from warehouse.artifacts.staging import room_for
 
 __all__ = ["Bucket"]
 
 _TRIES: Final = 20
-"""How often something is tried again because others have changed it meanwhile."""
+"""How often a change is tried again, if others have changed the same in the meantime."""
 _CATALOGUE: Final = ".duckdb"
 
 
@@ -51,6 +50,7 @@ class Bucket(BucketReader):
 
     def mark(self, version: Version, mark: Mark, on: bool = True) -> bool:
         """See `ArtifactStore`."""
+        self.is_there  # noqa: B018 - a store of another layout is not changed
         name = layout.mark(version, mark)
         if (self.client.look(name) is not None) != on:
             if not on:
@@ -82,6 +82,7 @@ class Bucket(BucketReader):
 
     def collect(self, dry_run: bool = False) -> list[Leftover]:
         """See `ArtifactStore`. It takes two collections and the grace period between them to remove a version."""
+        self.terms  # noqa: B018 - before the lease of a store that is none
         return garbage.collect(self, self.leases, dry_run)
 
     def building(self) -> set[str]:
@@ -121,12 +122,7 @@ class Bucket(BucketReader):
                     for read in latest.manifest.made_from:
                         if shown := self._read(read):
                             self._fetch(shown, [file for file in shown.manifest.files if file.endswith(".parquet")])
-                made = latest.file(name)
-                with self.cache.staging.new() as staging, self.cache.staging.lock():
-                    os.link(made, staging / "exposed")
-                    make_folder(self.shown)
-                    (staging / "exposed").replace(self.shown / name)
-                    flush(self.shown)
+                self._show(latest.file(name), name)
         return self.shown / name
 
     def _exists(self, version: Version) -> bool:
@@ -136,7 +132,7 @@ class Bucket(BucketReader):
             return True
 
     def _use(self, hold: Hold, version: Version) -> Artifact | None:
-        """A version that is there and stays as long as it is held, or None."""
+        """Hold a version, which then stays; None if it does not exist."""
         hold.versions(version)
         return self._read(version) if doom.keep(self.client, version) else None
 
@@ -168,23 +164,32 @@ class Bucket(BucketReader):
         version = (recipe.key, recipe.domain, digest)
         hold.versions(version)
         for _ in range(_TRIES):
-            manifest = sealed(recipe, digest, described, summary, self._time(), environment)
-            found = self._place(version, manifest, files)
-            if found is None:  # let one of those go first who publish the same
-                time.sleep(random.random() / 5)
-                self.leases.now(fresh=True)
-                continue
-            artifact = self._artifact(version, found)
+            artifact = self._settle(
+                version, lambda: sealed(recipe, digest, described, summary, self._time(), environment), files
+            )
             if self._point(artifact):
-                # Somebody else's build of this version may have other bytes: those are not ours to take over.
-                own = [name for name, entry in described.items() if found.manifest.files.get(name) == entry]
-                self.cache.adopt(version, found.manifest, files, own)
+                # If somebody else has built this version, its files may have other bytes than ours.
+                own = [name for name, entry in described.items() if artifact.manifest.files.get(name) == entry]
+                self.cache.adopt(version, artifact.manifest, files, own)
                 return artifact
-        raise StoreError(f"{recipe.key} of {recipe.domain} is changed by others again and again: run it again")
+        raise _too_busy(recipe.key, recipe.domain)
+
+    def _settle(self, version: Version, manifest: Callable[[], Manifest], files: Path) -> Artifact:
+        """See that a version is in the bucket (`_place`), however often others change it meanwhile."""
+        for _ in range(_TRIES):
+            found = self._place(version, manifest(), files)
+            if found:
+                return self._artifact(version, found)
+            time.sleep(random.random() / 5)  # so that of two who publish the same version one is first
+            self.leases.now(fresh=True)
+        raise _too_busy(version[0], version[1])
 
     def _place(self, version: Version, manifest: Manifest, files: Path) -> Described | None:
-        """See that a version is there, with `manifest` unless what is there is as good; None: others changed it."""
-        doom.keep(self.client, version)  # or is removed to its end, if that has begun
+        """Upload a version, unless it is there. None: others have changed it at the same time.
+
+        If the same files are there by another recipe, only the manifest is replaced.
+        """
+        doom.keep(self.client, version)  # if its removal has begun, this finishes it
         there, tag = self._there(version)
         name = layout.versioned(version)
         pointer = layout.pointer(manifest.key, manifest.domain, manifest.recipe)
@@ -204,7 +209,7 @@ class Bucket(BucketReader):
             tag = self._draft(name, made, tag, min([oldest, *used]))
             if tag is None:
                 return None
-        # Before the manifest: where that is, its recipe finds it.
+        # Before the manifest, so that every manifest can be found by its recipe.
         self.client.write(pointer, version[2].encode())
         if tag is None or self.client.replace(name, layout.describe(made), tag) is None:
             return None
@@ -214,9 +219,9 @@ class Bucket(BucketReader):
         return made
 
     def _draft(self, name: str, made: Described, tag: Tag | None, oldest: datetime) -> Tag | None:
-        """Write a draft, and return its state; None if others have written, or if it came too late.
+        """Write a draft and return its state; None if others have changed the object, or if the draft is too late.
 
-        It is in time if it was written so soon after the oldest of its objects that nobody could have collected that.
+        It is too late if the oldest of its objects could already have been collected.
         """
         data = layout.describe(made._replace(draft=True))
         written = self.client.create(name, data) if tag is None else self.client.replace(name, data, tag)
@@ -225,7 +230,7 @@ class Bucket(BucketReader):
         return written if in_time else None
 
     def _there(self, version: Version) -> tuple[Described | None, Tag | None]:
-        """The manifest of a version, if there is a readable one, and the state of the object."""
+        """The manifest of a version, or None if there is none that can be read; and the state of the object."""
         with suppress(DamagedError):
             if found := self._describe(version):
                 return (None if found[0].draft else found[0]), found[1]
@@ -233,9 +238,10 @@ class Bucket(BucketReader):
         return None, said[1] if said else None
 
     def _upload(self, manifest: Manifest, files: Path, reuse: bool) -> tuple[dict[str, str], list[datetime]]:
-        """The objects that hold the files, by name, and the times of those that were there already.
+        """Upload files. Return their objects by file name, and the times of the objects that were there already.
 
-        Those are used that are younger than half the grace period: nobody collects them before the manifest is there.
+        An existing object is used if it is younger than half the grace period, because then nobody collects it before
+        the manifest is there.
         """
         youngest = self.leases.now() - timedelta(seconds=self.terms.grace) / 2
 
@@ -252,30 +258,42 @@ class Bucket(BucketReader):
         return {name: key for name, key, _ in sent}, [since for _, _, since in sent if since]
 
     def _point(self, artifact: Artifact) -> bool:
-        """Let CURRENT name a version; False if that was removed before."""
+        """Make a version current; False if it was removed before that."""
         self._continue(artifact.key, artifact.domain, artifact)
         # Once more, after it is current: a collection that has not seen that has removed it by now, or fails.
         return doom.keep(self.client, artifact.named) and self._exists(artifact.named)
 
     def _continue(self, key: str, domain: str, artifact: Artifact | None) -> None:
-        """Let the history go on with a version, or with none."""
+        """Make a version the current one, or none, in the history."""
+
+        def on(entries: list[Entry]) -> list[Entry]:
+            # Servers of one service do not all have the same time, and it is told in whole seconds.
+            last = history.entry(artifact, max([self._time(), *(entry.since for entry in entries[-1:])]))
+            return history.continued(entries, last) or [last]
+
+        self._change_history(key, domain, on)
+
+    def _change_history(self, key: str, domain: str, on: Callable[[list[Entry]], list[Entry]]) -> None:
+        """Replace the history of an artifact by what `on` makes of it. `on` is called again if others were faster."""
         for _ in range(10 * _TRIES):
             name, broken = layout.current(key, domain), False
             try:
                 entries, tag = self._history(key, domain)
-            except DamagedError:  # what can be read of it goes on
+            except DamagedError:  # the lines that can be read stay
                 said, broken = self.client.read(name), True
                 entries, tag = (history.parse(said[0].decode(errors="replace")), said[1]) if said else ([], None)
-            # Servers of one service do not all have the same time, and it is told in whole seconds.
-            last = history.entry(artifact, max([self._time(), *(entry.since for entry in entries[-1:])]))
-            new = history.continued(entries, last) or [last]
-            if not broken and (new == entries or (not entries and artifact is None)):
+            new = on(entries)
+            if new == entries and not broken:
                 return
             data = history.text(new).encode()
             if self.client.create(name, data) if tag is None else self.client.replace(name, data, tag):
                 return
-        raise StoreError(f"{key} of {domain} is changed by others again and again: run it again")
+        raise _too_busy(key, domain)
 
     def _time(self) -> str:
-        """The time by the server's clock, to the microsecond: a manifest that is written again is another."""
+        """The time of the server's clock, to the microsecond, so that no two manifests have the same bytes."""
         return self.leases.now().astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _too_busy(key: str, domain: str) -> StoreError:
+    return StoreError(f"{key} of {domain} is changed by others again and again: try it again later")

@@ -1,4 +1,4 @@
-"""What everybody who uses a store in a bucket goes by: the object STORE, which is written once."""
+"""The terms of a store in a bucket, which hold for everybody who uses it: the object STORE. It is written once."""
 
 import json
 import uuid
@@ -9,7 +9,7 @@ import msgspec
 from warehouse.artifacts.contract import DAY
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.objects.client import Client
-from warehouse.artifacts.objects.layout import STORE
+from warehouse.artifacts.objects.layout import FILES, LEASES, STORE
 
 __all__ = ["Terms", "establish", "read"]
 
@@ -17,7 +17,7 @@ FORMAT: Final = 1
 LEASE: Final = 600
 """Seconds that a lease is good for once it was renewed."""
 _SHORTEST: Final = 60
-"""Seconds of a period: servers tell times in whole seconds, and not all of one service tell the same."""
+"""The shortest period in seconds: servers give times in whole seconds, and their clocks differ a little."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +46,18 @@ def establish(client: Client, grace: int = DAY, lease: int = LEASE) -> Terms:
     """The terms of a store, which is made if there is none. An existing store keeps its own.
 
     Raises:
-        StoreError: as `read`; or the grace period is shorter than a lease is good for, or one of the two than a minute.
+        StoreError: as `read`; or the grace period is shorter than a lease is good for, or one of the two than a minute;
+            or there are artifacts without STORE.
     """
     terms = read(client)
     if terms is None:
+        # STORE is written before anything else. It is read once more, because somebody may just have made the store.
+        if {FILES, LEASES} & {*client.folders()} and read(client) is None:
+            raise StoreError(
+                f"{client.url} has artifacts, but the object {STORE} is missing: a person or a lifecycle rule of the "
+                "bucket has deleted it. Switch that rule off, look what else is missing, and put the object back, as a "
+                "backup or an older version has it; or choose another prefix"
+            )
         if min(grace, lease) < _SHORTEST:
             raise StoreError(f"a period of {min(grace, lease)} seconds is too short: {_SHORTEST} at least")
         terms = Terms(format=FORMAT, id=uuid.uuid4().hex, grace=grace, lease=lease)

@@ -7,6 +7,9 @@ SELECT
     'not_in_sequences' AS reason,
     sum(CASE key WHEN 'core/interactions' THEN rows ELSE -rows END)::BIGINT AS rows
 FROM lineage.files
-WHERE key IN ('core/interactions', 'core/sequences') AND name = 'interactions.parquet'
+WHERE
+    key IN ('core/interactions', 'core/sequences')
+    AND name = 'interactions.parquet'
+    AND domain IN (SELECT domain FROM lineage.artifacts WHERE key = 'core/sequences' AND shown)
 GROUP BY domain
 HAVING count(*) = 2
