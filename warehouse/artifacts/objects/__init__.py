@@ -5,6 +5,7 @@
     leases   what running processes read and build, and the server's clock
     doom     whether a version may be removed: the one object that decides it
     cache    the local folder that holds the files of versions
+    shared   what machines share of their caches
     reader   BucketReader: finding and verifying versions
     store    Bucket: publishing, marking, holding, forgetting
     garbage  collecting what nobody needs, in two looks
