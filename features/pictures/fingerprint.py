@@ -3,9 +3,10 @@ whether item_images is stale."""
 
 import hashlib
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -20,12 +21,15 @@ from features.pictures.replies import is_web
 from features.pictures.roots import BucketRoot, ImageRoot
 from features.pictures.sources import DEFAULT, read_source
 from features.settings import Fetching
-from warehouse.artifacts.kept import Kept
+from warehouse.artifacts.kept import Kept, Shared
 
 __all__ = ["image_fingerprint"]
 
 _AT_ONCE: Final = 32
 """Pictures in a bucket that are read at the same time."""
+_MOST: Final = 1 << 30
+"""Bytes of shared hashes."""
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def image_fingerprint(
@@ -47,7 +51,7 @@ def image_fingerprint(
     urls = [url for urls in catalogue["image_urls"].to_pylist() for url in urls or []]
     kept = Kept.of(cache) if cache else None
     forgotten = sharing.times_forgotten(kept) if kept and fetching.http and any(map(is_web, urls)) else {}
-    hashes = _FileHashes(image_root, kept.folder if kept else None)
+    hashes = _FileHashes(image_root, kept)
     if isinstance(image_root, BucketRoot):
         hashes.ask({url for url in urls if not is_web(url)})
     for url in urls:
@@ -62,28 +66,34 @@ def image_fingerprint(
 
 
 class _FileHashes:
-    """Hashes of files, stored in the cache in one file per image root."""
+    """Hashes of files, stored in the cache in one file per image root. Those of a place in a bucket are shared."""
 
     _SCHEMA = pa.schema([("url", pa.string()), ("stamp", pa.string()), ("sha256", pa.string())])
     """`stamp`: the result of :meth:`_stamp` when the file had this hash."""
     _SETTLED = 2 * 10**9
     """Nanoseconds. A file that changed more recently may change again and keep the same time."""
 
-    def __init__(self, image_root: ImageRoot | None, cache: Path | None) -> None:
+    def __init__(self, image_root: ImageRoot | None, kept: Kept | None) -> None:
         self._root = image_root
         self._file: Path | None = None
+        self._shared: Shared | None = None
         self._known: dict[str, tuple[str, str]] = {}
-        self._new = False
-        if image_root and cache:
+        self._new = self._own = False
+        if image_root and kept:
             place = image_root.absolute() if isinstance(image_root, Path) else image_root.url
             name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
-            self._file = cache / f"files-{name}.parquet"
-            try:
-                table = pq.read_table(self._file, page_checksum_verification=True).select(self._SCHEMA.names)
-                columns = (column.to_pylist() for column in table.cast(self._SCHEMA).columns)
-                self._known = {url: (stamp, digest) for url, stamp, digest in zip(*columns, strict=True)}
-            except (OSError, KeyError, pa.ArrowException):
-                pass  # missing or damaged: the files are hashed again
+            self._file = kept.folder / f"files-{name}.parquet"
+            self._known = self._parse(self._file)
+            self._shared = kept.shared if isinstance(image_root, BucketRoot) else None
+
+    def _parse(self, source: Path | pa.BufferReader) -> dict[str, tuple[str, str]]:
+        """The hashes in a file; none if it is missing or damaged: then the files are hashed again."""
+        try:
+            table = pq.read_table(source, page_checksum_verification=True).select(self._SCHEMA.names)
+            columns = (column.to_pylist() for column in table.cast(self._SCHEMA).columns)
+            return {url: (stamp, digest) for url, stamp, digest in zip(*columns, strict=True)}
+        except (OSError, KeyError, pa.ArrowException):
+            return {}
 
     def of(self, url: str) -> str:
         """The sha256 of the file at an address, or the status that says why it cannot be read."""
@@ -97,11 +107,18 @@ class _FileHashes:
             return error.status
         if stamp and stamp == self._stamp(url) and self._settled(stamp):
             self._known[url] = stamp, found
-            self._new = True
+            self._new = self._own = True
         return found
 
-    def ask(self, urls: Iterable[str]) -> None:
-        """Hash these, many at a time, because each waits for a server."""
+    def ask(self, urls: Collection[str]) -> None:
+        """Hash these, many at a time, because each waits for a server. What another machine has hashed is not read."""
+        stamps = {url: self._stamp(url) for url in urls}
+        unknown = {url: stamp for url, stamp in stamps.items() if stamp and self._known.get(url, ("",))[0] != stamp}
+        if unknown and self._shared and self._file and (data := self._shared.read(self._file.name, _MOST)):
+            told = self._parse(pa.BufferReader(data))
+            right = {url: told[url] for url, stamp in unknown.items() if url in told and told[url][0] == stamp}
+            self._known |= {url: (stamp, digest) for url, (stamp, digest) in right.items() if _SHA256.fullmatch(digest)}
+            self._new = bool(right)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             deque(pool.map(self.of, urls), maxlen=0)
 
@@ -122,8 +139,17 @@ class _FileHashes:
     def keep(self) -> None:
         """Store the hashes if there are new ones."""
         if self._new and self._file:
-            rows = [(url, *self._known[url]) for url in sorted(self._known)]
-            table = pa.table(list(map(list, zip(*rows, strict=True))), schema=self._SCHEMA)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-            replies.write_whole(self._file, sink.getvalue())
+            replies.write_whole(self._file, self._table(self._known))
+        if self._own and self._shared and self._file:
+            self._shared.change(self._file.name, _MOST, self._merged)
+
+    def _merged(self, data: bytes | None) -> bytes:
+        """The shared hashes with those of this machine."""
+        return self._table((self._parse(pa.BufferReader(data)) if data else {}) | self._known)
+
+    def _table(self, known: Mapping[str, tuple[str, str]]) -> bytes:
+        rows = [(url, *known[url]) for url in sorted(known)]
+        table = pa.table(list(map(list, zip(*rows, strict=True))), schema=self._SCHEMA)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        return bytes(sink.getvalue())

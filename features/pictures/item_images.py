@@ -209,8 +209,7 @@ def collect_images(
         items_parquet, sequence_items_parquet: core/items, and the items of core/sequences.
         image_root: folder or place in a bucket that relative paths start from; None if there is none.
         out: an empty folder.
-        cache: folder of the replies of http(s) addresses (see `replies`), with what machines share of it; None keeps
-            them only during this call.
+        cache: where replies of http(s) addresses are kept (see `replies`); None keeps them only during this call.
         fetching: how addresses are requested.
         shard_bytes: largest size of a shard, in bytes.
         progress: called with (done, total) downloads and items.

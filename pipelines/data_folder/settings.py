@@ -113,8 +113,9 @@ class StoreSettings:
     """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
     the data folder.
 
-    `store_cache_gb`: how large the local copies of files in a bucket may become. `store_grace_hours`: for a new bucket,
-    the time from the first look of a garbage collection to the one that may remove a version.
+    `store_cache_gb`: how large the local copies of files in a bucket may become, of artifacts and of raw files each.
+    `store_grace_hours`: for a new bucket, the time from the first look of a garbage collection to the one that may
+    remove a version.
     """
 
     store: str | None = None

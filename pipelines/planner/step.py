@@ -59,8 +59,8 @@ Pool = Literal["gpu", "downloads", "catalogue"]
 class Job(Generic[P]):
     """What a build receives: its inputs, its parameters, and the empty folder `out` for its files.
 
-    `sources` are the sources of the recipe. `cache` is the cache folder, and `shared` what machines share of it; None if
-    nothing. `state` is a folder for this recipe only, from which a killed build continues. `logs` is the folder for its
+    `sources` are the sources of the recipe. `cache` is the cache folder, and `shared` what machines share of it, or
+    None. `state` is a folder for this recipe only, from which a killed build continues. `logs` is the folder for its
     logs.
     """
 
