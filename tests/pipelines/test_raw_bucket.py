@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.folder import STORE_VARIABLE, DataFolder
 from pipelines.errors import SettingsError
+from pipelines.garbage import collect
 from pipelines.planner.plan import plan
 from pipelines.planner.step import Job, all_steps
 from tests.conftest import Cli
@@ -51,10 +52,9 @@ class Shop:
     def downloads(self) -> list[str]:
         """The raw files that were downloaded since the last call, or for the first one since ever."""
         assert self.place.server
-        seen = self.place.server.tell(forget=True)["seen"]
-        return [
-            said.partition("?")[0].rpartition("/")[2] for said in seen if said.startswith("GET ") and "Toys" in said
-        ]
+        seen = (said.partition("?")[0] for said in self.place.server.tell(forget=True)["seen"])
+        got = [said.rpartition("/")[2] for said in seen if said.startswith("GET ")]
+        return [name for name in got if name.startswith(("Toys", "meta_Toys"))]
 
 
 @pytest.fixture
@@ -270,3 +270,42 @@ def test_two_processes_may_use_one_cache(shop: Shop) -> None:
         assert path != again
         assert path.read_bytes() == again.read_bytes() == (shop.files / "Toys.csv").read_bytes()
     assert shop.downloads() == []
+
+
+def test_a_second_machine_downloads_no_raw_file_to_know_that_nothing_is_stale(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORE_VARIABLE, f"{shop.place.address} store")
+    run(shop.settings())
+    shop.downloads()
+    other = shop.data.parent / "other"
+    assert stale(shop.settings(other)) == []
+    assert shop.downloads() == []
+    # A wrong hash is noticed when the file is read, and corrected for all.
+    store = Client(f"{shop.place.address} store")
+    for found in store.listed("cache/sha256"):
+        said = store.read(found.key)
+        assert said
+        store.write(found.key, said[0].replace(sha256_file(shop.files / "Toys.csv").encode(), b"f" * 64))
+    third = shop.data.parent / "third"
+    assert "raw/ratings" in stale(shop.settings(third))
+    with pytest.raises(StoreError, match=r"Toys.csv changed while it was read: run it again"):
+        STEPS["raw/ratings"].publish(DataFolder(third), "Toys")
+    assert stale(DataFolder(third)) == []
+    assert stale(shop.settings(shop.data.parent / "fourth")) == []
+    for found in store.listed("cache/sha256"):
+        store.write(found.key, b"damaged")
+    assert stale(shop.settings(shop.data.parent / "fifth")) == []
+
+
+def test_a_collection_removes_copies_but_not_what_is_read(shop: Shop) -> None:
+    data_folder = shop.settings()
+    digest = data_folder.raw.sha256("Toys.csv")
+    with data_folder.raw.opened("Toys.csv", digest) as path:
+        (leftover,) = collect(data_folder, dry_run=True)
+        assert leftover.name == f"cache/raw/{digest}"
+        assert leftover.bytes == path.stat().st_size
+        assert collect(data_folder) == [leftover]
+        assert sha256_file(path) == digest
+    assert collect(data_folder) == []
+    assert sorted(path.name for path in (shop.data / "cache" / "raw").iterdir()) == [".lock", ".staging"]

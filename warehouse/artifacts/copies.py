@@ -48,12 +48,17 @@ class Copies:
         Raises:
             StoreError: there is no space, or as `get`, which has to see to it that it gets this content.
         """
-        with room_for(f"copying {name} from a bucket", self._root), self._staging.new() as folder:
+        with self._staging.new() as folder:
             path = folder / name
-            if not self._link(sha256, path):
-                self._staging.sweep()
-                self._place(folder / "file", get, path)
+            with room_for(f"copying {name} from a bucket", self._root):
+                if not self._link(sha256, path):
+                    self._staging.sweep()
+                    self._place(folder / "file", get, path)
             yield path
+
+    def unused(self) -> list[Path]:
+        """The copies, all of which may be removed: what is read now is read by another name."""
+        return sorted(path for path in self._root.glob("*") if _NAME.fullmatch(path.name))
 
     def _link(self, sha256: str, path: Path) -> bool:
         """Let a path lead to a copy; False if there is none."""
@@ -77,7 +82,7 @@ class Copies:
 
     def _make_room(self, needed: int) -> None:
         """Remove those that were used longest ago, until there is room for so many bytes."""
-        found = {path: path.lstat() for path in self._root.iterdir() if _NAME.fullmatch(path.name)}
+        found = {path: path.lstat() for path in self.unused()}
         surplus = sum(status.st_size for status in found.values()) + needed - self._limit
         for path in sorted(found, key=lambda path: (found[path].st_mtime_ns, path)):
             if surplus <= 0:
