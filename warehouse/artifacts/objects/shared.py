@@ -60,11 +60,13 @@ class SharedObjects:
     def add(self, name: str, data: bytes, most: int, good: Callable[[bytes], bool]) -> None:
         """See `Shared`."""
         key = self._key(name)
-        if self._client.create(key, data) is not None:
+        found = self._client.look(key)  # first, because a refused write reads what is there, whatever its size
+        if found is None:
+            self._client.create(key, data)  # if another machine is faster, its one is as good
             return
-        found, there = self._client.look(key), self.read(name, most)
-        if found and not (there is not None and good(there)):
-            self._client.replace(key, data, found.tag)  # if another machine is faster, its one is as good
+        there = self.read(name, most) if found.bytes <= most else None
+        if there is None or not good(there):
+            self._client.replace(key, data, found.tag)
 
     def change(self, name: str, most: int, change: Callable[[bytes | None], bytes | None]) -> None:
         """See `Shared`."""
