@@ -38,7 +38,7 @@ def why_it_comes_back(data_folder: DataFolder, domain: str) -> str | None:
     """The reason why the domain will come back, and what to do about it; None if it stays forgotten."""
     if domain in data_folder.present():
         return (
-            f"the raw files of {domain} are still in {data_folder.raw_folder}: the next `mmm4rec run` builds it again, "
+            f"the raw files of {domain} are still in {data_folder.raw}: the next `mmm4rec run` builds it again, "
             "unless you move them away"
         )
     if domain in data_folder.settings.domains:

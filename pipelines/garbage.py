@@ -1,8 +1,9 @@
 """Garbage collection of a data folder: data that its store does not need, and the cache of removed data.
 
 The store decides what it needs. Cache entries of versions or recipes that no longer exist are removed: mapped copies,
-logs and unfinished states of trainings. Pictures and vectors were costly, and an earlier encoder may be used again, so
-they stay until a person removes them (docs/decisions/0007).
+logs and unfinished states of trainings; and copies of raw files in a bucket. Pictures and vectors were costly, and an
+earlier encoder may be used again, so they stay until a person removes them, also where machines share them in a bucket
+(docs/decisions/0007).
 """
 
 import re
@@ -10,9 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.data_folder.folder import DataFolder
+from pipelines.data_folder.folder import RAW_CACHE, DataFolder
 from pipelines.errors import EXPECTED
 from warehouse.artifacts.contract import Leftover
+from warehouse.artifacts.copies import Copies
 from warehouse.artifacts.garbage import size
 from warehouse.artifacts.lineage import named
 from warehouse.artifacts.locks import is_held
@@ -41,6 +43,10 @@ def collect(data_folder: DataFolder, dry_run: bool = False) -> list[Leftover]:
         found.append(Leftover("cache", str(folder.relative_to(data_folder.path)), size(folder)))
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
+    for path in Copies(data_folder.cache / RAW_CACHE, 0).unused():
+        found.append(Leftover("cache", str(path.relative_to(data_folder.path)), path.stat().st_size))
+        if not dry_run:
+            path.unlink(missing_ok=True)
     return found
 
 

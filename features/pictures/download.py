@@ -24,9 +24,11 @@ from urllib3.util import parse_url
 
 from features.pictures.connections import limits, open_web
 from features.pictures.decode import MAX_BYTES, PictureError, measure
-from features.pictures.replies import Reply, is_web, remember, sweep
+from features.pictures.replies import Reply, is_web, sweep
+from features.pictures.sharing import Replies
 from features.settings import Fetching
 from warehouse.artifacts.http import is_temporary, retry_after
+from warehouse.artifacts.kept import Kept
 from warehouse.artifacts.progress import Progress
 
 _CHUNK: Final = 64 << 10
@@ -91,15 +93,16 @@ class Downloads:
     `fetching.per_host` workers, so a slow host does not delay other hosts.
     """
 
-    def __init__(self, cache: Path, fetching: Fetching) -> None:
-        self._cache = cache
+    def __init__(self, cache: Path | Kept, fetching: Fetching) -> None:
+        self._kept = Kept.of(cache)
         self._fetching = fetching
         self._hosts: dict[str, _Host] = {}
         self._slots = asyncio.Semaphore(fetching.concurrency)  # first come, first served, so hosts take turns
         self._web = open_web(fetching.concurrency, fetching.per_host)
 
     def __enter__(self) -> Self:
-        sweep(self._cache)
+        sweep(self._kept.folder)
+        self._replies = Replies(self._kept, self._fetching.private_addresses)
         self._runner = asyncio.Runner()
         self._runner.get_loop().set_default_executor(ThreadPoolExecutor(self._fetching.concurrency, "pictures"))
         return self
@@ -117,6 +120,7 @@ class Downloads:
         progress: Progress = _ignore,
     ) -> None:
         """Fetch each address once and store the replies. If an address cannot be fetched, this is stored as its reply.
+        An address whose reply another machine has shared is not requested.
 
         Args:
             addresses: http or https; repeated ones are fetched once.
@@ -125,9 +129,12 @@ class Downloads:
 
         Raises:
             FeatureError: the cache cannot be written.
+            StoreError: replies are shared in a bucket that cannot be reached.
         """
-        tasks = [_Task(address, address, self._fetching.total_timeout) for address in dict.fromkeys(addresses)]
-        self._seen, self._progress, self._done, self._total = seen, progress, 0, len(tasks)
+        asked = [*dict.fromkeys(addresses)]
+        wanted = self._replies.take(asked)
+        tasks = [_Task(address, address, self._fetching.total_timeout) for address in wanted]
+        self._seen, self._progress, self._done, self._total = seen, progress, len(asked) - len(wanted), len(asked)
         try:
             self._runner.run(self._ask(tasks))
         except ExceptionGroup as several:
@@ -212,7 +219,7 @@ class Downloads:
     # The methods below run in the other threads.
 
     def _keep(self, task: _Task, reply: Reply) -> None:
-        remember(self._cache, task.address, reply, self._fetching.private_addresses)
+        self._replies.add(task.address, reply)
         if reply.status == "ok":
             self._seen(reply.body)
 

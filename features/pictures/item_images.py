@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from features.errors import FeatureError
 from features.parquet import read_catalogue, write_table
-from features.pictures import replies
+from features.pictures import replies, sharing
 from features.pictures.decode import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -26,10 +26,12 @@ from features.pictures.decode import (
 )
 from features.pictures.download import Downloads
 from features.pictures.replies import is_web
+from features.pictures.roots import ImageRoot
 from features.pictures.shards import SHARD_BYTES, ShardWriter
 from features.pictures.sources import DEFAULT, UnaskedError, read_source
 from features.settings import Fetching
 from features.tables import ITEM_IMAGES
+from warehouse.artifacts.kept import Kept
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.threads import map_in_order
 
@@ -64,7 +66,7 @@ class ItemImagesSummary:
     bytes: int
 
 
-def forget(cache: Path, statuses: Collection[str]) -> int:
+def forget(cache: Path | Kept, statuses: Collection[str]) -> int:
     """Let the next run retry the addresses whose downloads ended in one of these statuses. Return their number.
 
     Raises:
@@ -83,7 +85,10 @@ def forget(cache: Path, statuses: Collection[str]) -> int:
             return problem.status
         return "ok"
 
-    return replies.forget(cache, statuses, judge if _JUDGED & set(statuses) else None)
+    kept = Kept.of(cache)
+    found = replies.find(kept.folder, statuses, judge if _JUDGED & set(statuses) else None)
+    sharing.forget(kept, found)
+    return len(found)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class _Found:
 class _Finder:
     """Looks through the addresses of items. Each content is judged once, however often it occurs."""
 
-    def __init__(self, image_root: Path | None, cache: Path, fetching: Fetching) -> None:
+    def __init__(self, image_root: ImageRoot | None, cache: Path, fetching: Fetching) -> None:
         self._image_root = image_root
         self._cache = cache
         self._fetching = fetching
@@ -186,10 +191,10 @@ def _further(progress: Progress, before: int, done: int, total: int) -> None:
 def collect_images(
     items_parquet: Path,
     sequence_items_parquet: Path,
-    image_root: Path | None,
+    image_root: ImageRoot | None,
     out: Path,
     *,
-    cache: Path | None = None,
+    cache: Path | Kept | None = None,
     fetching: Fetching = DEFAULT,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -202,15 +207,16 @@ def collect_images(
 
     Args:
         items_parquet, sequence_items_parquet: core/items, and the items of core/sequences.
-        image_root: folder that relative paths start from; None if there is none.
+        image_root: folder or place in a bucket that relative paths start from; None if there is none.
         out: an empty folder.
-        cache: folder of the replies of http(s) addresses (see `replies`); None keeps them only during this call.
+        cache: where replies of http(s) addresses are kept (see `replies`); None keeps them only during this call.
         fetching: how addresses are requested.
         shard_bytes: largest size of a shard, in bytes.
         progress: called with (done, total) downloads and items.
 
     Raises:
         FeatureError: an input table cannot be read, or the cache cannot be written.
+        StoreError: the image root or the shared replies are in a bucket that cannot be reached.
     """
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     ids, addresses = catalogue["item_id"].to_pylist(), [urls or [] for urls in catalogue["image_urls"].to_pylist()]
@@ -223,7 +229,7 @@ def collect_images(
 
     with ExitStack() as stack:
         cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".replies-", dir=out)))
-        finder = _Finder(image_root, cache, fetching)
+        finder = _Finder(image_root, Kept.of(cache).folder, fetching)
         threads = stack.enter_context(ThreadPoolExecutor(THREADS))
         if fetching.http and (web := [urls for urls in addresses if any(map(is_web, urls))]):
             with Downloads(cache, fetching) as downloads:

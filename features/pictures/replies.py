@@ -5,6 +5,7 @@
 
 Failures are stored too. Whether a body is a good picture is not stored: features.pictures decides it by its current
 rules. A file gets its name only when it is complete, whenever the process ends. A damaged file counts as missing.
+Machines with a store in a bucket share them (`sharing`).
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ from typing import Final
 from features.errors import FeatureError
 from warehouse.artifacts.durable import replacing
 
-_FORGOTTEN: Final = "forgotten.json"
+FORGOTTEN: Final = "forgotten.json"
+STATUSES: Final = frozenset({"ok", "unreachable", "timeout", "not_found", "too_large", "refused"})
+"""The statuses of replies."""
+_KEY: Final = re.compile("[0-9a-f]{64}")
 _LITTER_AGE: Final = 3600.0
 """Seconds after which an unfinished file counts as abandoned."""
 _LOGIN: Final = re.compile(r"(?<=://)[^/?#]*@")
@@ -53,40 +57,43 @@ def recall(cache: Path, address: str, private: bool = False) -> Reply | None:
     It is also None if the address was refused when private addresses were not allowed, and they are allowed now.
     """
     try:
-        with _place(cache, key_of(address)).open("rb") as file:
-            facts = json.loads(file.readline())
-            reply = Reply(facts["status"], facts["detail"], file.read())
-            whole = hashlib.sha256(reply.body).hexdigest() == facts["sha256"]
-            outdated = reply.status == "refused" and private and not facts["private"]
-            return reply if whole and not outdated else None
-    except (OSError, ValueError, TypeError, KeyError):
+        return parse(place(cache, key_of(address)).read_bytes(), private)
+    except OSError:
         return None
 
 
-def remember(cache: Path, address: str, reply: Reply, private: bool = False) -> None:
-    """Store the reply of an address; `private`: private addresses were allowed when it was requested.
+def parse(data: bytes, private: bool = False, address: str | None = None) -> Reply | None:
+    """The reply in the bytes of a file, as :func:`recall` says; with `address`, only if it is the reply of that one."""
+    line, _, body = data.partition(b"\n")
+    try:
+        facts = json.loads(line)
+        reply = Reply(facts["status"], facts["detail"], body)
+        whole = hashlib.sha256(body).hexdigest() == facts["sha256"]
+        outdated = reply.status == "refused" and private and not facts["private"]
+        stranger = address is not None and (facts["url"] != _shown(address) or reply.status not in STATUSES)
+        return reply if whole and not outdated and not stranger else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
-    Raises:
-        FeatureError: the cache cannot be written.
-    """
+
+def described(address: str, reply: Reply, private: bool = False) -> tuple[bytes, bytes]:
+    """The file of a reply: its first line, and the body. `private`: private addresses were allowed when it was
+    requested."""
     facts = {
-        "url": _LOGIN.sub("", address),
+        "url": _shown(address),
         "status": reply.status,
         "detail": reply.detail,
         "private": private,
         "bytes": len(reply.body),
         "sha256": hashlib.sha256(reply.body).hexdigest(),
     }
-    write_whole(_place(cache, key_of(address)), json.dumps(facts).encode() + b"\n", reply.body)
+    return json.dumps(facts).encode() + b"\n", reply.body
 
 
-def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> int:
-    """Remove the replies with one of these statuses, so that their addresses are requested again; return their number.
+def find(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str] | None) -> list[str]:
+    """The names of the replies with one of these statuses, by :func:`key_of`.
 
-    `judge` returns the status of a reply's body; None: replies with a body are kept.
-
-    Raises:
-        FeatureError: the cache cannot be written.
+    `judge` returns the status of a reply's body; None: replies with a body are left out.
     """
     found = []
     for path in cache.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64):
@@ -95,26 +102,44 @@ def forget(cache: Path, statuses: Collection[str], judge: Callable[[bytes], str]
                 facts = json.loads(file.readline())
                 status = judge(file.read()) if judge and facts["status"] == "ok" else facts["status"]
                 if status in statuses:
-                    found.append(path)
+                    found.append(path.name)
         except (OSError, ValueError, TypeError, KeyError):
             pass  # damaged: it is requested again anyway
-    if found:
-        counts = times_forgotten(cache)
-        # The counts are written first: if the process dies in between, too much is stale, never too little.
-        counts |= {path.name: counts.get(path.name, 0) + 1 for path in found}
-        write_whole(cache / _FORGOTTEN, json.dumps(counts, sort_keys=True, indent=0).encode())
-        for path in found:
-            path.unlink(missing_ok=True)
-    return len(found)
+    return found
+
+
+def forget(cache: Path, counts: Mapping[str, int]) -> None:
+    """Let these addresses have been forgotten so often, and remove their replies, so that they are requested again.
+
+    Raises:
+        FeatureError: the cache cannot be written.
+    """
+    # The counts are written first: if the process dies in between, too much is stale, never too little.
+    write_whole(cache / FORGOTTEN, count_text({**times_forgotten(cache), **counts}))
+    for key in counts:
+        place(cache, key).unlink(missing_ok=True)
 
 
 def times_forgotten(cache: Path) -> dict[str, int]:
     """How often each address was forgotten, by :func:`key_of`; addresses that never were are left out."""
     try:
-        counts = json.loads((cache / _FORGOTTEN).read_bytes())
-        return {str(key): int(count) for key, count in counts.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return parse_counts((cache / FORGOTTEN).read_bytes())
+    except OSError:
         return {}
+
+
+def parse_counts(data: bytes) -> dict[str, int]:
+    """How often each address was forgotten, by the bytes of a file; what cannot be read says nothing."""
+    try:
+        counts = {str(key): int(count) for key, count in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {key: count for key, count in counts.items() if _KEY.fullmatch(key) and count > 0}
+
+
+def count_text(counts: Mapping[str, int]) -> bytes:
+    """The file that says how often each address was forgotten."""
+    return json.dumps(counts, sort_keys=True, indent=0).encode()
 
 
 def write_whole(path: Path, *parts: bytes) -> None:
@@ -143,5 +168,10 @@ def sweep(cache: Path) -> None:
                 path.unlink()
 
 
-def _place(cache: Path, key: str) -> Path:
+def place(cache: Path, key: str) -> Path:
+    """Where the reply of an address is, by :func:`key_of`."""
     return cache / key[:2] / key
+
+
+def _shown(address: str) -> str:
+    return _LOGIN.sub("", address)

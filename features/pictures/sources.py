@@ -1,4 +1,4 @@
-"""The bytes at one address of a picture: a file inside the image root, or the stored reply of a web server."""
+"""The bytes at one address of a picture: what is inside the image root, or the stored reply of a web server."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from urllib.request import url2pathname
 
 from features.pictures.decode import MAX_BYTES, PictureError
 from features.pictures.replies import recall
+from features.pictures.roots import BucketRoot, ImageRoot
 from features.settings import Fetching
 
 __all__ = ["DEFAULT", "UnaskedError", "read_source"]
@@ -25,12 +26,15 @@ class UnaskedError(LookupError):
     """The cache has no reply of this http(s) address yet."""
 
 
-def read_source(url: str, image_root: Path | None, cache: Path | None = None, fetching: Fetching = DEFAULT) -> bytes:
+def read_source(
+    url: str, image_root: ImageRoot | None, cache: Path | None = None, fetching: Fetching = DEFAULT
+) -> bytes:
     """Bytes at one address: a path relative to `image_root`, a file:// URL inside it, or a stored reply of the web.
 
     Raises:
         PictureError: unreachable, refused, too_large, or another status of a download.
         LookupError: the http(s) address was not requested yet.
+        StoreError: the image root is in a bucket that cannot be reached.
     """
     if _INLINE.match(url):
         raise PictureError(
@@ -51,6 +55,8 @@ def read_source(url: str, image_root: Path | None, cache: Path | None = None, fe
             raise PictureError("refused", f"unknown scheme {other}")
     if image_root is None:
         raise PictureError("unreachable", "no image_root is set")
+    if isinstance(image_root, BucketRoot):
+        return image_root.read(name)
     return _read_inside(image_root, name, MAX_BYTES)
 
 

@@ -12,6 +12,11 @@ Everything in the cache can be computed again, so a damaged file is removed and 
 Every call adds a small part. :meth:`VectorCache.compact` writes many small parts into a large one, and then removes
 them. In the large part, the rows of each original part form a run that has the original part's name (in the file's
 metadata). If one content has several vectors, the same vector is therefore found before and after.
+
+Machines with a store in a bucket share the cache (:class:`warehouse.artifacts.kept.Kept`): each part that one adds is
+also an object there, of the same name and bytes. A look-up that does not find all contents here takes the parts that
+are there and not here, and checks each before it counts. Parts in the bucket are not compacted; a compaction here does
+not make them unknown, because it keeps their names.
 """
 
 import json
@@ -35,7 +40,9 @@ from numpy.typing import NDArray
 
 from features.encoders import EncoderIdentity, Vectors
 from features.encoders.probe import Probe
+from features.vectors.shared import RUNS, SharedParts, parse_probe, probe_text
 from warehouse.artifacts.durable import flush, replacing
+from warehouse.artifacts.kept import Kept
 
 _log = logging.getLogger("mmm4rec")
 
@@ -46,9 +53,6 @@ _PART = "[0-9a-f]" * 64 + ".parquet"
 _UNFINISHED = ".part"
 _ABANDONED = 24 * 3600
 """Seconds after which an unfinished file counts as left by a process that died."""
-_RUNS = b"runs"
-"""Key in a part's metadata: [[name of an original part, its number of rows here], ...] as JSON. A part that was never
-compacted lacks it."""
 _LARGE = 64 * 2**20
 """Approximate bytes of a compacted part; a part of at least half this size is not compacted again."""
 _MANY = 64
@@ -70,14 +74,16 @@ class VectorCache:
     """The vectors of one modality by one encoder.
 
     Args:
-        root: folder of all caches; it may be missing.
+        root: folder of all caches, which may be missing, with what machines share of it.
         modality: kind of content.
         identity: the encoder; each identity has its own cache.
     """
 
-    def __init__(self, root: Path, modality: Literal["text", "image"], identity: EncoderIdentity) -> None:
+    def __init__(self, root: Path | Kept, modality: Literal["text", "image"], identity: EncoderIdentity) -> None:
         self._identity = json.dumps(asdict(identity), indent=2, sort_keys=True) + "\n"
-        self.folder = root / f"{modality}-{sha256(self._identity.encode()).hexdigest()[:16]}"
+        kept, name = Kept.of(root), f"{modality}-{sha256(self._identity.encode()).hexdigest()[:16]}"
+        self.folder = kept.folder / name
+        self._shared = SharedParts(kept.shared.below(name), identity.width) if kept.shared else None
         self.width = identity.width
         self._made = False
         self.damaged = 0
@@ -89,6 +95,18 @@ class VectorCache:
         Every part that a vector comes from is checked completely. If a content has several vectors, the vector of the
         original part whose name sorts first is used.
         """
+        vectors, known = self._look_up(contents)
+        if self._shared and known.sum() + list(contents).count(None) < len(contents) and self._take(self._shared):
+            return self._look_up(contents)
+        return vectors, known
+
+    def _take(self, shared: SharedParts) -> bool:
+        """Take the parts of other machines that are not here; say whether there are any."""
+        self._make_folder()
+        held = {run.name for runs in self._list({}).values() for run in runs}
+        return shared.take(held, self._write) > 0
+
+    def _look_up(self, contents: Sequence[str | None]) -> tuple[Vectors, NDArray[np.bool_]]:
         vectors = np.zeros((len(contents), self.width), np.float32)
         if not contents:
             return vectors, np.zeros(0, np.bool_)
@@ -171,25 +189,36 @@ class VectorCache:
                 "content_sha256": pa.array(contents, pa.string()),
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), self.width),
             },
-            metadata={_RUNS: json.dumps(runs)} if runs else None,
+            metadata={RUNS: json.dumps(runs)} if runs else None,
         )
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
         self._make_folder()
-        return self._write(f"{sha256(buffer.getbuffer()).hexdigest()}.parquet", buffer.getbuffer())
+        name = f"{sha256(buffer.getbuffer()).hexdigest()}.parquet"
+        if self._shared and not runs:  # before it is here: a process that is killed in between has lost nothing
+            self._shared.add(name, buffer.getvalue())
+        return self._write(name, buffer.getbuffer())
 
     def probe(self) -> Probe | None:
-        """The stored probe vectors; None if there are none, or they cannot be read."""
+        """The stored probe vectors; None if there are none, or they cannot be read. Those that machines share go first,
+        so that their vectors never mix with those of another encoder."""
+        shared = self._shared.probe() if self._shared else None
+        if shared:
+            return shared
         try:
-            kept = json.loads((self.folder / _PROBE).read_text("utf-8"))
-            return {str(name): [float(number) for number in vector] for name, vector in kept.items()}
+            kept = parse_probe((self.folder / _PROBE).read_bytes())
         except (OSError, ValueError, TypeError, AttributeError):
             return None
+        if self._shared:
+            self._shared.add_probe(kept)
+        return kept
 
     def keep_probe(self, probe: Probe) -> None:
         """Store the probe vectors of this encoder."""
         self._make_folder()
-        self._write(_PROBE, (json.dumps(probe, indent=1, sort_keys=True) + "\n").encode())
+        if self._shared:
+            self._shared.add_probe(probe)
+        self._write(_PROBE, probe_text(probe))
 
     def _make_folder(self) -> None:
         """Make the folder, write the encoder's identity into it, and remove abandoned files."""
@@ -200,6 +229,8 @@ class VectorCache:
             with suppress(FileNotFoundError):  # finished, or removed by another process
                 if path.stat().st_mtime < time.time() - _ABANDONED:
                     path.unlink()
+        if self._shared:
+            self._shared.describe(self._identity.encode())
         self._write("encoder.json", self._identity.encode())
         self._made = True
 
@@ -282,7 +313,7 @@ def _runs_of(path: Path, table: pa.Table) -> list[_Run]:
         ValueError, TypeError, KeyError, pa.ArrowException: the file is not a part.
     """
     contents = table["content_sha256"].combine_chunks()
-    declared = json.loads((table.schema.metadata or {}).get(_RUNS, json.dumps([[path.stem, len(contents)]])))
+    declared = json.loads((table.schema.metadata or {}).get(RUNS, json.dumps([[path.stem, len(contents)]])))
     runs, start = [], 0
     for name, rows in declared:
         runs.append(_Run(str(name), path, start, contents.slice(start, rows)))

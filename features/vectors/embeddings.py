@@ -42,6 +42,7 @@ from features.tables import ITEM_IMAGES, ITEM_TEXT, Storage, embedding_schema
 from features.vectors.cache import VectorCache, adding_behind
 from features.vectors.loading import Original, check_decoding, choose_workers, prepared
 from features.vectors.spread import check_spread
+from warehouse.artifacts.kept import Kept
 from warehouse.artifacts.progress import Progress
 
 _log = logging.getLogger("mmm4rec")
@@ -95,7 +96,7 @@ def embed_texts(
     out: Path | None,
     *,
     form: Literal["clean", "published"] = "clean",
-    cache: Path | None = None,
+    cache: Path | Kept | None = None,
     storage: Storage = "float32",
     share: Share = ALONE,
     batch_size: int = 256,
@@ -146,7 +147,7 @@ def embed_images(
     encoder: Encoder | ReadyVectors,
     out: Path | None,
     *,
-    cache: Path | None = None,
+    cache: Path | Kept | None = None,
     storage: Storage = "float32",
     share: Share = ALONE,
     workers: int | None = None,
@@ -236,7 +237,7 @@ def _embed(
     encode: Encode,
     encoder: Encoder,
     out: Path | None,
-    cache_root: Path | None,
+    cache_root: Path | Kept | None,
     storage: Storage,
     progress: Progress | None,
 ) -> EmbeddingSummary:

@@ -34,7 +34,7 @@ def item_text(job: Job[Nothing]) -> Any:
 class PicturesOf:
     """Where the pictures are or how they are fetched. Their contents count as a source, identified by a fingerprint."""
 
-    root: Apart[Path]
+    root: Apart[Path | str]
     fetching: Apart[Fetching]
 
 
@@ -44,10 +44,12 @@ def _pictures(data_folder: DataFolder, domain: str) -> PicturesOf:
 
 def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
     from features.pictures.fingerprint import image_fingerprint
+    from features.pictures.roots import opened
 
     of, (items, sequences) = _pictures(data_folder, domain), inputs
-    cache = data_folder.cache / PICTURES
-    return {"pictures": image_fingerprint(items.main, sequences.file("items.parquet"), of.root, cache, of.fetching)}
+    cache = data_folder.kept(PICTURES)
+    root = opened(of.root)
+    return {"pictures": image_fingerprint(items.main, sequences.file("items.parquet"), root, cache, of.fetching)}
 
 
 @step(
@@ -62,13 +64,14 @@ def _fingerprint(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact
 def item_images(job: Job[PicturesOf]) -> Any:
     """A status for every item's picture. Valid pictures are stored in tar shards with their original bytes."""
     from features.pictures.item_images import collect_images
+    from features.pictures.roots import opened
 
     return collect_images(
         job.table("core/items"),
         job.table("core/sequences", "items"),
-        job.parameters.root,
+        opened(job.parameters.root),
         job.out,
-        cache=job.cache / PICTURES,
+        cache=job.kept(PICTURES),
         fetching=job.parameters.fetching,
         progress=job.progress,
     )
@@ -78,10 +81,11 @@ def encoder_settings(data_folder: DataFolder, domain: str, modality: Literal["te
     """The encoder settings of a domain with resolved paths: `path`, and a `model` that starts with . or ~."""
     named = data_folder.settings.domain(domain)
     settings = named.text_encoder if modality == "text" else named.image_encoder
+    key = f"{domain}: {modality}_encoder"
     if settings.path:
-        settings = replace(settings, path=str(data_folder.raw_folder / Path(settings.path).expanduser()))
+        settings = replace(settings, path=str(data_folder.beside_raw(settings.path, f"{key}: path")))
     if settings.model.startswith((".", "~")):
-        settings = replace(settings, model=str(data_folder.raw_folder / Path(settings.model).expanduser()))
+        settings = replace(settings, model=str(data_folder.beside_raw(settings.model, f"{key}: model")))
     return settings
 
 
@@ -132,7 +136,7 @@ def text_embeddings(job: Job[Encoding]) -> Any:
         open_encoder(job.parameters.settings),
         job.out,
         form=job.parameters.settings.text,
-        cache=job.cache / VECTORS,
+        cache=job.kept(VECTORS),
         storage=job.parameters.settings.storage,
         progress=job.progress,
     )
@@ -156,7 +160,7 @@ def image_embeddings(job: Job[Encoding]) -> Any:
         job.input("features/item_images").path,
         open_encoder(job.parameters.settings),
         job.out,
-        cache=job.cache / VECTORS,
+        cache=job.kept(VECTORS),
         storage=job.parameters.settings.storage,
         progress=job.progress,
     )

@@ -1,6 +1,7 @@
 """Layer raw: the files of a category as typed tables, line by line, whatever their format."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,21 @@ from warehouse.raw.formats import Kind, RawFormat, format_of
 
 @dataclass(frozen=True)
 class RawFile:
-    """The path of a raw file, and its format.
+    """A raw file, and its format.
 
-    Its bytes are a source. The code of the reader for its format is part of the code version.
+    Its bytes are a source: `opened` is told their sha256, and gives a path. The code of the reader for its format is
+    part of the code version.
     """
 
-    path: Apart[Path]
+    name: Apart[str]
+    opened: Apart[Callable[[str], AbstractContextManager[Path]]]
     format: Apart[RawFormat]
 
 
 def _raw_file(kind: Kind) -> Callable[[DataFolder, str], RawFile]:
     def parameters(data_folder: DataFolder, domain: str) -> RawFile:
-        path = data_folder.raw_file(domain, kind)
-        return RawFile(path, format_of(kind, path.name))
+        name = data_folder.raw_file(domain, kind)
+        return RawFile(name, lambda sha256: data_folder.raw.opened(name, sha256), format_of(kind, name))
 
     return parameters
 
@@ -39,10 +42,16 @@ def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Map
     """The sha256 of a domain's raw file, by file name."""
 
     def sources(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> dict[str, str]:
-        path = data_folder.raw_file(domain, kind)
-        return {path.name: data_folder.hashes.sha256(path)}
+        name = data_folder.raw_file(domain, kind)
+        return {name: data_folder.raw.sha256(name)}
 
     return sources
+
+
+def _read(job: Job[RawFile]) -> Any:
+    file = job.parameters
+    with file.opened(job.sources[file.name]) as path:
+        return file.format.read(path, job.out, job.progress)
 
 
 @step(
@@ -55,7 +64,7 @@ def _bytes_of(kind: Kind) -> Callable[[DataFolder, str, Sequence[Artifact]], Map
 )
 def ratings(job: Job[RawFile]) -> Any:
     """Who rated which item and when: one row per readable line. Unreadable lines go to quarantine."""
-    return job.parameters.format.read(job.parameters.path, job.out, job.progress)
+    return _read(job)
 
 
 @step(
@@ -68,4 +77,4 @@ def ratings(job: Job[RawFile]) -> Any:
 )
 def metadata(job: Job[RawFile]) -> Any:
     """The products as the shop describes them: one row per readable line. Unreadable lines go to quarantine."""
-    return job.parameters.format.read(job.parameters.path, job.out, job.progress)
+    return _read(job)

@@ -115,7 +115,7 @@ def pictures(
     from pipelines.assets.features import PICTURES
 
     warn_of_damaged(data_folder)
-    forgotten = forget(data_folder.cache / PICTURES, again) if again else None
+    forgotten = forget(data_folder.kept(PICTURES), again) if again else None
     found = {
         artifact.domain: artifact.manifest.summary["statuses"]
         for artifact in data_folder.store.all_current()

@@ -24,14 +24,13 @@ from pipelines.cli.options import Data, Json, dagster_instance, open_data_folder
 from pipelines.terminal import escaped, out
 
 if TYPE_CHECKING:
+    from pipelines.data_folder.folder import DataFolder
     from pipelines.running.runs import StageResult
     from warehouse.raw.fetch import Fetched
 
 __all__ = ["commands"]
 
 commands = typer.Typer()
-
-_HOW_TO_BEGIN = "run `mmm4rec fetch CATEGORY` or `mmm4rec sample`, or put raw files there"
 
 
 @commands.command(epilog="Example: `mmm4rec sample --data data`")
@@ -104,6 +103,12 @@ def fetch(
         raise typer.Exit(1)
 
 
+def _how_to_begin(data_folder: "DataFolder") -> str:
+    if data_folder.raw.path is None:
+        return "put raw files there"
+    return "run `mmm4rec fetch CATEGORY` or `mmm4rec sample`, or put raw files there"
+
+
 def _fetched_how(file: "Fetched") -> str:
     if file.kept:
         return "already there"
@@ -127,7 +132,7 @@ def run(
     asked = domains or data_folder.present()
     if not asked:
         warn_of_left_out(data_folder)
-        fail(f"no raw files in {data_folder.raw_folder}: {_HOW_TO_BEGIN}")
+        fail(f"no raw files in {data_folder.raw}: {_how_to_begin(data_folder)}")
     stages = plan(data_folder, asked, only or [])
     warn_of_left_out(data_folder, domains)
     if dry_run:
@@ -189,9 +194,9 @@ def list_domains(data: Data = None, as_json: Json = False) -> None:
     rows = survey(data_folder)
     answer(as_json, rows, list(rows[0]) if rows else ["domain"], (list(row.values()) for row in rows))
     if not as_json:
-        out.print(f"raw files are read from {escaped(data_folder.raw_folder)}", style="dim", soft_wrap=True)
+        out.print(f"raw files are read from {escaped(data_folder.raw)}", style="dim", soft_wrap=True)
         if not data_folder.present():
-            print_text(f"no category has both of its raw files there: {_HOW_TO_BEGIN}")
+            print_text(f"no category has both of its raw files there: {_how_to_begin(data_folder)}")
     warn_of_left_out(data_folder)
     for domain, reason in data_folder.missing().items():
         print_warning(reason, about=f"{domain} has no data")

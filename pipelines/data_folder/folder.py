@@ -4,6 +4,7 @@ The path of the folder comes from `--data`, else from MMM4REC_DATA, else it is .
 """
 
 import os
+import posixpath
 import re
 from collections.abc import Collection
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pipelines.data_folder.raw_files import (
     pairs,
     passed_over,
 )
+from pipelines.data_folder.raw_folder import LocalFolder, RawFolder
 from pipelines.data_folder.settings import (
     AutomationSettings,
     Settings,
@@ -28,6 +30,7 @@ from pipelines.data_folder.settings import (
     automation_of,
     located,
     overlay,
+    raw_folder_of,
     resolve,
     store_of,
     unfit,
@@ -36,8 +39,10 @@ from pipelines.data_folder.strict_yaml import read_yaml
 from pipelines.errors import SettingsError
 from warehouse.artifacts.artifact import ALL
 from warehouse.artifacts.contract import ArtifactStore
+from warehouse.artifacts.copies import Copies
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.hashes import Hashes
+from warehouse.artifacts.kept import Kept
 from warehouse.artifacts.opened import is_url, open_bucket
 from warehouse.artifacts.staging import unlinked
 from warehouse.artifacts.store import Store
@@ -50,9 +55,13 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "MMM4REC_DATA"
 STORE_VARIABLE = "MMM4REC_STORE"
 STORE_CACHE = "store"
-"""Folder of the cache for local copies of files in a bucket."""
+"""Folder of the cache for local copies of artifacts in a bucket."""
+RAW_CACHE = "raw"
+"""Folder of the cache for local copies of raw files in a bucket."""
 CATALOGUE = "warehouse.duckdb"
 REPORT = "report.html"
+HASHES_CACHE = "sha256"
+"""Folder of the cache for the hashes of raw files."""
 _NO_ADDRESS = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """Characters with a special meaning in SQLAlchemy's SQLite addresses, and the backslash, which DuckDB reads as /."""
 _LONGEST = 440
@@ -131,17 +140,23 @@ class DataFolder:
         """
         return _without_links(self.path, self.path / "cache")
 
+    def kept(self, name: str) -> Kept:
+        """A folder of the cache, and what machines share of it."""
+        shared = self.store.shared
+        return Kept(self.cache / name, shared.below(name) if shared else None)
+
     @cached_property
     def hashes(self) -> Hashes:
         """Hashes of raw files, remembered in the cache."""
-        return Hashes(self.cache / "sha256")
+        return Hashes(self.cache / HASHES_CACHE)
 
     @cached_property
     def settings(self) -> Settings:
         """The settings as the files are now, with the domains found in the raw folder."""
         shipped, given = self._written
+        raw = self.raw
         with located(self.settings_file):
-            return resolve(shipped, given, self.path)
+            return resolve(shipped, given, raw)
 
     @property
     def automation(self) -> AutomationSettings:
@@ -174,10 +189,56 @@ class DataFolder:
             raise SettingsError(reason)
         return str(category)
 
+    @cached_property
+    def raw(self) -> RawFolder:
+        """Where the raw files of all categories lie: a folder, or a place in a bucket.
+
+        Raises:
+            SettingsError: what the settings say is no address of a bucket, or obstore is not installed.
+        """
+        written = self._written
+        place = raw_folder_of(*written)
+        if not is_url(place):
+            return LocalFolder(self.path / place, lambda path: self.hashes.sha256(path))
+        with located(self.settings_file):
+            limit = store_of(*written).store_cache_gb << 30
+        # Imported here, because raw files in a folder need none of it.
+        from pipelines.data_folder.raw_bucket import RawBucket
+
+        try:
+            return RawBucket(place, self.hashes, Copies(self.cache / RAW_CACHE, limit), self.kept(HASHES_CACHE).shared)
+        except StoreError as error:
+            raise SettingsError(f"{self.settings_file}: raw_folder: {error}") from error
+
     @property
     def raw_folder(self) -> Path:
-        """Where the raw files of all categories lie."""
-        return self.path / self.settings.raw_folder
+        """The raw folder on this machine.
+
+        Raises:
+            SettingsError: the raw files are in a bucket.
+        """
+        if self.raw.path is None:
+            raise SettingsError(
+                f"the raw files are in {self.raw}, and this needs a folder: use a data folder whose settings name no "
+                "bucket as raw_folder; you can copy its files to the bucket afterwards"
+            )
+        return self.raw.path
+
+    def beside_raw(self, named: str, setting: str) -> Path:
+        """The path that a setting names; it is absolute, or starts from the raw folder.
+
+        Raises:
+            SettingsError: it starts from the raw folder, which is in a bucket.
+        """
+        path = Path(named).expanduser()
+        if path.is_absolute():
+            return path
+        if self.raw.path is None:
+            raise SettingsError(
+                f"{self.settings_file}: {setting}: {named!r} starts from the raw folder, which is {self.raw}: copy it "
+                "to a folder of this machine, and give its absolute path, or one that starts with ~"
+            )
+        return self.raw.path / path
 
     @property
     def pretrained(self) -> Path | None:
@@ -203,8 +264,8 @@ class DataFolder:
         """The HTML report."""
         return self.path / REPORT
 
-    def raw_file(self, domain: str, kind: Kind) -> Path:
-        """The path of a domain's raw file.
+    def raw_file(self, domain: str, kind: Kind) -> str:
+        """The name of a domain's raw file.
 
         Raises:
             SettingsError: there is no such domain. If files are named like it, the message says why they make none.
@@ -216,25 +277,40 @@ class DataFolder:
                 reasons = "; ".join(f"{name!r} is left out: {reason}" for name, reason in files.items())
                 raise SettingsError(f"there is no domain {domain!r}: {reasons}")
         category = self.settings.domain(domain).category
-        path = find_raw(self.raw_folder, category, kind)
-        if path is None:
+        name = find_raw(self.raw, category, kind)
+        if name is None:
             raise DataError(
-                f"domain {domain} has no {kind} file: {lacking(self.raw_folder, category)}; put it there, then "
+                f"domain {domain} has no {kind} file: {lacking(self.raw, category)}; put it there, then "
                 f"`mmm4rec run {domain}`"
             )
-        return path
+        return name
 
-    def image_root(self, domain: str) -> Path:
-        """The folder to which a domain's relative picture paths refer."""
-        return self.raw_folder / self.settings.domain(domain).image_root
+    def image_root(self, domain: str) -> Path | str:
+        """The folder, or the address in a bucket, to which a domain's relative picture paths refer.
+
+        Raises:
+            SettingsError: the setting leads out of the bucket's raw folder.
+        """
+        named = self.settings.domain(domain).image_root
+        if is_url(named):
+            return named
+        if self.raw.path or Path(named).is_absolute():
+            return (self.raw.path or Path()) / named
+        below = posixpath.normpath(named)
+        if below.startswith(".."):
+            raise SettingsError(
+                f"{self.settings_file}: {domain}: image_root: {named!r} leads out of the raw folder, which is "
+                f"{self.raw}: give the whole address, or the absolute path of a folder of this machine"
+            )
+        return str(self.raw) if below == "." else f"{self.raw}/{below}"
 
     def present(self) -> list[str]:
         """The domains that have both raw files, sorted."""
-        return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw_folder, d.category))
+        return sorted(name for name, d in self.settings.domains.items() if has_raw(self.raw, d.category))
 
     def missing(self) -> dict[str, str]:
         """The domains in the settings that lack a raw file -> which one, and files with similar names."""
-        found = ((name, lacking(self.raw_folder, d.category)) for name, d in sorted(self.settings.domains.items()))
+        found = ((name, lacking(self.raw, d.category)) for name, d in sorted(self.settings.domains.items()))
         return {name: reason for name, reason in found if reason}
 
     def left_out(self, concerning: Collection[str] | None = None) -> dict[str, str]:
@@ -244,11 +320,11 @@ class DataFolder:
         """
         named = {name: domain.category for name, domain in self.settings.domains.items()}
         found = (
-            passed_over(self.raw_folder)
-            | misplaced(self.raw_folder, self.path)
+            passed_over(self.raw)
+            | misplaced(self.raw, LocalFolder(self.path))
             | {
-                path.name: reason
-                for path, category in pairs(self.raw_folder)
+                name: reason
+                for name, category in pairs(self.raw)
                 if category not in named.values() and (reason := unfit(category, named))
             }
         )

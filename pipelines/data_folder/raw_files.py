@@ -8,13 +8,13 @@ raw file but is not read is listed with the reason. No file is renamed or conver
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from pipelines.data_folder.raw_folder import LocalFolder, RawFolder
 from warehouse.raw.formats import KINDS, Kind, category_in, formats
 
 __all__ = ["concerns", "find_raw", "has_raw", "lacking", "misplaced", "names", "no_category", "pairs", "passed_over"]
@@ -41,12 +41,12 @@ def no_category(name: Any) -> str | None:
     )
 
 
-def find_raw(folder: Path, category: str, kind: Kind) -> Path | None:
-    """The first file that exists with one of the accepted names, or None."""
-    return next((path for name in names(category, kind) if (path := folder / name).is_file()), None)
+def find_raw(folder: RawFolder, category: str, kind: Kind) -> str | None:
+    """The name of the first file that exists with one of the accepted names, or None."""
+    return next(filter(folder.has, names(category, kind)), None)
 
 
-def has_raw(folder: Path, category: str) -> bool:
+def has_raw(folder: RawFolder, category: str) -> bool:
     """Whether both the ratings and the metadata of a category exist."""
     return all(find_raw(folder, category, kind) for kind in KINDS)
 
@@ -56,23 +56,23 @@ def names(category: str, kind: Kind) -> list[str]:
     return [pattern.format(category) for pattern in _patterns(kind)]
 
 
-def pairs(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The metadata file and the category of each pair of raw files. Each category comes once."""
+def pairs(folder: RawFolder) -> Iterator[tuple[str, str]]:
+    """The name of the metadata file and the category of each pair of raw files. Each category comes once."""
     for category in sorted({category for name in _files(folder) if (category := _category("metadata", name))}):
         metadata = find_raw(folder, category, "metadata")
         if metadata and has_raw(folder, category):
             yield metadata, category
 
 
-def passed_over(folder: Path) -> dict[str, str]:
+def passed_over(folder: RawFolder) -> dict[str, str]:
     """Files that look like raw files but are not read: file name -> reason."""
     there = _files(folder)
     chosen: dict[str, str] = {}
     """For each possible file name of a category that has both files: the name of the file that is read."""
     for _, category in pairs(folder):
         for kind in KINDS:
-            if path := find_raw(folder, category, kind):
-                chosen |= dict.fromkeys(names(category, kind), path.name)
+            if name := find_raw(folder, category, kind):
+                chosen |= dict.fromkeys(names(category, kind), name)
     read = {*chosen.values()}
     found = {}
     for name in there:
@@ -85,27 +85,33 @@ def passed_over(folder: Path) -> dict[str, str]:
     return found
 
 
-def misplaced(folder: Path, data: Path) -> dict[str, str]:
+def misplaced(folder: RawFolder, data: LocalFolder) -> dict[str, str]:
     """Raw files in a wrong folder: in `data`, or in a subfolder of the raw folder that is named like the publisher's.
 
-    Returns: path relative to the raw folder -> reason. Names of ratings files are ambiguous, so these count only
-    if their metadata file is known.
+    Returns: path -> reason. The path starts from the raw folder where it can. Names of ratings files are ambiguous, so
+    these count only if their metadata file is known.
     """
-    origins = {PurePath(each.origin).parent.name for each in formats() if each.origin}
-    places = [place for place in (data, *(folder / origin for origin in sorted(origins))) if place != folder]
+    origins = sorted({PurePath(each.origin).parent.name for each in formats() if each.origin})
+    seen = [(f"{origin}/{name}", name) for origin in origins for name in _files(folder, origin)]
+    if folder.path != data.path:
+        seen += [(_from(folder, data.path / name), name) for name in _files(data)]
     found = [
-        (kind, category, place / name)
-        for place in places
-        for name in _files(place)
+        (kind, category, place)
+        for place, name in seen
         for kind in _BY_LONGER_NAMES
         if (category := _category(kind, name))
     ]
     described = {category for kind, category, _ in found if kind == "metadata"}
     return {
-        os.path.relpath(path, folder): f"raw files are not read from there: move it to {folder}"
-        for kind, category, path in found
+        place: f"raw files are not read from there: move it to {folder}"
+        for kind, category, place in found
         if category in described or find_raw(folder, category, "metadata")
     }
+
+
+def _from(folder: RawFolder, path: Path) -> str:
+    """A path as it is from the raw folder; from a bucket none is."""
+    return os.path.relpath(path, folder.path) if folder.path else str(path)
 
 
 def concerns(name: str, categories: Collection[str]) -> bool:
@@ -117,7 +123,7 @@ def concerns(name: str, categories: Collection[str]) -> bool:
     return any(category.lower() in asked for category in found if category)
 
 
-def lacking(folder: Path, category: str) -> str | None:
+def lacking(folder: RawFolder, category: str) -> str | None:
     """Which raw files of a category are missing, and which similarly named files may be these; None if both exist."""
     missing = [kind for kind in KINDS if not find_raw(folder, category, kind)]
     if not missing:
@@ -164,12 +170,10 @@ def _alone(category: str, kind: Kind, left: Sequence[str]) -> str:
     )
 
 
-def _files(folder: Path) -> list[str]:
-    """The names of the files in the folder that may be raw files, sorted."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        endings = _endings()
-        return sorted(entry.name for entry in entries if entry.name.lower().endswith(endings) and entry.is_file())
-    return []
+def _files(folder: RawFolder, below: str = "") -> list[str]:
+    """The names of the files in the folder, or in one in it, that may be raw files, sorted."""
+    endings = _endings()
+    return sorted(name for name in folder.names(below) if name.lower().endswith(endings))
 
 
 @cache

@@ -17,6 +17,7 @@ from mmm4rec.baselines.config import resolve as resolve_baselines
 from mmm4rec.config import ModelConfig, RecommendationConfig, TrainConfig, nearest, read_config
 from mmm4rec.errors import ConfigError
 from pipelines.data_folder.raw_files import has_raw, no_category, pairs
+from pipelines.data_folder.raw_folder import RawFolder
 from pipelines.errors import SettingsError
 from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.store import ALL, check_domain
@@ -112,8 +113,9 @@ class StoreSettings:
     """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
     the data folder.
 
-    `store_cache_gb`: how large the local copies of files in a bucket may become. `store_grace_hours`: for a new bucket,
-    the time from the first look of a garbage collection to the one that may remove a version.
+    `store_cache_gb`: how large the local copies of files in a bucket may become, of artifacts and of raw files each.
+    `store_grace_hours`: for a new bucket, the time from the first look of a garbage collection to the one that may
+    remove a version.
     """
 
     store: str | None = None
@@ -130,9 +132,10 @@ class StoreSettings:
 class Settings(StoreSettings):
     """All settings, resolved.
 
-    `raw_folder` is absolute, or relative to the data folder. `mmm4rec fetch` takes raw files from `location`: an
-    address, or a folder given in the same way as `raw_folder`. `pretrained` is a folder, given in the same way, with a
-    checkpoint to fine-tune from; it replaces pre-training on the source domains.
+    `raw_folder` is absolute, or relative to the data folder, or the address of a place in a bucket. `mmm4rec fetch`
+    takes raw files from `location`: an address, or a folder that is absolute or relative to the data folder.
+    `pretrained` is a folder, given in the same way, with a checkpoint to fine-tune from; it replaces pre-training on
+    the source domains.
     """
 
     raw_folder: str
@@ -167,8 +170,8 @@ class Settings(StoreSettings):
         return self.domains[name]
 
 
-def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) -> Settings:
-    """Overlay the shipped settings with the user's, and add the categories found in the raw folder.
+def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], folder: RawFolder) -> Settings:
+    """Overlay the shipped settings with the user's, and add the categories found in the raw folder, `folder`.
 
     A name in the settings that cannot name a domain is an error. A raw file with an unusable name is only left out, so
     that it does not stop the other domains: see `DataFolder.left_out`. Messages of errors name no file: see `located`.
@@ -194,7 +197,6 @@ def resolve(shipped: Mapping[str, Any], given: Mapping[str, Any], data: Path) ->
     merged["baselines"] = {
         name: settings or {} for name, settings in _mapping(merged.get("baselines"), "baselines").items()
     }
-    folder = data / str(merged.get("raw_folder", "raw_files"))
     # A published domain without files, which the user does not name either, is known but is not a domain here.
     named = {name: s for name, s in named.items() if name in asked or has_raw(folder, s["category"])}
     taken = {settings["category"] for settings in named.values()}
@@ -219,6 +221,11 @@ def located(path: Path) -> Iterator[None]:
         yield
     except (ConfigError, SettingsError) as error:
         raise type(error)(f"{path}: {str(error).removeprefix('Settings: ')}") from error
+
+
+def raw_folder_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Where the raw files are, by the shipped settings overlaid with the user's; the rest is not looked at."""
+    return str(overlay(shipped, given).get("raw_folder", "raw_files"))
 
 
 def store_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> StoreSettings:

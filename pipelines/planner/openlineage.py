@@ -124,8 +124,12 @@ def _client() -> "OpenLineageClient":
 
 
 def _name(store: ArtifactStore, key: str, domain: str) -> tuple[str, str]:
-    """The namespace and name of an artifact as a data set, without its version: a local folder, or part of a bucket."""
-    where = store.where(key, domain)
+    """The namespace and name of an artifact as a data set, without its version."""
+    return _in_namespace(store.where(key, domain))
+
+
+def _in_namespace(where: str) -> tuple[str, str]:
+    """The namespace and name of a data set at a place: a local path, or part of a bucket."""
     if "://" not in where:
         return "file", where
     scheme, _, path = where.partition("://")
@@ -134,14 +138,13 @@ def _name(store: ArtifactStore, key: str, domain: str) -> tuple[str, str]:
 
 
 def _inputs(data_folder: DataFolder, artifact: Artifact) -> list[Any]:
-    """The inputs of an artifact: artifacts, and the raw files that are still at their paths."""
+    """The inputs of an artifact: artifacts, and the raw files that are still at their places."""
     found = []
     for read in artifact.manifest.made_from:
         found.append(_input(*_name(data_folder.store, read.key, read.domain), read.version))
     for source, sha256 in artifact.manifest.sources.items():
-        path = (data_folder.raw_folder / source).absolute()
-        if path.is_file():
-            found.append(_input("file", str(path), sha256))
+        if data_folder.raw.has(source):
+            found.append(_input(*_in_namespace(data_folder.raw.where(source)), sha256))
     return found
 
 

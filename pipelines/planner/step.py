@@ -27,6 +27,7 @@ from pipelines.planner.code_version import code_version
 from pipelines.progress import show
 from warehouse.artifacts.artifact import digest_of
 from warehouse.artifacts.errors import StoreError
+from warehouse.artifacts.kept import Kept, Shared
 from warehouse.artifacts.progress import Progress
 from warehouse.artifacts.store import ALL, Artifact, Recipe, mend, recipe
 from warehouse.tables import TABLES as CORE_TABLES
@@ -58,15 +59,18 @@ Pool = Literal["gpu", "downloads", "catalogue"]
 class Job(Generic[P]):
     """What a build receives: its inputs, its parameters, and the empty folder `out` for its files.
 
-    `cache` is the cache folder. `state` is a folder for this recipe only, from which a killed build continues. `logs`
-    is the folder for its logs.
+    `sources` are the sources of the recipe. `cache` is the cache folder, and `shared` what machines share of it, or
+    None. `state` is a folder for this recipe only, from which a killed build continues. `logs` is the folder for its
+    logs.
     """
 
     domain: str
     inputs: Sequence[Artifact]
+    sources: Mapping[str, str]
     parameters: P
     out: Path
     cache: Path
+    shared: Shared | None
     state: Path
     logs: Path
     progress: Progress
@@ -74,6 +78,10 @@ class Job(Generic[P]):
     def input(self, key: str) -> Artifact:
         """The input with this key (of this domain or of all)."""
         return next(artifact for artifact in self.inputs if artifact.key == key)
+
+    def kept(self, name: str) -> Kept:
+        """A folder of the cache, and what machines share of it."""
+        return Kept(self.cache / name, self.shared.below(name) if self.shared else None)
 
     def table(self, key: str, stem: str | None = None) -> Path:
         """The path of a table of an input: the main table, or the one with this stem."""
@@ -166,7 +174,8 @@ class Step:
         def build(out: Path) -> Mapping[str, Any]:
             with show(f"{domain} {self.key}" if domain != ALL else self.key) as progress:
                 state, logs = (data_folder.cache / what / wanted.digest for what in (TRAINING, "logs"))
-                job = Job(domain, inputs, parameters, out, data_folder.cache, state, logs, progress)
+                cache, shared = data_folder.cache, data_folder.store.shared
+                job = Job(domain, inputs, wanted.sources, parameters, out, cache, shared, state, logs, progress)
                 summary = dataclasses.asdict(self.build(job))
             # If somebody writes to a source during the build, its hash fits neither the old nor the new content.
             if (now := self.sources(data_folder, domain, inputs)) != wanted.sources:

@@ -56,7 +56,7 @@ def _partitions(asked: Iterable[dg.RunRequest]) -> list[Any]:
 def raw_files(context: dg.SensorEvaluationContext, data_folder: dg.ResourceParam[DataFolder]) -> dg.SensorResult:
     """Detects new categories and changed raw files, and requests runs for everything that depends on them.
 
-    Files are accepted if their size and times did not change between two ticks and their gzip streams are complete. For
+    Files are accepted if nothing that shows of them changed between two ticks and their gzip streams are complete. For
     each domain, the cursor contains the progress ("seen" or "taken"), a digest of the files' appearance, and the time
     when that was first seen. So a change back to an earlier state is a new occasion, but a tick that is evaluated twice
     is the same occasion.
@@ -240,11 +240,11 @@ def _remember(data_folder: DataFolder, refused: Mapping[str, tuple[str, str]]) -
 
 
 def _flaw(data_folder: DataFolder, domain: str) -> str | None:
-    """Why the raw files cannot be accepted, or None. Compressed files are read to the end."""
+    """Why the raw files cannot be accepted, or None. Compressed files that may be cut are read to the end."""
     try:
-        for path in raw_files_of(data_folder, domain):
-            if path.suffix == ".gz":
-                deque(blocks(path, longest_line=1 << 20), maxlen=0)
+        for name in raw_files_of(data_folder, domain):
+            if name.endswith(".gz") and data_folder.raw.may_be_cut(name):
+                deque(blocks(data_folder.raw_folder / name, longest_line=1 << 20), maxlen=0)
     except DataError as error:
         return str(error)
     return None

@@ -6,11 +6,9 @@ file that was refused is not built until it changes. `automation` and `jobs` ope
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Self
 
 import dagster as dg
@@ -149,28 +147,19 @@ def _concerns(data_folder: DataFolder, occasion: Occasion, domain: str) -> bool:
 
 
 def _at_rest(data_folder: DataFolder, domain: str) -> bool:
-    """Whether no raw file has changed for at least one interval between ticks, so that no copy is still running.
-
-    The change time is used, because a copy program cannot set it back.
-    """
+    """Whether no raw file has changed for at least one interval between ticks, so that no copy is still running."""
     rest = data_folder.settings.automation.interval
-    return all(time.time() - path.stat().st_ctime >= rest for path in raw_files_of(data_folder, domain))
+    return all(data_folder.raw.at_rest(name, rest) for name in raw_files_of(data_folder, domain))
 
 
-def raw_files_of(data_folder: DataFolder, domain: str) -> list[Path]:
-    """The raw files of a domain that are present."""
+def raw_files_of(data_folder: DataFolder, domain: str) -> list[str]:
+    """The names of a domain's raw files."""
     return [data_folder.raw_file(domain, kind) for kind in KINDS]
 
 
 def appearance(data_folder: DataFolder, domain: str) -> str:
-    """A digest of a domain without reading its files: the names, sizes and times of its files, and its settings.
-
-    It includes the change time, because only that reveals another file with the same size and a preserved time.
-    """
-    shown = []
-    for path in raw_files_of(data_folder, domain):
-        status = path.stat()
-        shown.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    """A digest of a domain without reading its files: what shows of them, and its settings."""
+    shown = [(name, *data_folder.raw.look(name)) for name in raw_files_of(data_folder, domain)]
     return digest_of([shown, asdict(data_folder.settings.domain(domain))])
 
 

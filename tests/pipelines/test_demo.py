@@ -89,7 +89,9 @@ def test_everybody_gets_ten_new_items(demo: Cli) -> None:
 def test_no_line_of_the_raw_files_is_lost(demo: Cli) -> None:
     data_folder = DataFolder(demo.data)
     for domain in DOMAINS:
-        lines = data_folder.raw_file(domain.name, "ratings").read_bytes().rstrip(b"\n").count(b"\n") + 1
+        lines = (data_folder.raw_folder / data_folder.raw_file(domain.name, "ratings")).read_bytes().rstrip(
+            b"\n"
+        ).count(b"\n") + 1
         summary = data_folder.store.require("raw/ratings", domain.name).manifest.summary
         assert summary["lines"] == lines == summary["rows"] + summary["quarantined"]
         assert summary["quarantined"] > 0

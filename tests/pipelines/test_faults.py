@@ -299,7 +299,7 @@ def test_a_hostile_category_can_be_given_a_name(tmp_path: Path) -> None:
     (tmp_path / "domains.yaml").write_text("domains: {Spaced: {category: with space}}")
     data_folder = DataFolder(tmp_path)
     assert data_folder.present() == ["Spaced"]
-    assert data_folder.raw_file("Spaced", "ratings").name == "with space.csv"
+    assert data_folder.raw_file("Spaced", "ratings") == "with space.csv"
     assert list(data_folder.left_out()) == ["meta_*.json"]
 
 

@@ -41,7 +41,7 @@ def test_a_tree_ends_at_the_bytes_of_the_raw_files(tiny: Cli) -> None:
     domains = ["Sample_Toys", *data_folder.sources()]
     for domain in domains:
         for kind in ("ratings", "metadata"):
-            path = data_folder.raw_file(domain, kind)
+            path = data_folder.raw_folder / data_folder.raw_file(domain, kind)
             assert f"{path.name} sha256 {sha256_file(path)}" in shown
     rows = json.loads(tiny("trace", "models/finetuned@Sample_Toys", "--json").stdout)
     assert rows[0]["key"] == "models/finetuned"
@@ -55,7 +55,7 @@ def test_a_tree_ends_at_the_bytes_of_the_raw_files(tiny: Cli) -> None:
 
 def test_the_way_up_and_the_catalogue_say_the_same(tiny: Cli) -> None:
     data_folder = DataFolder(tiny.data)
-    source = data_folder.raw_file("Sample_Toys", "metadata")
+    source = data_folder.raw_folder / data_folder.raw_file("Sample_Toys", "metadata")
     by_name = json.loads(tiny("impact", source.name, "--json").stdout)
     assert json.loads(tiny("impact", sha256_file(source)[:12], "--json").stdout) == by_name
     shown = json.loads(tiny("sql", f"FROM lineage.impact('{source.name}')", "--json").stdout)

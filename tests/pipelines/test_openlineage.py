@@ -110,7 +110,7 @@ def test_events_in_a_file_say_what_the_manifests_say(data_folder: DataFolder, fi
     assert {event["run"]["facets"]["parent"]["run"]["runId"] for event in events} == {ran.run_id}
 
     metadata, items = (data_folder.store.require(key, DOMAIN) for key in ("raw/metadata", "core/items"))
-    source = data_folder.raw_file(DOMAIN, "metadata")
+    source = data_folder.raw_folder / data_folder.raw_file(DOMAIN, "metadata")
     raw_event, items_event = events[1], events[3]
     (read,) = raw_event["inputs"]
     assert (read["namespace"], read["name"]) == ("file", str(source))
@@ -140,7 +140,7 @@ def test_events_reach_an_endpoint(data_folder: DataFolder, listener: Listener) -
 
 
 def test_a_build_that_fails_is_told(data_folder: DataFolder, file: Path) -> None:
-    data_folder.raw_file(DOMAIN, "ratings").write_text("")
+    (data_folder.raw_folder / data_folder.raw_file(DOMAIN, "ratings")).write_text("")
     assert not run("raw/ratings").success
     start, end = (json.loads(line) for line in file.read_text().splitlines())
     assert (start["eventType"], end["eventType"]) == ("START", "FAIL")

@@ -1,25 +1,53 @@
 """The raw folder: one order for files that stand for the same thing, and a word on every one that is passed over."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipelines.data_folder.raw_files import find_raw, misplaced, names, pairs, passed_over
+from pipelines.data_folder.raw_bucket import RawBucket
+from pipelines.data_folder.raw_files import find_raw, lacking, misplaced, names, pairs, passed_over
+from pipelines.data_folder.raw_folder import LocalFolder, RawFolder
+from tests.warehouse.stores import Place, bucket, server
+from warehouse.artifacts.copies import Copies
+from warehouse.artifacts.hashes import Hashes
+from warehouse.artifacts.objects.client import Client
+
+__all__ = ["bucket", "server"]
 
 
-def _fill(folder: Path, *files: str) -> Path:
-    for name in files:
-        (folder / name).touch()
-    return folder
+@dataclass
+class Raw:
+    """A raw folder of either kind, as another look would find it."""
+
+    folder: Path
+    place: Place | None
+
+    def fill(self, *files: str) -> RawFolder:
+        """Put empty files there."""
+        for name in files:
+            if self.place:
+                Client(self.place.address).write(name, b"")
+            else:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).touch()
+        if self.place is None:
+            return LocalFolder(self.folder)
+        return RawBucket(self.place.address, Hashes(self.folder / "sha256"), Copies(self.folder / "copies", 1 << 20))
 
 
-def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path) -> None:
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
+def raw(request: pytest.FixtureRequest, tmp_path: Path) -> Raw:
+    """A raw folder that is empty."""
+    return Raw(tmp_path / "raw", request.getfixturevalue("bucket") if request.param == "bucket" else None)
+
+
+def test_plain_goes_before_compressed_and_ratings_before_reviews(raw: Raw) -> None:
     for kind in ("ratings", "metadata"):
         for name in reversed(names("Toys", kind)):
-            _fill(tmp_path, name)
-            assert find_raw(tmp_path, "Toys", kind) == tmp_path / name
-    assert list(pairs(tmp_path)) == [(tmp_path / "meta_Toys.json", "Toys")]
-    assert passed_over(tmp_path) == {
+            assert find_raw(raw.fill(name), "Toys", kind) == name
+    assert list(pairs(raw.fill())) == [("meta_Toys.json", "Toys")]
+    assert passed_over(raw.fill()) == {
         "Toys.csv.gz": "Toys.csv is read instead: remove one of the two",
         "Toys_5.json": "Toys.csv is read instead: remove one of the two",
         "Toys_5.json.gz": "Toys.csv is read instead: remove one of the two",
@@ -71,44 +99,55 @@ def test_plain_goes_before_compressed_and_ratings_before_reviews(tmp_path: Path)
     ],
 )
 def test_what_is_no_pair_is_named_with_what_is_missing_or_meant(
-    tmp_path: Path, files: list[str], said: dict[str, str]
+    raw: Raw, files: list[str], said: dict[str, str]
 ) -> None:
-    found = passed_over(_fill(tmp_path, *files))
+    found = passed_over(raw.fill(*files))
     assert found.keys() == said.keys()
     for name, part in said.items():
         assert part in found[name]
 
 
-def test_what_is_read_or_looks_like_no_raw_file_is_not_spoken_of(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures.json"
-    pictures.mkdir()
+def test_what_is_read_or_looks_like_no_raw_file_is_not_spoken_of(raw: Raw) -> None:
+    raw.fill("pictures.json/1.jpg")
     # What the files of 2014 are called names a category, where there is a pair of that name.
-    _fill(tmp_path, "Toys.csv", "meta_Toys.json", "reviews_Toys_5.json", "meta_reviews_Toys.json")
-    _fill(tmp_path, "sample.json", "notes.txt", "vectors.parquet", ".hidden")
-    assert [category for _, category in pairs(tmp_path)] == ["Toys", "reviews_Toys"]
-    assert passed_over(tmp_path) == {}
+    raw.fill("Toys.csv", "meta_Toys.json", "reviews_Toys_5.json", "meta_reviews_Toys.json")
+    found = raw.fill("sample.json", "notes.txt", "vectors.parquet", ".hidden")
+    assert [category for _, category in pairs(found)] == ["Toys", "reviews_Toys"]
+    assert passed_over(found) == {}
 
 
-def test_a_raw_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert passed_over(tmp_path / "nothing") == {}
+def test_a_raw_folder_that_is_not_there_holds_nothing(raw: Raw) -> None:
+    assert passed_over(raw.fill()) == {}
+    assert misplaced(raw.fill(), LocalFolder(raw.folder / "nowhere")) == {}
+    assert str(raw.fill()) in str(lacking(raw.fill(), "Toys"))
 
 
-def test_raw_files_in_other_places_are_named_with_where_they_belong(tmp_path: Path) -> None:
-    raw = tmp_path / "raw_files"
-    for place in (raw, raw / "categoryFilesSmall", raw / "metaFiles2"):
-        place.mkdir()
-    _fill(tmp_path, "Mugs.csv", "meta_Mugs.json.gz", "notes.csv", "domains.yaml", "Games.csv")
-    _fill(raw, "Pots.csv", "meta_Pots.json", "meta_Games.json")
-    _fill(raw / "categoryFilesSmall", "Toys.csv", "notes.csv")
-    _fill(raw / "metaFiles2", "meta_Toys.json.gz")
-    found = misplaced(raw, tmp_path)
+def test_what_is_missing_is_named_with_what_is_similar(raw: Raw) -> None:
+    found = raw.fill("Toys_and_Games.csv", "meta_Toys_and_Game.json.gz")
+    assert lacking(found, "Toys_and_Games") == (
+        f"there is no meta_Toys_and_Games.json or meta_Toys_and_Games.json.gz in {found}; "
+        "similar: 'meta_Toys_and_Game.json.gz'"
+    )
+
+
+def test_raw_files_in_other_places_are_named_with_where_they_belong(raw: Raw, tmp_path: Path) -> None:
+    for name in ("Mugs.csv", "meta_Mugs.json.gz", "notes.csv", "domains.yaml", "Games.csv"):
+        (tmp_path / name).touch()
+    raw.fill("Pots.csv", "meta_Pots.json", "meta_Games.json", "categoryFilesSmall/Toys.csv")
+    folder = raw.fill("categoryFilesSmall/notes.csv", "metaFiles2/meta_Toys.json.gz")
+    found = misplaced(folder, LocalFolder(tmp_path))
+    beside = f"{tmp_path}" if raw.place else ".."
     assert set(found) == {
-        "../Games.csv",
-        "../Mugs.csv",
-        "../meta_Mugs.json.gz",
+        f"{beside}/Games.csv",
+        f"{beside}/Mugs.csv",
+        f"{beside}/meta_Mugs.json.gz",
         "categoryFilesSmall/Toys.csv",
         "metaFiles2/meta_Toys.json.gz",
     }
-    assert all(reason.endswith(f"move it to {raw}") for reason in found.values())
-    assert misplaced(tmp_path, tmp_path) == {}, "a data folder may be its own raw folder"
-    assert misplaced(tmp_path / "nothing", tmp_path / "nowhere") == {}
+    assert all(reason.endswith(f"move it to {folder}") for reason in found.values())
+
+
+def test_a_data_folder_may_be_its_own_raw_folder(tmp_path: Path) -> None:
+    (tmp_path / "Mugs.csv").touch()
+    (tmp_path / "meta_Mugs.json").touch()
+    assert misplaced(LocalFolder(tmp_path), LocalFolder(tmp_path)) == {}

@@ -59,7 +59,7 @@ def test_reviews_stand_in_for_ratings_that_are_absent(tmp_path: Path) -> None:
     for name in ("Mugs_5.json.gz", "Mugs_5.json", "Mugs.csv.gz", "Mugs.csv"):
         (data_folder.raw_folder / name).touch()
         assert DataFolder(tmp_path).present() == ["Mugs"]
-        assert DataFolder(tmp_path).raw_file("Mugs", "ratings").name == name
+        assert DataFolder(tmp_path).raw_file("Mugs", "ratings") == name
 
 
 def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_a_category_may_itself_end_in_5(tmp_path: Path) -> None:
         (data_folder.raw_folder / name).touch()
     assert DataFolder(tmp_path).present() == ["Mugs"]  # the reviews are those of Mugs; Mugs_5 has none
     (data_folder.raw_folder / "Mugs_5_5.json.gz").touch()
-    assert DataFolder(tmp_path).raw_file("Mugs_5", "ratings").name == "Mugs_5_5.json.gz"
-    assert DataFolder(tmp_path).raw_file("Mugs", "ratings").name == "Mugs_5.json.gz"
+    assert DataFolder(tmp_path).raw_file("Mugs_5", "ratings") == "Mugs_5_5.json.gz"
+    assert DataFolder(tmp_path).raw_file("Mugs", "ratings") == "Mugs_5.json.gz"
 
 
 def test_settings_under_a_name_that_is_not_read_are_an_error(tmp_path: Path) -> None:

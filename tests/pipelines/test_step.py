@@ -31,7 +31,7 @@ def test_a_raw_file_that_changes_while_it_is_read_is_not_published(cli: Cli) -> 
     cli("sample", "--size", "tiny")
     data_folder = DataFolder(cli.data)
     step, domain = STEPS["raw/ratings"], data_folder.present()[0]
-    path = data_folder.raw_file(domain, "ratings")
+    path = data_folder.raw_folder / data_folder.raw_file(domain, "ratings")
 
     def interrupted(job: Job) -> Any:
         summary = step.build(job)

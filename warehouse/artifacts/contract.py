@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 from warehouse.artifacts.artifact import Artifact, Recipe, Version
 from warehouse.artifacts.history import Period
+from warehouse.artifacts.kept import Shared
 
 __all__ = ["DAY", "UNFIT", "ArtifactStore", "Identity", "Leftover", "Mark"]
 
@@ -43,6 +44,11 @@ class ArtifactStore(Protocol):
     Every method raises `StoreError` where the store cannot be read, and `ReadOnlyError` where it would have to be
     changed and may not be.
     """
+
+    @property
+    def shared(self) -> Shared | None:
+        """What the machines that use this store share of their caches; None if the store is in a folder, where nothing
+        is shared."""
 
     def current(self, key: str, domain: str) -> Artifact | None:
         """The version that readers should use, or None if the artifact was never published, or was forgotten.

@@ -2,7 +2,8 @@
 
 A hash is cached with the file's size, inode and times. Writing a file, replacing it or resetting its times changes one
 of these (the change time cannot be set). Only a second write within the same tick of the file system's clock would not.
-Therefore the hash of a file that changed just before it was read is not cached.
+Therefore the hash of a file that changed just before it was read is not cached. What shows of a file in a bucket is its
+ETag and size (`pipelines.data_folder.raw_bucket`).
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,25 +36,34 @@ class Hashes:
         Raises:
             OSError: the file cannot be read.
         """
-        record = self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-        status = _file_status(path)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(record.read_text(encoding="utf-8"))
-            if known["look"] == status:
-                return str(known["sha256"])
+        name, status = str(path.resolve()), _file_status(path)
+        if known := self.recall(name, status):
+            return known
         began = time.time_ns()
         digest = sha256_file(path)
         changed = max(status[-2:])
         if _file_status(path) == status and changed < began - _SETTLED:
-            self._remember(record, {"path": str(path), "look": status, "sha256": digest})
+            self.remember(name, status, digest)
         return digest
 
-    def _remember(self, record: Path, known: dict[str, object]) -> None:
+    def recall(self, name: str, look: Sequence[int | str]) -> str | None:
+        """The hash that is remembered of a file that looked like this; None if there is none. `name` is its path or its
+        address."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self._record(name).read_text(encoding="utf-8"))
+            if known["look"] == [*look]:
+                return str(known["sha256"])
+        return None
+
+    def remember(self, name: str, look: Sequence[int | str], sha256: str) -> None:
         """Without a hash remembered the file is read again: no reason to fail where this cannot be written."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(record) as file:
-                file.write(json.dumps(known).encode())
+            with replacing(self._record(name)) as file:
+                file.write(json.dumps({"path": name, "look": [*look], "sha256": sha256}).encode())
+
+    def _record(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
 
 
 def _file_status(path: Path) -> list[int]:

@@ -40,6 +40,8 @@ __all__ = ["ALL", "Artifact", "Recipe", "Store", "Version", "check_domain", "men
 class Store(StoreReader):
     """The artifacts below one data folder, to read and to change."""
 
+    shared = None
+
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.staging = Staging(root)

@@ -6,6 +6,7 @@
     doom     whether a version may be removed: the one object that decides it
     cache    the local folder that holds the files of versions
     terms    what everybody who uses a store goes by: its format and its periods
+    shared   what machines share of their caches
     reader   BucketReader: finding and verifying versions
     store    Bucket: publishing, marking, holding, forgetting
     garbage  collecting what nobody needs, in two looks

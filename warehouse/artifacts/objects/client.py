@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -39,6 +40,7 @@ _PART: Final = 8 << 20
 """Bytes of a part of an upload. A larger file is sent in several parts."""
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound")
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
+_PATH: Final = re.compile(r'[Pp]ath "([^"]{0,200})')
 _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]{0,40})")
 
 
@@ -147,29 +149,56 @@ class Client:
 
         self._sent(f"uploading {path.name}", send, writing=True)
 
-    def stream(self, key: str, begin: Callable[[], Callable[[bytes], object]]) -> bool:
-        """Pass the bytes of an object, piece by piece, to the function that `begin` returns. False: there is no object.
+    def stream(self, key: str, begin: Callable[[], Callable[[bytes], object]]) -> Found | None:
+        """Pass the bytes of an object, piece by piece, to the function that `begin` returns, and return which state of
+        the object they are; None if there is no object.
 
         If the connection breaks, `begin` is called again, and the bytes start again with the first.
         """
         import obstore
 
-        def send() -> bool:
-            found, take = obstore.get(self._store, key), begin()
-            for piece in found.stream(min_chunk_size=1 << 20):
+        def send() -> Found:
+            answer, take = obstore.get(self._store, key), begin()
+            for piece in answer.stream(min_chunk_size=1 << 20):
                 take(bytes(piece))
-            return True
+            return _found(answer.meta)
 
-        return self._if_there(f"downloading {key}", send) or False
+        return self._if_there(f"downloading {key}", send)
 
-    def listed(self, prefix: str) -> list[Found]:
-        """All objects below a prefix, in no order. The prefix consists of whole names between slashes."""
+    def download(self, key: str, path: Path) -> tuple[Found, str] | None:
+        """Write the bytes of an object to a file, and return their state and sha256; None if there is none."""
+        digest = sha256()
+        with path.open("wb") as file:
+
+            def begin() -> Callable[[bytes], None]:
+                nonlocal digest
+                digest = sha256()
+                file.seek(0)
+                file.truncate()
+                return take
+
+            def take(piece: bytes) -> None:
+                digest.update(piece)
+                file.write(piece)
+
+            found = self.stream(key, begin)
+            return (found, digest.hexdigest()) if found else None
+
+    def listed(self, prefix: str | None = None) -> list[Found]:
+        """All objects below a prefix, or all, in no order. The prefix consists of whole names between slashes."""
         import obstore
 
         def send() -> list[Found]:
             return [_found(entry) for page in obstore.list(self._store, prefix, chunk_size=1000) for entry in page]
 
-        return self._sent(f"listing {prefix}", send)
+        return self._sent(f"listing {prefix or 'it'}", send)
+
+    def directly(self, prefix: str | None = None) -> list[Found]:
+        """The objects below a prefix whose names have no further slash, in no order."""
+        import obstore
+
+        listed = self._sent("listing it", lambda: obstore.list_with_delimiter(self._store, prefix)["objects"])
+        return [_found(entry) for entry in listed if entry["path"]]  # the object of an empty name stands for a folder
 
     def folders(self) -> list[str]:
         """The first names of all objects."""
@@ -229,10 +258,15 @@ class Client:
     @contextmanager
     def _in_words(self, doing: str, writing: bool = False) -> Iterator[None]:
         """Turn errors of the library into readable ones. Its own texts may repeat what was sent, so none is shown."""
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+        from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
         try:
             yield
+        except InvalidPathError as error:
+            raise StoreError(
+                f"{self.url} holds an object with a name that cannot be used ({_first(_PATH, error)!r}): rename or "
+                "remove it; names have no control characters, and no two slashes in a row"
+            ) from None
         except (BaseError, FileNotFoundError) as error:
             if any(code in str(error) for code in _NO_BUCKET):
                 raise StoreError(

@@ -3,6 +3,7 @@
     STORE                                          the format, the store's id and its periods
     files/<sha256[:2]>/<sha256>/<random>           the contents of artifacts' files
     leases/<random>                                what a running process reads and builds
+    cache/...                                      what machines share of their caches: see `shared`
     <layer>/<noun>/domain=<domain>/
         CURRENT                                    the history; its last line names the current version
         v=<version>/manifest.json                  the manifest with the names of its files' objects; before that, for a
@@ -27,6 +28,7 @@ from warehouse.artifacts.errors import StoreError
 from warehouse.artifacts.manifest import MANIFEST, VERSION, Manifest, parse
 
 __all__ = [
+    "CACHE",
     "FILES",
     "LEASES",
     "STORE",
@@ -48,6 +50,7 @@ __all__ = [
 STORE: Final = "STORE"
 FILES: Final = "files"
 LEASES: Final = "leases"
+CACHE: Final = "cache"
 
 
 class Described(NamedTuple):
@@ -107,7 +110,7 @@ def new_file(sha256: str) -> str:
 
 def layers(names: Iterable[str]) -> list[str]:
     """Of the first names in a bucket those of layers."""
-    return [name for name in names if name not in (FILES, LEASES, STORE)]
+    return [name for name in names if name not in (FILES, LEASES, CACHE, STORE)]
 
 
 def named(key: str) -> tuple[Version, str] | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Final, TypeVar
 
 from warehouse.artifacts import history
 from warehouse.artifacts.artifact import Artifact, Version, mend, missing
@@ -23,6 +23,7 @@ from warehouse.artifacts.objects import layout, terms
 from warehouse.artifacts.objects.cache import Cache
 from warehouse.artifacts.objects.client import Client, Found, Tag
 from warehouse.artifacts.objects.layout import Described
+from warehouse.artifacts.objects.shared import SharedObjects
 from warehouse.artifacts.staging import make_folder, room_for
 
 __all__ = ["BucketReader"]
@@ -44,6 +45,7 @@ class BucketReader:
         self.client = Client(url)
         self.shown = shown
         self.cache = Cache(cache, shown, limit)
+        self.shared = SharedObjects(self.client, layout.CACHE)
         self._grace = grace
         self._known: dict[Version, Described] = {}
 
@@ -288,7 +290,8 @@ class BucketReader:
             entry, wanted = artifact.manifest.files[name], self._known.get(artifact.named)
             for _ in range(2):
                 same = wanted and wanted.manifest.files.get(name) == entry
-                if wanted and same and self._download(wanted.objects[name], path) == entry.sha256:
+                got = self.client.download(wanted.objects[name], path) if wanted and same else None
+                if got and got[1] == entry.sha256:
                     return
                 self._read(artifact.named)  # it may have been built again since
                 wanted = self._known.get(artifact.named)
@@ -300,12 +303,6 @@ class BucketReader:
         with room_for(f"fetching files of {artifact.ref}", self.cache.root):
             self.terms  # noqa: B018 - so that the cache is known to be of this store
             return self.cache.fetch(artifact.named, artifact.manifest, names, get)
-
-    def _download(self, key: str, path: Path) -> str | None:
-        """Write an object to a file, and return its sha256; None if there is no such object."""
-        with path.open("wb") as file:
-            found = _Summed(file)
-            return found.digest.hexdigest() if self.client.stream(key, found.begin) else None
 
     def _show(self, made: Path, name: str) -> None:
         """Let a file of the cache be the one with this name at the top of the data folder."""
@@ -328,24 +325,16 @@ class BucketReader:
 
 
 class _Summed:
-    """The sha256 and the number of bytes of a download. The bytes are written to `file`, if there is one."""
-
-    def __init__(self, file: BinaryIO | None = None) -> None:
-        self._file = file
+    """The sha256 and the number of bytes of a download."""
 
     def begin(self) -> Callable[[bytes], None]:
         """Start a download: what came before does not count."""
         self.digest, self.count = hashlib.sha256(), 0
-        if self._file:
-            self._file.seek(0)
-            self._file.truncate()
         return self._take
 
     def _take(self, piece: bytes) -> None:
         self.digest.update(piece)
         self.count += len(piece)
-        if self._file:
-            self._file.write(piece)
 
 
 def _flaw(where: str, sha256: str, size: int, digest: str, count: int) -> str | None:
