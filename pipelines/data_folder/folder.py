@@ -23,10 +23,12 @@ from pipelines.data_folder.raw_files import (
 )
 from pipelines.data_folder.settings import (
     AutomationSettings,
+    RaySettings,
     Settings,
     automation_of,
     located,
     overlay,
+    ray_of,
     resolve,
     store_of,
     unfit,
@@ -132,6 +134,12 @@ class DataFolder:
         shipped, given = self._written
         with located(self.settings_file):
             return automation_of(shipped, given)
+
+    @property
+    def ray(self) -> RaySettings:
+        """The cluster for the steps. It can be read even if other settings are wrong."""
+        with located(self.settings_file):
+            return ray_of(*self._written)
 
     @property
     def settings_file(self) -> Path:
