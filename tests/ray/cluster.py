@@ -42,7 +42,7 @@ def free_ports(count: int) -> list[str]:
         return [str(one.getsockname()[1]) for one in sockets]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
     """Wait until the condition holds, and return what it gave; a bound for what never comes."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -166,7 +166,7 @@ class Cluster:
             return any(known["node_ip"] == HOSTS[node] for known in self.nodes())
 
         try:
-            until(up, f"the node {node} is up", 400)
+            until(up, f"the node {node} is up")
         except AssertionError as error:
             raise AssertionError((self.folder / f"{node}.log").read_text()[-4000:]) from error
 
@@ -194,6 +194,13 @@ def _is_shell(pid: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_text().strip() in ("sh", "bash", "dash")
     except OSError:
         return True
+
+
+def worker_of(step: int) -> int:
+    """The Ray worker that started a step, perhaps through a shell."""
+    while not Path(f"/proc/{step}/comm").read_text().startswith("ray::"):
+        step = int(Path(f"/proc/{step}/stat").read_text().rpartition(")")[2].split()[1])
+    return step
 
 
 @contextmanager

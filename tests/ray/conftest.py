@@ -9,7 +9,7 @@ from pipelines.planner.plan import plan
 from tests.pipelines.small import write_shop
 
 COMMAND = ("run", "--only", "core/sequences")
-"""Five steps; the first two have nothing to wait for."""
+"""Five steps."""
 
 
 def versions(data: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.warehouse.bucket import Server
 from tests.warehouse.stores import Place, bucket, server
 
 pytest.importorskip("dagster_ray", reason="dagster-ray is not installed; `make ray` runs these tests")
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 __all__ = ["bucket", "postgres", "server"]
 
