@@ -10,13 +10,14 @@ unexport PYTHONDONTWRITEBYTECODE
 OPEN_CLIP := .venv-open-clip
 RECBOLE := .venv-recbole
 TRITON := .venv-triton
+RAY := .venv-ray
 OLDEST_DUCKDB := .duckdb-oldest
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 # test-all uses one worker more than there are cores, because long tests wait for servers and daemons.
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 ONE_MORE := $(shell expr $(WORKERS) + 1)
 
-.PHONY: help setup demo ui test test-all soak openclip recbole triton gpu olddb screenshots check format docs lock clean
+.PHONY: help setup demo ui test test-all soak openclip recbole triton ray gpu olddb screenshots check format docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -71,6 +72,16 @@ triton: setup ## test the Triton kernels in Triton's interpreter, in an addition
 	$(call laid_over,$(TRITON),triton==3.9.0)
 	$(TRITON)/bin/python -m pytest tests/mmm4rec/test_triton*.py
 
+# With the extra `ray`, pip would also exchange packages of .venv for versions that Ray's dashboard prefers.
+ray: setup ## run steps on a Ray cluster of two nodes on loopback, in an additional environment on top of .venv
+	$(call laid_over,$(RAY),ray==2.60.0 dagster-ray==0.4.8 aiohttp-cors==0.8.1 colorful==0.5.8 distlib==0.4.4 \
+		google-api-core==2.44.0 google-auth==2.63.0 googleapis-common-protos==1.76.0 msgpack==1.2.4 opencensus==0.11.4 \
+		opencensus-context==0.1.3 opentelemetry-api==1.45.2 opentelemetry-exporter-prometheus==0.66b2 \
+		opentelemetry-proto==1.45.2 opentelemetry-sdk==1.45.2 opentelemetry-semantic-conventions==0.66b2 \
+		prometheus-client==0.26.0 proto-plus==1.29.0 py-spy==0.4.3 pyasn1==0.6.5 pyasn1-modules==0.4.2 \
+		python-discovery==1.9.6 smart-open==9.0.2 tenacity==9.2.1 virtualenv==21.15.11)
+	$(RAY)/bin/python -m pytest tests/ray
+
 gpu: setup ## on a machine with a GPU: test the model and the encoders there, and print what it reaches
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 12 $(PARALLEL) -m "not long and not soak" tests/mmm4rec tests/features
 	$(BIN)/python -m benchmarks.gpu
@@ -100,4 +111,4 @@ lock: ## write the versions that are installed now to constraints.txt
 	$(PIP) freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and the data folder
-	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(TRITON) $(OLDEST_DUCKDB) $(DATA)
+	rm -rf .venv $(OPEN_CLIP) $(RECBOLE) $(TRITON) $(RAY) $(OLDEST_DUCKDB) $(DATA)

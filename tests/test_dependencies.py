@@ -19,6 +19,7 @@ PRIVATE = {
     "pipelines/running/automation.py": {"dagster._core.storage.dagster_run.FINISHED_STATUSES"},
     "pipelines/running/in_process.py": {
         "dagster._core.definitions.job_base.InMemoryJob",
+        "dagster._core.definitions.reconstruct.ReconstructableJob",
         "dagster._core.execution.api.execute_run",
         "dagster._core.remote_origin.RegisteredCodeLocationOrigin",
         "dagster._core.remote_origin.RemoteJobOrigin",
@@ -29,6 +30,12 @@ PRIVATE = {
         "dagster._core.storage.dagster_run.NOT_FINISHED_STATUSES",
         "dagster._core.storage.tags.PARTITION_NAME_TAG",
         "dagster._core.storage.tags.WILL_RETRY_TAG",
+    },
+    "pipelines/running/on_ray.py": {
+        "dagster._core.code_pointer.ModuleCodePointer",
+        "dagster._core.definitions.reconstruct.ReconstructableJob",
+        "dagster._core.definitions.reconstruct.ReconstructableRepository",
+        "dagster._core.origin.get_python_environment_entry_point",
     },
     "pipelines/running/launcher.py": {
         "dagster._core.errors.DagsterUserCodeUnreachableError",

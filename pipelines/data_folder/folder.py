@@ -25,12 +25,14 @@ from pipelines.data_folder.raw_files import (
 from pipelines.data_folder.raw_folder import LocalFolder, RawFolder
 from pipelines.data_folder.settings import (
     AutomationSettings,
+    RaySettings,
     Settings,
     StoreSettings,
     automation_of,
     located,
     overlay,
     raw_folder_of,
+    ray_of,
     resolve,
     store_of,
     unfit,
@@ -164,6 +166,12 @@ class DataFolder:
         shipped, given = self._written
         with located(self.settings_file):
             return automation_of(shipped, given)
+
+    @property
+    def ray(self) -> RaySettings:
+        """The cluster for the steps. It can be read even if other settings are wrong."""
+        with located(self.settings_file):
+            return ray_of(*self._written)
 
     @property
     def settings_file(self) -> Path:

@@ -108,6 +108,29 @@ class AutomationSettings:
             raise SettingsError(f"automation: interval: {self.interval} is not a number of seconds of 1 or more")
 
 
+@dataclass(frozen=True)
+class RaySettings:
+    """The Ray cluster on which steps run: see `pipelines.running.on_ray`.
+
+    `address` is that of its dashboard, such as http://head:8265; without one, steps run on this machine. A step asks
+    for `cpus` cores; one that trains or encodes (the pool gpu) also for `gpus` GPUs.
+    """
+
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.address is not None and not self.address.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"ray: address: {self.address!r} is not the address of a Ray dashboard, such as http://head:8265"
+            )
+        if not self.cpus > 0:
+            raise SettingsError(f"ray: cpus: {self.cpus} is not above 0; Ray starts a step without cores on its head")
+        if not self.gpus >= 0:
+            raise SettingsError(f"ray: gpus: {self.gpus} is less than 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
@@ -147,6 +170,7 @@ class Settings(StoreSettings):
     recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
     pretrained: str | None = None
     automation: AutomationSettings = field(default_factory=AutomationSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
     baselines: dict[str, BaselineSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -212,6 +236,11 @@ def automation_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> Autom
     """Only the section `automation` of the shipped settings, overlaid with the user's."""
     section = _mapping(overlay(shipped, given).get("automation"), "automation")
     return read_config(AutomationSettings, section, where="automation")
+
+
+def ray_of(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> RaySettings:
+    """Only the section `ray` of the shipped settings, overlaid with the user's."""
+    return read_config(RaySettings, _mapping(overlay(shipped, given).get("ray"), "ray"), where="ray")
 
 
 @contextmanager

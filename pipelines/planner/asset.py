@@ -36,8 +36,8 @@ def asset_key(key: str) -> dg.AssetKey:
     return dg.AssetKey(key.split("/"))
 
 
-def asset_of(step: Step) -> dg.AssetsDefinition:
-    """The Dagster asset of a step."""
+def asset_of(step: Step, tags: Mapping[str, str] | None = None) -> dg.AssetsDefinition:
+    """The Dagster asset of a step; its executor gets the `tags`."""
     layer, noun = step.key.split("/")
     partitions = DOMAINS if step.per_domain else None
 
@@ -50,7 +50,7 @@ def asset_of(step: Step) -> dg.AssetsDefinition:
         kinds=set(step.kinds),
         description=(step.build.__doc__ or "").strip(),
         owners=[f"team:{step.room}"],
-        op_tags={"layer": layer},
+        op_tags={"layer": layer, **(tags or {})},
         pool=step.pool,
         retry_policy=RETRIES,
         check_specs=[

@@ -3,6 +3,7 @@
 definitions  Dagster's definitions of a data folder
 runs         runs the stages of a plan through Dagster in this process
 jobs         the jobs that people can start in the UI
+on_ray       the steps on a Ray cluster, if the settings name one
 in_process   a run in this process, shown as a run of a job
 occasions    why something is built automatically, and which of its runs can start
 automation   sensors and schedules: what Dagster's daemon does automatically

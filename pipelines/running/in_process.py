@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+from pipelines.running.on_ray import reconstructable
 
 LOCATION = "pipelines.definitions"
 """The code location of `mmm4rec ui`."""
@@ -26,13 +29,21 @@ def run_here(
     assets: Sequence[dg.AssetKey],
     partition: str | None,
     tags: Mapping[str, str],
+    steps_elsewhere: bool,
 ) -> dg.JobExecutionResult:
-    """Materialise some assets of a job, one step after the other. An error in a step is in the result."""
-    part = job.as_ephemeral_job(resource_defs={}, input_values={}, asset_selection=assets)
+    """Materialise some assets of a job. An error in a step is in the result.
+
+    The steps run here, one after the other, or `steps_elsewhere`: where the executor of the definitions runs them.
+    """
+    code: InMemoryJob | ReconstructableJob
+    if steps_elsewhere:
+        code = reconstructable(LOCATION, job.name).get_subset(asset_selection=frozenset(assets))
+    else:
+        code = InMemoryJob(job.as_ephemeral_job(resource_defs={}, input_values={}, asset_selection=assets))
     if partition:
         tags = {**tags, **job.get_tags_for_partition_key(partition, selected_asset_keys=assets)}
     run = instance.create_run_for_job(
-        part,
+        code.get_definition(),
         run_id=run_id,
         # The caller sees how the run ended, so Dagster's daemon must not retry it.
         tags={**tags, MAX_RETRIES_TAG: "0"},
@@ -41,5 +52,6 @@ def run_here(
         remote_job_origin=RemoteJobOrigin(
             RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), _REPOSITORY), job.name
         ),
+        job_code_origin=code.get_python_origin() if isinstance(code, ReconstructableJob) else None,
     )
-    return execute_run(InMemoryJob(part), run, instance)
+    return execute_run(code, run, instance)

@@ -7,17 +7,19 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 
 from pipelines.data_folder.folder import DataFolder
+from pipelines.errors import EXPECTED
 from pipelines.planner import event_log
 from pipelines.planner.asset import DOMAINS, NOT_SHOWN, asset_key
 from pipelines.planner.plan import Stage
 from pipelines.planner.step import Ref, Step, all_steps
+from pipelines.running import on_ray
 from pipelines.running.automation import check_times
 from pipelines.running.definitions import build_defs
 from pipelines.running.in_process import run_here
@@ -71,8 +73,14 @@ def open_instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def execute(data_folder: DataFolder, stages: Sequence[Stage], instance: dg.DagsterInstance) -> Iterator[StageResult]:
-    """Run the stages in order and yield how each ended. A stage with failed inputs is skipped; the others continue."""
+    """Run the stages in order and yield how each ended. A stage with failed inputs is skipped; the others continue.
+
+    Raises:
+        CommandError: the steps are to run on a Ray cluster that cannot be used.
+    """
     check_times(data_folder, data_folder.settings.automation)
+    if data_folder.settings.ray.address:
+        on_ray.connect(data_folder.settings.ray)
     jobs = build_defs(data_folder).get_repository_def()
     failed: set[Ref] = set()
     with process_tag(running_folder(instance)) as tags:
@@ -115,9 +123,13 @@ def _run(
     run_id = str(uuid.uuid4())
     try:
         assets = [asset_key(key) for key in stage.asset_keys(data_folder)]
-        result = aside(lambda: run_here(job, instance, run_id, assets, stage.partition, tags))
+        elsewhere = data_folder.settings.ray.address is not None
+        result = aside(lambda: run_here(job, instance, run_id, assets, stage.partition, tags, elsewhere))
     except (Interrupted, KeyboardInterrupt) as signal:
         cancel(instance, run_id, f"the command that ran it was ended by {str(signal) or 'SIGINT'}")
+        if data_folder.settings.ray.address:
+            with suppress(*EXPECTED):  # if the cluster cannot be reached, the next run stops them
+                on_ray.stop_leftovers(data_folder.settings.ray, instance)
         raise
     events = result.get_asset_materialization_events()
     made = {"/".join(event.asset_key.path): event.materialization for event in events if event.asset_key}
@@ -134,7 +146,8 @@ def _run(
             blocked.setdefault("/".join(check.asset_key.path), check.description or check.check_name)
     errors |= blocked
     # Causes come first: what was not reached follows from them.
-    errors |= {key: "not reached" for key, _ in sorted(stage.refs) if key not in made and key not in errors}
+    reason = "not reached" if errors else _failure(result)
+    errors |= {key: reason for key, _ in sorted(stage.refs) if key not in made and key not in errors}
     warnings = {
         f"{'/'.join(check.asset_key.path)} {check.check_name}": ", ".join(
             f"{name} {value.value}" for name, value in sorted(check.metadata.items())
@@ -149,3 +162,11 @@ def _run(
         if key not in errors and "built" in shown.metadata and shown.metadata["built"].value:
             built[key] = (shown.tags or {})[event_log.DATA_VERSION]
     return StageResult(stage, result.run_id, errors, warnings, built=built)
+
+
+def _failure(result: dg.JobExecutionResult) -> str:
+    """Why a run failed without a failed step: such as a cluster that went away."""
+    for event in result.filter_events(lambda event: event.is_job_failure):
+        if error := event.job_failure_data.error:
+            return _OWN_ERROR.sub("", error.message.strip())
+    return "not reached"
