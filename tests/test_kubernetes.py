@@ -1,4 +1,4 @@
-"""The files of deploy/kubernetes, as far as they can be checked without a cluster: they parse and agree with the rest."""
+"""The files of deploy/kubernetes, checked without a cluster: they parse, and agree with the rest."""
 
 import re
 import tomllib
