@@ -91,8 +91,7 @@ def test_the_second_machine_finds_everything(bucket: Place, tmp_path: Path) -> N
     assert [said for said in seen if said.startswith("PUT ")] == []
     assert _versions(two) == built
 
-    # Vectors in another number format are other artifacts. What they are made of is shared, and a third machine has none
-    # of its own.
+    # Vectors in another number format are other artifacts, made of the same vectors, of which a third machine has none.
     other = {f"{modality}_encoder": {"storage": "float16"} for modality in ("text", "image")}
     three = _machine(tmp_path / "three", **places, domains={"Sample_Toys": other})
     assert _build(three) == {(TEXTS, "Sample_Toys"), (PICTURES, "Sample_Toys")}
