@@ -215,8 +215,7 @@ def collect_images(
         progress: called with (done, total) downloads and items.
 
     Raises:
-        FeatureError: an input table cannot be read, or the cache cannot be written.
-        StoreError: the image root or the shared replies are in a bucket that cannot be reached.
+        FeatureError, StoreError: an input table or a bucket cannot be read, or the cache cannot be written.
     """
     catalogue = read_catalogue(items_parquet, sequence_items_parquet, ["image_urls"])
     ids, addresses = catalogue["item_id"].to_pylist(), [urls or [] for urls in catalogue["image_urls"].to_pylist()]
