@@ -166,7 +166,7 @@ class Cluster:
             return any(known["node_ip"] == HOSTS[node] for known in self.nodes())
 
         try:
-            until(up, f"the node {node} is up")
+            until(up, f"the node {node} is up", 1200)
         except AssertionError as error:
             raise AssertionError((self.folder / f"{node}.log").read_text()[-4000:]) from error
 

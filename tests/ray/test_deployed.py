@@ -50,7 +50,8 @@ def test_the_files_of_deploy_ray(
     assert versions(tmp_path / "data") == expected
     assert not list((tmp_path / "data/.dagster").rglob("*.db"))
     jobs = cluster.jobs()
-    assert [job["status"] for job in jobs] == ["SUCCEEDED"] * 5
+    assert len(jobs) >= 5  # a check that blocks nothing is a job, too
+    assert {job["status"] for job in jobs} == {"SUCCEEDED"}
     for job in jobs:  # what can be read there has no secret
         assert postgres not in str(job)
         assert cluster.environment["AWS_SECRET_ACCESS_KEY"] not in str(job)
