@@ -107,6 +107,14 @@ class AutomationSettings:
             raise SettingsError(f"automation: interval: {self.interval} is not a number of seconds of 1 or more")
 
 
+@dataclass(frozen=True)
+class RaySettings:
+    """What a Ray cluster does. The nodes of the one at the address `nodes` encode texts and pictures, and train where
+    `devices` is above 1; auto is the cluster that this machine is a node of."""
+
+    nodes: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """Where the artifacts are. `store` is the address of a bucket, such as s3://bucket/prefix; without one they are in
@@ -143,6 +151,7 @@ class Settings(StoreSettings):
     domains: dict[str, DomainSettings]
     recommendations: RecommendationConfig = field(default_factory=RecommendationConfig)
     pretrained: str | None = None
+    ray: RaySettings = field(default_factory=RaySettings)
     automation: AutomationSettings = field(default_factory=AutomationSettings)
     baselines: dict[str, BaselineSettings] = field(default_factory=dict)
 

@@ -42,6 +42,11 @@ class BucketReader:
         self._grace = grace
         self._known: dict[Version, Described] = {}
 
+    def __reduce__(self) -> tuple[type["BucketReader"], tuple[str, Path, Path, int, int]]:
+        """So that an artifact may be sent to another process or machine: there it fetches its files itself, into a
+        cache with the same path."""
+        return type(self), (self.client.url, self.shown, self.cache.root, self.cache.limit, self._grace)
+
     @cached_property
     def terms(self) -> terms.Terms:
         """What everybody who uses this store goes by. A store that is not there yet is made."""
