@@ -24,6 +24,7 @@ from pipelines.data_folder.raw_files import (
 from pipelines.data_folder.settings import (
     AutomationSettings,
     Settings,
+    StoreSettings,
     automation_of,
     located,
     overlay,
@@ -82,18 +83,9 @@ class DataFolder:
         Raises:
             SettingsError: what is said there is no address of a bucket.
         """
-        told = os.environ.get(STORE_VARIABLE)
-        with located(self.settings_file):
-            settings = store_of(*self._written)
-        place = told or settings.store
-        if place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve()):
+        place, settings = self.bucket, self._store_settings
+        if place is None:
             return Store(self.path)
-        if not is_url(place):
-            raise SettingsError(
-                f"{STORE_VARIABLE if told else 'store in domains.yaml'}: {place!r} is no address of a bucket, such as "
-                "s3://bucket/prefix; artifacts in another folder are those of another data folder: choose it with "
-                f"--data, or with {DATA_VARIABLE}"
-            )
         try:
             return open_store(
                 place,
@@ -104,6 +96,25 @@ class DataFolder:
             )
         except StoreError as error:
             raise SettingsError(str(error)) from error
+
+    @cached_property
+    def bucket(self) -> str | None:
+        """The address of the bucket with the artifacts; None if they are in this folder.
+
+        Raises:
+            SettingsError: what is said is no address of a bucket.
+        """
+        told = os.environ.get(STORE_VARIABLE)
+        place = told or self._store_settings.store
+        if place is None or (not is_url(place) and (self.path / place).resolve() == self.path.resolve()):
+            return None
+        if not is_url(place):
+            raise SettingsError(
+                f"{STORE_VARIABLE if told else 'store in domains.yaml'}: {place!r} is no address of a bucket, such as "
+                "s3://bucket/prefix; artifacts in another folder are those of another data folder: choose it with "
+                f"--data, or with {DATA_VARIABLE}"
+            )
+        return place
 
     @cached_property
     def cache(self) -> Path:
@@ -137,6 +148,11 @@ class DataFolder:
     def settings_file(self) -> Path:
         """The user's settings; the file may be absent."""
         return self.path / "domains.yaml"
+
+    @property
+    def _store_settings(self) -> StoreSettings:
+        with located(self.settings_file):
+            return store_of(*self._written)
 
     @property
     def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
