@@ -85,38 +85,17 @@ def train_on(
         ClusterError: no cluster answers, or it failed.
         FeatureError: Ray is not installed.
     """
-    with joined(nodes.address):
-        import ray
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.config import LoggingConfig
+    with joined(nodes.address), _board(progress) as board:
         from ray.train.v2.api.exceptions import TrainingFailedError
 
-        has = ray.cluster_resources()
-        gpu = device == "cuda" or (device == "auto" and bool(has.get("GPU")))
-        if (there := int(has.get("GPU" if gpu else "CPU", 0))) < ranks:
-            what = "GPUs" if gpu else "cores"
-            _log.warning("%d ranks wait for as many %s; the Ray cluster has %d", ranks, what, there)
-        with _board(progress) as board:
-            trainer = TorchTrainer(
-                _rank,
-                train_loop_config={"train": train, "board": board, "logs": logs is not None, "seconds": state_seconds},
-                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-                scaling_config=ScalingConfig(num_workers=ranks, use_gpu=gpu, placement_strategy="SPREAD"),
-                run_config=RunConfig(
-                    name=name,
-                    storage_path=nodes.states,
-                    failure_config=FailureConfig(max_failures=FAILURES),
-                    checkpoint_config=CheckpointConfig(num_to_keep=1),
-                    logging_config=LoggingConfig("WARNING"),
-                ),
-            )
-            try:
-                # In a thread, because in the main thread Ray Train would answer SIGINT from now on.
-                with ThreadPoolExecutor(1) as thread:
-                    found = thread.submit(trainer.fit).result().return_value
-            except TrainingFailedError as error:
-                raise ClusterError(f"the training failed on the Ray cluster: {error}; run it again") from error
+        given = {"train": train, "board": board, "logs": logs is not None, "seconds": state_seconds}
+        trainer = _trainer(nodes, name, ranks, device, given)
+        try:
+            # In a thread, because in the main thread Ray Train would answer SIGINT from now on.
+            with ThreadPoolExecutor(1) as thread:
+                found = thread.submit(trainer.fit).result().return_value
+        except TrainingFailedError as error:
+            raise ClusterError(f"the training failed on the Ray cluster: {error}; run it again") from error
     _forget(nodes, name)
     if isinstance(found, _Failed):
         _write(found.last_good, state)
@@ -126,6 +105,32 @@ def train_on(
     if logs is not None:
         _write(logged, logs)
     return summary  # type: ignore[no-any-return]
+
+
+def _trainer(nodes: Nodes, name: str, ranks: int, device: str, given: dict[str, Any]) -> Any:
+    """Ray Train's trainer, which gives `given` to each rank."""
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    has = ray.cluster_resources()
+    gpu = device == "cuda" or (device == "auto" and bool(has.get("GPU")))
+    if (there := int(has.get("GPU" if gpu else "CPU", 0))) < ranks:
+        _log.warning("%d ranks wait for as many %s; the Ray cluster has %d", ranks, "GPUs" if gpu else "cores", there)
+    return TorchTrainer(
+        _rank,
+        train_loop_config=given,
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=ranks, use_gpu=gpu, placement_strategy="SPREAD"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=nodes.states,
+            failure_config=FailureConfig(max_failures=FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig("WARNING"),
+        ),
+    )
 
 
 def _rank(config: dict[str, Any]) -> Any:

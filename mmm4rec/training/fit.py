@@ -33,7 +33,7 @@ from mmm4rec.model.kernels import Choice
 from mmm4rec.model.ssd import choose
 from mmm4rec.registry import config_as_dict, model_of
 from mmm4rec.training.log import EpochLog
-from mmm4rec.training.loop import Share
+from mmm4rec.training.loop import Send, Share
 from mmm4rec.training.one_process import LAST_GOOD, Arguments
 from mmm4rec.training.precision import activations_in, precision_on
 from mmm4rec.training.processes import make_fabric, train_here, train_in_new_processes
@@ -97,7 +97,17 @@ def fit(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
         known, ssd, logs, share,
     )  # fmt: skip
-    log = EpochLog(model_config, train_config, domain.name)
+    send = _passing_on(EpochLog(model_config, train_config, domain.name), on_epoch, progress)
+    started = train_config.strategy == "ddp" or torch.distributed.is_torchelastic_launched()
+    if train_config.devices > 1 and not started:
+        return train_in_new_processes(arguments, send)
+    return train_here(fabric, arguments, send)
+
+
+def _passing_on(
+    log: EpochLog, on_epoch: Callable[[Epoch], None] | None, progress: Callable[[int, int], None] | None
+) -> Send:
+    """Passes the messages of the processes on to these."""
 
     def send(kind: str, value: Any) -> None:
         if kind == "epoch":
@@ -107,10 +117,7 @@ def fit(
         elif kind == "progress" and progress:
             progress(*value)
 
-    started = train_config.strategy == "ddp" or torch.distributed.is_torchelastic_launched()
-    if train_config.devices > 1 and not started:
-        return train_in_new_processes(arguments, send)
-    return train_here(fabric, arguments, send)
+    return send
 
 
 def _ssd_form(model_config: RecommenderConfig, train_config: TrainConfig, device: torch.device) -> Choice | None:

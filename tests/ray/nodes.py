@@ -51,18 +51,20 @@ class Cluster:
         if self.hidden:
             alone = f"mount -t tmpfs none '{self.hidden}' && exec \"$@\""
             command = ["unshare", "--mount", "sh", "-c", alone, "sh", *command]
-        done = subprocess.run(
-            command,
-            env={**os.environ, **self.environment, **environment, _MARK: mark},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
         self.nodes.append(mark)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return mark
+        for _ in range(3):  # on a busy machine, Ray gives up a node that takes long to start
+            done = subprocess.run(
+                command,
+                env={**os.environ, **self.environment, **environment, _MARK: mark},
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0:
+                return mark
+            self.kill(mark)
+        raise AssertionError(done.stdout + done.stderr)
 
     def admit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let this process join the cluster."""
