@@ -74,7 +74,7 @@ triton: setup ## test the Triton kernels in Triton's interpreter, in an addition
 
 # With the extra `ray`, pip would also exchange packages of .venv for versions that Ray's dashboard prefers.
 ray: setup ## run steps on a Ray cluster of two nodes on loopback, in an additional environment on top of .venv
-	$(call laid_over,$(RAY),ray==2.60.0 dagster-ray==0.4.8 aiohttp-cors==0.8.1 colorful==0.5.8 distlib==0.4.4 \
+	$(call laid_over,$(RAY),ray==2.60.0 dagster-ray==0.4.8 pandas==2.3.3 aiohttp-cors==0.8.1 colorful==0.5.8 distlib==0.4.4 \
 		google-api-core==2.44.0 google-auth==2.63.0 googleapis-common-protos==1.76.0 msgpack==1.2.4 opencensus==0.11.4 \
 		opencensus-context==0.1.3 opentelemetry-api==1.45.2 opentelemetry-exporter-prometheus==0.66b2 \
 		opentelemetry-proto==1.45.2 opentelemetry-sdk==1.45.2 opentelemetry-semantic-conventions==0.66b2 \

@@ -3,20 +3,27 @@
     python -m features.extraction image --items item_images --cache cache/vectors --model clip-ViT-B-32
     python -m torch.distributed.run --nproc-per-node 8 -m features.extraction image --items ... --cache ... --out ...
 
+    python -m features.extraction image --items item_images --cache cache/vectors --ray auto --out ...
+
 `--items` is the folder of an artifact, features/item_text or features/item_images. Vectors go to `--cache`, which all
 ranks share. If a data folder has these vectors in its cache/vectors, `mmm4rec run` does not encode them again. With
 `--out`, rank 0 also writes the table when all ranks are done, with the same bytes as a single process. A run that was
 stopped continues where it stopped.
+
+With `--ray`, the nodes of a Ray cluster read, decode and encode, and this process, on one of them, writes cache and
+table. All nodes need the folder `--items` and the model under the same paths.
 """
 
 import argparse
 import dataclasses
+import functools
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -29,6 +36,7 @@ if __name__ == "__main__":
 from features.encoders import Encoder, ReadyVectors, open_encoder
 from features.errors import FeatureError
 from features.settings import EncoderSettings, unread
+from features.vectors.cluster import Cluster, cluster_at
 from features.vectors.embeddings import ALONE, EmbeddingSummary, Share, embed_images, embed_texts
 from warehouse.artifacts.progress import Progress
 
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         extract(
             options.modality, options.items, settings, options.cache, options.out,
-            share=share, device=options.device, workers=options.workers, batch_size=options.batch_size,
+            share=share, device=options.device, workers=options.workers, batch_size=options.batch_size, ray=options.ray,
         )  # fmt: skip
     except FeatureError as error:
         print(error, file=sys.stderr)
@@ -71,6 +79,7 @@ def extract(
     device: str = "auto",
     workers: int | None = None,
     batch_size: int | None = None,
+    ray: str | None = None,
 ) -> EmbeddingSummary:
     """Encode this rank's share. With `out`, rank 0 then waits for the others and writes the table there.
 
@@ -84,40 +93,60 @@ def extract(
         device: torch's name of a device; auto uses the GPU of this local rank if there is one.
         workers: number of processes that decode pictures; None chooses.
         batch_size: contents per encoder call; None uses the default of the modality and device.
+        ray: address of a Ray cluster whose nodes do the work.
 
     Raises:
-        FeatureError: see :func:`features.vectors.embeddings.embed_texts`; `out` is not empty.
+        FeatureError: see :func:`features.vectors.embeddings.embed_texts`; `out` is not empty; arguments contradict each
+            other.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeatureError(f"{out} exists and is not empty; name a new folder with --out, or remove it")
-    encoder = open_encoder(settings, device=_device(device))
+    if ray is not None and (share.world > 1 or workers is not None):
+        raise FeatureError("--ray: Ray starts the processes: leave out --workers, and do not start it with torchrun")
+    # On a cluster, this process encodes only probes.
+    encoder = open_encoder(settings, device=_device(device) if ray is None else "cpu")
     who = f"rank {share.rank} of {share.world}: " if share.world > 1 else ""
-    embed = _embedding(modality, items, settings, cache, workers, batch_size)
-    if share.world == 1:
-        summary = embed(encoder, None, share, _PrintedProgress(who))
-    else:
-        import torch.distributed as dist
-
-        dist.init_process_group("gloo", timeout=timedelta(days=30))
-        try:
+    where = items.absolute().joinpath
+    with cluster_at(ray, functools.partial(open_encoder, settings), where, device) as cluster:
+        embed = _embedding(modality, items, settings, cache, workers, batch_size, cluster)
+        with _together(share):
             summary = embed(encoder, None, share, _PrintedProgress(who))
-            dist.barrier()  # an error here means that another rank died; that rank printed the reason
-        finally:
-            dist.destroy_process_group()
-    if out is not None and share.rank == 0:
-        unfinished = out.with_name(f"{out.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        encoded = summary.encoded
-        summary = embed(encoder, unfinished, ALONE, None)
-        summary = dataclasses.replace(summary, encoded=encoded, reused=summary.reused - encoded)
-        unfinished.replace(out)
+        if out is not None and share.rank == 0:
+            unfinished = out.with_name(f"{out.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            encoded = summary.encoded
+            summary = embed(encoder, unfinished, ALONE, None)
+            summary = dataclasses.replace(summary, encoded=encoded, reused=summary.reused - encoded)
+            unfinished.replace(out)
     print(f"{who}{summary.encoded:,} encoded, {summary.reused:,} reused, {summary.missing:,} missing", file=sys.stderr)
     return summary
 
 
+@contextmanager
+def _together(share: Share) -> Iterator[None]:
+    """At the end of the block, the ranks wait for each other."""
+    if share.world == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield
+        dist.barrier()  # an error here means that another rank died; that rank printed the reason
+    finally:
+        dist.destroy_process_group()
+
+
 def _embedding(
-    modality: str, items: Path, settings: EncoderSettings, cache: Path, workers: int | None, batch_size: int | None
+    modality: str,
+    items: Path,
+    settings: EncoderSettings,
+    cache: Path,
+    workers: int | None,
+    batch_size: int | None,
+    cluster: Cluster | None,
 ) -> Callable[[Encoder | ReadyVectors, Path | None, Share, Progress | None], EmbeddingSummary]:
     """embed_texts or embed_images, with the arguments that are the same in every call."""
     size = {} if batch_size is None else {"batch_size": batch_size}
@@ -128,11 +157,13 @@ def _embedding(
         if modality == "text":
             return embed_texts(
                 items, encoder, out,
-                form=settings.text, cache=cache, storage=settings.storage, share=share, progress=progress, **size,
+                form=settings.text, cache=cache, storage=settings.storage, share=share, progress=progress,
+                cluster=cluster, **size,
             )  # fmt: skip
         return embed_images(
             items, encoder, out,
-            cache=cache, storage=settings.storage, share=share, workers=workers, progress=progress, **size,
+            cache=cache, storage=settings.storage, share=share, workers=workers, progress=progress,
+            cluster=cluster, **size,
         )  # fmt: skip
 
     return embed
@@ -179,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, help="processes that decode pictures (default: chosen by the number of cores)"
     )
+    parser.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster (auto: this machine's)")
     parser.add_argument("--batch-size", type=int, help="contents handed to the encoder at once")
     hints = get_type_hints(EncoderSettings)
     for field in dataclasses.fields(EncoderSettings):

@@ -67,6 +67,11 @@ class EncoderSettings:
         if self.tokens < 1:
             raise FeatureError(f"an encoder's tokens is {self.tokens}: give 1 or more")
 
+    @property
+    def encodes(self) -> bool:
+        """Whether a model encodes the contents; otherwise their vectors are looked up."""
+        return "model" in _READ[self.kind]
+
 
 _MODEL = {"kind", "model", "text", "tokens", "precision", "decoding", "storage"}
 _READY = {"kind", "path", "column", "zeros", "storage"}

@@ -374,7 +374,7 @@ def _bar(unit: str) -> Callable[[int, int], None] | None:
 
 def _is_secondary_process() -> bool:
     """Whether this is one of several processes (torchrun, strategy ddp) but not the first."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
 
 
 def _count(text: str) -> int:

@@ -158,8 +158,8 @@ class TrainConfig:
     """Devices (on a CPU: processes) among which the batches of an optimiser step are divided."""
     strategy: Literal["auto", "ddp_spawn", "ddp"] = "auto"
     """How to start processes for several devices. `ddp_spawn` starts them itself and works anywhere. `ddp` is for a
-    script that runs once per device (torchrun) or that may be run again for every device. `auto`: `ddp_spawn` if there
-    are several devices."""
+    script that runs once per device (torchrun) or that may be run again for every device. `auto`: `ddp`
+    in a process that torchrun has started, otherwise `ddp_spawn` if there are several devices."""
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ()
     """Where the loss and validation metrics of every epoch are logged, in addition to `history`."""
     ssd_form: SSDForm = "auto"

@@ -11,39 +11,42 @@ CHUNK of them at a time to the cache. So a killed run leaves whole chunks behind
 batches of what is missing.
 
 On one kind of device and with one number of threads, a run gives the same vectors to the last bit: also if it was
-killed and continued, with another number of ranks or workers, or again with the same cache. Two things change the
+killed and continued, with another number of ranks or workers, on the nodes of a cluster
+(:mod:`features.vectors.cluster`), or again with the same cache. Two things change the
 batches, and with them the padding and the order in which a matrix product is summed, so that vectors agree only up to
 rounding: a cache that held other contents at the start (of an earlier version, another domain, or after a damaged
 part), and another process that encodes the same contents at the same time.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.encoders import Encoder, EncoderIdentity, ReadyVectors, Vectors
+from features.encoders import Encoder, ReadyVectors, Vectors
 from features.encoders.probe import check_probe, probe_vectors
 from features.errors import FeatureError
 from features.item_text import content_sha256
-from features.parquet import ROW_GROUP, read_table
+from features.parquet import read_table
 from features.pictures.shards import Place
-from features.tables import ITEM_IMAGES, ITEM_TEXT, Storage, embedding_schema
+from features.tables import ITEM_IMAGES, ITEM_TEXT, Storage
 from features.vectors.cache import VectorCache, adding_behind
 from features.vectors.loading import Original, check_decoding, choose_workers, prepared
 from features.vectors.spread import check_spread
+from features.vectors.writing import check_vectors, write_vectors
 from warehouse.artifacts.kept import Kept
 from warehouse.artifacts.progress import Progress
+
+if TYPE_CHECKING:
+    from features.vectors.cluster import Cluster
 
 _log = logging.getLogger("mmm4rec")
 
@@ -53,8 +56,9 @@ CHUNK = 1024
 """Contents that are committed to the cache together. A killed run loses at most two chunks: one that is being encoded,
 and one that is being written."""
 
-Encode = Callable[[list[list[int]]], Iterator[Vectors]]
-"""A function that takes batches of rows and returns their vectors, batch by batch."""
+Encode = Callable[[list[list[int]]], Iterator[tuple[int, Vectors]]]
+"""A function that takes batches of rows and returns their vectors, batch by batch, each with the batch's number. The
+batches may come in any order."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def embed_texts(
     batch_size: int = 256,
     chunk_size: int = CHUNK,
     progress: Progress | None = None,
+    cluster: "Cluster | None" = None,
 ) -> EmbeddingSummary:
     """Write text_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
@@ -117,10 +122,11 @@ def embed_texts(
         batch_size: texts per call of the encoder.
         chunk_size: texts that are committed to the cache together.
         progress: called with (done, total) contents to encode.
+        cluster: encodes the contents; None encodes them in this process.
 
     Raises:
         FeatureError: an input cannot be read, a vector is not finite or all zeros, the vectors do not distinguish
-            contents, or the encoder's probe vectors differ from those that it made before.
+            contents, the encoder's probe vectors differ from those that it made before, or the cluster failed.
     """
     table = read_table(item_text / "item_text.parquet", ITEM_TEXT)
     ids = table["item_id"].to_pylist()
@@ -129,8 +135,9 @@ def embed_texts(
     texts = table["text_clean" if form == "clean" else "text"].to_pylist()
     digests = [None if text is None else content_sha256(text) for text in texts]
 
-    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
-        return (encoder.encode_texts([texts[row] for row in batch]) for batch in batches)
+    def encode(batches: list[list[int]]) -> Iterator[tuple[int, Vectors]]:
+        given = ([texts[row] for row in batch] for batch in batches)
+        return cluster.texts(encoder, given) if cluster else enumerate(map(encoder.encode_texts, given))
 
     work = _Work("text", ids, digests, [row // SEGMENT for row in range(len(ids))], batch_size, chunk_size, share)
     summary = _embed(work, encode, encoder, out, cache, storage, progress)
@@ -154,6 +161,7 @@ def embed_images(
     batch_size: int | None = None,
     chunk_size: int = CHUNK,
     progress: Progress | None = None,
+    cluster: "Cluster | None" = None,
 ) -> EmbeddingSummary:
     """Write image_embeddings.parquet (:func:`features.tables.embedding_schema`) and encoder.json.
 
@@ -169,6 +177,7 @@ def embed_images(
         batch_size: pictures per call of the encoder; None means 256 on a GPU, otherwise 64.
         chunk_size: pictures that are committed to the cache together.
         progress: called with (done, total) contents to encode.
+        cluster: decodes and encodes the pictures, for which it reads the shards itself; None does so in this process.
 
     Raises:
         FeatureError: an input cannot be read, shards and table disagree, a process died, or as in :func:`embed_texts`.
@@ -177,22 +186,25 @@ def embed_images(
     ids = table["item_id"].to_pylist()
     if isinstance(encoder, ReadyVectors):
         return _import(ids, encoder, out, "image", storage, progress)
-    batch_size = batch_size or (256 if encoder.device.startswith("cuda") else 64)
+    device = cluster.device if cluster else encoder.device
+    batch_size = batch_size or (256 if device.startswith("cuda") else 64)
     digests, shards = table["sha256"].to_pylist(), table["shard"].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["bytes"].to_pylist()
 
     def original(row: int) -> Original:
         return Original(ids[row], digests[row], Place(shards[row], offsets[row]), sizes[row])
 
-    def encode(batches: list[list[int]]) -> Iterator[Vectors]:
-        check_decoding(encoder.preparation, encoder.device)
-        processes, reason = choose_workers(sum(map(len, batches)), encoder.device)
+    def encode(batches: list[list[int]]) -> Iterator[tuple[int, Vectors]]:
+        check_decoding(encoder.preparation, device)
+        originals = [[original(row) for row in batch] for batch in batches]
+        if cluster:
+            return cluster.images(encoder, originals)
+        processes, reason = choose_workers(sum(map(len, batches)), device)
         if workers is not None:
             processes, reason = workers, "as asked"
         _log.info("decoding in %s: %s", f"{processes} processes" if processes else "this process", reason)
-        originals = [[original(row) for row in batch] for batch in batches]
-        pictures = prepared(item_images, originals, encoder.preparation, processes, encoder.device)
-        return encoder.encode_batches(pictures)
+        pictures = prepared(item_images, originals, encoder.preparation, processes, device)
+        return enumerate(encoder.encode_batches(pictures))
 
     work = _Work("image", ids, digests, shards, batch_size, chunk_size, share)
     return _embed(work, encode, encoder, out, cache, storage, progress)
@@ -265,7 +277,7 @@ def _embed(
                     "run it again"
                 )
             check_spread(vectors, work.distinct(), ids, work.noun, identity, ready=False)
-            _write(out, work.noun, ids, digests, vectors, identity, storage)
+            write_vectors(out, work.noun, ids, digests, vectors, identity, storage)
             cache.compact()
     present = len(ids) - digests.count(None)
     return EmbeddingSummary(
@@ -290,23 +302,27 @@ def _fill(
 ) -> int:
     """Encode the rows that each segment lacks, chunk by chunk, into the cache; return the number of contents."""
     chunks = [_cut(chunk, work.batch_size) for rows in lacking for chunk in _cut(rows, work.chunk_size)]
+    batches = [batch for chunk in chunks for batch in chunk]
+    ends = accumulate(map(len, chunks))
+    chunk_of = [range(end - len(chunk), end) for chunk, end in zip(chunks, ends, strict=True) for _ in chunk]
     total, done = sum(map(len, lacking)), 0
     if not total:
         return 0
     _probe(encoder, cache)
-    made = encode([batch for chunk in chunks for batch in chunk])
+    made: dict[int, Vectors] = {}
     with adding_behind(cache) as add:
-        for chunk in chunks:
-            vectors = []
-            for rows in chunk:
-                batch = next(made)
-                _check(batch, [work.ids[row] for row in rows], work.noun, f"encoder {encoder.identity.model} gave")
-                vectors.append(batch)
-                done += len(rows)
-                if progress:
-                    progress(done, total)
-            contents = [digest for rows in chunk for row in rows if (digest := work.digests[row])]
-            add(contents, np.concatenate(vectors))
+        for number, vectors in encode(batches):
+            check_vectors(
+                vectors, [work.ids[row] for row in batches[number]], work.noun, f"encoder {encoder.identity.model} gave"
+            )
+            made[number] = vectors
+            done += len(vectors)
+            if progress:
+                progress(done, total)
+            if all(other in made for other in chunk_of[number]):
+                rows = [row for other in chunk_of[number] for row in batches[other]]
+                whole = np.concatenate([made.pop(other) for other in chunk_of[number]])
+                add([digest for row in rows if (digest := work.digests[row])], whole)
     return total
 
 
@@ -321,13 +337,6 @@ def _probe(encoder: Encoder, cache: VectorCache) -> None:
 
 def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _check(vectors: NDArray[np.floating], ids: Sequence[str], noun: str, blamed: str) -> None:
-    """Refuse a vector that is not finite or is zero, because zeros stand for a missing vector."""
-    for bad, what in ((~np.isfinite(vectors).all(axis=1), "that is not finite"), (~vectors.any(axis=1), "of zeros")):
-        if bad.any():
-            raise FeatureError(f"{noun}: {blamed} item {ids[int(bad.argmax())]!r} a vector {what}")
 
 
 def _import(
@@ -347,7 +356,7 @@ def _import(
     if out is not None:
         noun = f"{modality}_embeddings"
         check_spread(vectors, np.flatnonzero(present), ids, noun, ready.identity, ready=True)
-        _write(out, noun, ids, digests, vectors, ready.identity, storage)
+        write_vectors(out, noun, ids, digests, vectors, ready.identity, storage)
     imported = int(present.sum())
     if progress:
         progress(imported, imported)
@@ -361,38 +370,3 @@ def _import(
         damaged=0,
         encoder=asdict(ready.identity),
     )
-
-
-def _write(
-    out: Path,
-    noun: str,
-    ids: list[str],
-    digests: Sequence[str | None],
-    vectors: Vectors,
-    identity: EncoderIdentity,
-    storage: Storage,
-) -> None:
-    """Write encoder.json and the Parquet table, which is uncompressed because compression hardly reduces floats."""
-    schema = embedding_schema(identity.width, storage)
-    present = np.array([digest is not None for digest in digests], np.bool_)
-    with np.errstate(over="ignore", under="ignore"):  # checked right below
-        stored = vectors.astype(storage, copy=False)
-    if storage != "float32":
-        rows = np.flatnonzero(present)
-        blamed = f"storage {storage} (largest 65,504, smallest 6e-8; float32 holds any) gives"
-        _check(stored[rows], [ids[row] for row in rows], noun, blamed)
-    columns = [
-        pa.array(ids, pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), identity.width),
-        pa.array(present),
-        pa.array(digests, pa.string()),
-    ]
-    table = pa.Table.from_arrays(columns, names=schema.names).cast(schema)
-    pq.write_table(
-        table,
-        out / f"{noun}.parquet",
-        row_group_size=ROW_GROUP,
-        compression="none",
-        use_dictionary=False,
-    )
-    (out / "encoder.json").write_text(json.dumps(asdict(identity), indent=2, sort_keys=True) + "\n", "utf-8")

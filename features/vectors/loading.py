@@ -131,27 +131,41 @@ def prepared(
         FeatureError: a picture cannot be read or is not the one in the table, a worker process died, or the device
             cannot decode.
     """
-    cuda = device.startswith("cuda")
-    form: Form = "floats"
-    if isinstance(prepare, Preparation) and (cuda or prepare.decoding == "gpu"):
-        form = "undecoded" if prepare.decoding == "gpu" else "bytes"
+    form = form_of(prepare, device)
     size = PART if workers else max(map(len, batches), default=1)
     parts = [[batch[start : start + size] for start in range(0, len(batch), size)] for batch in batches]
     flat = [part for batch in parts for part in batch]
-    pin = cuda and form != "undecoded"
+    pin = device.startswith("cuda") and form != "undecoded"
     made = (
         _in_processes(folder, flat, prepare, form, workers, pin=pin)
         if workers
-        else (_part(folder, part, prepare, form) for part in flat)
+        else (load_part(folder, part, prepare, form) for part in flat)
     )
-    together = _together(made, [len(batch) for batch in parts])
-    if form == "floats" and not cuda:
-        return _joined(together)
+    return completed(_together(made, [len(batch) for batch in parts]), prepare, form, device)
+
+
+def form_of(prepare: Prepare, device: str) -> Form:
+    """The form in which pictures go to a device."""
+    if not isinstance(prepare, Preparation):
+        return "floats"
+    if prepare.decoding == "gpu":
+        return "undecoded"
+    return "bytes" if device.startswith("cuda") else "floats"
+
+
+def completed(batches: Batches, prepare: Prepare, form: Form, device: str) -> Iterator[Any]:
+    """Each batch, whose parts have the form of :func:`form_of`, as the encoder takes it: [n, 3, H, W].
+
+    Raises:
+        FeatureError: the device cannot decode.
+    """
+    if form == "floats" and not device.startswith("cuda"):
+        return _joined(batches)
     from features.vectors import gpu
 
     if isinstance(prepare, Preparation) and form == "undecoded":
-        return gpu.decoded(together, prepare, device)
-    return gpu.copied(together, prepare, device)
+        return gpu.decoded(batches, prepare, device)
+    return gpu.copied(batches, prepare, device)
 
 
 def _together(parts: Generator[Any, None, None], counts: Sequence[int]) -> Batches:
@@ -183,8 +197,12 @@ def load(folder: Path, batch: Sequence[Original], prepare: Prepare) -> NDArray[n
     return np.stack([prepare(_picture(folder, original, _read(folder, original), least)) for original in batch])
 
 
-def _part(folder: Path, part: Sequence[Original], prepare: Any, form: Form) -> Any:
-    """A part of a batch in some form."""
+def load_part(folder: Path, part: Sequence[Original], prepare: Any, form: Form) -> Any:
+    """A part of a batch in some form, from the shards in a folder.
+
+    Raises:
+        FeatureError: a picture cannot be read or is not the one in the table.
+    """
     if form == "floats":
         return load(folder, part, prepare)
     if form == "bytes":
@@ -251,7 +269,7 @@ class _Parts:
         import torch
 
         try:
-            made = _part(self.folder, part, self.prepare, self.form)
+            made = load_part(self.folder, part, self.prepare, self.form)
         except FeatureError as error:
             return str(error)
         if isinstance(made, Undecoded):

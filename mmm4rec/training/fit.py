@@ -33,6 +33,7 @@ from mmm4rec.model.kernels import Choice
 from mmm4rec.model.ssd import choose
 from mmm4rec.registry import config_as_dict, model_of
 from mmm4rec.training.log import EpochLog
+from mmm4rec.training.loop import Send, Share
 from mmm4rec.training.one_process import LAST_GOOD, Arguments
 from mmm4rec.training.precision import activations_in, precision_on
 from mmm4rec.training.processes import make_fabric, train_here, train_in_new_processes
@@ -56,6 +57,7 @@ def fit(
     state: Path | None = None,
     state_seconds: float = STATE_SECONDS,
     keep_state: bool = False,
+    share: Share | None = None,
     logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,6 +75,9 @@ def fit(
             bytes). The state is removed at the end. None: an interrupted training is lost.
         state_seconds: seconds between two saves of the state; 0 saves after every optimiser step.
         keep_state: keep the state at the end, so that a caller that is killed before it publishes can continue.
+        share: for processes on several machines (strategy ddp): called in each of them with its `state` when the first
+            has saved the state there, so that it can be kept where all find it. A run that continues needs the same
+            state in every process.
         logs: folder for the files of `train_config.loggers`.
         on_epoch: called before the first and after every epoch of this run. The logger `mmm4rec` logs them too.
         progress: called with (optimiser steps done, optimiser steps at the maximum number of epochs).
@@ -90,9 +95,19 @@ def fit(
     known = None if state is None else identity(domain, model_config, train_config, init)
     arguments = Arguments(
         domain, model_config, train_config, out, init, dict(data_versions or {}), state, state_seconds, keep_state,
-        known, ssd, logs,
+        known, ssd, logs, share,
     )  # fmt: skip
-    log = EpochLog(model_config, train_config, domain.name)
+    send = _passing_on(EpochLog(model_config, train_config, domain.name), on_epoch, progress)
+    started = train_config.strategy == "ddp" or torch.distributed.is_torchelastic_launched()
+    if train_config.devices > 1 and not started:
+        return train_in_new_processes(arguments, send)
+    return train_here(fabric, arguments, send)
+
+
+def _passing_on(
+    log: EpochLog, on_epoch: Callable[[Epoch], None] | None, progress: Callable[[int, int], None] | None
+) -> Send:
+    """Passes the messages of the processes on to these."""
 
     def send(kind: str, value: Any) -> None:
         if kind == "epoch":
@@ -102,9 +117,7 @@ def fit(
         elif kind == "progress" and progress:
             progress(*value)
 
-    if train_config.devices > 1 and train_config.strategy != "ddp":
-        return train_in_new_processes(arguments, send)
-    return train_here(fabric, arguments, send)
+    return send
 
 
 def _ssd_form(model_config: RecommenderConfig, train_config: TrainConfig, device: torch.device) -> Choice | None:
@@ -124,6 +137,7 @@ def pretrain(
     state: Path | None = None,
     state_seconds: float = STATE_SECONDS,
     keep_state: bool = False,
+    share: Share | None = None,
     logs: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -143,6 +157,7 @@ def pretrain(
         state=state,
         state_seconds=state_seconds,
         keep_state=keep_state,
+        share=share,
         logs=logs,
         on_epoch=on_epoch,
         progress=progress,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 LOOK_EVERY = {"cpu": 1, "cuda": 64}
 """Optimiser steps between two looks at the losses. On a GPU, every look waits until the device has done its work."""
 
+Share = Callable[[Path], None]
+"""Called in every process with the folder of the state when the first process has saved it."""
+
 Send = Callable[[str, Any], None]
 """Sends a message to the caller of `fit`: ("epoch", `Epoch`) or ("progress", (steps done, steps at the cap))."""
 
@@ -55,8 +59,9 @@ class Loop:
         send: Send,
         state_folder: StateFolder | None = None,
         state_seconds: float = 0.0,
+        share: Share | None = None,
     ) -> None:
-        """Continue from the state in `state_folder`, if there is one of this training.
+        """Continue from the state in `state_folder`, if there is one of this training. `share` is that of `fit`.
 
         Raises:
             ModelError: as `training_examples`.
@@ -77,7 +82,7 @@ class Loop:
         self.wrapped_model, self.wrapped_optimiser = fabric.setup(model, optimiser)
         self.optimiser = optimiser
         self.examples = self.examples.to(fabric.device)
-        self.state_folder, self.state_seconds = state_folder, state_seconds
+        self.state_folder, self.state_seconds, self.share = state_folder, state_seconds, share
         saved = state_folder.load() if state_folder else None
         if saved is None:
             self.state = TrainingState()
@@ -261,13 +266,22 @@ class Loop:
             self.fabric.log_dict(values, step=epoch.epoch)
 
     def _save_if_due(self) -> None:
-        if self.state_folder is None or not self.fabric.is_global_zero:
+        if self.state_folder is None or not self._is_save_due():
             return
-        if time.perf_counter() - self.saved_at < self.state_seconds:
-            return
-        self._look_at_losses()  # the saved state contains them
-        self.state_folder.save(*self.state.to_saved(self.model, self.optimiser))
+        if self.fabric.is_global_zero:
+            self._look_at_losses()  # the saved state contains them
+            self.state_folder.save(*self.state.to_saved(self.model, self.optimiser))
+        if self.share:
+            self.share(self.state_folder.folder)
         self.saved_at = time.perf_counter()
+
+    def _is_save_due(self) -> bool:
+        """Whether the first process saves now. The others only have to know if they share the state."""
+        due = time.perf_counter() - self.saved_at >= self.state_seconds
+        if self.share is None:
+            return due and self.fabric.is_global_zero
+        # Telling the others makes them wait for the device, as looking at the losses does, so both are done together.
+        return not self.losses and bool(self.fabric.broadcast(due))
 
 
 def training_examples(domain: DomainData, length: int, config: TrainConfig) -> Examples:

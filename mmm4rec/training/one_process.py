@@ -17,7 +17,7 @@ from mmm4rec.data.domain import DomainData
 from mmm4rec.errors import ModelError
 from mmm4rec.model.kernels import Choice
 from mmm4rec.registry import config_as_dict, make
-from mmm4rec.training.loop import DivergedError, Loop, Send
+from mmm4rec.training.loop import DivergedError, Loop, Send, Share
 from mmm4rec.training.record import TrainSummary, curve_summary, write_record
 from mmm4rec.training.resume import StateFolder
 
@@ -46,6 +46,7 @@ class Arguments:
     ssd: Choice | None
     """The form of the SSD; None for a model without an SSD."""
     logs: Path | None
+    share: Share | None = None
 
 
 def train(plan: Arguments, send: Send, fabric: "Fabric") -> TrainSummary:
@@ -60,7 +61,7 @@ def train(plan: Arguments, send: Send, fabric: "Fabric") -> TrainSummary:
         model = make(plan.model_config, plan.domain, plan.train_config.ssd_form)
         moved = None if plan.init is None else checkpoint.transfer(checkpoint.load(plan.init), model, plan.domain)
         folder = None if plan.state is None or plan.identity is None else StateFolder(plan.state, plan.identity)
-        loop = Loop(fabric, model, plan.domain, plan.train_config, send, folder, plan.state_seconds)
+        loop = Loop(fabric, model, plan.domain, plan.train_config, send, folder, plan.state_seconds, plan.share)
         try:
             loop.run()
         except DivergedError as error:

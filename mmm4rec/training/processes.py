@@ -41,10 +41,17 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     except ImportError as error:
         raise ModelError(f"training needs lightning-fabric ({error}): pip install lightning-fabric") from None
     gpus = torch.cuda.device_count()
+    devices = config.devices
+    if torch.distributed.is_torchelastic_launched():
+        if (started := int(os.environ["WORLD_SIZE"])) != devices:
+            raise ModelError(f"devices is {devices} but torchrun started {started} processes: set devices to {started}")
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])  # those of this machine
+        if started % devices:
+            raise ModelError(f"{devices} of {started} processes run on this machine: run as many on each machine")
     if config.device == "cuda" and not gpus:
         raise ModelError("device is 'cuda' but no GPU is available: set device to 'auto' or 'cpu'")
-    if gpus and config.device != "cpu" and config.devices > gpus:
-        raise ModelError(f"devices is {config.devices} but there are {gpus} GPUs: set devices to at most {gpus}")
+    if gpus and config.device != "cpu" and devices > gpus:
+        raise ModelError(f"devices is {devices} but there are {gpus} GPUs: set devices to at most {gpus}")
     strategy: Any = "auto"
     if config.devices > 1:
         # No broadcast: the buffers are the features, equal everywhere, and sending them would cost more than the step.
@@ -52,7 +59,8 @@ def make_fabric(config: TrainConfig, logs: Path | None) -> "Fabric":
     precision: Any = precision_on(torch.device("cuda" if gpus and config.device != "cpu" else "cpu"), config)
     return Fabric(
         accelerator=config.device,
-        devices=config.devices,
+        devices=devices,
+        num_nodes=config.devices // devices,
         strategy=strategy,
         precision="32-true" if precision == "tf32" else precision,  # Fabric has no name for it
         loggers=make_loggers(config, logs),

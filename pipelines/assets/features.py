@@ -4,16 +4,22 @@ A build is imported only where it runs, because importing all of them takes long
 take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from features.encoders import EncoderFiles, encoder_identity, implementation, open_encoder
 from features.settings import EncoderSettings, Fetching
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.step import Apart, Job, Nothing, step
 from warehouse.artifacts.store import Artifact
+
+if TYPE_CHECKING:
+    from features.encoders import Encoder, ReadyVectors
+    from features.vectors.cluster import Cluster
 
 _ITEMS = ("core/items", "core/sequences")
 PICTURES = "pictures"
@@ -102,13 +108,17 @@ class Encoding:
     zeros: str
     form: Literal["published", "clean"] | None
     settings: Apart[EncoderSettings]
+    ray: Apart[str | None]
+    """Address of a Ray cluster whose nodes encode; None encodes here."""
 
 
 def _encoding(modality: Literal["text", "image"]) -> Callable[[DataFolder, str], Encoding]:
     def parameters(data_folder: DataFolder, domain: str) -> Encoding:
         settings = encoder_settings(data_folder, domain, modality)
         form = settings.text if modality == "text" else None
-        return Encoding(encoder_identity(settings), settings.storage, settings.zeros, form, settings)
+        files = encoder_identity(settings)
+        ray = data_folder.settings.ray.nodes
+        return Encoding(files, settings.storage, settings.zeros, form, settings, ray)
 
     return parameters
 
@@ -131,15 +141,18 @@ def text_embeddings(job: Job[Encoding]) -> Any:
     """A vector for the text of every item, with the identity of the encoder that computed it."""
     from features.vectors.embeddings import embed_texts
 
-    return embed_texts(
-        job.input("features/item_text").path,
-        open_encoder(job.parameters.settings),
-        job.out,
-        form=job.parameters.settings.text,
-        cache=job.kept(VECTORS),
-        storage=job.parameters.settings.storage,
-        progress=job.progress,
-    )
+    of = job.parameters
+    with _encoders(job, "features/item_text") as (encoder, cluster):
+        return embed_texts(
+            job.table("features/item_text").parent,
+            encoder,
+            job.out,
+            form=of.settings.text,
+            cache=job.kept(VECTORS),
+            storage=of.settings.storage,
+            progress=job.progress,
+            cluster=cluster,
+        )
 
 
 @step(
@@ -156,11 +169,25 @@ def image_embeddings(job: Job[Encoding]) -> Any:
     """A vector for the picture of every item, with the identity of the encoder that computed it."""
     from features.vectors.embeddings import embed_images
 
-    return embed_images(
-        job.input("features/item_images").path,
-        open_encoder(job.parameters.settings),
-        job.out,
-        cache=job.kept(VECTORS),
-        storage=job.parameters.settings.storage,
-        progress=job.progress,
-    )
+    items = job.input("features/item_images")
+    with _encoders(job, "features/item_images") as (encoder, cluster):
+        return embed_images(
+            items.main.parent if cluster else items.path,  # on a cluster, each node fetches the shards that it reads
+            encoder,
+            job.out,
+            cache=job.kept(VECTORS),
+            storage=job.parameters.settings.storage,
+            progress=job.progress,
+            cluster=cluster,
+        )
+
+
+@contextmanager
+def _encoders(job: Job[Encoding], items: str) -> "Iterator[tuple[Encoder | ReadyVectors, Cluster | None]]":
+    """The encoder in this process, and the cluster that encodes in its place, if the settings name one."""
+    from features.vectors.cluster import cluster_at
+
+    of = job.parameters
+    address = of.ray if of.settings.encodes else None
+    with cluster_at(address, partial(open_encoder, of.settings), job.input(items).file) as cluster:
+        yield open_encoder(of.settings, device="cpu" if cluster else "auto"), cluster

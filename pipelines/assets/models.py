@@ -7,19 +7,23 @@ needed, because loading torch takes longer than a run with nothing to do should 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from mmm4rec.config import ModelConfig, RecommenderConfig, TrainConfig
 from mmm4rec.registry import MODELS
 from pipelines.data_folder.folder import DataFolder
 from pipelines.planner.code_version import code_version
 from pipelines.planner.step import TRAINING, Apart, Job, Ref, same_domain, step
+from pipelines.ranks import Nodes, Train, train_on
 from warehouse.artifacts.store import ALL, Artifact
 
 if TYPE_CHECKING:
     from mmm4rec.data.domain import DomainData
     from mmm4rec.training.once import TrainingRecipe
+    from mmm4rec.training.record import TrainSummary
 
 DATA = ("core/sequences", "features/text_embeddings", "features/image_embeddings")
 """The artifacts that a model learns from."""
@@ -74,6 +78,17 @@ class Training:
 
     model: ModelConfig
     training: TrainConfig
+    nodes: Apart[Nodes | None]
+    """The cluster on whose nodes several devices are; None trains on this machine."""
+
+
+def _training(data_folder: DataFolder, config: TrainConfig) -> Training:
+    address, bucket = data_folder.settings.ray.nodes, data_folder.place
+    if address is None or config.devices == 1:
+        return Training(data_folder.settings.model, config, None)
+    # Ray reads an address as a URI.
+    states = f"{quote(bucket, safe=':/')}/{TRAINING}" if bucket else str((data_folder.cache / TRAINING).absolute())
+    return Training(data_folder.settings.model, config, Nodes(address, states))
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def _given(data_folder: DataFolder, domain: str, inputs: Sequence[Artifact]) -> 
 
 def _pretraining(data_folder: DataFolder, domain: str) -> Training | Given:
     given = data_folder.pretrained
-    return Given(given) if given else Training(data_folder.settings.model, data_folder.settings.pretraining)
+    return Given(given) if given else _training(data_folder, data_folder.settings.pretraining)
 
 
 def our_model(data_folder: DataFolder, domain: str) -> list[str]:
@@ -120,40 +135,49 @@ def our_model(data_folder: DataFolder, domain: str) -> list[str]:
 def pretrained(job: Job[Training | Given]) -> Any:
     """MMM4Rec trained on all source domains together with the in-batch softmax loss, or the checkpoint that the
     settings name."""
-    from mmm4rec.training.fit import adopt, pretrain
-
     of = job.parameters
     if isinstance(of, Given):
+        from mmm4rec.training.fit import adopt
+
         return adopt(of.folder, job.out)
-    return pretrain(
-        [domain_data(job, source) for source in sorted({artifact.domain for artifact in job.inputs})],
-        of.model,
-        of.training,
-        job.out,
-        data_versions=versions(job.inputs),
-        state=job.state,
-        keep_state=True,
-        logs=job.logs,
-        progress=job.progress,
-    )
+    return _train(job, of, partial(_pretrain, job.inputs, of))
+
+
+def _pretrain(inputs: Sequence[Artifact], of: Training, out: Path, **how: Any) -> "TrainSummary":
+    """Pre-train on all domains of `inputs`, in this process or in one of several."""
+    from mmm4rec.training.fit import pretrain
+
+    domains = [load_artifacts(inputs, source) for source in sorted({artifact.domain for artifact in inputs})]
+    return pretrain(domains, of.model, of.training, out, data_versions=versions(inputs), **how)
 
 
 def _finetuning(data_folder: DataFolder, domain: str) -> Training:
-    return Training(data_folder.settings.model, data_folder.settings.finetuning)
+    return _training(data_folder, data_folder.settings.finetuning)
 
 
-def _fit(job: Job[Training], init: Path | None = None) -> Any:
+def _fit(
+    inputs: Sequence[Artifact], domain: str, of: Training, init: Artifact | None, out: Path, **how: Any
+) -> "TrainSummary":
+    """Train on one domain of `inputs`, in this process or in one of several."""
     from mmm4rec.training.fit import fit
 
-    return fit(
-        domain_data(job, job.domain),
-        job.parameters.model,
-        job.parameters.training,
+    data = load_artifacts(inputs, domain)
+    start = init.path if init else None
+    return fit(data, of.model, of.training, out, init=start, data_versions=versions(inputs), **how)
+
+
+def _train(job: Job[Any], of: Training, train: Train) -> "TrainSummary":
+    """Run a training of this job on this machine, or on the nodes of a cluster."""
+    if of.nodes is None:
+        return train(job.out, state=job.state, keep_state=True, logs=job.logs, progress=job.progress)
+    return train_on(
+        of.nodes,
+        train,
+        job.state.name,
         job.out,
-        init=init,
-        data_versions=versions(job.inputs),
-        state=job.state,
-        keep_state=True,
+        job.state,
+        ranks=of.training.devices,
+        device=of.training.device,
         logs=job.logs,
         progress=job.progress,
     )
@@ -171,7 +195,8 @@ def _fit(job: Job[Training], init: Path | None = None) -> Any:
 )
 def scratch(job: Job[Training]) -> Any:
     """MMM4Rec trained only on this domain. It shows how much pre-training helps."""
-    return _fit(job)
+    of = job.parameters
+    return _train(job, of, partial(_fit, job.inputs, job.domain, of, None))
 
 
 @step(
@@ -187,7 +212,8 @@ def scratch(job: Job[Training]) -> Any:
 )
 def finetuned(job: Job[Training]) -> Any:
     """MMM4Rec that starts from the pre-trained weights and continues to learn on this domain."""
-    return _fit(job, init=job.input("models/pretrained").path)
+    of, init = job.parameters, job.input("models/pretrained")
+    return _train(job, of, partial(_fit, job.inputs, job.domain, of, init))
 
 
 @dataclass(frozen=True)

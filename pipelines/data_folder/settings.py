@@ -110,13 +110,17 @@ class AutomationSettings:
 
 @dataclass(frozen=True)
 class RaySettings:
-    """The Ray cluster on which steps run: see `pipelines.running.on_ray`.
+    """What a Ray cluster does.
 
-    `address` is that of its dashboard, such as http://head:8265; without one, steps run on this machine. A step asks
-    for `cpus` cores; one that trains or encodes (the pool gpu) also for `gpus` GPUs.
+    With `address`, that of its dashboard such as http://head:8265, steps run there (`pipelines.running.on_ray`). A step
+    asks for `cpus` cores; one that trains or encodes (the pool gpu) also for `gpus` GPUs.
+
+    With `nodes`, an address such as head:6379 or `auto` for the cluster that the step itself runs on, its nodes encode
+    texts and pictures, and train where `devices` is above 1 (`features.vectors.cluster`, `pipelines.ranks`).
     """
 
     address: str | None = None
+    nodes: str | None = None
     cpus: float = 1
     gpus: float = 0
 

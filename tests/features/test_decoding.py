@@ -237,7 +237,7 @@ def test_bytes_that_are_scaled_later_are_the_same_to_the_bit(originals, decoding
     folder, pictures = originals
     prepare = replace(PREPARE, decoding=decoding)
     floats = load(folder, pictures, prepare)
-    made = loading._part(folder, pictures, prepare, "bytes")
+    made = loading.load_part(folder, pictures, prepare, "bytes")
     assert made.dtype == np.uint8
     whole = torch.from_numpy(made).float()
     prepare.scale(whole)

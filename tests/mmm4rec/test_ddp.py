@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,35 @@ def test_two_processes_give_the_result_of_one(
     assert [epoch.epoch for epoch in told] == [0, 1, 2], "told by the first process alone"
     assert batches == 11
     assert steps == [(n, 6) for n in range(1, 7)]
+
+
+def test_torchrun_on_two_machines_gives_the_result_of_one(
+    domain: DomainData, domain_folder: Path, tmp_path: Path, small: Config, quick: Training
+) -> None:
+    """Two agents of torchrun with one process each, as two machines have them; `strategy` is not set."""
+    training = quick(batch_size=16, accumulate=5)
+    one = trained(domain, small(), training, tmp_path / "one")
+    plan = {"model": asdict(small()), "training": asdict(replace(training, devices=2))}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"),
+        *("-m", "mmm4rec", "finetune", "--config", str(tmp_path / "plan.json"), "--out", str(tmp_path / "two")),
+        *("--domain", "Toys", str(domain_folder), str(domain_folder / "text.parquet")),
+        str(domain_folder / "image.parquet"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert "".join(said).count("2 x cpu") == 1, "told by the first process alone"
+    assert_same_training(one, tmp_path / "two")
 
 
 @pytest.mark.soak

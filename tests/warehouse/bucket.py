@@ -50,7 +50,8 @@ class Gate:
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         """Answer one request."""
         length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = environ["wsgi.input"].read(length) if length else b""
+        chunked = environ.get("HTTP_TRANSFER_ENCODING") == "chunked"  # the length is not said before
+        body = environ["wsgi.input"].read() if chunked else environ["wsgi.input"].read(length) if length else b""
         if len(body) < length:  # who sent it has died
             raise ConnectionAbortedError
         environ["wsgi.input"] = io.BytesIO(body)

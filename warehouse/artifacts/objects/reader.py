@@ -49,6 +49,11 @@ class BucketReader:
         self._grace = grace
         self._known: dict[Version, Described] = {}
 
+    def __reduce__(self) -> tuple[type["BucketReader"], tuple[str, Path, Path, int, int]]:
+        """So that an artifact may be sent to another process or machine: there it fetches its files itself, into a
+        cache with the same path."""
+        return type(self), (self.client.url, self.shown, self.cache.root, self.cache.limit, self._grace)
+
     @cached_property
     def terms(self) -> terms.Terms:
         """The format and the periods of this store. If there is no store yet, it is made."""
