@@ -86,7 +86,8 @@ def serve(port: int, hosts: Sequence[str]) -> NoReturn:
         code, workspace = Path(folder, "code"), Path(folder, "workspace.yaml")
         location = {"location_name": "pipelines.definitions", "socket": str(code)}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-        module = ["-m", "pipelines.definitions", "--log-level", "warning"]
+        # Steps on other machines start with this Python, too, and not with any `dagster` that is on their PATH.
+        module = ["-m", "pipelines.definitions", "--use-python-environment-entry-point", "--log-level", "warning"]
         supervisor.start("code server", "-m", "dagster", "code-server", "start", *module, "--socket", str(code))
         supervisor.wait(lambda: _listens(socket.AF_UNIX, str(code)))
         supervisor.start("web server", "-m", "pipelines.ui.webserver", str(port), str(workspace), *hosts)

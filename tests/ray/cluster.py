@@ -154,8 +154,7 @@ class Cluster:
     def _start(self, node: str, *arguments: str) -> None:
         """Start a node and wait until the head knows it.
 
-        Ray gives a node 30 seconds, which a busy machine may exceed: then `ray start` ends and is started again, as
-        systemd would do.
+        Where `ray start` ends before that, it is started again, as systemd would do.
         """
         self._call(node, *arguments)
 
@@ -177,7 +176,7 @@ class Cluster:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += [f"--node-ip-address={HOSTS[node]}", "--num-cpus=1", f"--object-store-memory={MEMORY}"]
         environment = {**os.environ, **settings_of_nodes(), **self.client, **self.environment}
-        environment |= {MARK: f"{self.folder}/{node}", "OMP_NUM_THREADS": "1"}
+        environment |= {MARK: f"{self.folder}/{node}", "OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "600"}
         environment |= dict(zip(("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT"), self.metrics, strict=True))
         with (self.folder / f"{node}.log").open("ab") as log:
             self.started[node] = subprocess.Popen(
