@@ -39,7 +39,9 @@ def load_artifacts(inputs: Sequence[Artifact], domain: str) -> "DomainData":
     from mmm4rec.data.reading import load_domain
 
     sequences, texts, images = (next(a for a in inputs if (a.key, a.domain) == (key, domain)) for key in DATA)
-    return load_domain(sequences.path, texts.main, images.main, name=domain)
+    # Of the vectors all files: the identity of their encoder, in a file beside them, becomes a part of the model.
+    text, image = (each.path / each.main_name for each in (texts, images))
+    return load_domain(sequences.path, text, image, name=domain)
 
 
 def versions(inputs: Sequence[Artifact]) -> dict[str, str]:
