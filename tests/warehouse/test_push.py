@@ -90,7 +90,7 @@ def test_a_second_push_sends_what_is_new_and_goes_on_with_the_history(folder: St
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [17, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
 def test_killed_at_every_request(folder: Store, bucket: Place, after: bool, step: int) -> None:
     for number in itertools.count(step // 2 + 1, step):
         place = bucket_place(bucket.server, bucket.folder / str(number))  # type: ignore[arg-type]
