@@ -64,6 +64,7 @@ class Cluster:
         self.port, self.dashboard, self.clients, *self.metrics = free_ports(5)
         self.address = f"http://127.0.0.1:{self.dashboard}"
         self.started: dict[str, subprocess.Popen[bytes]] = {}
+        self.sessions: set[tuple[str, int]] = set()
 
     @property
     def client(self) -> dict[str, str]:
@@ -105,10 +106,14 @@ class Cluster:
     def processes(self, node: str = "", said: str = "") -> list[int]:
         """Living processes of a node, or of both, whose command line has `said`."""
         marked = f"{MARK}={self.folder}/{node}".encode()
+        # Processes that Ray gives a title lose what shows their variables, but stay in the session of `ray start`.
+        sessions = {str(pid) for name, pid in self.sessions if name.startswith(node)}
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                if any(one.startswith(marked) for one in (place / "environ").read_bytes().split(b"\0")):
+                session = (place / "stat").read_text().rpartition(")")[2].split()[3]
+                variables = (place / "environ").read_bytes().split(b"\0")
+                if session in sessions or any(one.startswith(marked) for one in variables):
                     command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                     if command and said in command:
                         found.append(int(place.name))
@@ -186,6 +191,7 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.sessions.add((node, self.started[node].pid))
 
 
 def _is_shell(pid: int) -> bool:
