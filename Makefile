@@ -55,8 +55,9 @@ test: setup ## run the tests except the long ones, in minutes; the last lines sa
 test-all: setup ## run all tests except the full-size campaigns
 	$(BIN)/python -m pytest -n $(ONE_MORE) --maxprocesses 5 $(PARALLEL)
 
-soak: setup ## run the full-size campaigns
+soak: setup ## run the full-size campaigns; those on Ray need `make ray` first
 	$(BIN)/python -m pytest -m soak
+	test ! -x $(RAY)/bin/python || $(RAY)/bin/python -m pytest -m soak tests/ray
 
 openclip: setup ## run the encoder tests with open_clip, in an additional environment on top of .venv
 	$(call laid_over,$(OPEN_CLIP),torchvision==0.28.0 open-clip-torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4)

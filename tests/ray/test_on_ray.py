@@ -130,6 +130,8 @@ def test_a_training_asks_for_a_gpu(shop: Cli, on_ray: Cluster) -> None:
     assert {"CPU": 1.0} in asked
 
 
+@pytest.mark.soak  # forty steps, each of which starts Python on a node; the test of five steps is the small form
+@pytest.mark.timeout(3600)
 def test_a_whole_sample_makes_the_same_versions(
     tiny: Cli, on_ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
