@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "demo" in runs:
             # Whichever of them comes first waits for the whole demo.
             item.add_marker(pytest.mark.long)
-            item.add_marker(pytest.mark.timeout(1800))
+            item.add_marker(pytest.mark.timeout(2700))
     items.sort(key=lambda item: ["demo", "tiny", groups[item]].index(groups[item]))
 
 
@@ -162,6 +162,6 @@ def make_demo(data: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=2400,
         check=False,
     )
