@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 
 from pipelines.running.storage import _RUNS, EventLog
@@ -35,6 +36,7 @@ def materialise(folder: Path, times: int) -> list[str]:
         return [dg.materialize([toys], instance=instance).run_id for _ in range(times)]
 
 
+@pytest.mark.long
 def test_what_several_processes_write_at_once_is_all_there(tmp_path: Path) -> None:
     with opened(tmp_path / "home"):  # makes the tables
         pass
