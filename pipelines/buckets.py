@@ -99,7 +99,7 @@ def pull(
     step = DECLARED["warehouse/catalogue"]
     left = {artifact.ref: artifact.version for artifact in apart}
     wanted = recipe(step.key, ALL, step.code_version, shown, {}, {**recorded(of), "apart": left})
-    catalogue, _ = make_here(
+    catalogue = make_here(
         store, wanted, lambda out: dataclasses.asdict(write_catalogue(shown, of, out, apart)), CATALOGUE
     )
     damaged = [why for ref, why in store.damaged().items() if ref[0] in SHOWN and is_asked(*ref)]

@@ -144,8 +144,7 @@ class DataFolder:
 
     def kept(self, name: str) -> Kept:
         """A folder of the cache, and what machines share of it."""
-        shared = self.store.shared
-        return Kept(self.cache / name, shared.below(name) if shared else None)
+        return Kept(self.cache, self.store.shared).below(name)
 
     @cached_property
     def hashes(self) -> Hashes:

@@ -81,7 +81,7 @@ class Job(Generic[P]):
 
     def kept(self, name: str) -> Kept:
         """A folder of the cache, and what machines share of it."""
-        return Kept(self.cache / name, self.shared.below(name) if self.shared else None)
+        return Kept(self.cache, self.shared).below(name)
 
     def table(self, key: str, stem: str | None = None) -> Path:
         """The path of a table of an input: the main table, or the one with this stem."""

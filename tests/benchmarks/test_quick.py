@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,13 @@ ETL = {"speedup", "memory_ratio", "times_csv_read", "rows_per_second", "peak_rss
     ],
 )
 def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:
+    found = quick_figures(name)
+    assert figures <= set(found)
+    assert all(isinstance(value, str) or value >= 0 for value in found.values())
+
+
+def quick_figures(name: str) -> dict[str, Any]:
+    """The figures of a benchmark, given by its name and options, in its quick form."""
     done = subprocess.run(
         [sys.executable, "-m", *f"benchmarks.{name}".split(), "--quick", "--json"],
         cwd=REPOSITORY,
@@ -40,6 +48,5 @@ def test_the_quick_form_gives_its_figures(name: str, figures: set[str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert figures <= set(found)
-    assert all(isinstance(value, str) or value >= 0 for value in found.values())
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -118,6 +118,20 @@ def running(nodes: int = 2, hidden: Path | None = None, **environment: str) -> I
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """Two nodes of one core each."""
+    with running() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The same, and this process may join it."""
+    nodes.admit(monkeypatch)
+    return nodes
+
+
 def processes(node: str) -> list[int]:
     """The processes of a node that are not dead."""
     wanted, found = f"{_MARK}={node}\0".encode(), []

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,13 @@ from tests.conftest import REPOSITORY
 from tests.features.conftest import catalogue, folder, sample_clip, tiny_clip
 from tests.features.test_extraction import ITEMS, MODALITIES, palette, sources, table
 from tests.features.work import Telltale, embed
-from tests.ray.nodes import Cluster, running
+from tests.ray.nodes import Cluster, cluster, nodes, running
 from tests.ray.work import Preparing, dying, of_nodes, telltale
 from tests.warehouse.stores import Place, bucket, server
 from warehouse.artifacts.artifact import Recipe
 
 pytestmark = pytest.mark.long
-__all__ = ["bucket", "catalogue", "folder", "sample_clip", "server", "tiny_clip"]
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    """Two nodes of one core each."""
-    with running() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """The same, and this process may join it."""
-    nodes.admit(monkeypatch)
-    return nodes
+__all__ = ["bucket", "catalogue", "cluster", "folder", "nodes", "sample_clip", "server", "tiny_clip"]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Training on the nodes of a Ray cluster: the result of one machine, whoever is killed meanwhile."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,30 +19,16 @@ from pipelines.planner.plan import plan
 from pipelines.ranks import Nodes, train_on
 from tests.mmm4rec.conftest import domain_folder, quick, read_domain, small
 from tests.pipelines.small import write_shop
-from tests.ray.nodes import Cluster, running
+from tests.ray.nodes import Cluster, cluster, nodes, running
 from tests.ray.work import trained
 from tests.warehouse.stores import BUCKET, Place, bucket, server
 
 pytestmark = pytest.mark.long
-__all__ = ["bucket", "domain_folder", "quick", "server", "small"]
+__all__ = ["bucket", "cluster", "domain_folder", "nodes", "quick", "server", "small"]
 
 Config = Callable[..., ModelConfig]
 Training = Callable[..., TrainConfig]
 NEVER = -1
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    """Two nodes of one core each."""
-    with running() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """The same, and this process may join it."""
-    nodes.admit(monkeypatch)
-    return nodes
 
 
 @pytest.fixture
@@ -92,6 +78,13 @@ def assert_same(out: Path, whole: Path) -> None:
     assert {file.name: file.read_bytes() for file in out.iterdir()} == {
         file.name: file.read_bytes() for file in whole.iterdir()
     }
+
+
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes first: auto finds a cluster of this machine that is still running."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ClusterError, match="no Ray cluster answers at 'auto'"):
+        train_on(Nodes("auto", str(tmp_path)), partial(trained, tmp_path), "a", tmp_path / "out", tmp_path, ranks=2)
 
 
 def test_two_nodes_train_what_two_processes_train(
@@ -150,12 +143,6 @@ def test_an_error_of_the_training_comes_as_itself(
     with pytest.raises(ModelError, match="devices is 1 but torchrun started 2 processes: set devices to 2"):
         there(cluster, domain_folder, small(), three, tmp_path / "out", ranks=2)
     assert not any((tmp_path / "out").iterdir())
-
-
-def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(ClusterError, match="no Ray cluster answers at 'auto'"):
-        train_on(Nodes("auto", str(tmp_path)), partial(trained, tmp_path), "a", tmp_path / "out", tmp_path, ranks=2)
 
 
 def test_a_step_trains_on_nodes_that_share_no_disk(

@@ -43,6 +43,10 @@ class Kept:
     folder: Path
     shared: Shared | None = None
 
+    def below(self, name: str) -> Self:
+        """The cache in a folder of this one."""
+        return type(self)(self.folder / name, self.shared.below(name) if self.shared else None)
+
     @classmethod
     def of(cls, place: "Path | Kept") -> Self:
         """The cache in a folder, with what is shared of it, if anything is."""

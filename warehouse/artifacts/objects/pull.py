@@ -62,10 +62,8 @@ def fetch_tables(store: BucketReader, artifacts: Sequence[Artifact], progress: P
     return Fetched(files, size, sum(len(names) for _, names in tables) - files)
 
 
-def make_here(
-    store: BucketReader, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], shown: str
-) -> tuple[Path, bool]:
-    """Show a file of the version of a recipe at the top of the data folder. Return its path, and whether it was built.
+def make_here(store: BucketReader, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], shown: str) -> Path:
+    """Show a file of the version of a recipe at the top of the data folder, and return its path.
 
     The version is in the cache and in no bucket. `build` gets an empty folder and returns a summary. It is not called
     if the version is in the cache already. The cache keeps the inputs of the version as long as the file is shown or
@@ -73,7 +71,6 @@ def make_here(
     """
     version = (recipe.key, recipe.domain, recipe.digest)
     manifest = store.cache.complete(version)
-    built = manifest is None
     with room_for(f"building {shown}", store.cache.root):
         if manifest is None:
             with store.cache.staging.new() as staging:
@@ -85,4 +82,4 @@ def make_here(
                 manifest = sealed(recipe, recipe.digest, described, summary, history.now(), made_by())
                 store.cache.adopt(version, manifest, files, described)
         store._show(store.cache.place(version) / shown, shown)
-    return store.shown / shown, built
+    return store.shown / shown
